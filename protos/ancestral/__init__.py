@@ -1,0 +1,1 @@
+"""Ancestral's wire contract: services, tensors and the bundle manifest."""
