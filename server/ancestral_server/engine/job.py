@@ -1,0 +1,93 @@
+"""A request's work in one lane: one object remembers everything about it, and nothing else does."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ancestral_server.runtime.noise import uniforms_of_range
+from ancestral_server.runtime.program import Meaning
+from ancestral_server.runtime.session import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Noise by the row: row i of a request is the start of stream (seed, first + i)."""
+
+    seed: int
+    first: int
+    shape: tuple[int, ...]
+
+    def rows(self, start: int, stop: int) -> Array:
+        return uniforms_of_range(self.seed, self.first + start, stop - start, self.shape)
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """`rows` images of work. Made on the event loop's thread; from `Lane.submit` on, the lane's thread owns all but
+    `cancelled` (set by the event loop, read by the lane) until `future` is done.
+    """
+
+    rows: int
+    future: asyncio.Future[Job]
+    # time.monotonic() seconds.
+    deadline: float = math.inf
+    cancelled: bool = False
+
+    submitted: float = field(default_factory=time.monotonic)
+    started: float = 0.0
+    finished: float = 0.0
+
+    # Rows handed to a run, rows answered.
+    taken: int = 0
+    done: int = 0
+
+    @property
+    def queue_seconds(self) -> float:
+        return self.started - self.submitted
+
+    @property
+    def compute_seconds(self) -> float:
+        return self.finished - self.started
+
+    def departed(self, now: float) -> bool:
+        """Nobody waits for the answer any more, or its time is up."""
+        return self.cancelled or now >= self.deadline
+
+
+@dataclass(slots=True, eq=False)
+class OneShotJob(Job):
+    """Inputs by meaning, axis 0 = rows: an array, or streams that are drawn when the rows are taken."""
+
+    inputs: Mapping[Meaning, Array | Streams] = field(default_factory=dict)
+    wanted: Sequence[Meaning] = ()
+    # Per wanted meaning the answered pieces, in order of their rows.
+    pieces: dict[Meaning, list[Array]] = field(default_factory=dict)
+
+    def input_rows(self, meaning: Meaning, start: int, stop: int) -> Array | None:
+        source = self.inputs.get(meaning)
+        if source is None:
+            return None
+        return source.rows(start, stop) if isinstance(source, Streams) else source[start:stop]
+
+    def output(self, meaning: Meaning) -> Array:
+        """The whole answer [rows, ...]."""
+        pieces = self.pieces[meaning]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+@dataclass(slots=True, eq=False)
+class RasterJob(Job):
+    """`rows` samples of a raster program, sample i drawn from stream (seed, first_index + i)."""
+
+    seed: int = 0
+    first_index: int = 0
+    temperature: float = 1.0
+    # Filled as samples finish: [rows,H,W,C] uint8 and [rows] float32, nats.
+    images: Array = field(default_factory=lambda: np.empty(0, np.uint8))
+    log_likelihood: Array = field(default_factory=lambda: np.empty(0, np.float32))

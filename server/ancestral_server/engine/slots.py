@@ -1,0 +1,93 @@
+"""The samples that are being painted: one slot each, packed at the front of arrays of fixed capacity.
+
+Letters: S slots, B rows of a run (slots in use, padded to a bucket), H, W, C image axes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ancestral.v1 import bundle_pb2
+from ancestral_server.engine.job import RasterJob
+from ancestral_server.runtime.noise import uniforms
+from ancestral_server.runtime.program import Meaning, RasterProgram
+from ancestral_server.runtime.session import Array
+
+
+class Slots:
+    """Slots 0 to `used` - 1 are in use. Each is at a row of its own: a fresh sample's states are zeros, so samples at
+    different rows share a run without masks.
+    """
+
+    def __init__(self, program: RasterProgram, capacity: int) -> None:
+        self._program = program
+        shape = program.image_shape
+        self.capacity = capacity
+        self.used = 0
+        self.jobs: list[RasterJob | None] = [None] * capacity
+        # Which sample of its job.
+        self.index = np.zeros(capacity, np.int64)
+        # The next row to paint.
+        self.row = np.zeros(capacity, np.int64)
+        self.images = np.zeros((capacity, *shape), np.uint8)
+        self.log_likelihood = np.zeros(capacity, np.float32)
+        self._inputs = {meaning: program.blank(meaning, capacity) for meaning in program.inputs}
+        # By-row inputs are kept whole, [S,H,W,C].
+        for meaning in (bundle_pb2.MEANING_GIVEN, bundle_pb2.MEANING_KNOWN, bundle_pb2.MEANING_UNIFORMS):
+            self._inputs[meaning] = np.zeros((capacity, *shape), self._inputs[meaning].dtype)
+        self._states = program.fresh_states(0)
+
+    def place(self, slot: int, job: RasterJob, index: int) -> None:
+        """Begin a sample in a slot, which must be in use already or the next free one."""
+        self.jobs[slot] = job
+        self.index[slot] = index
+        self.row[slot] = 0
+        self.log_likelihood[slot] = 0
+        shape = self._program.image_shape
+        self._inputs[bundle_pb2.MEANING_UNIFORMS][slot] = uniforms(job.seed, job.first_index + index, shape)
+        self._inputs[bundle_pb2.MEANING_TEMPERATURE][slot] = job.temperature
+        for state in self._states:
+            if slot < len(state):
+                state[slot] = 0
+        self.used = max(self.used, slot + 1)
+
+    def drop(self, slots: list[int]) -> None:
+        """Empty slots that nobody refills, moving the last ones into the gaps."""
+        for slot in sorted(slots, reverse=True):
+            last = self.used - 1
+            if slot != last:
+                self._move(last, slot)
+            self.jobs[last] = None
+            self.used = last
+
+    def _move(self, source: int, target: int) -> None:
+        self.jobs[target] = self.jobs[source]
+        for array in (self.index, self.row, self.images, self.log_likelihood, *self._inputs.values(), *self._states):
+            array[target] = array[source]
+
+    def paint_row(self, size: int) -> list[int]:
+        """Run one row of every slot in a run of B = `size` >= `used`; the slots that are finished now."""
+        self._resize_states(size)
+        every = np.arange(size)
+        row = self.row[:size]
+        inputs: dict[Meaning, Array] = {
+            meaning: array[every, row] if array.ndim == self.images.ndim else array[:size]
+            for meaning, array in self._inputs.items()
+        }
+        painted, likelihood, self._states = self._program.run_row(inputs, self._states)
+        used, row = self.used, row[: self.used]
+        self.images[np.arange(used), row] = painted[:used]
+        if likelihood is not None:
+            self.log_likelihood[:used] += likelihood[:used]
+        self.row[:used] += 1
+        done = np.flatnonzero(self.row[:used] == self._program.image_shape[0])
+        # Padding and finished slots must not point below the last row.
+        self.row[done] = 0
+        return [int(slot) for slot in done]
+
+    def _resize_states(self, size: int) -> None:
+        for i, state in enumerate(self._states):
+            if len(state) > size:
+                self._states[i] = state[:size]
+            elif len(state) < size:
+                self._states[i] = np.concatenate([state, np.zeros((size - len(state), *state.shape[1:]), state.dtype)])

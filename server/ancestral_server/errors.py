@@ -1,0 +1,99 @@
+"""What can go wrong, in words that know nothing of gRPC; `rpc/status.py` maps each kind to a status code.
+
+ServerError
+├── InvalidArgument      the caller's field, value and limit
+├── NotFound             no such model or version
+├── RoleMissing          the model cannot do that
+├── Overloaded           the queue is full: come back later
+├── DeadlineExceeded     the caller's time ran out before the work was done
+├── Unavailable          the model or the server does not serve (now)
+└── Internal             our fault
+StartupError             the server cannot start as asked; ends the process
+BundleError              a bundle is not fit to serve; names the file
+"""
+
+from __future__ import annotations
+
+
+class ServerError(Exception):
+    """An error that a caller hears about. `reason` is UPPER_SNAKE, for programs."""
+
+    reason = "INTERNAL"
+
+
+class InvalidArgument(ServerError):
+    """A field of the request is wrong.
+
+    `field` is its path in the request message; `problem` says what the value was and what the limit is.
+    """
+
+    reason = "INVALID_ARGUMENT"
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
+class NotFound(ServerError):
+    """There is no such model or version; `resource` is "name" or "name:version"."""
+
+    reason = "MODEL_NOT_FOUND"
+
+    def __init__(self, resource: str, message: str) -> None:
+        super().__init__(message)
+        self.resource = resource
+
+
+class RoleMissing(ServerError):
+    """The model has no such role."""
+
+    reason = "ROLE_NOT_SUPPORTED"
+
+    def __init__(self, resource: str, message: str) -> None:
+        super().__init__(message)
+        self.resource = resource
+
+
+class Overloaded(ServerError):
+    """The lane's queue is full. `retry_seconds` is when a retry may fit."""
+
+    reason = "QUEUE_FULL"
+
+    def __init__(self, message: str, retry_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
+
+
+class DeadlineExceeded(ServerError):
+    """The deadline passed while the request waited or ran."""
+
+    reason = "EXPIRED_IN_QUEUE"
+
+
+class Unavailable(ServerError):
+    """The model, or the whole server, does not answer calls now."""
+
+    reason = "NOT_SERVING"
+
+    def __init__(self, resource: str, message: str) -> None:
+        super().__init__(message)
+        self.resource = resource
+
+
+class Internal(ServerError):
+    """A run failed; the caller did nothing wrong."""
+
+    reason = "RUN_FAILED"
+
+
+class StartupError(Exception):
+    """The server cannot start as asked."""
+
+
+class BundleError(Exception):
+    """A bundle is not fit to serve. `file` is relative to the bundle's folder."""
+
+    def __init__(self, file: str, problem: str) -> None:
+        super().__init__(f"{file}: {problem}")
+        self.file = file

@@ -1,0 +1,125 @@
+"""Reading a bundle: the manifest, its files, their hashes. Every refusal names the file and the reason."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from google.protobuf import json_format
+from numpy.typing import NDArray
+
+from ancestral.v1 import bundle_pb2
+from ancestral_server.errors import BundleError
+
+SCHEMA = 1
+MANIFEST = "bundle.json"
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose manifest makes sense and whose files are what the manifest says."""
+
+    folder: Path
+    manifest: bundle_pb2.Bundle
+
+    def graph(self, role: bundle_pb2.Role) -> Path:
+        return self.folder / role.graph
+
+    def golden(self) -> dict[str, NDArray[np.generic]]:
+        """The recorded arrays, `<role>/in/<tensor>` and `<role>/out/<tensor>`."""
+        path = self.manifest.golden.path
+        try:
+            with np.load(self.folder / path, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError, EOFError, KeyError) as error:
+            raise BundleError(path, f"cannot be read as .npz: {error}") from error
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read and check `folder`; BundleError names the file at fault."""
+    manifest = read_manifest(folder)
+    if manifest.name != folder.parent.name or str(manifest.version) != folder.name:
+        raise BundleError(
+            MANIFEST,
+            f"is of {manifest.name!r} version {manifest.version}, but lies in {folder.parent.name}/{folder.name}",
+        )
+    _check_files(folder, manifest)
+    _check_roles(manifest)
+    return Bundle(folder, manifest)
+
+
+def read_manifest(folder: Path) -> bundle_pb2.Bundle:
+    """The manifest alone, its schema checked."""
+    try:
+        text = (folder / MANIFEST).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BundleError(MANIFEST, "is missing") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(MANIFEST, f"cannot be read: {error}") from error
+    try:
+        document = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise BundleError(MANIFEST, f"is not JSON (truncated?): {error}") from error
+    if not isinstance(document, dict):
+        raise BundleError(MANIFEST, "is not a JSON object")
+    # Before parsing the rest: a newer schema may hold fields that this server cannot know.
+    schema = document.get("schema", 0)
+    if not isinstance(schema, int) or schema < 1:
+        raise BundleError(MANIFEST, f"schema is {schema!r}, must be {SCHEMA}")
+    if schema > SCHEMA:
+        raise BundleError(MANIFEST, f"schema {schema} is newer than the {SCHEMA} that this server reads: update the server")
+    try:
+        return json_format.ParseDict(document, bundle_pb2.Bundle(), ignore_unknown_fields=True)
+    except json_format.ParseError as error:
+        raise BundleError(MANIFEST, f"is not a bundle manifest: {error}") from error
+
+
+def _check_files(folder: Path, manifest: bundle_pb2.Bundle) -> None:
+    for file in manifest.files:
+        pure = PurePosixPath(file.path)
+        if not file.path or pure.is_absolute() or ".." in pure.parts:
+            raise BundleError(MANIFEST, f"file path {file.path!r} leads out of the bundle")
+        path = folder / pure
+        if not path.is_file():
+            raise BundleError(file.path, "is missing")
+        size = path.stat().st_size
+        if size != file.size_bytes:
+            raise BundleError(file.path, f"has {size} bytes, the manifest says {file.size_bytes} (truncated?)")
+        with path.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        if digest != file.sha256:
+            raise BundleError(file.path, f"has SHA-256 {digest}, the manifest says {file.sha256}")
+
+
+def _check_roles(manifest: bundle_pb2.Bundle) -> None:
+    def refuse(problem: str) -> None:
+        raise BundleError(MANIFEST, problem)
+
+    image = manifest.image
+    if not NAME.fullmatch(manifest.name):
+        refuse(f"name {manifest.name!r} does not match {NAME.pattern}")
+    if min(image.height, image.width, image.channels) < 1 or not 2 <= image.levels <= 256:
+        refuse(f"image {image.height}x{image.width}x{image.channels} with {image.levels} levels is not an image")
+    files = {file.path for file in manifest.files}
+    if manifest.golden.path not in files:
+        refuse(f"golden data {manifest.golden.path!r} is not among its files")
+    if not manifest.roles:
+        refuse("has no roles")
+    names: set[str] = set()
+    for role in manifest.roles:
+        if not role.name or role.name in names:
+            refuse(f"role {role.name!r} is unnamed or there twice")
+        names.add(role.name)
+        if role.program not in (bundle_pb2.PROGRAM_ONE_SHOT, bundle_pb2.PROGRAM_RASTER):
+            refuse(f"role {role.name}: program {role.program} is unknown")
+        if role.graph not in files:
+            refuse(f"role {role.name}: graph {role.graph!r} is not among its files")
+        for side in (role.inputs, role.outputs):
+            meanings = [tensor.meaning for tensor in side]
+            if len(set(meanings)) != len(meanings) or bundle_pb2.MEANING_UNSPECIFIED in meanings:
+                refuse(f"role {role.name}: tensors must have one meaning each, each once")

@@ -1,0 +1,69 @@
+"""Replaying a bundle's recorded answers: a version that answers wrongly must not serve."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ancestral.v1 import bundle_pb2
+from ancestral_server.errors import BundleError
+from ancestral_server.runtime.bundle import Bundle
+from ancestral_server.runtime.program import OneShotProgram, Program, RasterProgram
+from ancestral_server.runtime.session import Array
+
+
+def replay(bundle: Bundle, programs: dict[str, Program]) -> None:
+    """Run every role on its recorded inputs; BundleError names the graph, the tensor and the worst difference."""
+    arrays = bundle.golden()
+    for name, program in programs.items():
+        role = program.role
+        inputs = {meaning: _array(bundle, arrays, f"{name}/in/{t.name}") for meaning, t in program.inputs.items()}
+        expected = {meaning: _array(bundle, arrays, f"{name}/out/{t.name}") for meaning, t in program.outputs.items()}
+        try:
+            if isinstance(program, OneShotProgram):
+                got = program.run(inputs, list(expected))
+            else:
+                assert isinstance(program, RasterProgram)
+                got = replay_raster(program, inputs)
+        except BundleError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a graph may do wrong
+            raise BundleError(role.graph, f"role {name}: the golden replay failed: {error}") from error
+        for meaning, wanted in expected.items():
+            _compare(bundle.manifest.golden, role, program.outputs[meaning].name, got[meaning], wanted)
+
+
+def replay_raster(program: RasterProgram, inputs: dict[bundle_pb2.Meaning.ValueType, Array]) -> dict[bundle_pb2.Meaning.ValueType, Array]:
+    """Paint whole images from whole-image inputs ([B,H,W,C]; temperature and label [B]) row by row."""
+    by_row = (bundle_pb2.MEANING_GIVEN, bundle_pb2.MEANING_KNOWN, bundle_pb2.MEANING_UNIFORMS)
+    batch = len(inputs[bundle_pb2.MEANING_TEMPERATURE])
+    states = program.fresh_states(batch)
+    images = np.zeros((batch, *program.image_shape), np.uint8)
+    total = np.zeros(batch, np.float32)
+    for r in range(program.image_shape[0]):
+        row_inputs = {m: np.ascontiguousarray(a[:, r]) if m in by_row else a for m, a in inputs.items()}
+        images[:, r], likelihood, states = program.run_row(row_inputs, states)
+        if likelihood is not None:
+            total += likelihood
+    return {bundle_pb2.MEANING_ROW: images, bundle_pb2.MEANING_LOG_LIKELIHOOD: total}
+
+
+def _array(bundle: Bundle, arrays: dict[str, Array], key: str) -> Array:
+    if key not in arrays:
+        raise BundleError(bundle.manifest.golden.path, f"has no array {key!r}")
+    return arrays[key]
+
+
+def _compare(golden: bundle_pb2.Golden, role: bundle_pb2.Role, tensor: str, got: Array, wanted: Array) -> None:
+    where = f"role {role.name}: the golden replay differs: {tensor}"
+    if got.shape != wanted.shape or got.dtype != wanted.dtype:
+        raise BundleError(role.graph, f"{where} is {got.dtype}{list(got.shape)}, recorded {wanted.dtype}{list(wanted.shape)}")
+    if np.issubdtype(got.dtype, np.floating):
+        excess = np.abs(got - wanted) - golden.tolerance * (1 + np.abs(wanted))
+        # Written so that NaN fails.
+        if not bool((excess <= 0).all()):
+            worst = float(np.nanmax(np.abs(got - wanted))) if not np.isnan(got - wanted).all() else float("nan")
+            raise BundleError(role.graph, f"{where} is off by up to {worst:.3g}, more than {golden.tolerance:.3g}")
+    else:
+        differing = float((got != wanted).mean()) if got.size else 0.0
+        if differing > golden.pixel_tolerance:
+            raise BundleError(role.graph, f"{where}: {differing:.2%} of its values, more than {golden.pixel_tolerance:.2%}")

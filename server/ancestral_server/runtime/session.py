@@ -1,0 +1,127 @@
+"""onnxruntime: the device, sessions on it, one run. The only module that imports it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+# Must be set before the import: it writes a device id and a database into the user's cache otherwise.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from ancestral_server.errors import BundleError, StartupError
+
+Array = NDArray[Any]
+Device = Literal["cpu", "cuda"]
+
+DTYPES = {
+    "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(bool)": np.dtype(np.bool_),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(float)": np.dtype(np.float32),
+}
+_CUDA = "CUDAExecutionProvider"
+# TF32 alone changes results by 1e-3, and an exhaustive search for convolution algorithms picks others from run to run; both
+# would break the promise that a seed gives the same image.
+_CUDA_OPTIONS = {
+    "use_tf32": "0",
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "arena_extend_strategy": "kSameAsRequested",
+}
+
+
+class Runtime:
+    """The device and the thread pool that every session of this process shares."""
+
+    _pool_threads: int | None = None
+
+    def __init__(self, device: Literal["auto", "cpu", "cuda"], threads: int) -> None:
+        # onnxruntime takes the size of its one global pool once per process.
+        if Runtime._pool_threads is None:
+            ort.set_global_thread_pool_sizes(threads, 1)
+            Runtime._pool_threads = threads
+        self.device: Device = "cpu"
+        if device != "cpu":
+            problem = cuda_problem()
+            if problem is None:
+                self.device = "cuda"
+            elif device == "cuda":
+                raise StartupError(f"--device cuda: no usable GPU: {problem}")
+
+    def open(self, path: Path, *, on: Device | None = None) -> Session:
+        """Load a graph; BundleError if onnxruntime refuses it or would run a node elsewhere than asked."""
+        options = ort.SessionOptions()
+        options.use_per_session_threads = False
+        options.log_severity_level = 3
+        # Threads that spin for work steal the cores from the event loop and from other models.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if (on or self.device) == "cuda":
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+            providers = [(_CUDA, _CUDA_OPTIONS)]
+        try:
+            # enable_fallback: the Python class would otherwise retry on the CPU and hide the first error.
+            session = ort.InferenceSession(path, options, providers=providers, enable_fallback=False)
+        except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen types of its own, all for a bad graph
+            raise BundleError(path.name, f"onnxruntime refuses it: {_first_line(error)}") from error
+        return Session(session)
+
+
+class Session:
+    """A loaded graph."""
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self._session = session
+        self.inputs = {i.name: (DTYPES.get(i.type), _shape(i.shape)) for i in session.get_inputs()}
+        self.outputs = {o.name: (DTYPES.get(o.type), _shape(o.shape)) for o in session.get_outputs()}
+
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
+        """One run; arrays in by name, arrays out in the order of `outputs`. Releases the GIL."""
+        return list(self._session.run(outputs, inputs))
+
+
+def cuda_problem() -> str | None:
+    """Why CUDA cannot be used here, naming the missing library; None if it can."""
+    if _CUDA not in ort.get_available_providers():
+        return "this build of onnxruntime has no CUDA provider (install onnxruntime-gpu)"
+    if sys.platform != "linux":
+        return f"the CUDA provider needs Linux, this is {sys.platform}"
+    try:
+        ctypes.CDLL("libcuda.so.1")  # NVIDIA's driver
+    except OSError as error:
+        driver = str(error)
+    else:
+        driver = ""
+    _preload_cuda()
+    capi = Path(ort.__file__).parent / "capi"
+    try:
+        ctypes.CDLL(str(capi / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(capi / "libonnxruntime_providers_cuda.so"))
+    except OSError as error:
+        return "; ".join(filter(None, (str(error), driver)))
+    return driver or None
+
+
+def _preload_cuda() -> None:
+    """Load the CUDA libraries that pip installed, without the messages that onnxruntime prints where there are none."""
+    import contextlib
+    import io
+
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        ort.preload_dlls()
+
+
+def _shape(shape: Sequence[int | str | None]) -> tuple[int | None, ...]:
+    return tuple(axis if isinstance(axis, int) else None for axis in shape)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,60 @@
+"""Every knob of the server, once: a flag, an environment variable `ANCESTRAL_SERVER_*`, and when to change it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Serve the image models in a folder over gRPC."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ANCESTRAL_SERVER_",
+        frozen=True,
+        extra="forbid",
+        cli_prog_name="ancestral-server",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    models: Path = Field(description="Folder of bundles, NAME/VERSION/bundle.json.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 to be reached from elsewhere.")
+    port: int = Field(default=8500, ge=0, le=65535, description="gRPC port; 0 takes a free one and prints it.")
+    metrics_port: int = Field(default=9464, ge=0, le=65535, description="Prometheus port; 0 takes a free one.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="Where to run; cuda exits if there is no usable GPU, auto then takes the CPU."
+    )
+    threads: int = Field(
+        default_factory=lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
+        ge=1,
+        description="Threads that all models share for CPU work; fewer where other programs need the cores.",
+    )
+    max_batch: int = Field(
+        default=64, ge=1, le=4096, description="Most images in one run; more raises throughput, memory and latency."
+    )
+    max_queued_images: int = Field(
+        default=20_000, ge=1, description="Images that may wait per model and role before calls are refused."
+    )
+    max_sample_count: int = Field(default=10_000, ge=1, description="Most images of one Sample call.")
+    max_images: int = Field(default=10_000, ge=1, description="Most images or latents in one call that brings its own.")
+    max_message_mib: int = Field(default=64, ge=1, le=2000, description="Largest gRPC message, MiB.")
+    batch_wait_ms: float = Field(
+        default=3.0, ge=0, le=1000, description="Longest that a call waits for others to join its batch; a lone one never."
+    )
+    drain_seconds: float = Field(
+        default=30.0, ge=0, description="On SIGTERM or SIGINT, how long running calls may take to finish."
+    )
+    log_format: Literal["auto", "text", "json"] = Field(
+        default="auto", description="Log lines for people or for machines; auto is text on a terminal, else json."
+    )
+    log_calls: bool = Field(default=False, description="Log every call, not only those that fail.")
+
+    @property
+    def max_message_bytes(self) -> int:
+        return self.max_message_mib * 2**20
