@@ -43,7 +43,8 @@ class ModelVersion:
         """RoleMissing if the model cannot do that, with what it can do."""
         if role not in self.lanes:
             raise RoleMissing(
-                self.name, f"model {self.name} (version {self.version}) has no role {role!r}; it has {', '.join(sorted(self.lanes))}"
+                self.name,
+                f"model {self.name} (version {self.version}) has no role {role!r}; it has {', '.join(sorted(self.lanes))}",
             )
         return self.lanes[role]
 
@@ -61,7 +62,9 @@ class Catalog:
         """Load every bundle. A bad one is logged and kept as not serving; the others serve."""
         root = self._settings.models
         if not root.is_dir():
-            raise StartupError(f"--models {root}: no such folder; `ancestral-exporter train RECIPE --models {root}` makes one")
+            raise StartupError(
+                f"--models {root}: no such folder; `ancestral-exporter train RECIPE --models {root}` makes one"
+            )
         for folder in sorted(root.glob("[!.]*/*")):
             if folder.is_dir() and folder.name.isdecimal() and str(int(folder.name)) == folder.name:
                 self._add(self._load(folder))
@@ -83,7 +86,9 @@ class Catalog:
         """The version that answers, 0 meaning the highest that serves. NotFound or Unavailable otherwise."""
         model = self.describe(name, version)
         if not model.serving:
-            raise Unavailable(f"{name}:{model.version}", f"model {name} version {model.version} does not serve: {model.problem}")
+            raise Unavailable(
+                f"{name}:{model.version}", f"model {name} version {model.version} does not serve: {model.problem}"
+            )
         return model
 
     def describe(self, name: str, version: int) -> ModelVersion:
@@ -95,7 +100,8 @@ class Catalog:
         if version:
             if version not in versions:
                 raise NotFound(
-                    f"{name}:{version}", f"model {name} has no version {version}; it has {', '.join(map(str, sorted(versions)))}"
+                    f"{name}:{version}",
+                    f"model {name} has no version {version}; it has {', '.join(map(str, sorted(versions)))}",
                 )
             return versions[version]
         return max(versions.values(), key=lambda model: (model.serving, model.version))
@@ -151,7 +157,9 @@ class Catalog:
         name = f"{model.name}:{model.version} {role}"
         metrics = self._metrics.lane(model.name, model.version, role)
         if isinstance(program, RasterProgram):
-            return RasterLoop(name, program, metrics, max_batch=settings.max_batch, max_queued=settings.max_queued_images)
+            return RasterLoop(
+                name, program, metrics, max_batch=settings.max_batch, max_queued=settings.max_queued_images
+            )
         assert isinstance(program, OneShotProgram)
         return BatchLoop(
             name,

@@ -45,7 +45,10 @@ class Settings(BaseSettings):
     max_images: int = Field(default=10_000, ge=1, description="Most images or latents in one call that brings its own.")
     max_message_mib: int = Field(default=64, ge=1, le=2000, description="Largest gRPC message, MiB.")
     batch_wait_ms: float = Field(
-        default=3.0, ge=0, le=1000, description="Longest that a call waits for others to join its batch; a lone one never."
+        default=3.0,
+        ge=0,
+        le=1000,
+        description="Longest that a call waits for others to join its batch; a lone one never.",
     )
     drain_seconds: float = Field(
         default=30.0, ge=0, description="On SIGTERM or SIGINT, how long running calls may take to finish."

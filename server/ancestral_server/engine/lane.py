@@ -175,4 +175,3 @@ def _settle(jobs: list[J], error: ServerError | None) -> None:
             job.future.set_result(job)
         else:
             job.future.set_exception(error)
-

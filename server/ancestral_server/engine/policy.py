@@ -25,9 +25,7 @@ def bucket(rows: int, sizes: Sequence[int]) -> int:
     return next((size for size in sizes if size >= rows), sizes[-1])
 
 
-def batch_wait(
-    *, queued: int, crowd: int, growing: bool, waited: float, since_arrival: float, longest: float
-) -> float:
+def batch_wait(*, queued: int, crowd: int, growing: bool, waited: float, since_arrival: float, longest: float) -> float:
     """Seconds that a batch may go on waiting for more; 0 to run now.
 
     queued: requests in the queue. crowd: requests that were lately in flight together; 1 means a lone caller, who never

@@ -33,6 +33,7 @@ class RasterLoop(Lane[RasterJob]):
         self._program = program
         self._buckets = policy.buckets(max_batch)
         self._slots = Slots(program, max_batch)
+        self.has_log_likelihood = program.has_log_likelihood
 
     def warm_up(self) -> None:
         """Run one row of every bucket, so that no caller pays for a first run."""

@@ -62,7 +62,8 @@ class Slots:
 
     def _move(self, source: int, target: int) -> None:
         self.jobs[target] = self.jobs[source]
-        for array in (self.index, self.row, self.images, self.log_likelihood, *self._inputs.values(), *self._states):
+        arrays: list[Array] = [self.index, self.row, self.images, self.log_likelihood]
+        for array in (*arrays, *self._inputs.values(), *self._states):
             array[target] = array[source]
 
     def paint_row(self, size: int) -> list[int]:

@@ -72,7 +72,9 @@ def read_manifest(folder: Path) -> bundle_pb2.Bundle:
     if not isinstance(schema, int) or schema < 1:
         raise BundleError(MANIFEST, f"schema is {schema!r}, must be {SCHEMA}")
     if schema > SCHEMA:
-        raise BundleError(MANIFEST, f"schema {schema} is newer than the {SCHEMA} that this server reads: update the server")
+        raise BundleError(
+            MANIFEST, f"schema {schema} is newer than the {SCHEMA} that this server reads: update the server"
+        )
     try:
         return json_format.ParseDict(document, bundle_pb2.Bundle(), ignore_unknown_fields=True)
     except json_format.ParseError as error:
@@ -117,6 +119,8 @@ def _check_roles(manifest: bundle_pb2.Bundle) -> None:
         names.add(role.name)
         if role.program not in (bundle_pb2.PROGRAM_ONE_SHOT, bundle_pb2.PROGRAM_RASTER):
             refuse(f"role {role.name}: program {role.program} is unknown")
+        if role.program == bundle_pb2.PROGRAM_RASTER and role.name != "sample":
+            refuse(f"role {role.name}: only sample can be a raster program")
         if role.graph not in files:
             refuse(f"role {role.name}: graph {role.graph!r} is not among its files")
         for side in (role.inputs, role.outputs):

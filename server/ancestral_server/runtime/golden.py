@@ -32,7 +32,9 @@ def replay(bundle: Bundle, programs: dict[str, Program]) -> None:
             _compare(bundle.manifest.golden, role, program.outputs[meaning].name, got[meaning], wanted)
 
 
-def replay_raster(program: RasterProgram, inputs: dict[bundle_pb2.Meaning.ValueType, Array]) -> dict[bundle_pb2.Meaning.ValueType, Array]:
+def replay_raster(
+    program: RasterProgram, inputs: dict[bundle_pb2.Meaning.ValueType, Array]
+) -> dict[bundle_pb2.Meaning.ValueType, Array]:
     """Paint whole images from whole-image inputs ([B,H,W,C]; temperature and label [B]) row by row."""
     by_row = (bundle_pb2.MEANING_GIVEN, bundle_pb2.MEANING_KNOWN, bundle_pb2.MEANING_UNIFORMS)
     batch = len(inputs[bundle_pb2.MEANING_TEMPERATURE])
@@ -56,7 +58,9 @@ def _array(bundle: Bundle, arrays: dict[str, Array], key: str) -> Array:
 def _compare(golden: bundle_pb2.Golden, role: bundle_pb2.Role, tensor: str, got: Array, wanted: Array) -> None:
     where = f"role {role.name}: the golden replay differs: {tensor}"
     if got.shape != wanted.shape or got.dtype != wanted.dtype:
-        raise BundleError(role.graph, f"{where} is {got.dtype}{list(got.shape)}, recorded {wanted.dtype}{list(wanted.shape)}")
+        raise BundleError(
+            role.graph, f"{where} is {got.dtype}{list(got.shape)}, recorded {wanted.dtype}{list(wanted.shape)}"
+        )
     if np.issubdtype(got.dtype, np.floating):
         excess = np.abs(got - wanted) - golden.tolerance * (1 + np.abs(wanted))
         # Written so that NaN fails.
@@ -66,4 +70,6 @@ def _compare(golden: bundle_pb2.Golden, role: bundle_pb2.Role, tensor: str, got:
     else:
         differing = float((got != wanted).mean()) if got.size else 0.0
         if differing > golden.pixel_tolerance:
-            raise BundleError(role.graph, f"{where}: {differing:.2%} of its values, more than {golden.pixel_tolerance:.2%}")
+            raise BundleError(
+                role.graph, f"{where}: {differing:.2%} of its values, more than {golden.pixel_tolerance:.2%}"
+            )

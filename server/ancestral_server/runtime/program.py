@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from typing import TypeAlias
+
 import numpy as np
 
 from ancestral.v1 import bundle_pb2, tensor_pb2
 from ancestral_server.errors import BundleError
 from ancestral_server.runtime.session import Array, Session
 
-Meaning = bundle_pb2.Meaning.ValueType
+Meaning: TypeAlias = bundle_pb2.Meaning.ValueType
 
 DTYPES: dict[int, np.dtype[np.generic]] = {
     tensor_pb2.DATA_TYPE_UINT8: np.dtype(np.uint8),
@@ -40,20 +42,30 @@ class Program:
             raise BundleError(role.graph, f"role {role.name}: the manifest does not say how to feed {sorted(unfed)}")
 
     def _check(
-        self, name: str, dtype: int, shape: Sequence[int], found: Mapping[str, tuple[np.dtype[np.generic] | None, tuple[int | None, ...]]]
+        self,
+        name: str,
+        dtype: int,
+        shape: Sequence[int],
+        found: Mapping[str, tuple[np.dtype[np.generic] | None, tuple[int | None, ...]]],
     ) -> None:
         where = f"role {self.role.name}: tensor {name!r}"
         if name not in found:
             raise BundleError(self.role.graph, f"{where} is not in the graph, which has {sorted(found)}")
         graph_dtype, graph_shape = found[name]
         if DTYPES.get(dtype) != graph_dtype:
-            raise BundleError(self.role.graph, f"{where} is {graph_dtype} in the graph, {DTYPES.get(dtype)} in the manifest")
+            raise BundleError(
+                self.role.graph, f"{where} is {graph_dtype} in the graph, {DTYPES.get(dtype)} in the manifest"
+            )
         if len(graph_shape) != len(shape) + 1 or any(
             a is not None and a != b for a, b in zip(graph_shape[1:], shape, strict=True)
         ):
-            raise BundleError(self.role.graph, f"{where} has shape {graph_shape} in the graph, [B]+{list(shape)} in the manifest")
+            raise BundleError(
+                self.role.graph, f"{where} has shape {graph_shape} in the graph, [B]+{list(shape)} in the manifest"
+            )
         if graph_shape[0] is not None:
-            raise BundleError(self.role.graph, f"{where}: axis 0 must be the batch, the graph fixes it at {graph_shape[0]}")
+            raise BundleError(
+                self.role.graph, f"{where}: axis 0 must be the batch, the graph fixes it at {graph_shape[0]}"
+            )
 
     def blank(self, meaning: Meaning, rows: int) -> Array:
         """Zeros [rows, ...] for an input that nobody asked to be anything else."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,8 +31,8 @@ DTYPES = {
     "tensor(float)": np.dtype(np.float32),
 }
 _CUDA = "CUDAExecutionProvider"
-# TF32 alone changes results by 1e-3, and an exhaustive search for convolution algorithms picks others from run to run; both
-# would break the promise that a seed gives the same image.
+# TF32 alone changes results by 1e-3, and an exhaustive search for convolution algorithms picks others from run to run;
+# both would break the promise that a seed gives the same image.
 _CUDA_OPTIONS = {
     "use_tf32": "0",
     "cudnn_conv_algo_search": "HEURISTIC",
@@ -70,7 +72,7 @@ class Runtime:
         try:
             # enable_fallback: the Python class would otherwise retry on the CPU and hide the first error.
             session = ort.InferenceSession(path, options, providers=providers, enable_fallback=False)
-        except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen types of its own, all for a bad graph
+        except Exception as error:  # onnxruntime raises a dozen types of its own
             raise BundleError(path.name, f"onnxruntime refuses it: {_first_line(error)}") from error
         return Session(session)
 
@@ -112,9 +114,6 @@ def cuda_problem() -> str | None:
 
 def _preload_cuda() -> None:
     """Load the CUDA libraries that pip installed, without the messages that onnxruntime prints where there are none."""
-    import contextlib
-    import io
-
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         ort.preload_dlls()
 

@@ -1,0 +1,52 @@
+"""`ancestral-server`: flags to settings, settings to `app.serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+
+import structlog
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from ancestral_server.app import serve
+from ancestral_server.errors import StartupError
+from ancestral_server.settings import Settings
+
+
+def main() -> None:
+    """Exit code 0 after a graceful stop, 1 if the server cannot start as asked, 2 for wrong flags."""
+    try:
+        settings = CliApp.run(Settings)
+    except ValidationError as error:
+        for problem in error.errors():
+            flag = "--" + "-".join(str(part) for part in problem["loc"]).replace("_", "-")
+            value = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
+            print(f"ancestral-server: {flag}: {problem['msg']}{value}", file=sys.stderr)
+        sys.exit(2)
+    _configure_logging(settings)
+    try:
+        asyncio.run(serve(settings))
+    except StartupError as error:
+        print(f"ancestral-server: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _configure_logging(settings: Settings) -> None:
+    text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([] if text else [structlog.processors.dict_tracebacks]),
+            structlog.dev.ConsoleRenderer() if text else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Protos to domain arrays and back; every check of what a caller sent is here.
+
+Each function takes the field's path in the request, so that an error names the field, the value and the limit.
+Letters: N images, H, W, C image axes, Z latent dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ancestral.v1 import bundle_pb2, tensor_pb2
+from ancestral_server.errors import InvalidArgument
+from ancestral_server.runtime.program import DTYPES
+from ancestral_server.runtime.session import Array
+
+MAX_SEED = 2**63 - 1
+MAX_TEMPERATURE = 100.0
+
+_WIRE = {dtype: number for number, dtype in DTYPES.items()}
+
+
+def batch(field: str, tensor: tensor_pb2.Tensor, spec: bundle_pb2.TensorSpec, limit: int) -> Array:
+    """The array [N, *spec.shape] of spec's dtype, 1 <= N <= limit."""
+    dtype = DTYPES[spec.dtype]
+    if tensor.dtype != spec.dtype:
+        got = _dtype_name(tensor.dtype)
+        raise InvalidArgument(f"{field}.dtype", f"is {got}, must be {_dtype_name(spec.dtype)}")
+    shape, wanted = tuple(tensor.shape), tuple(spec.shape)
+    if len(shape) != len(wanted) + 1 or shape[1:] != wanted:
+        raise InvalidArgument(
+            f"{field}.shape", f"is {_show(shape)}, must be {_show(('N', *wanted))} with 1 <= N <= {limit}"
+        )
+    if not 1 <= shape[0] <= limit:
+        raise InvalidArgument(f"{field}.shape", f"has N = {shape[0]}, must be 1 to {limit}")
+    expected = math.prod(shape) * dtype.itemsize
+    if len(tensor.data) != expected:
+        raise InvalidArgument(f"{field}.data", f"has {len(tensor.data)} bytes, shape {_show(shape)} needs {expected}")
+    array: Array = np.frombuffer(tensor.data, dtype).reshape(shape)
+    if dtype.kind == "f" and not np.isfinite(array).all():
+        raise InvalidArgument(f"{field}.data", "holds NaN or infinite values, all must be finite")
+    return array
+
+
+def seed(field: str, value: int) -> int:
+    if not 0 <= value <= MAX_SEED:
+        raise InvalidArgument(field, f"is {value}, must be 0 to {MAX_SEED}")
+    return value
+
+
+def count(field: str, value: int, limit: int) -> int:
+    if not 1 <= value <= limit:
+        raise InvalidArgument(field, f"is {value}, must be 1 to {limit}")
+    return value
+
+
+def first_index(field: str, value: int, samples: int) -> int:
+    limit = MAX_SEED - samples
+    if not 0 <= value <= limit:
+        raise InvalidArgument(field, f"is {value}, must be 0 to {limit}")
+    return value
+
+
+def temperature(field: str, value: float) -> float:
+    # Written so that NaN fails.
+    if not 0 <= value <= MAX_TEMPERATURE:
+        raise InvalidArgument(field, f"is {value}, must be 0 to {MAX_TEMPERATURE:g}")
+    return value
+
+
+def model_name(field: str, value: str) -> str:
+    if not value:
+        raise InvalidArgument(field, "is empty, must be the name of a model")
+    return value
+
+
+def version(field: str, value: int) -> int:
+    if value < 0:
+        raise InvalidArgument(field, f"is {value}, must be 0 (the highest that is served) or a version >= 1")
+    return value
+
+
+def reply_size(field: str, images: int, image_bytes: int, limit: int) -> None:
+    """Refuse before any work what could not be sent back."""
+    if images * image_bytes > limit:
+        raise InvalidArgument(
+            field,
+            f"asks for {images} images of {image_bytes} bytes, more than fits a reply of {limit} bytes: "
+            f"at most {limit // image_bytes}",
+        )
+
+
+def tensor(array: Array) -> tensor_pb2.Tensor:
+    """The wire form of an array."""
+    return tensor_pb2.Tensor(dtype=_WIRE[array.dtype], shape=array.shape, data=array.tobytes())  # type: ignore[arg-type]
+
+
+def _dtype_name(number: int) -> str:
+    try:
+        return tensor_pb2.DataType.Name(number)  # type: ignore[arg-type]
+    except ValueError:
+        return f"unknown type {number}"
+
+
+def _show(shape: Sequence[Any]) -> str:
+    return "[" + ",".join(map(str, shape)) + "]"

@@ -1,0 +1,50 @@
+"""`ancestral.v1.ModelService`: which models there are and what they can do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from ancestral.v1 import model_service_pb2 as pb
+from ancestral.v1 import model_service_pb2_grpc
+from ancestral_server.catalog import Catalog, ModelVersion
+from ancestral_server.rpc import convert
+from ancestral_server.settings import Settings
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
+    def __init__(self, catalog: Catalog, settings: Settings) -> None:
+        self._catalog = catalog
+        self._settings = settings
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        return pb.ListModelsResponse(models=[self._describe(model) for model in self._catalog])
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
+        name = convert.model_name("name", request.name)
+        model = self._catalog.describe(name, convert.version("version", request.version))
+        return pb.GetModelResponse(model=self._describe(model))
+
+    def _describe(self, model: ModelVersion) -> pb.Model:
+        state = pb.MODEL_STATE_SERVING if model.serving else pb.MODEL_STATE_NOT_SERVING
+        message = pb.Model(
+            name=model.name,
+            version=model.version,
+            state=state,
+            reason=model.problem,
+            device=model.device,
+            bundle=model.manifest,
+        )
+        if model.serving:
+            message.limits.CopyFrom(
+                pb.ModelLimits(
+                    max_sample_count=self._settings.max_sample_count if "sample" in model.lanes else 0,
+                    max_images=self._settings.max_images,
+                    max_temperature=convert.MAX_TEMPERATURE,
+                    max_message_bytes=self._settings.max_message_bytes,
+                )
+            )
+        return message

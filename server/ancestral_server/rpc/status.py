@@ -1,0 +1,77 @@
+"""The single table from errors to gRPC status codes and google.rpc details."""
+
+from __future__ import annotations
+
+import math
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from ancestral_server.errors import (
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    Overloaded,
+    RoleMissing,
+    ServerError,
+    Unavailable,
+)
+
+DOMAIN = "ancestral"
+
+CODES: dict[type[ServerError], grpc.StatusCode] = {
+    InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
+    NotFound: grpc.StatusCode.NOT_FOUND,
+    RoleMissing: grpc.StatusCode.UNIMPLEMENTED,
+    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Unavailable: grpc.StatusCode.UNAVAILABLE,
+    Internal: grpc.StatusCode.INTERNAL,
+}
+
+
+def status(error: ServerError, request_id: str) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]:
+    """Code, message and trailing metadata of an error."""
+    code = CODES[type(error)]
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
+    trailers: list[tuple[str, str | bytes]] = []
+    match error:
+        case InvalidArgument():
+            violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.problem)
+            details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+        case RoleMissing():
+            violation = error_details_pb2.BadRequest.FieldViolation(field="model", description=str(error))
+            details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+            details.append(_resource(error.resource, str(error)))
+        case NotFound() | Unavailable():
+            details.append(_resource(error.resource, str(error)))
+        case Overloaded():
+            delay = duration_pb2.Duration()
+            delay.FromNanoseconds(int(error.retry_seconds * 1e9))
+            details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+            trailers.append(("grpc-retry-pushback-ms", str(math.ceil(error.retry_seconds * 1000))))
+    details.append(error_details_pb2.RequestInfo(request_id=request_id))
+    packed = []
+    for detail in details:
+        packed.append(any_pb2.Any())
+        packed[-1].Pack(detail)
+    rich = status_pb2.Status(code=code.value[0], message=str(error), details=packed)
+    trailers.append(("grpc-status-details-bin", rich.SerializeToString()))
+    return code, str(error), tuple(trailers)
+
+
+def camel_case(code: grpc.StatusCode) -> str:
+    """`DEADLINE_EXCEEDED` as the Go family and its dashboards write it: `DeadlineExceeded`."""
+    if code is grpc.StatusCode.OK:
+        return "OK"
+    # gRPC's own spelling drops an l: CANCELLED is Canceled in Go.
+    if code is grpc.StatusCode.CANCELLED:
+        return "Canceled"
+    return code.name.title().replace("_", "")
+
+
+def _resource(name: str, description: str) -> error_details_pb2.ResourceInfo:
+    return error_details_pb2.ResourceInfo(resource_type="model", resource_name=name, description=description)
