@@ -20,10 +20,25 @@ from prometheus_client.process_collector import ProcessCollector
 SECONDS_BUCKETS = tuple(1e-5 * 1.5**n for n in range(1, 43))
 BATCH_BUCKETS = tuple(float(2**n) for n in range(13))
 
-GRPC_CODES = (
-    "OK Canceled Unknown InvalidArgument DeadlineExceeded NotFound AlreadyExists PermissionDenied ResourceExhausted "
-    "FailedPrecondition Aborted OutOfRange Unimplemented Internal Unavailable DataLoss Unauthenticated"
-).split()
+GRPC_CODES = [
+    "OK",
+    "Canceled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+]
 
 
 @dataclass(frozen=True)

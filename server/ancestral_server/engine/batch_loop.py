@@ -104,7 +104,7 @@ class BatchLoop(Lane[OneShotJob]):
         try:
             wanted = list({meaning: None for piece in pieces for meaning in piece.job.wanted})
             outputs = self._program.run(self._stack(rows), wanted)
-        except Exception as error:  # noqa: BLE001 - whatever the run raised, its callers must hear of it
+        except Exception as error:
             log.exception("run failed", lane=self.name, rows=rows)
             jobs = self._in_hand()
             self._abandon({id(job): job for job in jobs}.values())

@@ -94,7 +94,7 @@ class RasterLoop(Lane[RasterJob]):
         began = time.monotonic()
         try:
             done = slots.paint_row(policy.bucket(slots.used, self._buckets))
-        except Exception as error:  # noqa: BLE001 - whatever the run raised, its callers must hear of it
+        except Exception as error:
             log.exception("run failed", lane=self.name, rows=slots.used)
             jobs = list(self._in_hand())
             with self._changed:

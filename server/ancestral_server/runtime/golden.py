@@ -26,7 +26,7 @@ def replay(bundle: Bundle, programs: dict[str, Program]) -> None:
                 got = replay_raster(program, inputs)
         except BundleError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a graph may do wrong
+        except Exception as error:
             raise BundleError(role.graph, f"role {name}: the golden replay failed: {error}") from error
         for meaning, wanted in expected.items():
             _compare(bundle.manifest.golden, role, program.outputs[meaning].name, got[meaning], wanted)

@@ -6,7 +6,6 @@ Letters: B rows of a batch, H, W, C image axes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
 from typing import TypeAlias
 
 import numpy as np
