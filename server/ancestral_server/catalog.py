@@ -1,4 +1,4 @@
-"""Which models there are: reads every bundle, verifies and warms it, and finds the lane for a model, version and role."""
+"""Which models there are: reads, verifies and warms every bundle, and finds the lane for a model, version and role."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class ModelVersion:
         if role not in self.lanes:
             raise RoleMissing(
                 self.name,
-                f"model {self.name} (version {self.version}) has no role {role!r}; it has {', '.join(sorted(self.lanes))}",
+                f"model {self.name} (version {self.version}) has no role {role!r}; "
+                f"it has {', '.join(sorted(self.lanes))}",
             )
         return self.lanes[role]
 

@@ -1,7 +1,7 @@
 """All instruments, their names, labels and buckets. Nothing else imports prometheus_client.
 
-`grpc_server_*` carry the names and labels of the Go middleware, codes in CamelCase ("DeadlineExceeded"), so that existing
-dashboards work; every method and code is there at zero before the first call, so that rates and alerts work at once.
+`grpc_server_*` carry the names and labels of the Go middleware, codes in CamelCase ("DeadlineExceeded"), so that
+existing dashboards work; every method and code is there at zero before the first call, so that rates and alerts work at once.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-# Constant relative error from a sub-millisecond encode to a sampling of many seconds: 15 µs × 1.5^n up to about 14.6 s (the
-# choice of text-embeddings-inference), then on to 4 minutes for large sampling calls.
+# Constant relative error from a sub-millisecond encode to a sampling of many seconds: 15 µs × 1.5^n up to about 14.6 s
+# (the choice of text-embeddings-inference), then on to 4 minutes for large sampling calls.
 SECONDS_BUCKETS = tuple(1e-5 * 1.5**n for n in range(1, 43))
 BATCH_BUCKETS = tuple(float(2**n) for n in range(13))
 
-GRPC_CODES = [
+GRPC_CODES = (
     "OK",
     "Canceled",
     "Unknown",
@@ -38,7 +38,7 @@ GRPC_CODES = [
     "Unavailable",
     "DataLoss",
     "Unauthenticated",
-]
+)
 
 
 @dataclass(frozen=True)

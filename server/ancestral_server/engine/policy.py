@@ -1,4 +1,4 @@
-"""Decisions as pure functions, tested with numbers: how large a run is, how long a batch waits, whose sample is next."""
+"""Decisions as pure functions, tested with numbers: how large a run is, how long a batch waits."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The lane of a raster role: samples, not requests, share the rows. Admit, run one row for all, retire.
 
-Samples join at any row boundary and leave when they are painted, so a short request never waits for a long one's last image
-(continuous batching; Yu et al. 2022, "Orca", section 3, for the same idea with tokens).
+Samples join at any row boundary and leave when they are painted, so a short request never waits for a long one's last
+image (continuous batching; Yu et al. 2022, "Orca", section 3, for the same idea with tokens).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Around every unary call of our services: request id, metrics, log, errors to status. Health and reflection pass by."""
+"""Around every unary call of our services: request id, metrics, log, errors to status. Health passes by."""
 
 from __future__ import annotations
 

@@ -1,0 +1,25 @@
+"""Fixtures that every folder may use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import toybundle
+from running import ServerProcess
+
+
+@pytest.fixture(scope="session")
+def toy_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with the bundle `tally` version 1, of a made-up family."""
+    models = tmp_path_factory.mktemp("models")
+    toybundle.write(models)
+    return models
+
+
+@pytest.fixture(scope="session")
+def toy_server(toy_models: Path) -> Iterator[ServerProcess]:
+    """The real server, serving `tally`; shared, so leave it as you found it."""
+    with ServerProcess(toy_models) as server:
+        yield server

@@ -1,0 +1,97 @@
+"""Starting the real server as a process of its own, on free loopback ports."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+
+
+class ServerProcess:
+    """`ancestral-server` on free ports; a context manager that stops it gracefully."""
+
+    def __init__(self, models: Path, *flags: str) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "ancestral_server",
+            "--models",
+            str(models),
+            "--port",
+            "0",
+            "--metrics-port",
+            "0",
+        ]
+        self.process = subprocess.Popen(
+            [*command, "--device", "cpu", *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        # Drained all the time: a full pipe would stop the server.
+        self.log: list[str] = []
+        self._drain = threading.Thread(target=self._read_log, daemon=True)
+        self._drain.start()
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        ports = re.search(r":(\d+), metrics on .*:(\d+)", line)
+        if ports is None:
+            self.process.kill()
+            self.process.wait()
+            self._drain.join()
+            raise RuntimeError(f"the server did not start: {line!r}\n" + "".join(self.log))
+        self.address = f"127.0.0.1:{ports[1]}"
+        self.metrics_url = f"http://127.0.0.1:{ports[2]}/metrics"
+
+    def _read_log(self) -> None:
+        assert self.process.stderr is not None
+        self.log.extend(self.process.stderr)
+
+    def metrics(self) -> str:
+        with urllib.request.urlopen(self.metrics_url, timeout=10) as reply:
+            return str(reply.read().decode())
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples called `name` that carry these labels."""
+        total = 0.0
+        for line in self.metrics().splitlines():
+            sample = re.fullmatch(r"([a-z_]+)(?:\{(.*)\})? (\S+)", line)
+            if sample and sample[1] == name:
+                found = dict(re.findall(r'(\w+)="([^"]*)"', sample[2] or ""))
+                if labels.items() <= found.items():
+                    total += float(sample[3])
+        return total
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 30) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        began = time.monotonic()
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"still running {time.monotonic() - began:.0f} s after {number.name}") from None
+        finally:
+            self._drain.join(10)
+            if self.process.stdout is not None:
+                self.process.stdout.close()
+            if self.process.stderr is not None:
+                self.process.stderr.close()
+        return code
+
+    def __enter__(self) -> ServerProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

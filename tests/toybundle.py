@@ -1,0 +1,214 @@
+"""Bundles of a made-up family, written with onnx helpers alone: what the server needs to know and nothing more.
+
+The "tally" family: images 4×3×1 with 4 levels. Its encoder's mean is [sum of the bytes / 255, first byte / 255]; its score is
+minus the sum of the bytes / 255; its sampler paints level 3 where the uniform is below a half raised by what the row above
+left behind, else level 0, and counts its rows in a state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf import json_format
+from onnx import TensorProto, helper, numpy_helper
+
+from ancestral.v1 import bundle_pb2, tensor_pb2
+
+HEIGHT, WIDTH = 4, 3
+U8, BOOL, F32 = tensor_pb2.DATA_TYPE_UINT8, tensor_pb2.DATA_TYPE_BOOL, tensor_pb2.DATA_TYPE_FLOAT32
+ONNX_TYPES: dict[int, int] = {U8: TensorProto.UINT8, BOOL: TensorProto.BOOL, F32: TensorProto.FLOAT}
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+def spec(name: str, meaning: Any, dtype: Any, *shape: int) -> bundle_pb2.TensorSpec:
+    return bundle_pb2.TensorSpec(name=name, meaning=meaning, dtype=dtype, shape=shape)
+
+
+IMAGE = spec("image", bundle_pb2.MEANING_IMAGE, U8, HEIGHT, WIDTH, 1)
+MEAN = spec("code", bundle_pb2.MEANING_MEAN, F32, 2)
+LIKELIHOOD = spec("log_likelihood", bundle_pb2.MEANING_LOG_LIKELIHOOD, F32)
+ROW_INPUTS = [
+    spec("given", bundle_pb2.MEANING_GIVEN, U8, WIDTH, 1),
+    spec("known", bundle_pb2.MEANING_KNOWN, BOOL, WIDTH, 1),
+    spec("uniforms", bundle_pb2.MEANING_UNIFORMS, F32, WIDTH, 1),
+    spec("temperature", bundle_pb2.MEANING_TEMPERATURE, F32),
+]
+ROW = spec("row", bundle_pb2.MEANING_ROW, U8, WIDTH, 1)
+STATE = bundle_pb2.StateSpec(input="lift", output="next_lift", shape=[WIDTH, 1])
+
+
+def encode(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """What the encoder must answer: [N,2] float32 of [N,4,3,1] uint8."""
+    flat = images.reshape(len(images), -1).astype(np.float32) / np.float32(255)
+    return np.stack([flat.sum(1), flat[:, 0]], axis=1)
+
+
+def paint(uniforms: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """What the sampler must paint of [N,4,3,1] uniforms: images and log-likelihoods."""
+    lift = np.zeros(uniforms[:, 0].shape, np.float32)
+    images = np.zeros(uniforms.shape, np.uint8)
+    likelihood = np.zeros(len(uniforms), np.float32)
+    for r in range(HEIGHT):
+        chance = np.float32(0.5) + lift
+        on = uniforms[:, r] < chance
+        images[:, r] = np.where(on, 255, 0)
+        likelihood += np.log(np.where(on, chance, 1 - chance)).sum((1, 2))
+        lift = np.where(on, np.float32(0.25), np.float32(0))
+    return images, likelihood
+
+
+def value(tensor: bundle_pb2.TensorSpec) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(tensor.name, ONNX_TYPES[tensor.dtype], ["B", *tensor.shape])
+
+
+def constant(name: str, array: Any) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.asarray(array), name)
+
+
+def save(path: Path, nodes: list[onnx.NodeProto], inputs: list[Any], outputs: list[Any], constants: list[Any]) -> None:
+    graph = helper.make_graph(nodes, path.stem, inputs, outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def encode_graph(path: Path, scale: float = 255.0) -> None:
+    node = helper.make_node
+    save(
+        path,
+        [
+            node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+            node("Div", ["float", "scale"], ["unit"]),
+            node("Flatten", ["unit"], ["flat"]),
+            node("ReduceSum", ["flat", "one"], ["total"], keepdims=1),
+            node("Slice", ["flat", "zero", "one", "one"], ["first"]),
+            node("Concat", ["total", "first"], ["code"], axis=1),
+            node("Neg", ["total"], ["negative"]),
+            node("Squeeze", ["negative", "one"], ["log_likelihood"]),
+        ],
+        [value(IMAGE)],
+        [value(MEAN), value(LIKELIHOOD)],
+        [constant("scale", np.float32(scale)), constant("zero", np.array([0])), constant("one", np.array([1]))],
+    )
+
+
+def sample_graph(path: Path) -> None:
+    node = helper.make_node
+    state = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["B", WIDTH, 1]) for n in (STATE.input, STATE.output)]
+    save(
+        path,
+        [
+            node("Add", ["lift", "half"], ["chance"]),
+            node("Less", ["uniforms", "chance"], ["lit"]),
+            node("Where", ["lit", "white", "black"], ["drawn"]),
+            node("Where", ["known", "given", "drawn"], ["row"]),
+            node("Where", ["lit", "quarter", "none"], ["next_lift"]),
+            node("Sub", ["unity", "chance"], ["other"]),
+            node("Where", ["lit", "chance", "other"], ["probability"]),
+            node("Log", ["probability"], ["pixel_log"]),
+            node("Where", ["known", "none", "pixel_log"], ["free_log"]),
+            # Named so that every declared input is used; a temperature changes nothing here.
+            node("Mul", ["temperature", "none"], ["nothing"]),
+            node("ReduceSum", ["free_log", "axes"], ["row_log"], keepdims=0),
+            node("Add", ["row_log", "nothing"], ["log_likelihood"]),
+        ],
+        [*map(value, ROW_INPUTS), state[0]],
+        [value(ROW), value(LIKELIHOOD), state[1]],
+        [
+            constant("half", np.float32(0.5)),
+            constant("quarter", np.float32(0.25)),
+            constant("none", np.float32(0)),
+            constant("unity", np.float32(1)),
+            constant("white", np.uint8(255)),
+            constant("black", np.uint8(0)),
+            constant("axes", np.array([1, 2])),
+        ],
+    )
+
+
+def roles() -> list[bundle_pb2.Role]:
+    one_shot, raster = bundle_pb2.PROGRAM_ONE_SHOT, bundle_pb2.PROGRAM_RASTER
+    return [
+        bundle_pb2.Role(name="encode", program=one_shot, graph="encode.onnx", inputs=[IMAGE], outputs=[MEAN]),
+        bundle_pb2.Role(
+            name="score",
+            program=one_shot,
+            graph="encode.onnx",
+            inputs=[IMAGE],
+            outputs=[LIKELIHOOD],
+            likelihood=bundle_pb2.LIKELIHOOD_EXACT,
+        ),
+        bundle_pb2.Role(
+            name="sample",
+            program=raster,
+            graph="sample.onnx",
+            inputs=ROW_INPUTS,
+            outputs=[ROW, LIKELIHOOD],
+            states=[STATE],
+        ),
+    ]
+
+
+def golden() -> Arrays:
+    random = np.random.default_rng(5)
+    images = random.integers(0, 256, (3, HEIGHT, WIDTH, 1), dtype=np.uint8)
+    uniforms = random.random((3, HEIGHT, WIDTH, 1), dtype=np.float32)
+    painted, likelihood = paint(uniforms)
+    code = encode(images)
+    return {
+        "encode/in/image": images,
+        "encode/out/code": code,
+        "score/in/image": images,
+        "score/out/log_likelihood": -code[:, 0],
+        "sample/in/given": np.zeros_like(images),
+        "sample/in/known": np.zeros(images.shape, np.bool_),
+        "sample/in/uniforms": uniforms,
+        "sample/in/temperature": np.ones(3, np.float32),
+        "sample/out/row": painted,
+        "sample/out/log_likelihood": likelihood,
+    }
+
+
+def write(
+    models: Path,
+    name: str = "tally",
+    version: int = 1,
+    *,
+    scale: float = 255.0,
+    change: Callable[[bundle_pb2.Bundle], None] | None = None,
+) -> Path:
+    """Write models/name/version and return it. `scale` other than 255 makes its encoder answer wrongly; `change` edits the
+    manifest before it is written.
+    """
+    folder = models / name / str(version)
+    folder.mkdir(parents=True)
+    encode_graph(folder / "encode.onnx", scale)
+    sample_graph(folder / "sample.onnx")
+    with (folder / "golden.npz").open("wb") as file:
+        np.savez(file, allow_pickle=False, **golden())
+    manifest = bundle_pb2.Bundle(
+        schema=1,
+        name=name,
+        version=version,
+        family="tally",
+        description="A made-up family.",
+        image=bundle_pb2.ImageSpec(height=HEIGHT, width=WIDTH, channels=1, levels=4),
+        latent_size=2,
+        roles=roles(),
+        golden=bundle_pb2.Golden(path="golden.npz", tolerance=1e-5),
+    )
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        manifest.files.add(path=path.name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+    if change is not None:
+        change(manifest)
+    document = json_format.MessageToDict(manifest, preserving_proto_field_name=True)
+    (folder / "bundle.json").write_text(json.dumps(document, indent=2))
+    return folder
