@@ -1,8 +1,8 @@
 """Bundles of a made-up family, written with onnx helpers alone: what the server needs to know and nothing more.
 
-The "tally" family: images 4×3×1 with 4 levels. Its encoder's mean is [sum of the bytes / 255, first byte / 255]; its score is
-minus the sum of the bytes / 255; its sampler paints level 3 where the uniform is below a half raised by what the row above
-left behind, else level 0, and counts its rows in a state.
+The "tally" family: images 4×3×1 with 4 levels. Its encoder's mean is [sum of the bytes / 255, first byte / 255]; its
+score is minus the sum of the bytes / 255; its sampler paints level 3 where the uniform is below a half raised by what the
+row above left behind, else level 0.
 """
 
 from __future__ import annotations

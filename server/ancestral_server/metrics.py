@@ -1,7 +1,8 @@
 """All instruments, their names, labels and buckets. Nothing else imports prometheus_client.
 
 `grpc_server_*` carry the names and labels of the Go middleware, codes in CamelCase ("DeadlineExceeded"), so that
-existing dashboards work; every method and code is there at zero before the first call, so that rates and alerts work at once.
+existing dashboards work; every method and code is there at zero before the first call, so that rates and alerts work at
+once.
 """
 
 from __future__ import annotations

@@ -1,0 +1,339 @@
+"""The real server over a real channel, with a bundle of a made-up family that torch never saw."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
+
+import toybundle
+from ancestral.v1 import inference_service_pb2 as pb
+from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc, tensor_pb2
+from ancestral_server.runtime.noise import uniforms_of_range
+from running import ServerProcess
+
+RANDOM = np.random.default_rng(11)
+
+
+def tensor(array: np.ndarray[Any, Any]) -> tensor_pb2.Tensor:
+    dtype = tensor_pb2.DATA_TYPE_UINT8 if array.dtype == np.uint8 else tensor_pb2.DATA_TYPE_FLOAT32
+    return tensor_pb2.Tensor(dtype=dtype, shape=array.shape, data=array.tobytes())
+
+
+def array(message: tensor_pb2.Tensor) -> np.ndarray[Any, Any]:
+    dtype = np.uint8 if message.dtype == tensor_pb2.DATA_TYPE_UINT8 else np.float32
+    return np.frombuffer(message.data, dtype).reshape(message.shape)
+
+
+def some_images(n: int) -> np.ndarray[Any, Any]:
+    return RANDOM.integers(0, 256, (n, toybundle.HEIGHT, toybundle.WIDTH, 1), dtype=np.uint8)
+
+
+def inference(server: ServerProcess) -> inference_service_pb2_grpc.InferenceServiceStub:
+    return inference_service_pb2_grpc.InferenceServiceStub(grpc.insecure_channel(server.address))
+
+
+def health_of(server: ServerProcess, name: str) -> int:
+    stub = health_pb2_grpc.HealthStub(grpc.insecure_channel(server.address))
+    return int(stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=10).status)
+
+
+def test_samples_are_painted_row_by_row_from_their_own_streams(toy_server: ServerProcess) -> None:
+    reply = inference(toy_server).Sample(
+        pb.SampleRequest(model="tally", count=100, seed=7, first_index=1000), timeout=30
+    )
+    images, likelihood = toybundle.paint(uniforms_of_range(7, 1000, 100, (4, 3, 1)))
+    assert np.array_equal(array(reply.images), images)
+    np.testing.assert_allclose(array(reply.log_likelihood), likelihood, rtol=1e-5)
+    assert (reply.seed, reply.first_index, reply.info.model, reply.info.version) == (7, 1000, "tally", 1)
+
+
+def test_a_sample_is_the_same_alone_in_any_batch_and_while_others_run(toy_server: ServerProcess) -> None:
+    stub = inference(toy_server)
+    alone = [
+        stub.Sample(pb.SampleRequest(model="tally", count=1, seed=3, first_index=i), timeout=30) for i in range(16)
+    ]
+    noise = [stub.Sample.future(pb.SampleRequest(model="tally", count=50, seed=s), timeout=30) for s in range(20)]
+    batch = stub.Sample(pb.SampleRequest(model="tally", count=16, seed=3), timeout=30)
+    assert b"".join(reply.images.data for reply in alone) == batch.images.data
+    assert len({call.result().images.data for call in noise}) == 20
+
+
+def test_a_seed_that_nobody_gave_is_drawn_and_returned(toy_server: ServerProcess) -> None:
+    stub = inference(toy_server)
+    first, second = (stub.Sample(pb.SampleRequest(model="tally", count=4), timeout=30) for _ in range(2))
+    assert first.seed != second.seed
+    again = stub.Sample(pb.SampleRequest(model="tally", count=4, seed=first.seed), timeout=30)
+    assert again.images.data == first.images.data
+
+
+def test_encode_and_score(toy_server: ServerProcess) -> None:
+    stub = inference(toy_server)
+    # More than a batch, so the request is split and joined again.
+    images = some_images(150)
+    code = array(stub.Encode(pb.EncodeRequest(model="tally", images=tensor(images)), timeout=30).mean)
+    np.testing.assert_allclose(code, toybundle.encode(images), rtol=1e-5)
+    score = stub.Score(pb.ScoreRequest(model="tally", images=tensor(images)), timeout=30)
+    np.testing.assert_allclose(array(score.log_likelihood), -toybundle.encode(images)[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(array(score.bits_per_dim), toybundle.encode(images)[:, 0] / (12 * np.log(2)), rtol=1e-5)
+
+
+def test_concurrent_single_calls_form_batches_and_each_gets_its_own_answer(toy_models: Path) -> None:
+    images = some_images(640)
+
+    async def ask_all(address: str) -> list[np.ndarray[Any, Any]]:
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
+
+            async def one(i: int) -> np.ndarray[Any, Any]:
+                request = pb.EncodeRequest(model="tally", images=tensor(images[i : i + 1]))
+                reply = await stub.Encode(request, timeout=60)  # type: ignore[misc]
+                return array(reply.mean)
+
+            replies = []
+            for start in range(0, len(images), 64):
+                replies += await asyncio.gather(*(one(i) for i in range(start, start + 64)))
+            return replies
+
+    with ServerProcess(toy_models) as server:
+        codes = np.concatenate(asyncio.run(ask_all(server.address)))
+        np.testing.assert_allclose(codes, toybundle.encode(images), rtol=1e-5)
+        total = server.metric("ancestral_batch_size_sum", role="encode")
+        runs = server.metric("ancestral_batch_size_count", role="encode")
+        assert total == len(images)
+        assert total / runs > 8
+        assert server.metric("ancestral_request_queue_seconds_count", role="encode") == len(images)
+
+
+def test_metrics_carry_the_names_that_dashboards_know(toy_server: ServerProcess) -> None:
+    stub = inference(toy_server)
+    labels = {"grpc_method": "Encode", "grpc_service": "ancestral.v1.InferenceService", "grpc_type": "unary"}
+    before = toy_server.metric("grpc_server_handled_total", grpc_code="InvalidArgument", **labels)
+    with pytest.raises(grpc.RpcError):
+        stub.Encode(pb.EncodeRequest(model="tally"), timeout=30)
+    assert toy_server.metric("grpc_server_handled_total", grpc_code="InvalidArgument", **labels) == before + 1
+    text = toy_server.metrics()
+    # There before the first call, so that rates and alerts work at once.
+    assert re.search(r'grpc_server_handled_total\{grpc_code="DataLoss",grpc_method="Score".*\} 0.0', text)
+    for name in ("started_total", "msg_received_total", "msg_sent_total", "handling_seconds_bucket"):
+        assert f"grpc_server_{name}{{" in text
+    assert toy_server.metric("ancestral_model_serving", model="tally", version="1") == 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "field", "words"),
+    [
+        (pb.SampleRequest(model="tally"), "count", "is 0, must be 1 to 10000"),
+        (pb.SampleRequest(model="tally", count=-3), "count", "is -3, must be 1 to 10000"),
+        (pb.SampleRequest(model="tally", count=10_001), "count", "is 10001, must be 1 to 10000"),
+        (pb.SampleRequest(model="tally", count=1, seed=-1), "seed", "is -1, must be 0 to 9223372036854775807"),
+        (pb.SampleRequest(model="tally", count=1, first_index=-1), "first_index", "is -1, must be 0 to"),
+        (pb.SampleRequest(model="tally", count=1, temperature=float("nan")), "temperature", "is nan, must be 0 to 100"),
+        (pb.SampleRequest(model="tally", count=1, temperature=-1), "temperature", "is -1.0, must be 0 to 100"),
+        (pb.SampleRequest(model="tally", count=1, version=-1), "version", "is -1"),
+        (pb.SampleRequest(count=1), "model", "is empty"),
+        (pb.EncodeRequest(model="tally"), "images.dtype", "must be DATA_TYPE_UINT8"),
+        (pb.EncodeRequest(model="tally", images=tensor(np.zeros((1, 8, 8, 1), np.uint8))), "images.shape", "[N,4,3,1]"),
+        (pb.ScoreRequest(model="tally", images=tensor(np.zeros((1, 4, 3, 1), np.uint8)), seed=-5), "seed", "is -5"),
+    ],
+)
+def test_bad_input_names_field_value_and_limit(
+    toy_server: ServerProcess, request_: Any, field: str, words: str
+) -> None:
+    method = type(request_).__name__.removesuffix("Request")
+    call = getattr(inference(toy_server), method)
+    with pytest.raises(grpc.RpcError) as failure:
+        call(request_, timeout=30, metadata=[("x-request-id", "my-id")])
+    assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    details = details_of(failure.value)
+    (violation,) = details["BadRequest"].field_violations
+    assert violation.field == field
+    assert words in violation.description
+    assert details["RequestInfo"].request_id == "my-id"
+    assert details["ErrorInfo"].reason == "INVALID_ARGUMENT"
+
+
+def details_of(error: grpc.RpcError) -> dict[str, Any]:
+    status = rpc_status.from_call(error)
+    assert status is not None
+    found = {}
+    for detail in status.details:
+        name = detail.TypeName().rsplit(".", 1)[1]
+        found[name] = getattr(error_details_pb2, name)()
+        detail.Unpack(found[name])
+    return found
+
+
+def test_an_unknown_model_is_not_found_and_the_names_are_listed(toy_server: ServerProcess) -> None:
+    with pytest.raises(grpc.RpcError, match="there are: tally") as failure:
+        inference(toy_server).Sample(pb.SampleRequest(model="nobody", count=1), timeout=30)
+    assert failure.value.code() is grpc.StatusCode.NOT_FOUND
+    assert details_of(failure.value)["ResourceInfo"].resource_name == "nobody"
+    with pytest.raises(grpc.RpcError, match="no version 9; it has 1"):
+        inference(toy_server).Sample(pb.SampleRequest(model="tally", count=1, version=9), timeout=30)
+
+
+def test_a_role_that_the_model_lacks_is_unimplemented(toy_server: ServerProcess) -> None:
+    request = pb.DecodeRequest(model="tally", latents=tensor(np.zeros((1, 2), np.float32)))
+    with pytest.raises(grpc.RpcError, match="no role 'decode'; it has encode, sample, score") as failure:
+        inference(toy_server).Decode(request, timeout=30)
+    assert failure.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert details_of(failure.value)["BadRequest"].field_violations[0].field == "model"
+
+
+def test_an_expired_deadline_is_answered_and_the_server_goes_on(toy_server: ServerProcess) -> None:
+    stub = inference(toy_server)
+    with pytest.raises(grpc.RpcError) as failure:
+        stub.Sample(pb.SampleRequest(model="tally", count=10_000, seed=1), timeout=0.02)
+    assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert len(stub.Sample(pb.SampleRequest(model="tally", count=3, seed=1), timeout=30).images.data) == 36
+
+
+def test_models_are_described(toy_server: ServerProcess) -> None:
+    stub = model_service_pb2_grpc.ModelServiceStub(grpc.insecure_channel(toy_server.address))
+    (model,) = stub.ListModels(model_service_pb2.ListModelsRequest(), timeout=10).models
+    assert stub.GetModel(model_service_pb2.GetModelRequest(name="tally"), timeout=10).model == model
+    assert (model.name, model.version, model.device) == ("tally", 1, "cpu")
+    assert model.state == model_service_pb2.MODEL_STATE_SERVING
+    assert {role.name for role in model.bundle.roles} == {"encode", "sample", "score"}
+    assert model.limits.max_sample_count == 10_000
+
+
+def test_reflection_lists_the_services(toy_server: ServerProcess) -> None:
+    stub = reflection_pb2_grpc.ServerReflectionStub(grpc.insecure_channel(toy_server.address))
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    (reply,) = stub.ServerReflectionInfo(iter([request]), timeout=10)
+    names = {service.name for service in reply.list_services_response.service}
+    assert {"ancestral.v1.InferenceService", "ancestral.v1.ModelService", "grpc.health.v1.Health"} <= names
+
+
+def corrupt(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+
+
+def newer(path: Path) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 2}))
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "reason"),
+    [
+        ("encode.onnx", lambda path: path.write_bytes(path.read_bytes()[:-5]), "truncated"),
+        ("encode.onnx", corrupt, "SHA-256"),
+        ("sample.onnx", Path.unlink, "is missing"),
+        ("bundle.json", newer, "newer"),
+    ],
+)
+def test_a_bad_bundle_is_named_and_the_others_serve(
+    tmp_path: Path, file: str, damage: Callable[[Path], object], reason: str
+) -> None:
+    toybundle.write(tmp_path)
+    damage(toybundle.write(tmp_path, "broken") / file)
+    with ServerProcess(tmp_path) as server:
+        assert health_of(server, "") == health_pb2.HealthCheckResponse.SERVING
+        assert health_of(server, "tally") == health_pb2.HealthCheckResponse.SERVING
+        assert health_of(server, "broken") == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert inference(server).Sample(pb.SampleRequest(model="tally", count=1), timeout=30).images.data
+        with pytest.raises(grpc.RpcError, match=reason) as failure:
+            inference(server).Sample(pb.SampleRequest(model="broken", count=1), timeout=30)
+        assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert file in (failure.value.details() or "")
+    (line,) = [json.loads(line) for line in server.log if "bundle refused" in line]
+    assert (line["model"], line["file"]) == ("broken", file)
+    assert reason in line["reason"]
+
+
+def test_a_version_that_answers_wrongly_does_not_serve_and_the_older_one_does(tmp_path: Path) -> None:
+    toybundle.write(tmp_path)
+    toybundle.write(tmp_path, version=2, scale=254.0)
+    with ServerProcess(tmp_path) as server:
+        assert inference(server).Sample(pb.SampleRequest(model="tally", count=1), timeout=30).info.version == 1
+        assert health_of(server, "tally") == health_pb2.HealthCheckResponse.SERVING
+        assert health_of(server, "tally/2") == health_pb2.HealthCheckResponse.NOT_SERVING
+        stub = model_service_pb2_grpc.ModelServiceStub(grpc.insecure_channel(server.address))
+        model = stub.GetModel(model_service_pb2.GetModelRequest(name="tally", version=2), timeout=10).model
+        assert "golden replay differs" in model.reason
+        assert "encode.onnx" in model.reason
+
+
+def test_the_same_call_gives_the_same_bytes_after_a_restart(tmp_path: Path) -> None:
+    toybundle.write(tmp_path)
+    replies = []
+    for _ in range(2):
+        with ServerProcess(tmp_path) as server:
+            replies.append(inference(server).Sample(pb.SampleRequest(model="tally", count=16, seed=7), timeout=30))
+    assert replies[0].images.data == replies[1].images.data
+    assert replies[0].log_likelihood.data == replies[1].log_likelihood.data
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_running_calls_finish_before_the_server_stops(tmp_path: Path, number: signal.Signals) -> None:
+    toybundle.write(tmp_path)
+    with ServerProcess(tmp_path) as server:
+        stub = inference(server)
+        stub.Sample(pb.SampleRequest(model="tally", count=1), timeout=30)
+        calls = [stub.Sample.future(pb.SampleRequest(model="tally", count=5000, seed=s), timeout=60) for s in range(4)]
+        while server.metric("grpc_server_started_total", grpc_method="Sample") < 5:
+            time.sleep(0.01)
+        assert server.stop(number) == 0
+        assert [len(call.result().images.data) for call in calls] == [5000 * 12] * 4
+    assert threading.active_count() < 50
+
+
+def start(*flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ancestral_server", *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_port_in_use_is_said(toy_models: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        grpc_port = start("--models", str(toy_models), "--device", "cpu", "--port", port, "--metrics-port", "0")
+        metrics_port = start("--models", str(toy_models), "--device", "cpu", "--port", "0", "--metrics-port", port)
+    assert grpc_port.returncode == metrics_port.returncode == 1
+    assert f"127.0.0.1:{port}" in grpc_port.stderr
+    assert "--port" in grpc_port.stderr
+    assert f"127.0.0.1:{port}" in metrics_port.stderr
+    assert "--metrics-port" in metrics_port.stderr
+    assert "Traceback" not in grpc_port.stderr + metrics_port.stderr
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
+def test_cuda_without_a_gpu_ends_with_the_name_of_the_missing_library(toy_models: Path) -> None:
+    result = start("--models", str(toy_models), "--device", "cuda", "--port", "0", "--metrics-port", "0")
+    assert result.returncode == 1
+    assert re.search(r"--device cuda: no usable GPU: .*lib\w+\.so", result.stderr)
+    assert "Traceback" not in result.stderr
+
+
+def test_wrong_flags_are_said(tmp_path: Path) -> None:
+    assert "--models" in start().stderr
+    missing = start("--models", str(tmp_path / "nowhere"), "--port", "0", "--metrics-port", "0", "--device", "cpu")
+    assert missing.returncode == 1
+    assert "no such folder" in missing.stderr
+    wrong = start("--models", str(tmp_path), "--port", "70000")
+    assert wrong.returncode == 2
+    assert "--port" in wrong.stderr
+    assert "70000" in wrong.stderr

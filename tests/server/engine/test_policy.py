@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+
+from ancestral_server.engine.policy import PAUSE_SECONDS, batch_wait, bucket, buckets
+
+
+def wait(**changes: float | bool) -> float:
+    settings = {"queued": 3, "crowd": 10, "growing": False, "waited": 0.0, "since_arrival": 0.0, "longest": 0.003}
+    return batch_wait(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(1, (1,)), (2, (1, 2)), (64, (1, 2, 4, 8, 16, 32, 64)), (6, (1, 2, 4, 6))])
+def test_buckets_are_powers_of_two_and_the_limit(most: int, sizes: tuple[int, ...]) -> None:
+    assert buckets(most) == sizes
+
+
+def test_bucket_is_the_smallest_that_holds_the_rows() -> None:
+    assert [bucket(rows, (1, 2, 4)) for rows in (1, 2, 3, 4, 9)] == [1, 2, 4, 4, 4]
+
+
+def test_a_lone_caller_never_waits() -> None:
+    assert wait(queued=1, crowd=1) == 0
+
+
+def test_a_batch_waits_for_the_rest_of_the_crowd_but_not_for_the_very_last() -> None:
+    assert wait(queued=8) > 0
+    assert wait(queued=9) == 0
+
+
+def test_a_growing_crowd_is_waited_for_although_the_old_one_is_there() -> None:
+    assert wait(queued=10, growing=True) > 0
+
+
+def test_a_pause_in_the_arrivals_ends_the_wait() -> None:
+    assert wait(since_arrival=PAUSE_SECONDS) == 0
+    assert wait(since_arrival=PAUSE_SECONDS / 4) == pytest.approx(PAUSE_SECONDS * 3 / 4)
+
+
+def test_the_wait_is_bounded() -> None:
+    assert wait(waited=0.003) == 0
+    assert wait(waited=0.0029) == pytest.approx(0.0001)

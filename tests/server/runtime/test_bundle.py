@@ -1,0 +1,93 @@
+"""Bad bundles: the refusal names the file and the reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import toybundle
+from ancestral.v1 import bundle_pb2
+from ancestral_server.errors import BundleError
+from ancestral_server.runtime.bundle import read_bundle
+
+
+def test_a_good_bundle_is_read(tmp_path: Path) -> None:
+    bundle = read_bundle(toybundle.write(tmp_path))
+    assert bundle.manifest.name == "tally"
+    assert set(bundle.golden()) == set(toybundle.golden())
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def newer_schema(path: Path) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 2, "invented_later": {"a": 1}}))
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "reason"),
+    [
+        ("encode.onnx", truncate, "truncated"),
+        ("encode.onnx", flip, "SHA-256"),
+        ("sample.onnx", Path.unlink, "is missing"),
+        ("golden.npz", flip, "SHA-256"),
+        ("bundle.json", truncate, "not JSON"),
+        ("bundle.json", Path.unlink, "is missing"),
+        ("bundle.json", newer_schema, "schema 2 is newer"),
+        ("bundle.json", lambda path: path.write_text("[]"), "not a JSON object"),
+        ("bundle.json", lambda path: path.write_text('{"schema": 1, "roles": 3}'), "not a bundle manifest"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, file: str, damage: Callable[[Path], object], reason: str) -> None:
+    folder = toybundle.write(tmp_path)
+    damage(folder / file)
+    with pytest.raises(BundleError, match=reason) as refusal:
+        read_bundle(folder)
+    assert refusal.value.file == file
+
+
+def leave(manifest: bundle_pb2.Bundle) -> None:
+    manifest.files[0].path = "../../etc/passwd"
+
+
+def no_graph(manifest: bundle_pb2.Bundle) -> None:
+    manifest.roles[0].graph = "other.onnx"
+
+
+def twice(manifest: bundle_pb2.Bundle) -> None:
+    manifest.roles[1].name = "encode"
+
+
+def no_image(manifest: bundle_pb2.Bundle) -> None:
+    manifest.image.levels = 1
+
+
+def other_name(manifest: bundle_pb2.Bundle) -> None:
+    manifest.name = "sum"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (leave, "leads out of the bundle"),
+        (no_graph, "'other.onnx' is not among its files"),
+        (twice, "there twice"),
+        (no_image, "1 levels"),
+        (other_name, "lies in tally/1"),
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_refused(
+    tmp_path: Path, change: Callable[[bundle_pb2.Bundle], None], reason: str
+) -> None:
+    with pytest.raises(BundleError, match=reason):
+        read_bundle(toybundle.write(tmp_path, change=change))
