@@ -1,8 +1,9 @@
 """Bundles of a made-up family, written with onnx helpers alone: what the server needs to know and nothing more.
 
 The "tally" family: images 4×3×1 with 4 levels. Its encoder's mean is [sum of the bytes / 255, first byte / 255]; its
-score is minus the sum of the bytes / 255; its sampler paints level 3 where the uniform is below a half raised by what the
-row above left behind, else level 0.
+score is minus the sum of the bytes / 255; its sampler paints level 3 where the uniform is below a half raised by what
+the row
+above left behind, else level 0.
 """
 
 from __future__ import annotations
@@ -184,8 +185,8 @@ def write(
     scale: float = 255.0,
     change: Callable[[bundle_pb2.Bundle], None] | None = None,
 ) -> Path:
-    """Write models/name/version and return it. `scale` other than 255 makes its encoder answer wrongly; `change` edits the
-    manifest before it is written.
+    """Write models/name/version and return it. `scale` other than 255 makes its encoder answer wrongly; `change`
+    edits the manifest before it is written.
     """
     folder = models / name / str(version)
     folder.mkdir(parents=True)

@@ -80,14 +80,12 @@ class BatchLoop(Lane[OneShotJob]):
 
     def _wait_for_others(self) -> None:
         crowd = max(self._crowds)
-        growing = len(self._crowds) > 1 and self._crowds[-1] == crowd > max(list(self._crowds)[:-1])
         began = time.monotonic()
         while not self._closing and self._queued_rows < self._buckets[-1]:
             now = time.monotonic()
             seconds = policy.batch_wait(
                 queued=len(self._queue),
                 crowd=crowd,
-                growing=growing,
                 waited=now - began,
                 since_arrival=now - self._last_arrival,
                 longest=self._longest_wait,
@@ -95,8 +93,8 @@ class BatchLoop(Lane[OneShotJob]):
             if seconds <= 0:
                 return
             # Woken before the time is up only by the arrival that completes the crowd, not by each.
-            missing = self._buckets[-1] if growing else int(np.ceil(policy.CROWD_SHARE * crowd))
-            self._sleep(max(missing, len(self._queue) + 1), seconds)
+            complete = int(np.ceil(policy.CROWD_SHARE * crowd))
+            self._sleep(complete if len(self._queue) < complete else self._buckets[-1], seconds)
 
     def _run_and_retire(self) -> None:
         pieces, rows = self._pieces, sum(piece.stop - piece.start for piece in self._pieces)

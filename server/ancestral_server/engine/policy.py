@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-# A batch stops waiting when nobody came for this long: callers that answer each other's pace come closer together.
-PAUSE_SECONDS = 0.001
+# A batch stops waiting when nobody came for this long, although some of the crowd are missing ...
+PAUSE_SECONDS = 0.002
+# ... or, once the crowd is there, for this long: it may have grown.
+LAST_CALL_SECONDS = 0.0004
 # Waiting for the very last caller of a crowd costs all the others.
 CROWD_SHARE = 0.9
 
@@ -25,16 +27,14 @@ def bucket(rows: int, sizes: Sequence[int]) -> int:
     return next((size for size in sizes if size >= rows), sizes[-1])
 
 
-def batch_wait(*, queued: int, crowd: int, growing: bool, waited: float, since_arrival: float, longest: float) -> float:
+def batch_wait(*, queued: int, crowd: int, waited: float, since_arrival: float, longest: float) -> float:
     """Seconds that a batch may go on waiting for more; 0 to run now.
 
-    queued: requests in the queue. crowd: requests that were lately in flight together; 1 means a lone caller, who never
-    waits. growing: the crowd was larger than ever last time, so `crowd` is an underestimate and arrivals decide alone.
+    queued: requests in the queue. crowd: requests that were lately seen together; 1 means a lone caller, who never waits.
     waited, since_arrival, longest: seconds since this batch began to wait, since the last arrival, and the bound on the
     former.
     """
-    if crowd <= 1 or waited >= longest or since_arrival >= PAUSE_SECONDS:
+    if max(queued, crowd) <= 1:
         return 0.0
-    if queued >= CROWD_SHARE * crowd and not growing:
-        return 0.0
-    return min(longest - waited, PAUSE_SECONDS - since_arrival)
+    pause = LAST_CALL_SECONDS if queued >= CROWD_SHARE * crowd else PAUSE_SECONDS
+    return max(0.0, min(longest - waited, pause - since_arrival))

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from ancestral_server.engine.policy import PAUSE_SECONDS, batch_wait, bucket, buckets
+from ancestral_server.engine.policy import LAST_CALL_SECONDS, PAUSE_SECONDS, batch_wait, bucket, buckets
 
 
-def wait(**changes: float | bool) -> float:
-    settings = {"queued": 3, "crowd": 10, "growing": False, "waited": 0.0, "since_arrival": 0.0, "longest": 0.003}
+def wait(**changes: float) -> float:
+    settings = {"queued": 3, "crowd": 10, "waited": 0.0, "since_arrival": 0.0, "longest": 0.003}
     return batch_wait(**{**settings, **changes})  # type: ignore[arg-type]
 
 
@@ -23,18 +23,19 @@ def test_a_lone_caller_never_waits() -> None:
     assert wait(queued=1, crowd=1) == 0
 
 
-def test_a_batch_waits_for_the_rest_of_the_crowd_but_not_for_the_very_last() -> None:
-    assert wait(queued=8) > 0
-    assert wait(queued=9) == 0
+def test_two_at_once_are_a_crowd() -> None:
+    assert wait(queued=2, crowd=1) > 0
 
 
-def test_a_growing_crowd_is_waited_for_although_the_old_one_is_there() -> None:
-    assert wait(queued=10, growing=True) > 0
-
-
-def test_a_pause_in_the_arrivals_ends_the_wait() -> None:
+def test_a_pause_in_the_arrivals_ends_the_wait_for_the_missing() -> None:
     assert wait(since_arrival=PAUSE_SECONDS) == 0
     assert wait(since_arrival=PAUSE_SECONDS / 4) == pytest.approx(PAUSE_SECONDS * 3 / 4)
+
+
+def test_a_short_pause_is_enough_once_the_crowd_is_there() -> None:
+    assert wait(queued=8, since_arrival=LAST_CALL_SECONDS) > 0
+    assert wait(queued=9, since_arrival=LAST_CALL_SECONDS) == 0
+    assert wait(queued=9) == pytest.approx(LAST_CALL_SECONDS)
 
 
 def test_the_wait_is_bounded() -> None:
