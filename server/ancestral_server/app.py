@@ -9,6 +9,7 @@ import structlog
 
 from ancestral_server import __version__
 from ancestral_server.catalog import Catalog
+from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import StartupError
 from ancestral_server.metrics import Endpoint, Metrics
 from ancestral_server.rpc.server import Door
@@ -34,10 +35,11 @@ async def serve(settings: Settings) -> None:
 
     metrics = Metrics(__version__)
     runtime = Runtime(settings.device, settings.threads)
-    catalog = Catalog(settings, runtime, metrics)
+    arrivals = Arrivals()
+    catalog = Catalog(settings, runtime, metrics, arrivals)
     try:
         # The door first: a port in use should be said before models are loaded for a minute. It answers only when open.
-        door = Door(catalog, metrics, settings)
+        door = Door(catalog, metrics, arrivals, settings)
         endpoint = _metrics_endpoint(metrics, settings)
         try:
             # Off the event loop, so that signals are heard meanwhile.

@@ -10,6 +10,7 @@ from pathlib import Path
 import structlog
 
 from ancestral.v1 import bundle_pb2
+from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.batch_loop import BatchLoop
 from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.errors import BundleError, NotFound, RoleMissing, StartupError, Unavailable
@@ -53,10 +54,11 @@ class ModelVersion:
 class Catalog:
     """All versions of all models in a folder, loaded once at start."""
 
-    def __init__(self, settings: Settings, runtime: Runtime, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, runtime: Runtime, metrics: Metrics, arrivals: Arrivals) -> None:
         self._settings = settings
         self._runtime = runtime
         self._metrics = metrics
+        self._arrivals = arrivals
         self._models: dict[str, dict[int, ModelVersion]] = {}
 
     def load(self) -> None:
@@ -169,4 +171,5 @@ class Catalog:
             max_batch=settings.max_batch,
             max_queued=settings.max_queued_images,
             wait=settings.batch_wait_ms / 1000,
+            arrivals=self._arrivals,
         )

@@ -14,6 +14,7 @@ import numpy as np
 import structlog
 
 from ancestral_server.engine import policy
+from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.job import OneShotJob
 from ancestral_server.engine.lane import Lane
 from ancestral_server.errors import Internal
@@ -37,12 +38,21 @@ class BatchLoop(Lane[OneShotJob]):
     """Dynamic batching. A request larger than a batch is split over several, never refused."""
 
     def __init__(
-        self, name: str, program: OneShotProgram, metrics: LaneMetrics, *, max_batch: int, max_queued: int, wait: float
+        self,
+        name: str,
+        program: OneShotProgram,
+        metrics: LaneMetrics,
+        *,
+        max_batch: int,
+        max_queued: int,
+        wait: float,
+        arrivals: Arrivals,
     ) -> None:
         super().__init__(name, metrics, max_queued)
         self._program = program
         self._buckets = policy.buckets(max_batch)
         self._longest_wait = wait
+        self._arrivals = arrivals
         self._pieces: list[Piece] = []
         # How many requests were in flight together, of the last batches: who may still be on the way.
         self._crowds: deque[int] = deque([1], maxlen=16)
@@ -85,6 +95,7 @@ class BatchLoop(Lane[OneShotJob]):
             now = time.monotonic()
             seconds = policy.batch_wait(
                 queued=len(self._queue),
+                coming=self._arrivals.coming(now),
                 crowd=crowd,
                 waited=now - began,
                 since_arrival=now - self._last_arrival,

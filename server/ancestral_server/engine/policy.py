@@ -27,14 +27,14 @@ def bucket(rows: int, sizes: Sequence[int]) -> int:
     return next((size for size in sizes if size >= rows), sizes[-1])
 
 
-def batch_wait(*, queued: int, crowd: int, waited: float, since_arrival: float, longest: float) -> float:
+def batch_wait(*, queued: int, coming: int, crowd: int, waited: float, since_arrival: float, longest: float) -> float:
     """Seconds that a batch may go on waiting for more; 0 to run now.
 
-    queued: requests in the queue. crowd: requests that were lately seen together; 1 means a lone caller, who never waits.
-    waited, since_arrival, longest: seconds since this batch began to wait, since the last arrival, and the bound on the
-    former.
+    queued: requests in the queue. coming: calls that reached the server and not yet a lane. crowd: requests that were
+    lately seen together; where all three say that there is one caller, it never waits. waited, since_arrival, longest:
+    seconds since this batch began to wait, since the last arrival, and the bound on the former.
     """
-    if max(queued, crowd) <= 1:
+    if max(queued, crowd) <= 1 and not coming:
         return 0.0
-    pause = LAST_CALL_SECONDS if queued >= CROWD_SHARE * crowd else PAUSE_SECONDS
+    pause = LAST_CALL_SECONDS if queued >= CROWD_SHARE * crowd and not coming else PAUSE_SECONDS
     return max(0.0, min(longest - waited, pause - since_arrival))

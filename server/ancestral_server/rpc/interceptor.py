@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import structlog
 
+from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import Internal, ServerError
 from ancestral_server.metrics import MethodMetrics, Metrics
 from ancestral_server.rpc.status import camel_case, status
@@ -28,8 +29,9 @@ Behaviour = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps each method once; afterwards a call costs one dictionary look-up here."""
 
-    def __init__(self, metrics: Metrics, prefix: str, *, log_calls: bool) -> None:
+    def __init__(self, metrics: Metrics, arrivals: Arrivals, prefix: str, *, log_calls: bool) -> None:
         self._metrics = metrics
+        self._arrivals = arrivals
         self._prefix = f"/{prefix}"
         self._log_calls = log_calls
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
@@ -41,6 +43,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         path = handler_call_details.method
         if path in self._wrapped:
+            self._arrivals.begin(time.monotonic())
             return self._wrapped[path]
         handler = await continuation(handler_call_details)
         if handler is None or not path.startswith(self._prefix) or handler.unary_unary is None:
@@ -52,12 +55,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             response_serializer=handler.response_serializer,
         )
         self._wrapped[path] = wrapped
+        self._arrivals.begin(time.monotonic())
         return wrapped
 
     def _wrap(self, behaviour: Behaviour, path: str, metrics: MethodMetrics) -> Behaviour:
         handled_ok = metrics.handled["OK"]
 
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            self._arrivals.read()
             began = time.monotonic()
             metrics.started.inc()
             metrics.received.inc()

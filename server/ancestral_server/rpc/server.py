@@ -8,6 +8,7 @@ from grpc_reflection.v1alpha import reflection
 
 from ancestral.v1 import inference_service_pb2, inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
 from ancestral_server.catalog import Catalog
+from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import StartupError
 from ancestral_server.metrics import Metrics
 from ancestral_server.rpc.inference import InferenceServicer
@@ -27,11 +28,11 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class Door:
     """The listening server and its health."""
 
-    def __init__(self, catalog: Catalog, metrics: Metrics, settings: Settings) -> None:
+    def __init__(self, catalog: Catalog, metrics: Metrics, arrivals: Arrivals, settings: Settings) -> None:
         self._catalog = catalog
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
-            interceptors=[CallInterceptor(metrics, PACKAGE, log_calls=settings.log_calls)],
+            interceptors=[CallInterceptor(metrics, arrivals, PACKAGE, log_calls=settings.log_calls)],
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),

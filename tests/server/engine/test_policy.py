@@ -6,7 +6,7 @@ from ancestral_server.engine.policy import LAST_CALL_SECONDS, PAUSE_SECONDS, bat
 
 
 def wait(**changes: float) -> float:
-    settings = {"queued": 3, "crowd": 10, "waited": 0.0, "since_arrival": 0.0, "longest": 0.003}
+    settings = {"queued": 3, "coming": 0, "crowd": 10, "waited": 0.0, "since_arrival": 0.0, "longest": 0.003}
     return batch_wait(**{**settings, **changes})  # type: ignore[arg-type]
 
 
@@ -21,6 +21,11 @@ def test_bucket_is_the_smallest_that_holds_the_rows() -> None:
 
 def test_a_lone_caller_never_waits() -> None:
     assert wait(queued=1, crowd=1) == 0
+
+
+def test_a_lone_call_waits_for_one_that_is_being_read() -> None:
+    assert wait(queued=1, crowd=1, coming=1) > 0
+    assert wait(queued=9, coming=1, since_arrival=LAST_CALL_SECONDS) > 0
 
 
 def test_two_at_once_are_a_crowd() -> None:

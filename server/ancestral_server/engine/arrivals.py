@@ -1,0 +1,35 @@
+"""Calls that have reached the server but not yet a lane: the exact reason for a batch to wait a moment longer."""
+
+from __future__ import annotations
+
+from collections import deque
+
+# A call whose message has not been read by then was cancelled, or its sender is slow: nobody should wait for it.
+STALE_SECONDS = 0.005
+
+
+class Arrivals:
+    """Written by the event loop, read by the lanes; appending to and popping from a deque are atomic."""
+
+    def __init__(self) -> None:
+        self._begun: deque[float] = deque(maxlen=4096)
+
+    def begin(self, now: float) -> None:
+        """A call's headers are here."""
+        self._begun.append(now)
+
+    def read(self) -> None:
+        """A call's message is read; nothing but Python lies between it and its lane."""
+        if self._begun:
+            self._begun.popleft()
+
+    def coming(self, now: float) -> int:
+        """How many calls are between the two."""
+        while self._begun:
+            try:
+                if now - self._begun[0] <= STALE_SECONDS:
+                    return len(self._begun)
+                self._begun.popleft()
+            except IndexError:  # the event loop was faster
+                break
+        return 0

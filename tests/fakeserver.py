@@ -1,0 +1,26 @@
+"""A gRPC server that answers as a test tells it to, for what the real server cannot be provoked into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+Handler = Callable[[bytes, grpc.ServicerContext], bytes]
+
+
+@dataclass
+class FakeServer(grpc.GenericRpcHandler):
+    """Every call goes to `answer(request bytes, context)`; the names of the calls are kept."""
+
+    address: str = ""
+    calls: list[str] = field(default_factory=list)
+    metadata: list[dict[str, Any]] = field(default_factory=list)
+    answer: Handler = lambda request, context: b""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        self.calls.append(handler_call_details.method.rpartition("/")[2])
+        self.metadata.append(dict(handler_call_details.invocation_metadata))
+        return grpc.unary_unary_rpc_method_handler(lambda request, context: self.answer(request, context))
