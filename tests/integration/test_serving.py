@@ -105,7 +105,7 @@ def test_concurrent_single_calls_form_batches_and_each_gets_its_own_answer(toy_m
 
             async def one(i: int) -> np.ndarray[Any, Any]:
                 request = pb.EncodeRequest(model="tally", images=tensor(images[i : i + 1]))
-                reply = await stub.Encode(request, timeout=60)  # type: ignore[misc]
+                reply = await stub.Encode(request, timeout=60)
                 return array(reply.mean)
 
             replies = []

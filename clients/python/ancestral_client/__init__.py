@@ -1,0 +1,60 @@
+"""Client of Ancestral: numpy arrays in, numpy arrays out.
+
+>>> from ancestral_client import Client
+>>> with Client("localhost:8500") as client:
+...     samples = client.sample("digits-pixelcnn", 16, seed=7)
+>>> samples.images.shape  # N, H, W, C
+(16, 8, 8, 1)
+"""
+
+from ancestral_client.client import Client
+from ancestral_client.errors import (
+    AncestralError,
+    Cancelled,
+    DeadlineExceeded,
+    FieldViolation,
+    InvalidArgument,
+    MessageTooLarge,
+    NotFound,
+    Overloaded,
+    RoleNotSupported,
+    ServerFault,
+    Unavailable,
+    Unimplemented,
+)
+from ancestral_client.results import (
+    Decoding,
+    Encoding,
+    Features,
+    Info,
+    Limits,
+    Metric,
+    Model,
+    Samples,
+    Scores,
+)
+
+__all__ = [
+    "AncestralError",
+    "Cancelled",
+    "Client",
+    "DeadlineExceeded",
+    "Decoding",
+    "Encoding",
+    "Features",
+    "FieldViolation",
+    "Info",
+    "InvalidArgument",
+    "Limits",
+    "MessageTooLarge",
+    "Metric",
+    "Model",
+    "NotFound",
+    "Overloaded",
+    "RoleNotSupported",
+    "Samples",
+    "Scores",
+    "ServerFault",
+    "Unavailable",
+    "Unimplemented",
+]

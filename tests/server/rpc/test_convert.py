@@ -27,8 +27,8 @@ def test_a_tensor_survives_the_wire() -> None:
         (convert.tensor(GOOD.reshape(2, 3, 4, 1)), "images.shape", r"\[2,3,4,1\], must be"),
         (convert.tensor(GOOD[:0]), "images.shape", "N = 0, must be 1 to 8"),
         (convert.tensor(GOOD.repeat(5, axis=0)), "images.shape", "N = 10, must be 1 to 8"),
-        (tensor_pb2.Tensor(dtype=1, shape=[2, 4, 3, 1], data=b"1234"), "images.data", "4 bytes, .* needs 24"),
-        (tensor_pb2.Tensor(dtype=1, shape=[-2, 4, 3, 1], data=b""), "images.shape", "N = -2"),
+        (tensor_pb2.Tensor(dtype=toybundle.U8, shape=[2, 4, 3, 1], data=b"1234"), "images.data", "4 bytes, .* needs 24"),
+        (tensor_pb2.Tensor(dtype=toybundle.U8, shape=[-2, 4, 3, 1], data=b""), "images.shape", "N = -2"),
     ],
 )
 def test_a_wrong_tensor_is_refused_with_field_value_and_limit(

@@ -1,0 +1,86 @@
+# `make` alone lists the targets: the text after ## says what each one does.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+# PYTHON=... names the Python that .venv is made with; by default python3.11, or python3 where that is 3.11 or newer.
+MODELS ?= models
+OUT ?= demo
+PORT ?= 8500
+METRICS_PORT ?= 9464
+DEVICE ?= auto
+
+INSTALLED := $(VENV)/.installed
+TOOLS := .tools/.installed
+
+##@ Use it
+demo: $(INSTALLED) ## Train, export, serve, sample and measure on real digits; results in demo/
+	@$(BIN)/ancestral-demo run --models $(MODELS) --out $(OUT)
+
+serve: $(INSTALLED) ## Serve the models in models/ on port 8500 until Ctrl-C; trains the default ones if there are none
+	@exec $(BIN)/ancestral-demo serve --models $(MODELS) --port $(PORT) --metrics-port $(METRICS_PORT) --device $(DEVICE)
+
+##@ Work on it
+install: $(INSTALLED) ## Make .venv with everything at the locked versions
+	@echo "Ready: $(BIN)/ancestral, $(BIN)/ancestral-server, $(BIN)/ancestral-exporter"
+
+tools: $(TOOLS) ## Fetch buf, promtool, prometheus and docker-compose into .tools/
+	@echo "Ready: $$(ls .tools/bin | xargs)"
+
+protos: $(INSTALLED) ## Generate the Python code of the protos anew
+	@.ci/stubs protos
+
+check: $(INSTALLED) $(TOOLS) ## Lint, format, types, protos, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	.tools/bin/buf lint protos
+	.tools/bin/buf format protos --diff --exit-code
+	.ci/check-stubs
+
+format: $(INSTALLED) $(TOOLS) ## Format the sources and the protos, and mend what ruff can mend
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+	.tools/bin/buf format protos -w
+
+test: $(INSTALLED) $(TOOLS) ## Run all tests; ARGS="tests/clients -k grid" for some
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+# With PYTHON=... it runs on that Python as it is, for machines that cannot install anything.
+ifdef PYTHON
+GPU_PYTHON := $(PYTHON)
+else
+GPU_PYTHON := $(BIN)/python
+gpu-check: $(INSTALLED)
+endif
+gpu-check: ## Compare the graphs on the GPU with the CPU and time both; with PYTHON=python3 it installs nothing
+	@PYTHONPATH=protos:server:exporter:clients/python$${PYTHONPATH:+:$$PYTHONPATH} $(GPU_PYTHON) tests/benchmarks/gpu_check.py $(ARGS)
+
+lock: $(INSTALLED) ## Write requirements.lock from what .venv holds
+	@.ci/lock >requirements.lock.new
+	@mv requirements.lock.new requirements.lock
+
+clean: ## Remove .venv, .tools and caches; models/ and demo/ stay
+	rm -rf $(VENV) .tools build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis lightning_logs
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help:
+	@awk 'BEGIN {FS = ":.*## "} \
+	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+# The stamps make a second run instantaneous; a new lock or pyproject installs again.
+$(INSTALLED): requirements.lock pyproject.toml
+	@.ci/install $(VENV) $(PYTHON)
+	@touch $@
+
+$(TOOLS): .ci/tools
+	@.ci/tools
+	@touch $@
+
+.PHONY: demo serve install tools protos check format test gpu-check lock clean help

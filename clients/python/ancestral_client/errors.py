@@ -1,0 +1,188 @@
+"""What calls raise.
+
+AncestralError             any call that failed; `request_id` is what the server logged it under
+├── InvalidArgument        a value is wrong; found by the client or by the server (also a ValueError)
+├── NotFound               no such model or version (also a LookupError)
+├── Unimplemented          the server does not know the call: another or an older server
+│   └── RoleNotSupported   the model cannot do that: for example encode with a PixelCNN
+├── Overloaded             the server has too much to do; `retry_after` says when to try again
+├── MessageTooLarge        the request or the reply is above the message limit: ask for fewer images
+├── DeadlineExceeded       no answer in time (also a TimeoutError)
+├── Unavailable            nothing answers there, or the model does not serve now (also a ConnectionError)
+├── Cancelled              the call was cancelled
+└── ServerFault            the server's fault; its log says more under `request_id`
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+_Detail = TypeVar("_Detail")
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One wrong value: the path of the field in the request, and what is wrong with it."""
+
+    field: str
+    problem: str
+
+
+class AncestralError(Exception):
+    """A call that failed."""
+
+    def __init__(self, message: str, *, request_id: str = "", reason: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.request_id = request_id
+        """The id that the server logged the call under; empty if it never reached a server."""
+        self.reason = reason
+        """UPPER_SNAKE, for programs; empty if the server gave none."""
+
+
+class InvalidArgument(AncestralError, ValueError):
+    """A value is wrong."""
+
+    def __init__(
+        self, message: str, *, violations: tuple[FieldViolation, ...] = (), request_id: str = "", reason: str = ""
+    ) -> None:
+        super().__init__(message, request_id=request_id, reason=reason)
+        self.violations = violations
+
+
+class NotFound(AncestralError, LookupError):
+    """There is no such model or version."""
+
+    def __init__(self, message: str, *, resource: str = "", request_id: str = "", reason: str = "") -> None:
+        super().__init__(message, request_id=request_id, reason=reason)
+        self.resource = resource
+        """ "name" or "name:version"."""
+
+
+class Unimplemented(AncestralError):
+    """The server does not know the call."""
+
+
+class RoleNotSupported(Unimplemented):
+    """The model cannot do that."""
+
+
+class Overloaded(AncestralError):
+    """The server has too much to do."""
+
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, request_id: str = "", reason: str = ""
+    ) -> None:
+        super().__init__(message, request_id=request_id, reason=reason)
+        self.retry_after = retry_after
+        """Seconds after which a retry may fit; None if the server did not say."""
+
+
+class MessageTooLarge(AncestralError):
+    """The request or the reply is above the message limit."""
+
+
+class DeadlineExceeded(AncestralError, TimeoutError):
+    """No answer in time."""
+
+
+class Unavailable(AncestralError, ConnectionError):
+    """Nothing answers there, or the model does not serve now."""
+
+
+class Cancelled(AncestralError):
+    """The call was cancelled."""
+
+
+class ServerFault(AncestralError):
+    """The server's fault."""
+
+
+def invalid(field: str, problem: str) -> InvalidArgument:
+    """The error for a value that the client itself finds wrong, before anything is sent."""
+    return InvalidArgument(
+        f"{field}: {problem}", violations=(FieldViolation(field, problem),), reason="INVALID_ARGUMENT"
+    )
+
+
+def from_rpc(error: grpc.RpcError, *, address: str, timeout: float, request_id: str) -> AncestralError:
+    """The exception for a failed call to `address` that had `timeout` seconds."""
+    code: grpc.StatusCode = error.code()
+    text: str = error.details() or code.name
+    details = _details(error)
+    info = _find(details, error_details_pb2.ErrorInfo)
+    reason = info.reason if info is not None else ""
+    request = _find(details, error_details_pb2.RequestInfo)
+    about = {"request_id": request.request_id if request is not None else request_id, "reason": reason}
+
+    match code:
+        case grpc.StatusCode.INVALID_ARGUMENT:
+            bad = _find(details, error_details_pb2.BadRequest)
+            found = tuple(FieldViolation(v.field, v.description) for v in bad.field_violations) if bad else ()
+            return InvalidArgument(text, violations=found, **about)
+        case grpc.StatusCode.NOT_FOUND:
+            resource = _find(details, error_details_pb2.ResourceInfo)
+            return NotFound(text, resource=resource.resource_name if resource else "", **about)
+        case grpc.StatusCode.UNIMPLEMENTED if reason:
+            return RoleNotSupported(text, **about)
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return Unimplemented(f"the server at {address} does not know this call ({text})", **about)
+        # gRPC itself gives the same code to a message above the limit; only a server of ours gives a reason.
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if reason or "larger than max" not in text:
+            retry = _find(details, error_details_pb2.RetryInfo)
+            after = retry.retry_delay.ToTimedelta().total_seconds() if retry is not None else None
+            return Overloaded(text, retry_after=after, **about)
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return MessageTooLarge(f"above the message limit, ask for fewer images at once ({text})", **about)
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            # The server says more when it is the one that gave up; gRPC's own text is "Deadline Exceeded".
+            return DeadlineExceeded(text if reason else f"no answer from {address} within {timeout:g} s", **about)
+        case grpc.StatusCode.UNAVAILABLE if reason:
+            return Unavailable(text, **about)
+        case grpc.StatusCode.UNAVAILABLE if _nothing_listens(text):
+            return Unavailable(f"nothing listens at {address}; start a server with: make serve", **about)
+        case grpc.StatusCode.UNAVAILABLE:
+            return Unavailable(f"the server at {address} does not answer ({text})", **about)
+        case grpc.StatusCode.CANCELLED:
+            return Cancelled(text, **about)
+        case _:
+            return ServerFault(f"{code.name}: {text}", **about)
+
+
+def _nothing_listens(text: str) -> bool:
+    """Whether gRPC's own words for UNAVAILABLE mean that no connection was made."""
+    lower = text.lower()
+    return any(sign in lower for sign in ("failed to connect", "connection refused", "dns resolution failed"))
+
+
+_KINDS = (
+    error_details_pb2.BadRequest,
+    error_details_pb2.ErrorInfo,
+    error_details_pb2.RequestInfo,
+    error_details_pb2.ResourceInfo,
+    error_details_pb2.RetryInfo,
+)
+
+
+def _details(error: grpc.RpcError) -> list[object]:
+    """The google.rpc messages that came with an error; none where they cannot be read."""
+    found: list[object] = []
+    try:
+        status = rpc_status.from_call(error)
+        for packed in status.details if status is not None else ():
+            for kind in _KINDS:
+                if packed.Is(kind.DESCRIPTOR):
+                    found.append(kind.FromString(packed.value))
+    except (ValueError, DecodeError):
+        return []  # they contradict the status or are garbled: not from a server of ours
+    return found
+
+
+def _find(details: list[object], kind: type[_Detail]) -> _Detail | None:
+    return next((detail for detail in details if isinstance(detail, kind)), None)

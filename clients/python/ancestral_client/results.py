@@ -1,0 +1,150 @@
+"""What calls return: frozen, with numpy arrays inside.
+
+Shapes: N images of a call, H rows, W columns, C channels, Z latent dimensions, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What a reply says about itself."""
+
+    request_id: str
+    """The id that the server logged the call under."""
+    model: str
+    """Name of the model that answered."""
+    version: int
+    """Version of the model that answered."""
+    queue_seconds: float
+    """From admission until work on the first image began, on the server's clock."""
+    compute_seconds: float
+    """From then until the last image was ready, on the server's clock."""
+    total_seconds: float
+    """From the parsed request to the packed reply, on the server's clock; the network is not in it."""
+
+
+# Arrays have no single truth value, so none of these compares by value.
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """Images drawn from a model: the same model, version, seed and index always give the same bytes."""
+
+    images: NDArray[np.uint8]
+    """[N,H,W,C], in order of their index."""
+    log_likelihood: NDArray[np.float32] | None
+    """[N], nats, under the model at temperature 1; None where the model has none."""
+    seed: int
+    """The seed that was used: yours, or the one that the server drew."""
+    first_index: int
+    """Index of the first image in the seed's sequence."""
+    info: Info
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoding:
+    """The posterior q(z|x) of images."""
+
+    mean: NDArray[np.float32]
+    """[N,Z]."""
+    log_variance: NDArray[np.float32] | None
+    """[N,Z], natural logarithm; None where the encoder is deterministic."""
+    latent: NDArray[np.float32] | None
+    """[N,Z], one draw per image; None unless a `draw_seed` was given."""
+    info: Info
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoding:
+    """The images of latents."""
+
+    images: NDArray[np.uint8]
+    """[N,H,W,C], the mean of p(x|z)."""
+    info: Info
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """A hidden layer of a model."""
+
+    features: NDArray[np.float32]
+    """[N,F]."""
+    feature_map: NDArray[np.float32] | None
+    """[N,H',W',F'], with the features' place in the image; None unless asked for."""
+    info: Info
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """How likely a model finds images."""
+
+    log_likelihood: NDArray[np.float32]
+    """[N], nats."""
+    bits_per_dim: NDArray[np.float32]
+    """[N], -log_likelihood / (H W C ln 2): lower is more likely."""
+    exact: bool
+    """Whether these are exact, or bounds: at least this log-likelihood, at most these bits."""
+    info: Info
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One figure that the exporter measured."""
+
+    name: str
+    value: float
+    unit: str
+    """For example "bits/dim"; may be empty."""
+    split: str
+    """"train", "validation" or "test"; may be empty."""
+    exact: bool | None
+    """Whether it is exact or a bound; None where that means nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one call may ask for."""
+
+    max_sample_count: int
+    max_images: int
+    max_temperature: float
+    max_message_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One version of one model. What the manifest says is empty or 0 where it could not be read."""
+
+    name: str
+    version: int
+    serving: bool
+    reason: str
+    """Why it does not serve; empty if it does."""
+    device: str
+    """"cpu" or "cuda"; empty if it does not serve."""
+    family: str
+    description: str
+    image_shape: tuple[int, int, int]
+    """(H, W, C)."""
+    levels: int
+    """K, the number of values that a pixel takes."""
+    latent_size: int
+    """Z; 0 for a model without latents."""
+    roles: tuple[str, ...]
+    """What it can do: "sample", "encode", "decode", "features", "score"."""
+    metrics: tuple[Metric, ...]
+    limits: Limits | None
+    """None if it does not serve."""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """What made the bundle: versions, recipe, seed."""
+
+    def metric(self, name: str, split: str = "test") -> float | None:
+        """The value of a figure, or None if the bundle has none of that name and split."""
+        return next((m.value for m in self.metrics if (m.name, m.split) == (name, split)), None)

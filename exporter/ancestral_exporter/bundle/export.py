@@ -1,0 +1,97 @@
+"""Writes the ONNX graphs of a model, one file each with its weights inside."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor
+
+from ancestral.v1 import bundle_pb2, tensor_pb2
+from ancestral_exporter.models.base import OneShotGraph, RasterGraph
+
+_TORCH_DTYPES = {
+    tensor_pb2.DATA_TYPE_UINT8: torch.uint8,
+    tensor_pb2.DATA_TYPE_BOOL: torch.bool,
+    tensor_pb2.DATA_TYPE_INT32: torch.int32,
+    tensor_pb2.DATA_TYPE_INT64: torch.int64,
+    tensor_pb2.DATA_TYPE_FLOAT32: torch.float32,
+}
+
+
+def export_graph(graph: OneShotGraph | RasterGraph, folder: Path) -> None:
+    """Write `folder / graph.file`."""
+    model = graph.build() if isinstance(graph, RasterGraph) else _trace(graph)
+    onnx.save_model(model, str(folder / graph.file))
+
+
+def graph_roles(graph: OneShotGraph | RasterGraph) -> list[bundle_pb2.Role]:
+    return [graph.role] if isinstance(graph, RasterGraph) else list(graph.roles)
+
+
+def input_names(graph: OneShotGraph) -> list[str]:
+    """The graph's inputs, in the order of `module.forward`. Every run feeds all of them, so the roles must agree."""
+    names = [spec.name for spec in graph.roles[0].inputs]
+    for role in graph.roles:
+        if [spec.name for spec in role.inputs] != names:
+            raise ValueError(
+                f"roles that share {graph.file} must have the same inputs, not {names} and those of {role.name}"
+            )
+    return names
+
+
+def output_names(graph: OneShotGraph) -> list[str]:
+    """The union of the roles' outputs, in order of first appearance, as `module.forward` returns them."""
+    return list(dict.fromkeys(spec.name for role in graph.roles for spec in role.outputs))
+
+
+def _trace(graph: OneShotGraph) -> onnx.ModelProto:
+    inputs = graph.roles[0].inputs
+    # Two images: a batch of one would be taken for a constant.
+    example: tuple[Tensor, ...] = tuple(
+        torch.zeros((2, *spec.shape), dtype=_TORCH_DTYPES[spec.dtype]) for spec in inputs
+    )
+    batch = torch.export.Dim("batch")
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            graph.module.eval(),
+            example,
+            dynamo=True,
+            opset_version=20,
+            input_names=input_names(graph),
+            output_names=output_names(graph),
+            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    # The tracer notes stack traces with the paths of the machine that it ran on.
+    model.graph.ClearField("metadata_props")
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        value.ClearField("metadata_props")
+    for weights in model.graph.initializer:
+        weights.ClearField("metadata_props")
+    onnx.checker.check_model(model)
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's remarks on optional packages and its own internals."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,98 @@
+"""Runs the graphs of a bundle through onnxruntime on the CPU, as the server would: by role and by meaning."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ancestral.v1 import bundle_pb2, tensor_pb2
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import: it would write to the user's cache
+
+import onnxruntime
+
+Array = np.ndarray[Any, Any]
+Arrays = dict[str, Array]
+
+DTYPES: dict[int, np.dtype[Any]] = {
+    tensor_pb2.DATA_TYPE_UINT8: np.dtype(np.uint8),
+    tensor_pb2.DATA_TYPE_BOOL: np.dtype(np.bool_),
+    tensor_pb2.DATA_TYPE_INT32: np.dtype(np.int32),
+    tensor_pb2.DATA_TYPE_INT64: np.dtype(np.int64),
+    tensor_pb2.DATA_TYPE_FLOAT32: np.dtype(np.float32),
+}
+
+# What a raster program reads and writes row by row; anything else has one value per image.
+ROWWISE = frozenset(
+    {
+        bundle_pb2.MEANING_GIVEN,
+        bundle_pb2.MEANING_KNOWN,
+        bundle_pb2.MEANING_UNIFORMS,
+        bundle_pb2.MEANING_ROW,
+    }
+)
+
+
+def open_session(graph: Path) -> Any:
+    """An onnxruntime session on the CPU that sleeps, and does not spin, between runs."""
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+
+def run_role(session: Any, role: bundle_pb2.Role, feeds: Mapping[str, Array], height: int) -> Arrays:
+    """One role's outputs by name; those of a raster role are whole images, as are its feeds (see `Golden`)."""
+    if role.program == bundle_pb2.PROGRAM_RASTER:
+        return _run_raster(session, role, feeds, height)
+    names = [spec.name for spec in role.outputs]
+    return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
+def _run_raster(session: Any, role: bundle_pb2.Role, feeds: Mapping[str, Array], height: int) -> Arrays:
+    rowwise = {spec.name for spec in role.inputs if spec.meaning in ROWWISE}
+    batch = len(next(iter(feeds.values())))
+    states = {spec.input: np.zeros((batch, *spec.shape), np.float32) for spec in role.states}
+    names = [spec.name for spec in role.outputs]
+    fetched = names + [spec.output for spec in role.states]
+    rows: list[list[Array]] = []
+    for row in range(height):
+        now = {k: np.ascontiguousarray(v[:, row]) if k in rowwise else v for k, v in feeds.items()}
+        results = session.run(fetched, now | states)
+        rows.append(results[: len(names)])
+        states = dict(zip(states, results[len(names) :], strict=True))
+    outputs: Arrays = {}
+    for spec, values in zip(role.outputs, zip(*rows, strict=True), strict=True):
+        outputs[spec.name] = np.stack(values, axis=1) if spec.meaning in ROWWISE else np.sum(values, axis=0)
+    return outputs
+
+
+def signature_problems(session: Any, role: bundle_pb2.Role) -> list[str]:
+    """Where the manifest's tensors and the graph's disagree, one sentence each."""
+    problems = []
+    have_inputs = {node.name: node for node in session.get_inputs()}
+    have_outputs = {node.name: node for node in session.get_outputs()}
+    float32 = tensor_pb2.DATA_TYPE_FLOAT32
+    inputs = [(s.name, s.dtype, s.shape) for s in role.inputs] + [(s.input, float32, s.shape) for s in role.states]
+    outputs = [(s.name, s.dtype, s.shape) for s in role.outputs] + [(s.output, float32, s.shape) for s in role.states]
+    for kind, wanted, have in (("input", inputs, have_inputs), ("output", outputs, have_outputs)):
+        for name, dtype, shape in wanted:
+            if name not in have:
+                problems.append(f"{role.graph} has no {kind} {name!r} (role {role.name})")
+                continue
+            got = (have[name].type, list(have[name].shape)[1:])
+            if got != (_onnx_type(dtype), list(shape)):
+                says = f"role {role.name} says {_onnx_type(dtype)} {list(shape)}"
+                problems.append(f"{role.graph} {kind} {name!r} is {got[0]} {got[1]} per image; {says}")
+    unfed = have_inputs.keys() - {name for name, _, _ in inputs}
+    problems += [f"{role.graph} needs input {name!r}, which role {role.name} does not list" for name in sorted(unfed)]
+    return problems
+
+
+def _onnx_type(dtype: int) -> str:
+    names = {"float32": "float"}
+    name = DTYPES[dtype].name if dtype in DTYPES else f"dtype {dtype}"
+    return f"tensor({names.get(name, name)})"

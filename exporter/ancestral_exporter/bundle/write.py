@@ -1,0 +1,198 @@
+"""Writes a bundle: everything into a hidden folder beside it, verified there, then renamed once."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from google.protobuf import json_format
+
+from ancestral.v1 import bundle_pb2
+from ancestral_exporter.bundle.compare import Tolerance, compare
+from ancestral_exporter.bundle.export import export_graph, graph_roles
+from ancestral_exporter.bundle.feeds import Subjects, make_feeds, torch_answers
+from ancestral_exporter.bundle.report import VerifyReport
+from ancestral_exporter.bundle.runtime import Array, Arrays, open_session
+from ancestral_exporter.bundle.verify import MANIFEST, SCHEMA, sha256, verify_bundle, verify_model
+from ancestral_exporter.errors import UsageError
+from ancestral_exporter.models.base import ImageModel, OneShotGraph, RasterGraph
+
+GOLDEN = "golden.npz"
+# For the server's device too: a GPU without TF32 stays well inside.
+GOLDEN_TOLERANCE = Tolerance(1e-4, 0.002)
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+# Images recorded of a raster role: its replay costs H runs at any batch, its recording tens of passes.
+_RASTER_IMAGES = 4
+
+
+def write_bundle(
+    model: ImageModel,
+    *,
+    name: str,
+    models_dir: Path,
+    description: str = "",
+    metrics: Sequence[bundle_pb2.Metric] = (),
+    provenance: Mapping[str, str] | None = None,
+    golden_images: Array,
+    golden_labels: Array | None = None,
+    extras: Callable[[Path], object] | None = None,
+) -> Path:
+    """Export, verify and place `model` as the next version of `models_dir/name`; returns its folder.
+
+    golden_images [N,H,W,C] uint8 and golden_labels [N] (needed when the model has labels) are what the recorded answers
+    are about; a handful is enough. `extras` is called with the temporary folder when the graphs are there, and may
+    add files.
+    Raises VerifyError, leaving nothing behind, when a graph does not answer as PyTorch does.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"model name {name!r} does not match {_NAME.pattern}")
+    subjects = _subjects(model, golden_images, golden_labels)
+    home = Path(models_dir) / name
+    home.mkdir(parents=True, exist_ok=True)
+    with _temporary(home) as folder:
+        graphs = model.graphs()
+        for graph in graphs:
+            export_graph(graph, folder)
+        verify_model(model, folder).raise_if_failed()
+        np.savez_compressed(folder / GOLDEN, **_record(graphs, folder, subjects))  # type: ignore[arg-type]
+        if extras is not None:
+            extras(folder)
+        manifest = _manifest(model, name, description, graphs, metrics, provenance or {})
+        manifest.files.extend(_files(folder))
+        manifest.version = _next_version(home)
+        _write_manifest(folder, manifest)
+        verify_bundle(folder, placed=False).raise_if_failed()
+        return _place(folder, home, manifest)
+
+
+def _subjects(model: ImageModel, images: Array, labels: Array | None) -> Subjects:
+    shape = (model.image.height, model.image.width, model.image.channels)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or len(images) == 0:
+        raise UsageError(
+            f"golden images must be uint8 [N,{','.join(map(str, shape))}], not {images.dtype} {list(images.shape)}"
+        )
+    if model.label_count and (labels is None or len(labels) != len(images)):
+        raise UsageError(f"{len(images)} golden images of a model with labels need as many golden labels")
+    return Subjects(images, labels if model.label_count else None, seed=0)
+
+
+def _record(graphs: Sequence[OneShotGraph | RasterGraph], folder: Path, subjects: Subjects) -> Arrays:
+    """Inputs and PyTorch's answers of every role, by their names in golden.npz.
+
+    PyTorch's, since the point of a replay is to find the runtime that differs. But a raster sample that hinges on a
+    rounding would fail on one device and pass on the next, so noise is drawn again until onnxruntime paints the same.
+    """
+    golden: Arrays = {}
+    for graph in graphs:
+        for role in graph_roles(graph):
+            chosen = subjects
+            if isinstance(graph, RasterGraph):
+                session = open_session(folder / graph.file)
+                for seed in range(3):
+                    chosen = Subjects(subjects.images, subjects.labels, seed).first(_RASTER_IMAGES)
+                    feeds = make_feeds(role, chosen)
+                    answers = torch_answers(graph, role, feeds)
+                    trial = VerifyReport(graph.file)
+                    compare(trial, "recording", session, role, feeds, answers, Tolerance(GOLDEN_TOLERANCE.value, 0))
+                    if len(trial.checks) == len(role.outputs):  # no sample had to be excused
+                        break
+            else:
+                feeds = make_feeds(role, chosen)
+                answers = torch_answers(graph, role, feeds)
+            golden |= {f"{role.name}/in/{key}": value for key, value in feeds.items()}
+            golden |= {f"{role.name}/out/{key}": value for key, value in answers.items()}
+    return golden
+
+
+def _manifest(
+    model: ImageModel,
+    name: str,
+    description: str,
+    graphs: Sequence[OneShotGraph | RasterGraph],
+    metrics: Sequence[bundle_pb2.Metric],
+    provenance: Mapping[str, str],
+) -> bundle_pb2.Bundle:
+    image = model.image
+    return bundle_pb2.Bundle(
+        schema=SCHEMA,
+        name=name,
+        family=model.family,
+        description=description,
+        image=bundle_pb2.ImageSpec(
+            height=image.height, width=image.width, channels=image.channels, levels=image.levels
+        ),
+        latent_size=model.latent_size,
+        label_count=model.label_count,
+        roles=[role for graph in graphs for role in graph_roles(graph)],
+        golden=bundle_pb2.Golden(
+            path=GOLDEN, tolerance=GOLDEN_TOLERANCE.value, pixel_tolerance=GOLDEN_TOLERANCE.pixels
+        ),
+        metrics=metrics,
+        provenance=provenance,
+    )
+
+
+def _files(folder: Path) -> list[bundle_pb2.BundleFile]:
+    return [
+        bundle_pb2.BundleFile(
+            path=path.relative_to(folder).as_posix(), sha256=sha256(path), size_bytes=path.stat().st_size
+        )
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    ]
+
+
+def _write_manifest(folder: Path, manifest: bundle_pb2.Bundle) -> None:
+    text = json_format.MessageToJson(manifest, preserving_proto_field_name=True, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _next_version(home: Path) -> int:
+    return 1 + max((int(path.name) for path in home.iterdir() if path.name.isdecimal()), default=0)
+
+
+def _place(folder: Path, home: Path, manifest: bundle_pb2.Bundle) -> Path:
+    """Rename the folder to the next free version; another exporter may have taken the one we thought of."""
+    for path in folder.rglob("*"):
+        _sync(path)
+    while True:
+        manifest.version = _next_version(home)
+        _write_manifest(folder, manifest)
+        _sync(folder / MANIFEST)
+        _sync(folder)
+        target = home / str(manifest.version)
+        try:
+            folder.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+            continue  # taken in between: a rename never replaces a folder that has files
+        _sync(home)
+        return target
+
+
+def _sync(path: Path) -> None:
+    """Have a file's content, or a folder's entries, on the disk before what depends on it is."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _temporary(home: Path) -> Iterator[Path]:
+    """A hidden folder in `home`, on the same file system so that it can be renamed; gone at the end unless renamed."""
+    folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=home))
+    folder.chmod(0o755)  # mkdtemp's 0o700 would keep a server of another user out
+    try:
+        yield folder
+    finally:
+        if folder.exists():
+            shutil.rmtree(folder)

@@ -1,0 +1,152 @@
+"""p(x|z): what a decoder's output says about pixels.
+
+Parameters come as [N,H,W,C,P]: P numbers for each value of an image. Letters: N images, H, W, C image axes, K levels.
+Everything a graph needs (mean, sample, log_prob) is exportable, and noise is always an argument.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ancestral_exporter.errors import UsageError
+from ancestral_exporter.models.quantise import from_levels, inverse_cdf, to_levels
+
+
+def normals(uniforms: Tensor) -> Tensor:
+    """Standard normals [N,...] from independent uniforms [N,2,...] in [0,1) by Box & Muller (1958).
+
+    1 − u is in (0,1], so the logarithm is finite; on the 2^-24 grid the largest normal is 5.77.
+    """
+    radius = torch.sqrt(-2 * torch.log(1 - uniforms[:, 0]))
+    return radius * torch.cos(2 * math.pi * uniforms[:, 1])
+
+
+class PixelLikelihood(nn.Module, ABC):
+    """A distribution of the pixels given the decoder's output; pixels are independent given z."""
+
+    # P, numbers that the decoder gives per value.
+    parameters_per_value: int
+    # Uniforms that `sample` takes per value.
+    uniforms_per_value: int = 1
+    # Whether `log_prob` is of a probability mass, so that bits/dim may be held against other models'.
+    discrete: bool = True
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.levels = levels
+
+    @abstractmethod
+    def log_prob(self, parameters: Tensor, images: Tensor) -> Tensor:
+        """log p(x|z) [N], nats, summed over the values of images [N,H,W,C] uint8."""
+
+    @abstractmethod
+    def mean(self, parameters: Tensor) -> Tensor:
+        """E[x|z] [N,H,W,C] uint8, rounded to the nearest byte (not to a level)."""
+
+    @abstractmethod
+    def sample(self, parameters: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
+        """x ~ p(x|z) [N,H,W,C] uint8; temperature [N], 0 giving the most likely value of each pixel.
+
+        uniforms [N,H,W,C], or [N,2,H,W,C] where uniforms_per_value is 2.
+        """
+
+
+class Categorical(PixelLikelihood):
+    """A softmax over the K levels of each value: any shape of distribution, and a mass, so its bits/dim compare.
+
+    Kingma & Welling (arXiv 1312.6114) leave p(x|z) open; the 17-way softmax for digits follows jmtomczak/intro_dgm.
+    """
+
+    def __init__(self, levels: int) -> None:
+        super().__init__(levels)
+        self.parameters_per_value = levels
+
+    def log_prob(self, parameters: Tensor, images: Tensor) -> Tensor:
+        targets = to_levels(images, self.levels).unsqueeze(-1)
+        return F.log_softmax(parameters, dim=-1).gather(-1, targets).flatten(1).sum(1)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        levels = from_levels(torch.arange(self.levels, device=parameters.device), self.levels).to(parameters.dtype)
+        return torch.round((F.softmax(parameters, dim=-1) * levels).sum(-1)).to(torch.uint8)
+
+    def sample(self, parameters: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
+        return from_levels(inverse_cdf(parameters, uniforms, temperature.view(-1, 1, 1, 1)), self.levels)
+
+
+class Bernoulli(PixelLikelihood):
+    """One logit per value, for images of two levels (appendix C.1 of arXiv 1312.6114).
+
+    Grey images under a Bernoulli have no likelihood (the "loss" of many tutorials is no NLL), so K must be 2.
+    """
+
+    parameters_per_value = 1
+
+    def __init__(self, levels: int) -> None:
+        super().__init__(levels)
+        if levels != 2:
+            raise UsageError(f"a Bernoulli likelihood is for images of 2 levels, not {levels}: use categorical or gaussian")
+
+    def log_prob(self, parameters: Tensor, images: Tensor) -> Tensor:
+        signs = 2 * to_levels(images, 2).to(parameters.dtype) - 1
+        return F.logsigmoid(signs * parameters.squeeze(-1)).flatten(1).sum(1)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return torch.round(255 * torch.sigmoid(parameters.squeeze(-1))).to(torch.uint8)
+
+    def sample(self, parameters: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
+        logits = torch.cat([torch.zeros_like(parameters), parameters], dim=-1)
+        return from_levels(inverse_cdf(logits, uniforms, temperature.view(-1, 1, 1, 1)), 2)
+
+
+class Gaussian(PixelLikelihood):
+    """N(x; mean, diag(variance)) with both given by the decoder, x scaled to [0,1] (appendix C.2 of arXiv 1312.6114).
+
+    This is a *density* of intensities: its log can be positive, depends on the scaling, and neither it nor its "bits/dim"
+    can be compared with those of a categorical or Bernoulli model. The log-variance is kept above MIN_LOG_VARIANCE:
+    a pixel that is constant in the training images would otherwise earn an unbounded density.
+    """
+
+    parameters_per_value = 2
+    uniforms_per_value = 2
+    discrete = False
+    # A standard deviation of 0.03: half a level of 17.
+    MIN_LOG_VARIANCE = -7.0
+
+    def split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance, each [N,H,W,C]."""
+        mean, free = parameters.unbind(-1)
+        return mean, F.softplus(free - self.MIN_LOG_VARIANCE) + self.MIN_LOG_VARIANCE
+
+    def log_prob(self, parameters: Tensor, images: Tensor) -> Tensor:
+        mean, log_variance = self.split(parameters)
+        x = to_levels(images, self.levels).to(mean.dtype) / (self.levels - 1)
+        terms = math.log(2 * math.pi) + log_variance + (x - mean) ** 2 * torch.exp(-log_variance)
+        return -0.5 * terms.flatten(1).sum(1)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return torch.round(255 * self.split(parameters)[0].clamp(0, 1)).to(torch.uint8)
+
+    def sample(self, parameters: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
+        mean, log_variance = self.split(parameters)
+        # Temperature scales the standard deviation, so that 0 gives the mode.
+        x = mean + temperature.view(-1, 1, 1, 1) * torch.exp(0.5 * log_variance) * normals(uniforms)
+        return from_levels(torch.round(x.clamp(0, 1) * (self.levels - 1)), self.levels)
+
+
+LIKELIHOODS: dict[str, type[PixelLikelihood]] = {
+    "bernoulli": Bernoulli,
+    "categorical": Categorical,
+    "gaussian": Gaussian,
+}
+
+
+def likelihood(name: str, levels: int) -> PixelLikelihood:
+    """The likelihood called `name` for images of K levels. Raises UsageError when there is none, or K does not suit it."""
+    if name not in LIKELIHOODS:
+        raise UsageError(f"unknown likelihood {name!r}; there are: {', '.join(LIKELIHOODS)}")
+    return LIKELIHOODS[name](levels)

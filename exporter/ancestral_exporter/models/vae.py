@@ -1,0 +1,244 @@
+"""A convolutional variational autoencoder.
+
+Kingma & Welling, "Auto-Encoding Variational Bayes", arXiv 1312.6114: z ~ N(0, I), x ~ p(x|z), and q(z|x) = N(mean,
+diag(exp(log_variance))) given by an encoder (section 3). Letters: N images, H, W, C image axes, K levels, Z latent
+dimensions, M channels, F features, P parameters per value.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ancestral.v1 import bundle_pb2, tensor_pb2
+from ancestral_exporter.models.base import ImageModel, ImageShape, OneShotGraph, RasterGraph
+from ancestral_exporter.models.likelihoods import PixelLikelihood, likelihood, normals
+from ancestral_exporter.models.quantise import to_levels
+
+
+class Residual(nn.Module):
+    """x + a 3×3 and a 1×1 convolution of x; [N,M,H,W] in and out."""
+
+    def __init__(self, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Conv2d(channels, channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class Encoder(nn.Module):
+    """Images [N,H,W,C] uint8 to features [N,F]; two halvings of the image, then one dense layer.
+
+    Nothing but the first convolution reads the image at full size: on small images that is where the time would go.
+    """
+
+    def __init__(self, image: ImageShape, channels: int, blocks: int, features: int, dropout: float) -> None:
+        super().__init__()
+        self.levels = image.levels
+        h, w = _quarter(image)
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(image.channels, channels, 3, stride=2, padding=1),
+            *[Residual(channels, dropout) for _ in range(blocks)],
+            nn.SiLU(),
+            nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
+            *[Residual(2 * channels, dropout) for _ in range(blocks)],
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+        )
+        self.dense = nn.Linear(2 * channels * h * w, features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = to_levels(images, self.levels).to(torch.float32) * (2 / (self.levels - 1)) - 1
+        return F.silu(self.dense(self.convolutions(x.permute(0, 3, 1, 2))))
+
+
+class Decoder(nn.Module):
+    """Latents [N,Z] to the parameters [N,H,W,C,P] of p(x|z); the encoder mirrored."""
+
+    def __init__(
+        self, image: ImageShape, latent_size: int, parameters: int, channels: int, blocks: int, features: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.image, self.parameters_per_value = image, parameters
+        self.start = (2 * channels, *_quarter(image))
+        self.dense = nn.Sequential(
+            nn.Linear(latent_size, features),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Linear(features, self.start[0] * self.start[1] * self.start[2]),
+        )
+        self.convolutions = nn.Sequential(
+            *[Residual(2 * channels, dropout) for _ in range(blocks)],
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.ConvTranspose2d(2 * channels, channels, 4, stride=2, padding=1),
+            *[Residual(channels, dropout) for _ in range(blocks)],
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.ConvTranspose2d(channels, image.channels * parameters, 4, stride=2, padding=1),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.convolutions(self.dense(z).view(-1, *self.start))
+        x = x[:, :, : self.image.height, : self.image.width].permute(0, 2, 3, 1)
+        return x.reshape(-1, self.image.height, self.image.width, self.image.channels, self.parameters_per_value)
+
+
+def _quarter(image: ImageShape) -> tuple[int, int]:
+    """H and W after two halvings, rounded up."""
+    return -(-image.height // 4), -(-image.width // 4)
+
+
+class VAE(ImageModel):
+    """See the module's text. `likelihood_name` is one of likelihoods.LIKELIHOODS."""
+
+    family: ClassVar[str] = "vae"
+    likelihood: ClassVar[bundle_pb2.Likelihood] = bundle_pb2.LIKELIHOOD_LOWER_BOUND
+
+    def __init__(
+        self,
+        image: ImageShape,
+        *,
+        latent_size: int,
+        channels: int,
+        features: int,
+        blocks: int = 1,
+        encoder_dropout: float = 0.0,
+        decoder_dropout: float = 0.0,
+        likelihood_name: str = "categorical",
+    ) -> None:
+        super().__init__()
+        self.image, self.latent_size, self.feature_count = image, latent_size, features
+        self.pixels: PixelLikelihood = likelihood(likelihood_name, image.levels)
+        self.encoder = Encoder(image, channels, blocks, features, encoder_dropout)
+        self.posterior = nn.Linear(features, 2 * latent_size)
+        self.decoder = Decoder(
+            image, latent_size, self.pixels.parameters_per_value, channels, blocks, features, decoder_dropout
+        )
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z|x), each [N,Z], of images [N,H,W,C] uint8."""
+        mean, log_variance = self.posterior(self.encoder(images)).chunk(2, dim=1)
+        # A variance that over- or underflows ends a training: keep the standard deviation within 0.002 and 55.
+        return mean, log_variance.clamp(-12, 8)
+
+    def elbo(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(x|z) and KL(q(z|x) || p(z)), each [N], nats, at z = mean + std · noise; noise [N,Z] standard normal.
+
+        Their difference is the estimate of the ELBO with one draw of z and the divergence in closed form (section 2.3
+        and appendix B).
+        """
+        mean, log_variance = self.encode(images)
+        z = mean + torch.exp(0.5 * log_variance) * noise
+        kl = 0.5 * (mean**2 + torch.exp(log_variance) - 1 - log_variance).sum(1)
+        return self.pixels.log_prob(self.decoder(z), images), kl
+
+    def negative_log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        noise = torch.randn(len(images), self.latent_size, device=images.device)
+        log_likelihood, kl = self.elbo(images, noise)
+        return {"loss": kl - log_likelihood, "reconstruction": -log_likelihood, "kl": kl}
+
+    def graphs(self) -> list[OneShotGraph | RasterGraph]:
+        shape = (self.image.height, self.image.width, self.image.channels)
+        image = _spec("image", bundle_pb2.MEANING_IMAGE, shape, tensor_pb2.DATA_TYPE_UINT8)
+        noise = _spec("uniforms", bundle_pb2.MEANING_UNIFORMS, (2, self.latent_size))
+        latent = _spec("latent", bundle_pb2.MEANING_LATENT, (self.latent_size,))
+        moments = [
+            _spec("mean", bundle_pb2.MEANING_MEAN, (self.latent_size,)),
+            _spec("log_variance", bundle_pb2.MEANING_LOG_VARIANCE, (self.latent_size,)),
+        ]
+        sample = SampleGraph(self)
+        sample_noise = _spec("uniforms", bundle_pb2.MEANING_UNIFORMS, (sample.uniform_count,))
+        temperature = _spec("temperature", bundle_pb2.MEANING_TEMPERATURE, ())
+        features = _spec("features", bundle_pb2.MEANING_FEATURES, (self.feature_count,))
+        log_likelihood = _spec("log_likelihood", bundle_pb2.MEANING_LOG_LIKELIHOOD, ())
+        # One graph per role: no role computes, or must be fed, what it does not need.
+        graphs = [
+            _graph("encode", [image, noise], [*moments, latent], EncodeGraph(self)),
+            _graph("decode", [latent], [image], DecodeGraph(self)),
+            _graph("sample", [sample_noise, temperature], [image], sample),
+            _graph("score", [image, noise], [log_likelihood], ScoreGraph(self)),
+            _graph("features", [image], [features], FeaturesGraph(self)),
+        ]
+        graphs[3].roles[0].likelihood = self.likelihood
+        return list(graphs)
+
+
+class _Graph(nn.Module):
+    """A role's computation over a VAE's weights; inputs and outputs as `VAE.graphs` declares them."""
+
+    def __init__(self, vae: VAE) -> None:
+        super().__init__()
+        self.vae = vae
+
+
+class EncodeGraph(_Graph):
+    def forward(self, images: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean, log_variance = self.vae.encode(images)
+        return mean, log_variance, mean + torch.exp(0.5 * log_variance) * normals(uniforms)
+
+
+class DecodeGraph(_Graph):
+    def forward(self, latent: Tensor) -> tuple[Tensor]:
+        return (self.vae.pixels.mean(self.vae.decoder(latent)),)
+
+
+class SampleGraph(_Graph):
+    """Ancestral sampling: z from the prior, then x given z. Temperature acts on p(x|z) alone.
+
+    uniforms [N, 2Z + U·H·W·C]: first the pairs that make z, then U per value of the image, U of the likelihood.
+    """
+
+    def __init__(self, vae: VAE) -> None:
+        super().__init__(vae)
+        image = vae.image
+        per_value = vae.pixels.uniforms_per_value
+        self.pixel_shape = ((per_value,) if per_value > 1 else ()) + (image.height, image.width, image.channels)
+        self.latent_count = 2 * vae.latent_size
+        self.uniform_count = self.latent_count + per_value * image.height * image.width * image.channels
+
+    def forward(self, uniforms: Tensor, temperature: Tensor) -> tuple[Tensor]:
+        z = normals(uniforms[:, : self.latent_count].reshape(-1, 2, self.vae.latent_size))
+        pixels = uniforms[:, self.latent_count :].reshape(-1, *self.pixel_shape)
+        return (self.vae.pixels.sample(self.vae.decoder(z), pixels, temperature),)
+
+
+class ScoreGraph(_Graph):
+    """The ELBO with one draw of z: a lower bound of log p(x) in expectation over the noise."""
+
+    def forward(self, images: Tensor, uniforms: Tensor) -> tuple[Tensor]:
+        log_likelihood, kl = self.vae.elbo(images, normals(uniforms))
+        return (log_likelihood - kl,)
+
+
+class FeaturesGraph(_Graph):
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (self.vae.encoder(images),)
+
+
+def _spec(
+    name: str,
+    meaning: bundle_pb2.Meaning,
+    shape: tuple[int, ...],
+    dtype: tensor_pb2.DataType = tensor_pb2.DATA_TYPE_FLOAT32,
+) -> bundle_pb2.TensorSpec:
+    return bundle_pb2.TensorSpec(name=name, meaning=meaning, dtype=dtype, shape=shape)
+
+
+def _graph(
+    role: str, inputs: list[bundle_pb2.TensorSpec], outputs: list[bundle_pb2.TensorSpec], module: nn.Module
+) -> OneShotGraph:
+    file = f"{role}.onnx"
+    spec = bundle_pb2.Role(name=role, program=bundle_pb2.PROGRAM_ONE_SHOT, graph=file, inputs=inputs, outputs=outputs)
+    return OneShotGraph(file, [spec], module)

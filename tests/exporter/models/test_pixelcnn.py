@@ -1,0 +1,249 @@
+"""The gated PixelCNN: causal, without a blind spot, exact; and the row graph samples what the slow samplers sample."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor
+
+from ancestral_exporter.bundle.feeds import Subjects, make_feeds, philox_uniforms
+from ancestral_exporter.bundle.runtime import Arrays, run_role
+from ancestral_exporter.models.base import ImageShape, RasterGraph
+from ancestral_exporter.models.pixelcnn import GatedPixelCNN
+from ancestral_exporter.models.quantise import from_levels
+
+
+def make_model(shape: ImageShape, *, sharpness: float = 8.0, seed: int = 0, **options: Any) -> GatedPixelCNN:
+    """A random model whose pixels depend strongly on each other."""
+    torch.manual_seed(seed)
+    options = {"channels": 16, "vertical_layers": 4, "horizontal_layers": 3} | options
+    model = GatedPixelCNN(shape, **options).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith("logits") and name.endswith("bias"):
+                parameter.normal_()  # no ties at the first pixel
+            elif name.startswith("logits"):
+                parameter.mul_(sharpness)
+            elif "window" in name or "project" in name:
+                parameter.mul_(2)
+    return model
+
+
+def raster(model: GatedPixelCNN) -> tuple[RasterGraph, Any]:
+    graph = next(g for g in model.graphs() if isinstance(g, RasterGraph))
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(graph.build().SerializeToString(), options, ["CPUExecutionProvider"])
+    return graph, session
+
+
+def random_levels(shape: ImageShape, count: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    size = (count, shape.height, shape.width, shape.channels)
+    return torch.randint(0, shape.levels, size, generator=generator)
+
+
+def feeds_of(graph: RasterGraph, shape: ImageShape, count: int, labels: int = 0, seed: int = 5) -> Arrays:
+    images = from_levels(random_levels(shape, count, seed), shape.levels).numpy()
+    return make_feeds(graph.role, Subjects(images, np.arange(count) % labels if labels else None, seed))
+
+
+def torch_feeds(feeds: Arrays) -> list[Tensor | None]:
+    names = ("given", "known", "uniforms", "temperature", "label")
+    return [torch.from_numpy(feeds[name]) if name in feeds else None for name in names]
+
+
+GREY = ImageShape(6, 7, 1, 4)
+COLOUR = ImageShape(4, 5, 3, 5)
+BINARY = ImageShape(7, 6, 1, 2)
+VARIANTS = [
+    pytest.param(BINARY, {}, id="binary"),
+    pytest.param(BINARY, {"one_hot": True, "label_count": 2}, id="binary-one-hot-labels"),
+    pytest.param(GREY, {"one_hot": True, "label_count": 3}, id="grey-one-hot-labels"),
+    pytest.param(GREY, {"first_window": (3, 5), "first_pixels": 4, "horizontal_layers": 1}, id="grey-wide-windows"),
+    pytest.param(COLOUR, {}, id="colour"),
+    pytest.param(COLOUR, {"one_hot": True, "label_count": 2, "head_channels": 24}, id="colour-one-hot-labels"),
+]
+
+
+@pytest.mark.parametrize(("shape", "options"), VARIANTS)
+def test_logits_depend_on_exactly_the_pixels_before(shape: ImageShape, options: dict[str, Any]) -> None:
+    # Deep enough to see the whole image, so that a blind spot would be a missing dependence.
+    model = make_model(shape, **options | {"vertical_layers": 8, "horizontal_layers": 8})
+    size = (shape.height, shape.width, shape.channels)
+    labels = torch.zeros(1, dtype=torch.int64) if model.label_count else None
+    features = torch.randn(1, model.pixel_features, shape.height, shape.width, requires_grad=True)
+    model.pixel_inputs = lambda levels: features  # type: ignore[method-assign]
+    logits = model.level_logits(torch.zeros(1, *size, dtype=torch.int64), labels)[0]  # [H,W,C,K]
+    weights = torch.randn(shape.levels)
+    count = int(np.prod(size))
+    seen = np.zeros((count, count), np.bool_)
+    for i, at in enumerate(itertools.product(*map(range, size))):
+        (gradient,) = torch.autograd.grad(logits[at] @ weights, features, retain_graph=True)
+        # [F,H,W] -> a pixel's channel is seen when any of its features is.
+        by_channel = gradient[0].reshape(shape.channels, -1, shape.height, shape.width).abs().sum(1)
+        seen[i] = (by_channel.permute(1, 2, 0).flatten() != 0).numpy()
+    np.testing.assert_array_equal(seen, np.tri(count, k=-1, dtype=np.bool_))
+
+
+@pytest.mark.parametrize("shape", [ImageShape(2, 3, 1, 3), ImageShape(1, 2, 3, 2)])
+def test_probabilities_of_all_images_sum_to_one(shape: ImageShape) -> None:
+    model = make_model(shape, label_count=2)
+    pixels = shape.height * shape.width * shape.channels
+    every = torch.tensor(list(itertools.product(range(shape.levels), repeat=pixels)))
+    images = from_levels(every.reshape(-1, shape.height, shape.width, shape.channels), shape.levels)
+    for label in range(2):
+        loss = model.negative_log_likelihood(images, torch.full((len(images),), label))["loss"]
+        assert torch.exp(-loss.double()).sum().item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "options"), VARIANTS)
+def test_row_graph_paints_what_naive_sampling_paints(shape: ImageShape, options: dict[str, Any]) -> None:
+    model = make_model(shape, **options)
+    graph, session = raster(model)
+    feeds = feeds_of(graph, shape, 96, model.label_count)
+    painted = run_role(session, graph.role, feeds, shape.height)
+    naive, naive_scores = model.sample_naive(*torch_feeds(feeds))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(painted["row"], naive.numpy())
+    np.testing.assert_allclose(painted["log_likelihood"], naive_scores.numpy(), rtol=2e-6, atol=2e-5)
+    # The model is sharp, or the test would say little: images cost far less than independent pixels do.
+    warm = feeds["temperature"] == 1
+    nats = -painted["log_likelihood"][warm] / (~feeds["known"][warm]).sum((1, 2, 3))
+    assert nats.mean() < 0.8 * np.log(shape.levels)
+
+
+@pytest.mark.parametrize(("shape", "options"), VARIANTS)
+def test_sampling_by_passes_equals_naive_sampling(shape: ImageShape, options: dict[str, Any]) -> None:
+    model = make_model(shape, **options)
+    feeds = torch_feeds(feeds_of(raster(model)[0], shape, 32, model.label_count))
+    for one, other in zip(model.sample_by_passes(*feeds), model.sample_naive(*feeds), strict=True):  # type: ignore[arg-type]
+        assert torch.equal(one, other)
+
+
+def test_free_samples_score_what_the_graph_says() -> None:
+    model = make_model(COLOUR)
+    graph, session = raster(model)
+    feeds = feeds_of(graph, COLOUR, 16)
+    feeds["known"][:] = False
+    painted = run_role(session, graph.role, feeds, COLOUR.height)
+    with torch.no_grad():
+        loss = model.negative_log_likelihood(torch.from_numpy(painted["row"]))["loss"]
+    np.testing.assert_allclose(painted["log_likelihood"], -loss.numpy(), atol=1e-4)
+
+
+def test_known_pixels_come_back_as_given_and_condition_the_rest() -> None:
+    model = make_model(GREY)
+    graph, session = raster(model)
+    feeds = feeds_of(graph, GREY, 12)
+    feeds["given"] = np.random.default_rng(0).integers(0, 256, (12, 6, 7, 1), dtype=np.uint8)  # between levels too
+    feeds["known"][:, ::2] = True
+    feeds["temperature"][:] = 1
+    painted = run_role(session, graph.role, feeds, GREY.height)["row"]
+    np.testing.assert_array_equal(painted[feeds["known"]], feeds["given"][feeds["known"]])
+    other = {**feeds, "given": np.bitwise_not(feeds["given"])}
+    free = ~feeds["known"]
+    assert (run_role(session, graph.role, other, GREY.height)["row"] != painted)[free].any()
+    # What lies under free pixels means nothing.
+    blank = {**feeds, "given": np.where(free, 0, feeds["given"]).astype(np.uint8)}
+    np.testing.assert_array_equal(run_role(session, graph.role, blank, GREY.height)["row"], painted)
+
+
+def test_temperature_zero_takes_the_most_likely_level_of_every_pixel() -> None:
+    model = make_model(COLOUR)
+    graph, session = raster(model)
+    feeds = feeds_of(graph, COLOUR, 6)
+    feeds["known"][:] = False
+    feeds["temperature"][:] = 0
+    painted = run_role(session, graph.role, feeds, COLOUR.height)["row"]
+    assert (painted == painted[0]).all()  # whatever the noise
+    levels = torch.from_numpy(np.rint(painted / 255 * (COLOUR.levels - 1)).astype(np.int64))
+    with torch.no_grad():
+        assert torch.equal(model.level_logits(levels).argmax(-1), levels)
+
+
+def test_labels_matter() -> None:
+    model = make_model(GREY, label_count=3)
+    graph, session = raster(model)
+    feeds = feeds_of(graph, GREY, 3, labels=3)
+    feeds = {name: np.repeat(value[:1], 3, axis=0) for name, value in feeds.items()} | {"label": np.arange(3)}
+    painted = run_role(session, graph.role, feeds, GREY.height)["row"]
+    assert all((painted[a] != painted[b]).any() for a, b in itertools.combinations(range(3), 2))
+    # Every layer hears of the label: silence all but one embedding, and logits still change.
+    levels = random_levels(GREY, 1).expand(2, -1, -1, -1)
+    for layer in (*model.vertical, *model.horizontal):
+        others = [x for x in (*model.vertical, *model.horizontal) if x is not layer]
+        saved = [x.label.weight.data.clone() for x in others]
+        for x in others:
+            x.label.weight.data.zero_()
+        with torch.no_grad():
+            logits = model.level_logits(levels, torch.tensor([0, 1]))
+        assert not torch.equal(logits[0], logits[1])
+        for x, weight in zip(others, saved, strict=True):
+            x.label.weight.data.copy_(weight)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        pytest.param(ImageShape(5, 28, 1, 2), {"channels": 64, "vertical_layers": 3}, id="binary"),
+        pytest.param(ImageShape(4, 8, 1, 17), {"channels": 40, "one_hot": True, "label_count": 3}, id="levels"),
+        pytest.param(ImageShape(3, 5, 3, 5), {}, id="colour"),
+    ],
+)
+def test_samples_are_bitwise_the_same_in_every_batch(shape: ImageShape, options: dict[str, Any]) -> None:
+    model = make_model(shape, **options)
+    graph, session = raster(model)
+    feeds = feeds_of(graph, shape, 256, model.label_count)
+    whole = run_role(session, graph.role, feeds, shape.height)
+    random = np.random.default_rng(0)
+    for batch in [*range(1, 34), 47, 63, 64, 65, 100, 127, 128, 200, 255, 256]:
+        index = random.permutation(256)[:batch]
+        part = run_role(session, graph.role, {name: value[index] for name, value in feeds.items()}, shape.height)
+        for name, value in part.items():
+            assert value.tobytes() == whole[name][index].tobytes(), (name, batch)
+
+
+def test_states_are_bitwise_the_same_and_samples_at_different_rows_share_a_batch() -> None:
+    model = make_model(GREY)
+    graph, session = raster(model)
+    feeds = feeds_of(graph, GREY, 2)
+    alone = run_role(session, graph.role, feeds, GREY.height)
+    outputs = [s.name for s in graph.role.outputs] + [s.output for s in graph.role.states]
+    inputs = [s.input for s in graph.role.states]
+    late = 3  # sample 1 begins when sample 0 is at this row
+    states = {s.input: np.zeros((1, *s.shape), np.float32) for s in graph.role.states}
+    rows: list[list[np.ndarray[Any, Any]]] = [[], []]
+    for step in range(GREY.height + late):
+        running = [i for i in range(2) if 0 <= step - i * late < GREY.height]
+        if step == late:
+            states = {name: np.concatenate([value, np.zeros_like(value)]) for name, value in states.items()}
+        elif step == GREY.height:
+            states = {name: value[1:] for name, value in states.items()}
+        now = {k: np.stack([v[i, step - i * late] for i in running]) for k, v in feeds.items() if k != "temperature"}
+        results = session.run(outputs, now | states | {"temperature": feeds["temperature"][running]})
+        for place, i in enumerate(running):
+            rows[i].append(results[0][place])
+        states = dict(zip(inputs, results[2:], strict=True))
+    np.testing.assert_array_equal(np.stack([np.stack(r) for r in rows]), alone["row"])
+
+
+def test_uniforms_are_philox_multiples() -> None:
+    uniforms = philox_uniforms(7, 3, (4, 4, 1))
+    assert uniforms.dtype == np.float32
+    assert uniforms.min() >= 0
+    assert uniforms.max() < 1
+    np.testing.assert_array_equal(uniforms * 2**24, np.rint(uniforms * 2.0**24))
+    np.testing.assert_array_equal(philox_uniforms(7, 2, (4, 4, 1)), uniforms[:2])
+    assert (philox_uniforms(8, 3, (4, 4, 1)) != uniforms).any()
+
+
+def test_bad_options_are_refused() -> None:
+    with pytest.raises(ValueError, match="horizontal_layers"):
+        GatedPixelCNN(GREY, vertical_layers=2, horizontal_layers=3)
+    with pytest.raises(ValueError, match="odd"):
+        GatedPixelCNN(GREY, first_window=(2, 4))
