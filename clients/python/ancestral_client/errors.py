@@ -176,9 +176,7 @@ def _details(error: grpc.RpcError) -> list[object]:
     try:
         status = rpc_status.from_call(error)
         for packed in status.details if status is not None else ():
-            for kind in _KINDS:
-                if packed.Is(kind.DESCRIPTOR):
-                    found.append(kind.FromString(packed.value))
+            found += [kind.FromString(packed.value) for kind in _KINDS if packed.Is(kind.DESCRIPTOR)]
     except (ValueError, DecodeError):
         return []  # they contradict the status or are garbled: not from a server of ours
     return found

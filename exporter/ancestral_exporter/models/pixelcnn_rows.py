@@ -10,8 +10,8 @@ each horizontal layer's input (Ramachandran et al. 2017, section 2). Fresh state
 samples at different rows may share a batch.
 
 Written for speed on the CPU: convolutions are matrix products over [B·W, taps·channels] (convolution kernels are slow
-on an image of two rows), and the Scan's body, run W times a row, has as few nodes as possible, since at small batches each
-node's overhead is the cost. So signal and switch of a gate are two products, which onnxruntime fuses with their
+on an image of two rows), and the Scan's body, run W times a row, has as few nodes as possible, since at small batches
+each node's overhead is the cost. So signal and switch of a gate are two products, which onnxruntime fuses with their
 activations, links and residuals are the products' addends, and log-probabilities are left to one pass after the Scan.
 
 Letters: B batch, H, W, C image axes, K levels, D channels, F features per pixel, R rows in the first window.

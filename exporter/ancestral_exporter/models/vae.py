@@ -86,13 +86,21 @@ class Decoder(nn.Module):
             *[Residual(channels, dropout) for _ in range(blocks)],
             nn.SiLU(),
             nn.Dropout(dropout),
-            nn.ConvTranspose2d(channels, image.channels * parameters, 4, stride=2, padding=1),
+            nn.ConvTranspose2d(channels, image.channels * parameters, 4, stride=2, padding=1, bias=False),
         )
+        # Digits are centred: what a pixel is like on average depends on its place, which a convolution cannot see.
+        self.bias = nn.Parameter(torch.zeros(image.height, image.width, image.channels, parameters))
+        import os
+        self.skip = nn.Linear(features, self.bias.numel(), bias=False) if os.environ.get("SKIP") else None
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.convolutions(self.dense(z).view(-1, *self.start))
+        hid = self.dense[:3](z)
+        x = self.convolutions(self.dense[3](hid).view(-1, *self.start))
         x = x[:, :, : self.image.height, : self.image.width].permute(0, 2, 3, 1)
-        return x.reshape(-1, self.image.height, self.image.width, self.image.channels, self.parameters_per_value)
+        x = x.reshape(-1, self.image.height, self.image.width, self.image.channels, self.parameters_per_value) + self.bias
+        if self.skip is not None:
+            x = x + self.skip(hid).view(x.shape)
+        return x
 
 
 def _quarter(image: ImageShape) -> tuple[int, int]:

@@ -1,0 +1,80 @@
+"""Running the exporter and the server as their users do: as commands of the same environment, as processes of their own."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+RECIPES = ("digits-vae", "digits-pixelcnn")
+
+
+class DemoError(Exception):
+    """A step failed; the message says which and why."""
+
+
+def command(name: str) -> str:
+    """The console script `name` beside the running Python, which need not be on PATH."""
+    return str(Path(sys.executable).parent / name)
+
+
+def has_bundle(models: Path, recipe: str) -> bool:
+    return any((models / recipe).glob("*/bundle.json"))
+
+
+def train_missing(models: Path) -> list[str]:
+    """Train the default recipes that have no bundle yet, showing their progress; returns what was trained."""
+    missing = [recipe for recipe in RECIPES if not has_bundle(models, recipe)]
+    for recipe in missing:
+        exporter = [command("ancestral-exporter"), "train", recipe, "--models", str(models)]
+        code = subprocess.run(exporter, check=False).returncode
+        if code:
+            raise DemoError(f"training {recipe} failed: `{' '.join(exporter)}` ended with exit code {code}")
+    return missing
+
+
+class Server:
+    """The real server on free loopback ports; stopped at the end of the `with` block, whatever happens."""
+
+    def __init__(self, models: Path) -> None:
+        arguments = ["--models", str(models), "--port", "0", "--metrics-port", "0", "--device", "auto"]
+        self._process = subprocess.Popen(
+            [command("ancestral-server"), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        # Read all the time, or a full pipe would stop the server; the end of it explains a failure.
+        self._log: deque[str] = deque(maxlen=20)
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
+
+    def _read_log(self) -> None:
+        assert self._process.stderr is not None
+        self._log.extend(self._process.stderr)
+
+    def __enter__(self) -> Self:
+        assert self._process.stdout is not None
+        ports = re.search(r":(\d+), metrics on .*:(\d+)", self._process.stdout.readline())
+        if ports is None:
+            self._stop()
+            raise DemoError("the server did not start:\n" + "".join(self._log))
+        self.address = f"127.0.0.1:{ports[1]}"
+        self.metrics_url = f"http://127.0.0.1:{ports[2]}/metrics"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join(5)

@@ -1,0 +1,174 @@
+"""The command `ancestral` against the real server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import toybundle
+from ancestral_client import cli
+from running import ServerProcess
+
+
+class Done(NamedTuple):
+    """What a command said and how it ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(
+    toy_server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
+    """Runs `ancestral` in a folder of its own; in this process, since a start takes longer than a call."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def run(*arguments: str, address: str = toy_server.address) -> Done:
+        monkeypatch.setenv("ANCESTRAL_ADDRESS", address)
+        monkeypatch.setattr(sys, "argv", ["ancestral", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return Done(int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    array = np.random.default_rng(3).integers(0, 256, (5, 4, 3, 1), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", array)
+    return array
+
+
+def test_models(run: Run) -> None:
+    done = run("models")
+    assert done.returncode == 0, done.stderr
+    heading, row = done.stdout.splitlines()
+    assert heading.split() == ["MODEL", "VERSION", "IMAGES", "CAN", "TEST", "BITS/DIM", "STATE"]
+    assert row.split()[:3] == ["tally", "1", "4×3×1"]
+    assert row.endswith("serving on cpu")
+
+
+def test_models_as_json(run: Run) -> None:
+    (model,) = json.loads(run("models", "--json").stdout)
+    assert model["name"] == "tally"
+    assert model["image_shape"] == [4, 3, 1]
+
+
+def test_sample_writes_a_grid(run: Run, tmp_path: Path) -> None:
+    done = run("sample", "tally", "-n", "16", "--seed", "7", "--out", "grid.png")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("wrote grid.png: 16 images, seed 7, mean log-likelihood -")
+    assert "tally version 1" in done.stderr
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.size == ((4 * 4 + 1) * 16, (4 * 5 + 1) * 16)
+    first = (tmp_path / "grid.png").read_bytes()
+    run("sample", "tally", "-n", "16", "--seed", "7", "--out", "grid.png", "--temperature", "1")
+    assert (tmp_path / "grid.png").read_bytes() == first
+
+
+def test_sample_writes_arrays(run: Run, tmp_path: Path) -> None:
+    assert run("sample", "tally", "-n", "4", "--seed", "7", "--out", "four.npz").returncode == 0
+    assert run("sample", "tally", "-n", "2", "--seed", "7", "--first-index", "2", "--out", "two.npy").returncode == 0
+    with np.load(tmp_path / "four.npz") as four:
+        assert sorted(four.files) == ["images", "log_likelihood", "seed"]
+        assert np.array_equal(four["images"][2:], np.load(tmp_path / "two.npy"))
+
+
+def test_encode(run: Run, tmp_path: Path, images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
+    done = run("encode", "tally", "images.npy", "--out", "z.npz")
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "z.npz") as archive:
+        assert archive.files == ["mean"]
+        assert np.allclose(archive["mean"], toybundle.encode(images), atol=1e-5)
+
+
+def test_encode_a_picture(run: Run, tmp_path: Path, images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
+    Image.fromarray(images[0, ..., 0]).save(tmp_path / "one.png")
+    assert run("encode", "tally", "one.png", "--out", "z.npy").returncode == 0
+    assert np.allclose(np.load(tmp_path / "z.npy"), toybundle.encode(images[:1]), atol=1e-5)
+
+
+def test_score(run: Run, tmp_path: Path, images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
+    done = run("score", "tally", "images.npy", "--out", "scores.npz")
+    assert done.returncode == 0, done.stderr
+    nats = -toybundle.encode(images)[:, 0]
+    assert f"{nats.mean():.2f} nats per image, 5 images (exact)" in done.stdout
+    with np.load(tmp_path / "scores.npz") as archive:
+        assert np.allclose(archive["log_likelihood"], nats, atol=1e-4)
+    told = json.loads(run("score", "tally", "images.npy", "--json").stdout)
+    assert np.allclose(told["log_likelihood"], nats, atol=1e-4)
+    assert told["exact"] is True
+    assert told["info"]["model"] == "tally"
+
+
+@pytest.mark.usefixtures("images")
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("sample", "talli", "--out", "g.png"), 3, "tally"),
+        (("sample", "tally", "-n", "0", "--out", "g.png"), 2, "count: is 0"),
+        (("sample", "tally", "--temperature", "nan", "--out", "g.png"), 2, "temperature: is nan"),
+        (("sample", "tally", "--out", "g.gif"), 2, "g.gif: the name must end in .png or .npy or .npz"),
+        (("sample", "tally", "--out", "none/g.png"), 2, "there is no folder none"),
+        (("sample", "tally", "--timeout", "0", "--out", "g.png"), 2, "timeout: is 0"),
+        (("sample", "tally", "-n", "9999", "--timeout", "1e-4", "--out", "g.png"), 6, "within 0.0001 s"),
+        (("encode", "tally", "none.npy", "--out", "z.npz"), 2, "none.npy: no such file"),
+        (("decode", "tally", "z.npy", "--out", "g.png"), 4, "decode"),
+        (("features", "tally", "images.npy", "--map", "--out", "f.npz"), 4, "features"),
+        (("sample", "tally"), 2, "--out"),
+    ],
+)
+def test_an_error_is_told_in_words_and_in_the_exit_code(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    np.save(tmp_path / "z.npy", np.zeros((2, 2), np.float32))
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    if "Usage:" not in done.stderr:
+        assert done.stderr.startswith("ancestral: ")
+        assert done.stderr.count("\n") == 1
+
+
+def test_nothing_listens() -> None:
+    """As a process of its own, as a newcomer meets it."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ancestral"), "models", "--address", "127.0.0.1:1"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 7
+    assert done.stdout == ""
+    assert done.stderr == "ancestral: nothing listens at 127.0.0.1:1; start a server with: make serve\n"
+
+
+def test_the_address_may_stand_before_or_after_the_command(run: Run, toy_server: ServerProcess) -> None:
+    wrong = "127.0.0.1:1"
+    assert run("--address", toy_server.address, "models", address=wrong).returncode == 0
+    assert run("models", "--address", toy_server.address, address=wrong).returncode == 0
+    assert run("--address", wrong, "models", "--address", toy_server.address, address=wrong).returncode == 0
+
+
+def test_help_lists_the_commands_and_exit_codes(run: Run) -> None:
+    said = run("--help").stdout
+    for word in ("models", "sample", "encode", "decode", "features", "score", "Exit codes"):
+        assert word in said
