@@ -44,7 +44,7 @@ def latencies(text: str) -> list[Latency]:
 
 
 def quantile(q: float, buckets: list[tuple[float, float]]) -> float:
-    """What Prometheus's histogram_quantile gives: linear between the bounds of (upper bound, cumulative count) buckets."""
+    """Prometheus's histogram_quantile: linear within the bounds of buckets (upper bound, cumulative count)."""
     rank = q * buckets[-1][1]
     lower, below = 0.0, 0.0
     for upper, count in buckets:

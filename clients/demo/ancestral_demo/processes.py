@@ -1,4 +1,4 @@
-"""Running the exporter and the server as their users do: as commands of the same environment, as processes of their own."""
+"""Running the exporter and the server as their users do: as commands, in processes of their own."""
 
 from __future__ import annotations
 

@@ -21,5 +21,5 @@ def test_good_features_are_told_from_bad_ones() -> None:
         (a.labelled, kind): a.mean for kind, x in (("good", good), ("bad", bad)) for a in accuracies(data, *x)[::3]
     }
     for labelled in LABELLED:
-        assert found[labelled, "good"] > 0.99
+        assert found[labelled, "good"] > 0.9
         assert found[labelled, "bad"] < 0.3

@@ -1,0 +1,199 @@
+"""`make gpu-check`: every role of every digits bundle on CUDA against the CPU, and how fast both are.
+
+Needs no more than numpy, protobuf and onnxruntime, so that it runs from a plain checkout on a machine that can install
+nothing. Without a usable GPU it says so, claims nothing and exits with 0. Exit code 1: a role is wrong on the GPU.
+Letters: B rows of a batch, H, W, C image axes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ancestral.v1 import bundle_pb2
+from ancestral_server.errors import BundleError
+from ancestral_server.runtime.bundle import Bundle, read_bundle
+from ancestral_server.runtime.golden import replay, replay_raster
+from ancestral_server.runtime.program import DTYPES, Meaning, OneShotProgram, Program, RasterProgram
+from ancestral_server.runtime.session import Runtime, cuda_problem
+
+BATCH = 64
+RUNS = 7
+# float32 on both sides, TF32 off: what differs is the order of sums.
+FLOAT_LIMIT = 1e-4
+# A uniform within rounding of a threshold may fall on the other side, and all later pixels of that image with it.
+IMAGE_LIMIT = 0.02
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One role of one bundle."""
+
+    bundle: str
+    role: str
+    # Largest |a - b| / (1 + |b|) of the float outputs, and the fraction of images that differ in any byte.
+    float_difference: float
+    image_difference: float
+    cpu_images_per_second: float
+    device_images_per_second: float
+    problem: str = ""
+
+    @property
+    def passed(self) -> bool:
+        within = self.float_difference <= FLOAT_LIMIT and self.image_difference <= IMAGE_LIMIT
+        return within and not self.problem
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", type=Path, help="folder of bundles (default: models/, else exporter/zoo/)")
+    parser.add_argument("--out", type=Path, default=Path("demo/gpu-check"), help="report without suffix")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu rehearses the script, no more")
+    options = parser.parse_args()
+
+    if options.device == "cuda" and (problem := cuda_problem()):
+        print(f"gpu-check: no usable GPU here ({problem}): nothing was checked, nothing is claimed")
+        return 0
+    models = options.models or next((p for p in (Path("models"), Path("exporter/zoo")) if any(digits(p))), None)
+    folders = digits(models) if models else []
+    if not folders:
+        print("gpu-check: there is a GPU but no digits bundle: `make demo` makes them in models/", file=sys.stderr)
+        return 1
+
+    cpu = Runtime("cpu", threads=len_cpus())
+    results = [result for folder in folders for result in check_bundle(cpu, read_bundle(folder), options.device)]
+    report = markdown(results, options.device)
+    print(report)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.with_suffix(".md").write_text(report)
+    document = {"device": options.device, "results": [{**asdict(r), "passed": r.passed} for r in results]}
+    options.out.with_suffix(".json").write_text(json.dumps(document, indent=2))
+    return 0 if all(result.passed for result in results) else 1
+
+
+def digits(models: Path) -> list[Path]:
+    """The newest version of each digits bundle."""
+    newest: dict[str, Path] = {}
+    for manifest in models.glob("digits-*/*/bundle.json"):
+        folder = manifest.parent
+        if folder.parent.name not in newest or int(folder.name) > int(newest[folder.parent.name].name):
+            newest[folder.parent.name] = folder
+    return [newest[name] for name in sorted(newest)]
+
+
+def check_bundle(runtime: Runtime, bundle: Bundle, device: Literal["cpu", "cuda"]) -> list[Result]:
+    return [check_role(runtime, bundle, role, device) for role in bundle.manifest.roles]
+
+
+def check_role(runtime: Runtime, bundle: Bundle, role: bundle_pb2.Role, device: Literal["cpu", "cuda"]) -> Result:
+    name = f"{bundle.manifest.name}/{bundle.manifest.version}"
+    reference = program(runtime, bundle, role, "cpu")
+    try:
+        # With CUDA asked for, a graph of which any node would run on the CPU does not open.
+        candidate = program(runtime, bundle, role, device)
+        replay(bundle, {role.name: candidate})
+    except BundleError as error:
+        return Result(name, role.name, float("nan"), float("nan"), 0.0, 0.0, str(error))
+    inputs = random_inputs(candidate, bundle.manifest)
+    wanted, got = run(reference, inputs), run(candidate, inputs)
+    floats, images = 0.0, 0.0
+    for meaning, a in wanted.items():
+        b = got[meaning]
+        if a.dtype == np.float32:
+            floats = max(floats, float(np.max(np.abs(a - b) / (1 + np.abs(a)))))
+        else:
+            images = max(images, float((a != b).reshape(len(a), -1).any(1).mean()))
+    if role.name == "sample" and images:
+        # Where images part, so do their likelihoods; that says nothing more.
+        floats = 0.0
+    return Result(
+        name, role.name, floats, images, rate(lambda: run(reference, inputs)), rate(lambda: run(candidate, inputs))
+    )
+
+
+def program(runtime: Runtime, bundle: Bundle, role: bundle_pb2.Role, device: Literal["cpu", "cuda"]) -> Program:
+    session = runtime.open(bundle.graph(role), on=device)
+    if role.program == bundle_pb2.PROGRAM_RASTER:
+        return RasterProgram(role, session, bundle.manifest.image)
+    return OneShotProgram(role, session)
+
+
+def random_inputs(program: Program, manifest: bundle_pb2.Bundle) -> dict[Meaning, Array]:
+    """Fresh inputs [B, ...] by meaning; of a raster program, whole images [B,H,W,C]."""
+    random = np.random.default_rng(1)
+    image = manifest.image
+    whole = (image.height, image.width, image.channels)
+    inputs: dict[Meaning, Array] = {}
+    for meaning, tensor in program.inputs.items():
+        shape = tuple(tensor.shape)
+        if isinstance(program, RasterProgram) and shape:
+            shape = whole
+        dtype = DTYPES[tensor.dtype]
+        if meaning == bundle_pb2.MEANING_KNOWN:
+            inputs[meaning] = np.zeros((BATCH, *shape), np.bool_)
+        elif meaning == bundle_pb2.MEANING_TEMPERATURE:
+            inputs[meaning] = np.ones(BATCH, np.float32)
+        elif meaning == bundle_pb2.MEANING_LABEL:
+            inputs[meaning] = random.integers(0, manifest.label_count, BATCH)
+        elif meaning == bundle_pb2.MEANING_LATENT:
+            inputs[meaning] = random.standard_normal((BATCH, *shape), np.float32)
+        elif dtype == np.uint8:
+            inputs[meaning] = random.integers(0, 256, (BATCH, *shape), dtype=np.uint8)
+        else:
+            inputs[meaning] = random.random((BATCH, *shape), np.float32)
+    return inputs
+
+
+def run(program: Program, inputs: Mapping[Meaning, Array]) -> dict[Meaning, Array]:
+    if isinstance(program, RasterProgram):
+        return replay_raster(program, dict(inputs))
+    assert isinstance(program, OneShotProgram)
+    return program.run(inputs, list(program.outputs))
+
+
+def rate(work: Callable[[], object]) -> float:
+    """Images per second at batch B: the median of several runs after a warm-up."""
+    work()
+    seconds = []
+    for _ in range(RUNS):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return BATCH / statistics.median(seconds)
+
+
+def markdown(results: list[Result], device: str) -> str:
+    rows = [
+        f"# Digits bundles on {device} against the CPU",
+        "",
+        f"Batch {BATCH}, float32, TF32 off; no node on the CPU. Median of {RUNS} runs, arrays in and out of host memory.",
+        "",
+        f"| bundle | role | float difference | images that differ | CPU images/s | {device} images/s | |",
+        "|---|---|---:|---:|---:|---:|---|",
+    ]
+    rows += [
+        f"| {r.bundle} | {r.role} | {r.float_difference:.1e} | {r.image_difference:.1%} | {r.cpu_images_per_second:,.0f} | "
+        f"{r.device_images_per_second:,.0f} | {'ok' if r.passed else 'FAILED ' + r.problem} |"
+        for r in results
+    ]
+    return "\n".join(rows) + "\n"
+
+
+def len_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

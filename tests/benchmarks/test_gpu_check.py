@@ -1,0 +1,51 @@
+"""The script itself, rehearsed on the CPU; what it says of a GPU only a GPU can test."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import toybundle
+
+SCRIPT = Path(__file__).with_name("gpu_check.py")
+
+
+def check(*flags: str) -> subprocess.CompletedProcess[str]:
+    root = SCRIPT.parents[2]
+    path = os.pathsep.join(str(root / part) for part in ("protos", "server"))
+    command = [sys.executable, str(SCRIPT), *flags]
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
+def test_without_a_gpu_it_claims_nothing(tmp_path: Path) -> None:
+    result = check("--out", str(tmp_path / "report"))
+    assert result.returncode == 0
+    assert "no usable GPU" in result.stdout
+    assert "nothing is claimed" in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_report_has_every_role_of_every_digits_bundle(tmp_path: Path) -> None:
+    toybundle.write(tmp_path / "models", "digits-tally")
+    toybundle.write(tmp_path / "models", "other")
+    result = check("--device", "cpu", "--models", str(tmp_path / "models"), "--out", str(tmp_path / "report"))
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [r["role"] for r in report["results"]] == ["encode", "score", "sample"]
+    assert all(r["passed"] and r["float_difference"] == 0 for r in report["results"])
+    assert (tmp_path / "report.md").read_text().count("digits-tally/1") == 3
+
+
+def test_a_role_that_answers_wrongly_fails_the_check(tmp_path: Path) -> None:
+    toybundle.write(tmp_path / "models", "digits-tally", scale=200.0)
+    result = check("--device", "cpu", "--models", str(tmp_path / "models"), "--out", str(tmp_path / "report"))
+    assert result.returncode == 1
+    assert "golden replay differs" in result.stdout

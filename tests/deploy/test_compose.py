@@ -1,0 +1,118 @@
+"""docker-compose.yml as docker-compose reads it, and the Dockerfiles that it names. No Docker engine is needed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from running import ServerProcess
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILES = ("server/Dockerfile", "exporter/Dockerfile", "clients/python/Dockerfile")
+
+RunTool = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def compose(run_tool: RunTool) -> dict[str, Any]:
+    document = yaml.safe_load(run_tool("docker-compose", "config").stdout)
+    assert isinstance(document, dict)
+    return document
+
+
+def test_the_services_share_what_they_must(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    assert set(services) == {"exporter", "server", "prometheus"}
+    assert "models:/models:rw" in services["exporter"]["volumes"]
+    assert "models:/models:ro" in services["server"]["volumes"]
+    assert services["server"]["depends_on"] == {"exporter": {"condition": "service_completed_successfully"}}
+
+
+def test_ports_are_published_to_this_machine_only(compose: dict[str, Any]) -> None:
+    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
+    assert sorted(ports) == ["127.0.0.1:8500:8500/tcp", "127.0.0.1:9090:9090/tcp"]
+
+
+def test_what_compose_names_is_there(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        if "build" in service:
+            assert (ROOT / service["build"]["dockerfile"]).is_file()
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert source in compose["volumes"] or Path(source).exists(), volume
+
+
+def test_the_gpu_override_asks_for_a_gpu_and_lets_the_server_say_if_there_is_none(run_tool: RunTool) -> None:
+    files = ("-f", "docker-compose.yml", "-f", "deploy/docker-compose.gpu.yml")
+    server = yaml.safe_load(run_tool("docker-compose", *files, "config").stdout)["services"]["server"]
+    (device,) = server["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
+    assert server["environment"] == {"ANCESTRAL_SERVER_DEVICE": "cuda"}
+    assert server["build"]["args"] == {"EXTRAS": "server,gpu"}
+
+
+def test_the_healthcheck_tells_a_serving_server_from_none(compose: dict[str, Any], toy_server: ServerProcess) -> None:
+    test = compose["services"]["server"]["healthcheck"]["test"]
+    assert test[:3] == ["CMD", "python", "-c"]
+
+    def exit_code(port: str) -> int:
+        environment = {**os.environ, "ANCESTRAL_SERVER_PORT": port}
+        command = [sys.executable, "-c", test[3]]
+        return subprocess.run(command, env=environment, timeout=30, capture_output=True, check=False).returncode
+
+    assert exit_code(toy_server.address.rpartition(":")[2]) == 0
+    assert exit_code("1") != 0
+
+
+def test_the_exporter_job_trains_each_default_model_once(
+    run_tool: RunTool, compose: dict[str, Any], tmp_path: Path
+) -> None:
+    """The job's own shell text, with a stand-in for the exporter that writes down how it was called."""
+    job = compose["services"]["exporter"]
+    # `config` shows $ as $$; the containers get $.
+    text = job["command"][0].replace("$$", "$").replace("/models", str(tmp_path / "models"))
+    (tmp_path / "models" / "digits-vae").mkdir(parents=True)
+    stand_in = tmp_path / "ancestral-exporter"
+    stand_in.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/calls\n')
+    stand_in.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run([*job["entrypoint"], text], env=environment, check=True, timeout=30)
+    assert (tmp_path / "calls").read_text() == f"train digits-pixelcnn --models {tmp_path}/models\n"
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_an_image_installs_its_own_part_as_a_plain_user(name: str) -> None:
+    text = (ROOT / name).read_text()
+    extras = set(re.findall(r"^ARG EXTRAS=(\S+)|\.\[([a-z]+)\]", text, re.MULTILINE))
+    named = {extra for pair in extras for extra in pair if extra}
+    assert named == {{"clients": "client"}.get(name.split("/")[0], name.split("/")[0])}
+    assert named <= tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].keys()
+    assert "-c requirements.lock" in text
+    assert re.search(r"^USER ancestral$", text, re.MULTILINE)
+    assert "--uid 10001" in text, "the images share files through volumes"
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_what_an_image_copies_is_there_and_is_sent_to_the_builder(name: str) -> None:
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / name).read_text(), re.MULTILINE)
+    sources = {source for line in copied for source in line.split()}
+    assert sources == sent
+    assert all((ROOT / source).exists() for source in sources)
+
+
+def test_the_entry_points_exist() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    for name in DOCKERFILES:
+        entry = re.search(r'^ENTRYPOINT \["([^"]+)"\]$', (ROOT / name).read_text(), re.MULTILINE)
+        assert entry is not None
+        assert entry[1] in scripts
