@@ -52,7 +52,7 @@ class Accuracy:
 
 
 def accuracies(data: Digits, train_means: NDArray[Any], test_means: NDArray[Any]) -> list[Accuracy]:
-    """Logistic regression on `Encode` means [N,Z], on raw pixels and on PCA of size Z, with the same labelled images."""
+    """Logistic regression on `Encode` means [N,Z], on raw pixels and on PCA of size Z, on the same labels."""
     pixels, test_pixels = (a.reshape(len(a), -1) / 255 for a in (data.train, data.test))
     # Like the encoder, PCA may see all training images; only labels are scarce.
     pca = PCA(train_means.shape[1], random_state=0).fit(pixels)

@@ -1,0 +1,92 @@
+"""What a person sees while a training runs: a bar on a terminal, now and then a line elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+# Lines of progress over a whole training, where there is no terminal.
+_LINES = 10
+
+
+class Announcer:
+    """Prints sentences about one recipe."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        self.console, self.name = console, name
+
+    def say(self, text: str) -> None:
+        self.console.print(f"{self.name}: {text}", highlight=False, markup=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A console holds locks; a process of its own gets a console of its own.
+        return {"name": self.name}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.console, self.name = Console(), state["name"]
+
+
+class ProgressBar(Callback):
+    """Epochs, the loss (nats per image) and the validation score (bits/dim), of the first device."""
+
+    def __init__(self, announce: Announcer) -> None:
+        self.announce = announce
+        self.bar: Progress | None = None
+        self.task: Any = None
+        self.figures = ""
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if not trainer.is_global_zero or not self.announce.console.is_terminal:
+            return
+        self.bar = Progress(
+            TextColumn(f"[bold]{self.announce.name}[/]"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("epochs {task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.announce.console,
+            expand=True,
+        )
+        assert trainer.max_epochs is not None
+        self.task = self.bar.add_task("", total=trainer.max_epochs, completed=trainer.current_epoch, figures="")
+        self.bar.start()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.bar is not None:
+            done = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
+            self.bar.update(self.task, completed=round(done, 2))
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        seen = trainer.callback_metrics
+        parts = []
+        if "train_loss" in seen:
+            parts.append(f"loss {float(seen['train_loss']):.1f}")
+        if "validation_bits_per_dim" in seen:
+            parts.append(f"validation {float(seen['validation_bits_per_dim']):.3f} bits/dim")
+        epoch, total = trainer.current_epoch + 1, trainer.max_epochs or 1
+        if self.bar is not None:
+            self.bar.update(self.task, completed=epoch, figures=", ".join(parts))
+        elif epoch * _LINES // total > (epoch - 1) * _LINES // total:
+            self.announce.say(f"epoch {epoch}/{total}, {', '.join(parts)}")
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None

@@ -1,0 +1,339 @@
+"""Fits a model: a Lightning module, the callback that remembers, and `fit`, which resumes what was interrupted.
+
+Every random draw is seeded by (seed, step) or (seed, epoch), so a training that was interrupted and resumed ends with
+bitwise the weights of one that was not. Letters: N images, H, W, C image axes.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+import math
+import os
+import pickle
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from ancestral_exporter.data import Dataset as ImageData
+from ancestral_exporter.data import Split
+from ancestral_exporter.errors import ExporterError, UsageError
+from ancestral_exporter.models.base import ImageModel
+from ancestral_exporter.progress import Announcer, ProgressBar
+from ancestral_exporter.recipes import Recipe
+
+CHECKPOINT = "last.ckpt"
+SCORE = "validation_bits_per_dim"
+# Checkpoints cost a disk flush, so they are written this often at most: what an interruption can lose.
+CHECKPOINT_EVERY_S = 5.0
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+_VALIDATION_BATCH = 250
+_VALIDATION_SEED = 1
+
+
+class Interrupted(ExporterError):
+    """Somebody stopped the training; the checkpoint is there."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run may choose beside the recipe. precision: a key of PRECISIONS. devices: "auto" or a number."""
+
+    seed: int = 0
+    precision: str = "32"
+    devices: str = "auto"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model on the CPU in evaluation mode, and how it went.
+
+    history: one row per validation. seconds: wall time of fitting, over all attempts. resumed_epoch: epochs that an
+    earlier attempt had done.
+    """
+
+    model: ImageModel
+    history: list[dict[str, float]]
+    best_epoch: int
+    seconds: float
+    resumed_epoch: int
+
+
+class Images(Dataset[Tensor]):
+    """Images [N,H,W,C] uint8, fetched a batch at a time."""
+
+    def __init__(self, split: Split) -> None:
+        self.images = torch.from_numpy(split.images.copy())
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: list[int]) -> Tensor:
+        return self.images[indices]
+
+
+class Fitting(lightning.LightningModule):
+    """The loss, the optimiser and the averaged weights of a recipe."""
+
+    def __init__(self, model: ImageModel, recipe: Recipe, data: ImageData, seed: int) -> None:
+        super().__init__()
+        self.model, self.recipe, self.data, self.seed = model, recipe, data, seed
+        self.average = copy.deepcopy(model).requires_grad_(False).eval()
+        self.dimensions = model.image.height * model.image.width * model.image.channels
+
+    def _loader(self, split: Split, batch: int, shuffle: bool) -> DataLoader[Tensor]:
+        # The sampler for distributed training shuffles by (seed, epoch) alone, with one device too.
+        sampler: DistributedSampler[Tensor] = DistributedSampler(
+            Images(split), self.trainer.world_size, self.trainer.global_rank, shuffle=shuffle, seed=self.seed
+        )
+        size = max(1, batch // self.trainer.world_size)
+        return DataLoader(Images(split), size, sampler=sampler, collate_fn=_as_is)
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        return self._loader(self.data.train, self.recipe.schedule.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        return self._loader(self.data.validation, _VALIDATION_BATCH, shuffle=False)
+
+    def on_train_epoch_start(self) -> None:
+        self.average.eval()
+
+    def training_step(self, images: Tensor, index: int) -> Tensor:
+        """The mean over images of the negative log-likelihood or ELBO, nats."""
+        torch.manual_seed((self.seed << 32) + self.global_step * self.trainer.world_size + self.global_rank)
+        if self.data.train.binarise:
+            images = (torch.rand(images.shape, device=images.device) * 255 < images).to(torch.uint8) * 255
+        terms = {name: values.mean() for name, values in self.model.negative_log_likelihood(images).items()}
+        self._log("train", terms)
+        loss = terms["loss"]
+        if "kl" in terms:
+            loss = loss - (1 - self._kl_weight()) * terms["kl"]
+        return loss
+
+    def _kl_weight(self) -> float:
+        """From 0 to 1 over the first steps, or q(z|x) may settle at the prior (Bowman et al. 2016, section 3.1)."""
+        steps = self.recipe.schedule.kl_warmup_fraction * self.trainer.estimated_stepping_batches
+        return min(1.0, (self.global_step + 1) / steps) if steps else 1.0
+
+    @torch.no_grad()
+    def on_train_batch_end(self, outputs: object, batch: Tensor, batch_idx: int) -> None:
+        # Young averages forget faster, so that the first weights do not linger.
+        decay = min(self.recipe.schedule.average_decay, (1 + self.global_step) / (10 + self.global_step))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+
+    def validation_step(self, images: Tensor, index: int) -> None:
+        """Figures of the averaged weights, with the same noise every time."""
+        torch.manual_seed(_VALIDATION_SEED + index)
+        terms = self.average.negative_log_likelihood(images)
+        self._log("validation", {name: values.mean() for name, values in terms.items()}, len(images))
+
+    def _log(self, part: str, terms: Mapping[str, Tensor], count: int | None = None) -> None:
+        values = {f"{part}_{name}": value.detach() for name, value in terms.items()}
+        values[f"{part}_bits_per_dim"] = values[f"{part}_loss"] / (self.dimensions * math.log(2))
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        schedule = self.recipe.schedule
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(), schedule.learning_rate, betas=(0.9, 0.99), weight_decay=schedule.weight_decay
+        )
+        cycle = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            schedule.learning_rate,
+            total_steps=int(self.trainer.estimated_stepping_batches),
+            pct_start=schedule.warmup_fraction,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+
+
+class Memory(Callback):
+    """Keeps the history and the best weights, all inside the checkpoint, and decides when to write it.
+
+    One file that is replaced at once cannot disagree with itself, whenever the process dies.
+    """
+
+    state_key = "Memory"
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self.path, self.fingerprint = path, fingerprint
+        self.history: list[dict[str, float]] = []
+        self.best_score, self.best_epoch = math.inf, 0
+        self.best_weights: dict[str, Tensor] = {}
+        self.seconds = 0.0
+        self._since = self._saved = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "fingerprint": self.fingerprint,
+            "history": self.history,
+            "best_score": self.best_score,
+            "best_epoch": self.best_epoch,
+            "best_weights": self.best_weights,
+            "seconds": self.seconds + time.monotonic() - self._since,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        vars(self).update({name: value for name, value in state_dict.items() if name != "fingerprint"})
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._since = self._saved = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, Fitting)
+        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
+        last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
+        if validated:
+            row = {"epoch": trainer.current_epoch + 1.0, "step": float(trainer.global_step)}
+            row["learning_rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+            self.history.append(row | figures)
+            if figures[SCORE] < self.best_score:
+                self.best_score, self.best_epoch = figures[SCORE], trainer.current_epoch + 1
+                weights = pl_module.average.state_dict()
+                self.best_weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
+        due = last or time.monotonic() - self._saved >= CHECKPOINT_EVERY_S
+        # All devices must write together: the first one's clock decides.
+        if trainer.strategy.broadcast(due):
+            trainer.save_checkpoint(self.path)
+            self._saved = time.monotonic()
+
+
+class ReplacingIO(TorchCheckpointIO):
+    """Writes a checkpoint beside the old one, flushes it, and then takes its place: never a half-written file."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path = Path(path)
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+
+def fit(recipe: Recipe, data: ImageData, work: Path, options: Options, announce: Announcer) -> Fitted:
+    """Fit the recipe on `data`, validating by its validation images, with checkpoints in the folder `work`.
+
+    Continues from the checkpoint in `work` when it is of the same settings, and starts afresh otherwise.
+    Raises UsageError for a precision or devices that there are not, Interrupted when stopped by a person, and
+    ExporterError when the training diverges.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    checkpoint = work / CHECKPOINT
+    memory = Memory(checkpoint, fingerprint(recipe, options))
+    resumed = _resumable(checkpoint, memory.fingerprint, announce)
+    torch.manual_seed(options.seed)
+    module = Fitting(recipe.build(data.image), recipe, data, options.seed)
+    with _quiet():
+        trainer = _trainer(recipe, options, [ProgressBar(announce), memory])
+        try:
+            trainer.fit(module, ckpt_path=checkpoint if resumed else None)
+        except (SystemExit, KeyboardInterrupt) as stop:  # Lightning turns Ctrl-C and SIGTERM into SystemExit
+            raise Interrupted("interrupted; the same command continues where it was") from stop
+    # From the file, as with several devices the training ran in processes of their own.
+    state = _state(checkpoint)
+    if not state["best_weights"]:
+        raise ExporterError(f"{recipe.name}: the training diverged (its loss is not a number); try another --seed")
+    model = module.model.cpu()
+    model.load_state_dict(state["best_weights"])
+    return Fitted(model.eval(), state["history"], state["best_epoch"], state["seconds"], resumed)
+
+
+def fingerprint(recipe: Recipe, options: Options) -> str:
+    """Equal for two trainings that must end with the same weights."""
+    settings = {"recipe": recipe.settings(), "options": vars(options), "torch": torch.__version__}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _resumable(checkpoint: Path, wanted: str, announce: Announcer) -> int:
+    """Epochs done by the checkpoint if it is of the wanted settings, else 0 and the checkpoint is gone."""
+    if not checkpoint.exists():
+        return 0
+    try:
+        found = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        same, epochs = found["callbacks"][Memory.state_key]["fingerprint"] == wanted, int(found["epoch"]) + 1
+    except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, EOFError, ValueError) as error:
+        announce.say(f"the checkpoint {checkpoint} cannot be read ({type(error).__name__}): starting afresh")
+        same = False
+    else:
+        if same:
+            announce.say(f"continuing an interrupted training after epoch {epochs}")
+        else:
+            announce.say("an interrupted training had other settings: starting afresh")
+    if not same:
+        checkpoint.unlink()
+        return 0
+    return epochs
+
+
+def _state(checkpoint: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)["callbacks"][Memory.state_key]
+    return state
+
+
+def _trainer(recipe: Recipe, options: Options, callbacks: list[Callback]) -> lightning.Trainer:
+    schedule = recipe.schedule
+    if options.precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {options.precision!r}; there are: {', '.join(PRECISIONS)}")
+    if options.precision == "16" and not torch.cuda.is_available():
+        raise UsageError("--precision 16 needs a GPU; on the CPU use 32 or bf16")
+    if options.devices != "auto" and not (options.devices.isdecimal() and int(options.devices) > 0):
+        raise UsageError(f"--devices must be auto or a number from 1, not {options.devices!r}")
+    devices: int | str = options.devices if options.devices == "auto" else int(options.devices)
+    if schedule.patience is not None:
+        callbacks = [*callbacks, EarlyStopping(SCORE, patience=schedule.patience)]
+    try:
+        return lightning.Trainer(
+            accelerator="auto",
+            devices=devices,
+            # Processes that fit and end: what comes after belongs to this one alone.
+            strategy="auto" if devices in ("auto", 1) else "ddp_spawn",
+            precision=PRECISIONS[options.precision],  # type: ignore[arg-type]
+            max_epochs=schedule.epochs,
+            check_val_every_n_epoch=min(schedule.validate_every_epochs, schedule.epochs),
+            gradient_clip_val=schedule.gradient_clip,
+            callbacks=callbacks,
+            plugins=[ReplacingIO()],
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            deterministic="warn",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except lightning.pytorch.utilities.exceptions.MisconfigurationException as error:
+        raise UsageError(f"--devices {options.devices}: {error}") from error
+
+
+def _as_is(batch: Tensor) -> Tensor:
+    return batch
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's tips: a person watches a progress bar."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

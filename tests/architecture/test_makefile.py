@@ -1,0 +1,50 @@
+"""`make` alone is the map of what can be done."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+MAKEFILE = (ROOT / "Makefile").read_text()
+PHONY = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
+
+
+def make(*arguments: str) -> str:
+    done = subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_make_alone_lists_every_target() -> None:
+    listed = set(re.findall(r"^  make ([a-z-]+) +\S", make(), re.MULTILINE))
+    assert PHONY is not None
+    assert listed == set(PHONY[1].split()) - {"help"}
+
+
+def test_check_runs_every_checker() -> None:
+    planned = make("-n", "check")
+    for command in (
+        "ruff check",
+        "ruff format --check",
+        "mypy",
+        "lint-imports",
+        "buf lint",
+        "buf format",
+        "check-stubs",
+    ):
+        assert command in planned, command
+
+
+def test_ci_runs_check_and_test() -> None:
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert "set -euo pipefail" in lines
+    assert lines[-2:] == ["make check", "make test"]
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+def test_gpu_check_installs_nothing_when_it_is_told_which_python() -> None:
+    assert "install" not in make("-n", "gpu-check", "PYTHON=python3")
+    assert "python3 tests/benchmarks/gpu_check.py" in make("-n", "gpu-check", "PYTHON=python3")
+    assert ".venv/bin/python tests/benchmarks/gpu_check.py" in make("-n", "gpu-check")

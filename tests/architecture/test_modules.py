@@ -1,0 +1,36 @@
+"""Modules stay small enough to be read in one go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+MOST_LINES = 300
+
+
+def sources() -> list[Path]:
+    folders = ("server", "exporter", "clients")
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def test_no_module_is_too_long() -> None:
+    assert len(sources()) > 30
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in sources()}
+    assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
+
+
+def test_import_roots_hold_only_their_package() -> None:
+    """What lies directly in an import root would be importable by a bare name in development."""
+    for root in ("protos", "server", "exporter", "clients/python", "clients/demo"):
+        assert list((ROOT / root).glob("*.py")) == [], root
+
+
+def test_every_part_says_that_it_is_typed() -> None:
+    for package in (
+        "protos/ancestral",
+        "server/ancestral_server",
+        "exporter/ancestral_exporter",
+        "clients/python/ancestral_client",
+        "clients/demo/ancestral_demo",
+    ):
+        assert (ROOT / package / "py.typed").is_file(), package

@@ -1,0 +1,41 @@
+"""The wheel that the images install: an editable install is no stand-in for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_wheel_holds_every_part_and_no_generic_name(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        tmp_path,
+        ROOT,
+    ]
+    subprocess.run(command, check=True, timeout=120)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    packages = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert packages == {"ancestral", "ancestral_server", "ancestral_exporter", "ancestral_client", "ancestral_demo"}
+    for root, package in (
+        ("protos", "ancestral"),
+        ("server", "ancestral_server"),
+        ("exporter", "ancestral_exporter"),
+        ("clients/python", "ancestral_client"),
+        ("clients/demo", "ancestral_demo"),
+    ):
+        modules = {str(path.relative_to(ROOT / root)) for path in (ROOT / root / package).rglob("*.py")}
+        assert modules <= names
+        assert f"{package}/py.typed" in names

@@ -1,0 +1,92 @@
+"""A PixelCNN from PyTorch through export to the real server: the served figures are the model's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ancestral_client import Client
+from ancestral_exporter.bundle import write_bundle
+from ancestral_exporter.models.base import ImageShape
+from ancestral_exporter.models.pixelcnn import GatedPixelCNN
+from ancestral_server.runtime.noise import uniforms_of_range
+from running import ServerProcess
+
+SHAPE = ImageShape(8, 8, 1, 17)
+
+
+@pytest.fixture(scope="module")
+def model() -> GatedPixelCNN:
+    torch.manual_seed(1)
+    model = GatedPixelCNN(SHAPE, channels=16, vertical_layers=3, horizontal_layers=2)
+    with torch.no_grad():
+        # Untrained logits are nearly flat; sharp ones make every draw depend on all before it.
+        for linear in model.logits:
+            linear.weight.mul_(8)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    levels = np.random.default_rng(2).integers(0, 17, (40, 8, 8, 1))
+    return np.round(levels * (255 / 16)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def client(
+    model: GatedPixelCNN,
+    images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Client]:
+    models: Path = tmp_path_factory.mktemp("models")
+    write_bundle(model, name="sharp", models_dir=models, golden_images=images[:4])
+    with ServerProcess(models) as server, Client(server.address) as client:
+        yield client
+
+
+def test_score_is_the_log_likelihood_that_pytorch_computes(
+    model: GatedPixelCNN, images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], client: Client
+) -> None:
+    with torch.no_grad():
+        nats = -model.negative_log_likelihood(torch.from_numpy(images))["loss"].numpy()
+    scores = client.score("sharp", images)
+    np.testing.assert_allclose(scores.log_likelihood, nats, atol=1e-3, rtol=0)
+    assert scores.exact
+
+
+def test_served_samples_are_the_naive_ones_and_carry_their_score(model: GatedPixelCNN, client: Client) -> None:
+    samples = client.sample("sharp", 12, seed=5)
+    uniforms = torch.from_numpy(uniforms_of_range(5, 0, 12, (8, 8, 1)))
+    nothing = torch.zeros((12, 8, 8, 1), dtype=torch.uint8)
+    naive, nats = model.sample_naive(nothing, nothing.bool(), uniforms, torch.ones(12))
+    assert np.array_equal(samples.images, naive.numpy())
+    np.testing.assert_allclose(samples.log_likelihood, nats.numpy(), atol=1e-3, rtol=0)
+    np.testing.assert_allclose(client.score("sharp", samples.images).log_likelihood, nats.numpy(), atol=1e-3, rtol=0)
+
+
+def test_a_sample_is_bitwise_the_same_alone_and_in_any_company(client: Client) -> None:
+    batch = client.sample("sharp", 100, seed=9)
+    for i in (0, 1, 17, 63, 64, 99):
+        alone = client.sample("sharp", 1, seed=9, first_index=i)
+        assert np.array_equal(alone.images[0], batch.images[i])
+        assert alone.log_likelihood is not None
+        assert batch.log_likelihood is not None
+        assert alone.log_likelihood[0] == batch.log_likelihood[i]
+
+
+def test_temperature_zero_leaves_nothing_to_chance(client: Client) -> None:
+    images = client.sample("sharp", 8, seed=1, temperature=0).images
+    assert (images == images[0]).all()
+
+
+def test_features_are_the_mean_of_their_map(
+    images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], client: Client
+) -> None:
+    features = client.features("sharp", images, include_map=True)
+    assert features.feature_map is not None
+    np.testing.assert_allclose(features.features, features.feature_map.mean((1, 2)), atol=1e-5)
+    assert client.features("sharp", images).feature_map is None
