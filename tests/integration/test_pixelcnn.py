@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from ancestral_client import Client
 from ancestral_exporter.bundle import write_bundle
@@ -15,6 +17,8 @@ from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN
 from ancestral_server.runtime.noise import uniforms_of_range
 from running import ServerProcess
+
+Images: TypeAlias = NDArray[np.uint8]
 
 SHAPE = ImageShape(8, 8, 1, 17)
 
@@ -24,14 +28,15 @@ def model() -> GatedPixelCNN:
     torch.manual_seed(1)
     model = GatedPixelCNN(SHAPE, channels=16, vertical_layers=3, horizontal_layers=2)
     with torch.no_grad():
-        # Untrained logits are nearly flat; sharp ones make every draw depend on all before it.
-        for linear in model.logits:
-            linear.weight.mul_(8)
+        # Untrained logits are nearly flat; sharp ones make every draw depend on all before it, and leave no ties.
+        for name, parameter in model.named_parameters():
+            if name.startswith("logits"):
+                parameter.mul_(8).add_(torch.randn_like(parameter), alpha=0.1)
     return model.eval()
 
 
 @pytest.fixture(scope="module")
-def images() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def images() -> Images:
     levels = np.random.default_rng(2).integers(0, 17, (40, 8, 8, 1))
     return np.round(levels * (255 / 16)).astype(np.uint8)
 
@@ -39,7 +44,7 @@ def images() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 @pytest.fixture(scope="module")
 def client(
     model: GatedPixelCNN,
-    images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
+    images: Images,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Client]:
     models: Path = tmp_path_factory.mktemp("models")
@@ -49,7 +54,7 @@ def client(
 
 
 def test_score_is_the_log_likelihood_that_pytorch_computes(
-    model: GatedPixelCNN, images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], client: Client
+    model: GatedPixelCNN, images: Images, client: Client
 ) -> None:
     with torch.no_grad():
         nats = -model.negative_log_likelihood(torch.from_numpy(images))["loss"].numpy()
@@ -64,6 +69,7 @@ def test_served_samples_are_the_naive_ones_and_carry_their_score(model: GatedPix
     nothing = torch.zeros((12, 8, 8, 1), dtype=torch.uint8)
     naive, nats = model.sample_naive(nothing, nothing.bool(), uniforms, torch.ones(12))
     assert np.array_equal(samples.images, naive.numpy())
+    assert samples.log_likelihood is not None
     np.testing.assert_allclose(samples.log_likelihood, nats.numpy(), atol=1e-3, rtol=0)
     np.testing.assert_allclose(client.score("sharp", samples.images).log_likelihood, nats.numpy(), atol=1e-3, rtol=0)
 
@@ -83,9 +89,7 @@ def test_temperature_zero_leaves_nothing_to_chance(client: Client) -> None:
     assert (images == images[0]).all()
 
 
-def test_features_are_the_mean_of_their_map(
-    images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], client: Client
-) -> None:
+def test_features_are_the_mean_of_their_map(images: Images, client: Client) -> None:
     features = client.features("sharp", images, include_map=True)
     assert features.feature_map is not None
     np.testing.assert_allclose(features.features, features.feature_map.mean((1, 2)), atol=1e-5)

@@ -46,7 +46,7 @@ class RasterGraph:
     """The row graph of an autoregressive model, built by hand, and the slow reference that it must equal.
 
     `reference(given, known, uniforms, temperature, label)` takes whole images ([N,H,W,C] uint8, bool, float32; [N]
-    float32; [N] int64 or None), samples naively with one full pass per pixel, and returns images [N,H,W,C] uint8 and the
+    float32; [N] int64 or None), samples by full passes of the PyTorch model, without caches, and returns images [N,H,W,C] uint8 and the
     log-likelihood [N] of the free pixels, nats, under the model at temperature 1.
     """
 
@@ -61,7 +61,7 @@ class ImageModel(nn.Module, ABC):
 
     family: ClassVar[str]
     # Whether `negative_log_likelihood` is exact or a bound.
-    likelihood: ClassVar[bundle_pb2.Likelihood]
+    likelihood: ClassVar[bundle_pb2.Likelihood.ValueType]
 
     image: ImageShape
     latent_size: int = 0

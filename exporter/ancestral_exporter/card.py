@@ -1,0 +1,127 @@
+"""CARD.md: what a person should know about a model before using it. And where the bundle came from."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from ancestral.v1 import bundle_pb2
+from ancestral_exporter.data import SHAPES
+from ancestral_exporter.evaluate import Evaluation
+from ancestral_exporter.models.base import ImageModel
+from ancestral_exporter.plots import CURVE, METRICS, SAMPLES
+from ancestral_exporter.recipes import Recipe
+from ancestral_exporter.training import Fitted, Options
+
+CARD = "CARD.md"
+
+
+def provenance(recipe: Recipe, options: Options, fitted: Fitted | None) -> dict[str, str]:
+    """What made a bundle, for the manifest."""
+    versions = {f"version.{name}": importlib.metadata.version(name) for name in ("ancestral", "torch", "lightning", "onnx")}
+    trained = {"best_epoch": str(fitted.best_epoch), "training_seconds": f"{fitted.seconds:.1f}"} if fitted else {}
+    return {
+        "recipe": recipe.name,
+        "settings": json.dumps(recipe.settings(), sort_keys=True),
+        "seed": str(options.seed),
+        "precision": options.precision,
+        "devices": options.devices,
+        "commit": commit(),
+        **trained,
+        **versions,
+    }
+
+
+def commit() -> str:
+    """The commit of this source tree, with "+" when it has changes, or "unknown" outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # an installed package may lie inside somebody else's repository
+        return "unknown"
+    try:
+        head = _git(root, "rev-parse", "HEAD").strip()
+        return head + ("+" if _git(root, "status", "--porcelain", "--untracked-files=no").strip() else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True, timeout=10
+    ).stdout
+
+
+def likelihood_word(likelihood: int) -> str:
+    return "upper bound (negative ELBO)" if likelihood == bundle_pb2.LIKELIHOOD_LOWER_BOUND else "exact"
+
+
+def card(
+    recipe: Recipe,
+    model: ImageModel,
+    data_text: str,
+    binarisation: str,
+    evaluations: Sequence[Evaluation],
+    fitted: Fitted | None,
+    made: dict[str, str],
+) -> str:
+    """The Markdown text."""
+    shape = SHAPES[recipe.data]
+    count = sum(parameter.numel() for parameter in model.parameters())
+    lines = [
+        f"# {recipe.name}",
+        "",
+        f"A {recipe.description}. Family: {model.family}; {count:,} parameters"
+        + (f"; {model.latent_size} latent dimensions." if model.latent_size else "."),
+        "",
+        "![samples](" + SAMPLES + ")" if fitted else "**Untrained**: exported with its initial weights (`--epochs 0`).",
+        "",
+        "## Data",
+        "",
+        f"{data_text}. Images of {shape.height}×{shape.width}×{shape.channels}, {shape.levels} levels. "
+        f"Binarisation: {binarisation}.",
+        "",
+        "## Likelihood",
+        "",
+        *_figures(evaluations, recipe),
+        "",
+        "## Recipe",
+        "",
+        "```json",
+        json.dumps(recipe.settings() | {"references": None}, indent=2, ensure_ascii=False).replace(
+            ',\n  "references": null', ""
+        ),
+        "```",
+        "",
+        f"Seed {made['seed']}, precision {made['precision']}, devices {made['devices']}.",
+    ]
+    if fitted:
+        lines += [
+            f"Validated {len(fitted.history)} times; the averaged weights of epoch {fitted.best_epoch}, the best on "
+            f"validation, are exported. Trained for {fitted.seconds:.0f} s.",
+            "",
+            f"![training curve]({CURVE})",
+            "",
+            f"Every figure of the training: [{METRICS}]({METRICS}).",
+        ]
+    versions = ", ".join(f"{key[8:]} {value}" for key, value in made.items() if key.startswith("version."))
+    return "\n".join([*lines, "", f"Made at commit {made['commit']} with {versions}.", ""])
+
+
+def _figures(evaluations: Sequence[Evaluation], recipe: Recipe) -> list[str]:
+    if not evaluations:
+        return ["Not measured: there were no data."]
+    lines = ["| | nats/image | bits/dim | |", "|---|---|---|---|"]
+    for found in evaluations:
+        how = likelihood_word(found.likelihood) + (f", one draw of z, mean over {found.draws}" if found.draws > 1 else "")
+        bits = f"{found.bits_per_dim:.4f}" if found.discrete else "–"
+        if not found.discrete:
+            how += "; a density"
+        lines.append(f"| {found.split}, {found.images} images | {found.nats:.2f} | {bits} | {how} |")
+    if evaluations[0].discrete:
+        lines += [f"| {reference.text} | | {reference.bits_per_dim:.4g} | |" for reference in recipe.references]
+    else:
+        lines += ["", "The figures are of a density over intensities scaled to [0,1]: they may be negative, and are not"
+                  " comparable with any discrete model's."]  # fmt: skip
+    return lines
