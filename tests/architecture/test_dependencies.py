@@ -76,7 +76,7 @@ def test_no_part_but_the_exporter_needs_torch(extra: str) -> None:
 
 
 def test_the_client_is_light() -> None:
-    assert not closure("client") & {"onnxruntime-gpu", "onnxruntime", "prometheus-client", "scikit-learn", "pydantic"}
+    assert not closure("client") & {"onnxruntime-gpu", "onnxruntime", "prometheus-client", "scikit-learn"}
 
 
 def test_the_server_needs_no_part_of_the_client() -> None:

@@ -178,14 +178,15 @@ def markdown(results: list[Result], device: str) -> str:
     rows = [
         f"# Digits bundles on {device} against the CPU",
         "",
-        f"Batch {BATCH}, float32, TF32 off; no node on the CPU; median of {RUNS} runs, arrays in host memory.",
+        f"Batch {BATCH}, float32, TF32 off, no node on the CPU; median of {RUNS} runs.",
         "",
         f"| bundle | role | float difference | images that differ | CPU images/s | {device} images/s | |",
         "|---|---|---:|---:|---:|---:|---|",
     ]
     rows += [
         f"| {r.bundle} | {r.role} | {r.float_difference:.1e} | {r.image_difference:.1%} | "
-        f"{r.cpu_images_per_second:,.0f} | {r.device_images_per_second:,.0f} | {'ok' if r.passed else 'FAILED ' + r.problem} |"
+        f"{r.cpu_images_per_second:,.0f} | {r.device_images_per_second:,.0f} | "
+        f"{'ok' if r.passed else 'FAILED ' + r.problem} |"
         for r in results
     ]
     return "\n".join(rows) + "\n"
