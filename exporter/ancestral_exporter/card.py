@@ -21,7 +21,9 @@ CARD = "CARD.md"
 
 def provenance(recipe: Recipe, options: Options, fitted: Fitted | None) -> dict[str, str]:
     """What made a bundle, for the manifest."""
-    versions = {f"version.{name}": importlib.metadata.version(name) for name in ("ancestral", "torch", "lightning", "onnx")}
+    versions = {
+        f"version.{name}": importlib.metadata.version(name) for name in ("ancestral", "torch", "lightning", "onnx")
+    }
     trained = {"best_epoch": str(fitted.best_epoch), "training_seconds": f"{fitted.seconds:.1f}"} if fitted else {}
     return {
         "recipe": recipe.name,
@@ -114,7 +116,9 @@ def _figures(evaluations: Sequence[Evaluation], recipe: Recipe) -> list[str]:
         return ["Not measured: there were no data."]
     lines = ["| | nats/image | bits/dim | |", "|---|---|---|---|"]
     for found in evaluations:
-        how = likelihood_word(found.likelihood) + (f", one draw of z, mean over {found.draws}" if found.draws > 1 else "")
+        how = likelihood_word(found.likelihood) + (
+            f", one draw of z, mean over {found.draws}" if found.draws > 1 else ""
+        )
         bits = f"{found.bits_per_dim:.4f}" if found.discrete else "–"
         if not found.discrete:
             how += "; a density"

@@ -27,10 +27,10 @@ BINARISATION_SEED = 20101123
 MNIST_VALIDATION = 10_000
 
 MNIST_HELP = (
-    "MNIST is the 28×28 handwritten digits of LeCun, Cortes and Burges; get the four idx files "
-    "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte (each raw or .gz) "
-    "from a mirror such as https://ossci-datasets.s3.amazonaws.com/mnist/ and pass --data DIR, the folder that holds "
-    "them or holds them in mnist/"
+    "MNIST is the 28×28 handwritten digits of LeCun, Cortes and Burges; get its four idx files "
+    "(train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte, each raw or "
+    ".gz) from a mirror such as https://ossci-datasets.s3.amazonaws.com/mnist/ and pass --data DIR, the folder that "
+    "holds them or holds them in mnist/"
 )
 
 
@@ -38,8 +38,8 @@ MNIST_HELP = (
 class Split:
     """Images and their classes, in a fixed order.
 
-    `images` [N,H,W,C] uint8. Where `binarise` is set they are grey and `images` is not what a model sees: training draws
-    each pixel ~ Bernoulli(byte / 255) anew each time (Salakhutdinov & Murray 2008, "dynamic binarisation").
+    `images` [N,H,W,C] uint8. Where `binarise` is set they are grey and `images` is not what a model sees: training
+    draws each pixel ~ Bernoulli(byte / 255) anew each time (Salakhutdinov & Murray 2008, "dynamic binarisation").
     """
 
     images: Images
@@ -82,8 +82,8 @@ def load_digits() -> Dataset:
     labels = classes.astype(np.int64)
     return Dataset(
         name="digits",
-        description="scikit-learn's 1797 handwritten digits, 8×8, 17 grey levels; first 1000 train, next 350 validation, "
-        "last 447 test",
+        description="scikit-learn's 1797 handwritten digits, 8×8, 17 grey levels; first 1000 train, next 350 "
+        "validation, last 447 test",
         binarisation="none: 17 grey levels as they are",
         image=ImageShape(8, 8, 1, 17),
         train=Split(images[:1000], labels[:1000]),
@@ -103,12 +103,14 @@ def load_mnist(folder: Path | None) -> Dataset:
     test_images, test_labels = _idx_pair(folder, "t10k")
     if len(train_images) <= MNIST_VALIDATION:
         raise DataError(
-            f"{folder}: train-images-idx3-ubyte holds {len(train_images)} images; more than {MNIST_VALIDATION} are needed"
+            f"{folder}: train-images-idx3-ubyte holds {len(train_images)} images, but {MNIST_VALIDATION} of them are "
+            "for validation: more are needed"
         )
     rng = np.random.default_rng(BINARISATION_SEED)
     return Dataset(
         name="mnist",
-        description="MNIST handwritten digits, 28×28; 50,000 train, the last 10,000 of the 60,000 validation, 10,000 test",
+        description="MNIST handwritten digits, 28×28; 50,000 train, the last 10,000 of the 60,000 validation, "
+        "10,000 test",
         binarisation=f"dynamic: each pixel ~ Bernoulli(intensity), drawn anew whenever an image is trained on; "
         f"validation and test drawn once with seed {BINARISATION_SEED}",
         image=ImageShape(28, 28, 1, 2),
@@ -172,5 +174,7 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
     shape = struct.unpack(f">{dimensions}I", content[4:header])
     expected = int(np.prod(shape, dtype=np.int64))
     if len(content) - header != expected:
-        raise DataError(f"{path}: {len(content) - header} bytes of data where its header says {expected}; download it again")
+        raise DataError(
+            f"{path}: {len(content) - header} bytes of data where its header says {expected}; download it again"
+        )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

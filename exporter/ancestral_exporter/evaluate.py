@@ -30,7 +30,7 @@ class Evaluation:
     terms: dict[str, float]
     dimensions: int
     discrete: bool
-    likelihood: bundle_pb2.Likelihood
+    likelihood: bundle_pb2.Likelihood.ValueType
 
     @property
     def nats(self) -> float:
@@ -70,7 +70,7 @@ def evaluate(model: ImageModel, split: Split, name: str) -> Evaluation:
     sums: dict[str, float] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
-        for batch in images.split(_BATCH):
+        for batch in torch.split(images, _BATCH):
             for _ in range(draws):
                 for term, values in model.negative_log_likelihood(batch).items():
                     sums[term] = sums.get(term, 0.0) + values.double().sum().item()

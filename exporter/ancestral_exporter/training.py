@@ -24,6 +24,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
@@ -46,6 +47,8 @@ _VALIDATION_SEED = 1
 
 class Interrupted(ExporterError):
     """Somebody stopped the training; the checkpoint is there."""
+
+    exit_code = 130
 
 
 @dataclass(frozen=True)
@@ -315,11 +318,11 @@ def _trainer(recipe: Recipe, options: Options, callbacks: list[Callback]) -> lig
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    except lightning.pytorch.utilities.exceptions.MisconfigurationException as error:
+    except MisconfigurationException as error:
         raise UsageError(f"--devices {options.devices}: {error}") from error
 
 
-def _as_is(batch: Tensor) -> Tensor:
+def _as_is(batch: Any) -> Any:
     return batch
 
 

@@ -46,8 +46,8 @@ class RasterGraph:
     """The row graph of an autoregressive model, built by hand, and the slow reference that it must equal.
 
     `reference(given, known, uniforms, temperature, label)` takes whole images ([N,H,W,C] uint8, bool, float32; [N]
-    float32; [N] int64 or None), samples by full passes of the PyTorch model, without caches, and returns images [N,H,W,C] uint8 and the
-    log-likelihood [N] of the free pixels, nats, under the model at temperature 1.
+    float32; [N] int64 or None), samples by full passes of the PyTorch model, without caches, and returns images
+    [N,H,W,C] uint8 and the log-likelihood [N] of the free pixels, nats, under the model at temperature 1.
     """
 
     file: str
@@ -62,6 +62,8 @@ class ImageModel(nn.Module, ABC):
     family: ClassVar[str]
     # Whether `negative_log_likelihood` is exact or a bound.
     likelihood: ClassVar[bundle_pb2.Likelihood.ValueType]
+    # False when it is of a density of intensities: a figure that no other model's bits/dim may be held against.
+    discrete: bool = True
 
     image: ImageShape
     latent_size: int = 0

@@ -89,7 +89,9 @@ class Bernoulli(PixelLikelihood):
     def __init__(self, levels: int) -> None:
         super().__init__(levels)
         if levels != 2:
-            raise UsageError(f"a Bernoulli likelihood is for images of 2 levels, not {levels}: use categorical or gaussian")
+            raise UsageError(
+                f"a Bernoulli likelihood is for images of 2 levels, not {levels}: use categorical or gaussian"
+            )
 
     def log_prob(self, parameters: Tensor, images: Tensor) -> Tensor:
         signs = 2 * to_levels(images, 2).to(parameters.dtype) - 1
@@ -106,9 +108,9 @@ class Bernoulli(PixelLikelihood):
 class Gaussian(PixelLikelihood):
     """N(x; mean, diag(variance)) with both given by the decoder, x scaled to [0,1] (appendix C.2 of arXiv 1312.6114).
 
-    This is a *density* of intensities: its log can be positive, depends on the scaling, and neither it nor its "bits/dim"
-    can be compared with those of a categorical or Bernoulli model. The log-variance is kept above MIN_LOG_VARIANCE:
-    a pixel that is constant in the training images would otherwise earn an unbounded density.
+    This is a *density* of intensities: its log can be positive, depends on the scaling, and neither it nor its
+    "bits/dim" can be compared with those of a categorical or Bernoulli model. The log-variance is kept above
+    MIN_LOG_VARIANCE: a pixel that is constant in the training images would otherwise earn an unbounded density.
     """
 
     parameters_per_value = 2
@@ -146,7 +148,7 @@ LIKELIHOODS: dict[str, type[PixelLikelihood]] = {
 
 
 def likelihood(name: str, levels: int) -> PixelLikelihood:
-    """The likelihood called `name` for images of K levels. Raises UsageError when there is none, or K does not suit it."""
+    """The likelihood of that name for images of K levels. Raises UsageError for an unknown one, or an unfit K."""
     if name not in LIKELIHOODS:
         raise UsageError(f"unknown likelihood {name!r}; there are: {', '.join(LIKELIHOODS)}")
     return LIKELIHOODS[name](levels)

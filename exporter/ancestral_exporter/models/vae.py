@@ -7,7 +7,7 @@ dimensions, M channels, F features, P parameters per value.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ class Residual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        return cast(Tensor, x + self.body(x))
 
 
 class Encoder(nn.Module):
@@ -67,7 +67,14 @@ class Decoder(nn.Module):
     """Latents [N,Z] to the parameters [N,H,W,C,P] of p(x|z); the encoder mirrored."""
 
     def __init__(
-        self, image: ImageShape, latent_size: int, parameters: int, channels: int, blocks: int, features: int, dropout: float
+        self,
+        image: ImageShape,
+        latent_size: int,
+        parameters: int,
+        channels: int,
+        blocks: int,
+        features: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.image, self.parameters_per_value = image, parameters
@@ -94,7 +101,7 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         x = self.convolutions(self.dense(z).view(-1, *self.start))
         x = x[:, :, : self.image.height, : self.image.width].permute(0, 2, 3, 1)
-        return x.reshape(-1, *self.bias.shape) + self.bias
+        return cast(Tensor, x.reshape(-1, *self.bias.shape) + self.bias)
 
 
 def _quarter(image: ImageShape) -> tuple[int, int]:
@@ -106,7 +113,7 @@ class VAE(ImageModel):
     """See the module's text. `likelihood_name` is one of likelihoods.LIKELIHOODS."""
 
     family: ClassVar[str] = "vae"
-    likelihood: ClassVar[bundle_pb2.Likelihood] = bundle_pb2.LIKELIHOOD_LOWER_BOUND
+    likelihood: ClassVar[bundle_pb2.Likelihood.ValueType] = bundle_pb2.LIKELIHOOD_LOWER_BOUND
 
     def __init__(
         self,
@@ -232,9 +239,9 @@ class FeaturesGraph(_Graph):
 
 def _spec(
     name: str,
-    meaning: bundle_pb2.Meaning,
+    meaning: bundle_pb2.Meaning.ValueType,
     shape: tuple[int, ...],
-    dtype: tensor_pb2.DataType = tensor_pb2.DATA_TYPE_FLOAT32,
+    dtype: tensor_pb2.DataType.ValueType = tensor_pb2.DATA_TYPE_FLOAT32,
 ) -> bundle_pb2.TensorSpec:
     return bundle_pb2.TensorSpec(name=name, meaning=meaning, dtype=dtype, shape=shape)
 

@@ -1,0 +1,130 @@
+"""From a recipe to a bundle: data, fit, evaluate, export, verify, write."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ancestral_exporter import card, data, plots
+from ancestral_exporter.bundle import write_bundle
+from ancestral_exporter.errors import DataError, ExporterError
+from ancestral_exporter.evaluate import Evaluation, evaluate
+from ancestral_exporter.models.base import ImageModel
+from ancestral_exporter.progress import Announcer
+from ancestral_exporter.recipes import Recipe
+from ancestral_exporter.training import Fitted, Options, fit
+
+# Hidden, so that no server takes it for a model.
+WORK = ".training"
+_GOLDEN_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class Made:
+    """A bundle's folder, and what was measured on the way (nothing where there were no data)."""
+
+    path: Path
+    evaluations: tuple[Evaluation, ...]
+
+
+def make(recipe: Recipe, models: Path, data_folder: Path | None, options: Options, announce: Announcer) -> Made:
+    """Train, evaluate, export, verify and write the next version of `models/<recipe>`.
+
+    With 0 epochs the model is untrained, and is measured only where the data are at hand.
+    Raises ExporterError: missing data, a training that diverged or was interrupted, a graph that answers wrongly.
+    """
+    with _work_folder(models, recipe.name) as work:
+        images = _data(recipe, data_folder)
+        fitted: Fitted | None = None
+        if recipe.schedule.epochs:
+            assert images is not None
+            fitted = fit(recipe, images, work, options, announce)
+            model = fitted.model
+        else:
+            torch.manual_seed(options.seed)
+            model = recipe.build(data.SHAPES[recipe.data]).eval()
+        found: tuple[Evaluation, ...] = ()
+        if images is not None:
+            # The test images are looked at here, once, when nothing can be chosen any more.
+            found = (evaluate(model, images.validation, "validation"), evaluate(model, images.test, "test"))
+        announce.say("exporting and verifying")
+        path = _write(recipe, model, models, images, options, fitted, found)
+        shutil.rmtree(work)
+    return Made(path, found)
+
+
+def _data(recipe: Recipe, folder: Path | None) -> data.Dataset | None:
+    try:
+        return data.load(recipe.data, folder)
+    except DataError:
+        if recipe.schedule.epochs or folder is not None:
+            raise
+        return None
+
+
+def _write(
+    recipe: Recipe,
+    model: ImageModel,
+    models: Path,
+    images: data.Dataset | None,
+    options: Options,
+    fitted: Fitted | None,
+    found: tuple[Evaluation, ...],
+) -> Path:
+    made = card.provenance(recipe, options, fitted)
+    shape = data.SHAPES[recipe.data]
+
+    def extras(folder: Path) -> None:
+        plots.write_samples(model, folder)
+        if fitted:
+            unit = "bits/dim" if model.discrete else "bits/dim of a density (not comparable)"
+            plots.write_metrics(fitted.history, folder)
+            plots.write_curve(fitted.history, recipe.name, fitted.best_epoch, unit, folder)
+        text = images.description if images else f"none seen (the recipe is for {recipe.data})"
+        levels = images.binarisation if images else "none"
+        (folder / card.CARD).write_text(card.card(recipe, model, text, levels, found, fitted, made), encoding="utf-8")
+
+    if images:
+        golden, labels = images.validation.images[:_GOLDEN_IMAGES], images.validation.labels[:_GOLDEN_IMAGES]
+    else:
+        random = np.random.default_rng(0)
+        levels = random.integers(0, shape.levels, (_GOLDEN_IMAGES, shape.height, shape.width, shape.channels))
+        golden = np.rint(levels * 255 / (shape.levels - 1)).astype(np.uint8)
+        labels = np.zeros(_GOLDEN_IMAGES, np.int64)
+    return write_bundle(
+        model,
+        name=recipe.name,
+        models_dir=models,
+        description=recipe.description + ("" if fitted else ", untrained"),
+        metrics=[metric for evaluation in found for metric in evaluation.metrics()],
+        provenance=made,
+        golden_images=golden,
+        golden_labels=labels,
+        extras=extras,
+    )
+
+
+@contextmanager
+def _work_folder(models: Path, name: str) -> Iterator[Path]:
+    """The folder `models/.training/<name>`, held against another training of the same recipe at the same time."""
+    home = models / WORK
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock = (home / f"{name}.lock").open("w")
+    except OSError as error:
+        raise ExporterError(f"{models}: cannot write there ({error.strerror})") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ExporterError(f"another training of {name} is writing to {models}; wait for it or stop it") from None
+        work = home / name
+        work.mkdir(exist_ok=True)
+        yield work

@@ -1,0 +1,221 @@
+"""Every command and every Python block of every README runs, and every link leads somewhere.
+
+Commands stand in ```console blocks, one a line. Each README is worked through from its top in a folder of its own that
+has what a user would have: `.venv`, `models` with the digits bundles (untrained, for speed), `images.npy`. A server
+listens at ANCESTRAL_ADDRESS. What would take minutes or needs an engine runs in the nearest form that tests the text.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from running import ServerProcess
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+READMES = sorted(
+    path
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("[!.]*/**/*.md"))
+    if path.relative_to(ROOT).parts[0] not in ("models", "demo") and ".pytest_cache" not in path.parts
+)
+
+# Where a make target is run for real. Those that CI runs cannot run inside themselves.
+MAKE = {
+    "demo": "test_make_demo",
+    "serve": "test_make_serve",
+    "install": "CI",
+    "check": "CI",
+    "test": "CI",
+    "protos": "tests/architecture/test_generated.py, on a copy",
+    "format": "changes the tree; check runs the same tools",
+    "lock": "tests/architecture/test_dependencies.py checks its result",
+    "gpu-check": "tests/architecture/test_makefile.py",
+}
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(path: Path) -> list[str]:
+    lines = [line.strip() for block in blocks(path, "console") for line in block.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.fixture(scope="module")
+def digits_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained bundles of both digits recipes, made by the real exporter."""
+    models = tmp_path_factory.mktemp("digits")
+    for recipe in ("digits-vae", "digits-pixelcnn"):
+        train = [str(BIN / "ancestral-exporter"), "train", recipe, "--models", str(models), "--epochs", "0"]
+        done = subprocess.run(train, capture_output=True, text=True, timeout=170, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return models
+
+
+@pytest.fixture(scope="module")
+def digits_server(digits_models: Path) -> Iterator[ServerProcess]:
+    with ServerProcess(digits_models) as server:
+        yield server
+
+
+@pytest.fixture
+def workplace(digits_models: Path, tmp_path: Path) -> Path:
+    (tmp_path / ".venv").symlink_to(ROOT / ".venv")
+    shutil.copytree(digits_models, tmp_path / "models")
+    images = np.random.default_rng(0).integers(0, 17, (10, 8, 8, 1)) * (255 / 16)
+    np.save(tmp_path / "images.npy", np.round(images).astype(np.uint8))
+    return tmp_path
+
+
+def succeed(arguments: list[str], folder: Path, **environment: str) -> str:
+    done = subprocess.run(
+        arguments,
+        cwd=folder,
+        env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **environment},
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+    )
+    assert done.returncode == 0, f"{shlex.join(arguments)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def run(command: str, folder: Path, server: ServerProcess) -> None:
+    """Runs one line of a README, or the nearest form of it that a test can run."""
+    program, *arguments = shlex.split(command)
+    match program.removeprefix(".venv/bin/"):
+        case "ancestral":
+            succeed([program, *arguments], folder, ANCESTRAL_ADDRESS=server.address)
+        case "ancestral-exporter":
+            short = ["--epochs", "0"] if arguments[0] == "train" and "--epochs" not in arguments else []
+            succeed([program, *arguments, *short], folder)
+        case "ancestral-server":
+            free = [re.sub(r"^(8500|9464)$", "0", argument) for argument in arguments]
+            if "--help" in free:
+                succeed([program, *free], folder)
+                return
+            environment = {"ANCESTRAL_SERVER_PORT": "0", "ANCESTRAL_SERVER_METRICS_PORT": "0"}
+            with listening([program, *free], folder, **environment):
+                pass
+        case "make":
+            target = next(argument for argument in arguments if "=" not in argument)
+            assert target in MAKE, f"say in MAKE where 'make {target}' is run"
+            # The whole line is something that make understands.
+            succeed(["make", "-n", *arguments], ROOT)
+        case "docker-compose":
+            files = arguments[: arguments.index("up")]
+            succeed([str(ROOT / ".tools" / "bin" / "docker-compose"), *files, "config", "-q"], ROOT)
+        case _:
+            raise AssertionError(f"{program}: teach this test how to run it")
+
+
+class listening:  # noqa: N801 - reads as a word: with listening(...)
+    """Starts a command that ends up serving, until it says so; stops it with Ctrl-C and checks that it ends well."""
+
+    def __init__(self, command: list[str], folder: Path, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,  # Ctrl-C reaches all processes of a terminal, and none of the test's
+        )
+
+    def __enter__(self) -> list[str]:
+        assert self.process.stdout is not None
+        lines: list[str] = []
+        for line in self.process.stdout:
+            lines.append(line)
+            if line.startswith("listening on"):
+                return lines
+        raise AssertionError(f"ended with {self.process.wait()}: {''.join(lines)}")
+
+    def __exit__(self, *error: object) -> None:
+        os.killpg(self.process.pid, signal.SIGINT)
+        self.process.communicate(timeout=60)
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def test_there_are_readmes() -> None:
+    parts = ("protos", "server", "exporter", "clients", "clients/python", "clients/demo", "deploy", "tests")
+    assert {"README.md", *(f"{part}/README.md" for part in parts)} <= set(map(name, READMES))
+
+
+@pytest.mark.parametrize("path", [path for path in READMES if commands(path)], ids=name)
+def test_commands(path: Path, workplace: Path, digits_server: ServerProcess) -> None:
+    for command in commands(path):
+        run(command, workplace, digits_server)
+
+
+@pytest.mark.parametrize("path", [path for path in READMES if blocks(path, "python")], ids=name)
+def test_python_blocks(
+    path: Path, workplace: Path, digits_server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workplace)
+    for block in blocks(path, "python"):
+        exec(compile(block.replace("localhost:8500", digits_server.address), name(path), "exec"), {})
+
+
+@pytest.mark.parametrize("path", READMES, ids=name)
+def test_links(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", path.read_text()):
+        if "://" not in target:
+            assert (path.parent / target).exists(), f"{name(path)} links to {target}"
+
+
+@pytest.mark.parametrize("path", READMES, ids=name)
+def test_every_block_says_what_it_is(path: Path) -> None:
+    fences = re.findall(r"^```(.*)$", path.read_text(), re.MULTILINE)
+    assert set(fences[::2]) <= {"console", "python", "text", "json", "promql"}, "only console and python blocks are run"
+
+
+@pytest.mark.timeout(300)
+def test_make_demo(digits_models: Path, tmp_path: Path) -> None:
+    began = time.monotonic()
+    said = succeed(["make", "demo", f"MODELS={digits_models}", f"OUT={tmp_path}"], ROOT, COLUMNS="100")
+    assert "make serve" in said.splitlines()[-1]
+    pictures = {"samples-pixelcnn.png", "samples-vae.png", "samples-vae-mode.png", "reconstructions.png"}
+    assert {path.name for path in tmp_path.iterdir()} >= pictures | {"report.md", "report.json"}
+    report = (tmp_path / "report.md").read_text()
+    for word in ("4.09", "2.00", "2.27", "Encode means", "raw pixels", "PCA", "ExtractFeatures", "Sample"):
+        assert word in report, word
+    print(f"make demo with bundles took {time.monotonic() - began:.0f} s")
+
+
+def test_make_serve_and_the_command_that_it_prints(digits_models: Path, workplace: Path) -> None:
+    port, metrics_port = free_port(), free_port()
+    make = ["make", "serve", f"MODELS={digits_models}", f"PORT={port}", f"METRICS_PORT={metrics_port}", "DEVICE=cpu"]
+    with listening(make, ROOT) as lines:
+        (hint,) = (line.strip() for line in lines if "ancestral sample" in line)
+        assert hint.startswith(".venv/bin/ancestral sample digits-pixelcnn -n 16 --seed 7 --out grid.png")
+        succeed(shlex.split(hint), workplace)
+        assert (workplace / "grid.png").stat().st_size > 0
+    with socket.socket() as again:  # the server is gone, and its port free
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        again.bind(("127.0.0.1", int(port)))
