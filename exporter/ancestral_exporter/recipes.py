@@ -77,7 +77,7 @@ class Schedule:
     warmup_fraction: float  # of all steps, before the peak
     average_decay: float  # per step
     kl_warmup_fraction: float = 0.0  # of all steps, over which the KL term's weight grows from 0 to 1 (VAE)
-    gradient_clip: float = 1.0  # largest norm of all gradients
+    gradient_clip: float = 1.0  # largest norm of the gradient of nats per dimension
     validate_every_epochs: int = 1
     patience: int | None = None  # validations without a better one before stopping early; None: never
 
@@ -134,12 +134,12 @@ RECIPES: dict[str, Recipe] = {
                 features=512,
                 blocks=0,
                 encoder_dropout=0.0,
-                decoder_dropout=0.3,
+                decoder_dropout=0.5,
             ),
             schedule=Schedule(
                 epochs=100,
-                batch_size=32,
-                learning_rate=2e-3,
+                batch_size=50,
+                learning_rate=3e-3,
                 weight_decay=0.05,
                 warmup_fraction=0.1,
                 average_decay=0.995,

@@ -151,7 +151,12 @@ class Fitting(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         schedule = self.recipe.schedule
         optimizer = torch.optim.AdamW(
-            self.model.parameters(), schedule.learning_rate, betas=(0.9, 0.99), weight_decay=schedule.weight_decay
+            self.model.parameters(),
+            schedule.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=schedule.weight_decay,
+            # Fused saves a tenth of a step of a small model, but would hide float16's scaled gradients from clipping.
+            fused=self.trainer.precision != "16-mixed",
         )
         cycle = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
@@ -241,7 +246,7 @@ def fit(recipe: Recipe, data: ImageData, work: Path, options: Options, announce:
     torch.manual_seed(options.seed)
     module = Fitting(recipe.build(data.image), recipe, data, options.seed)
     with _quiet():
-        trainer = _trainer(recipe, options, [ProgressBar(announce), memory])
+        trainer = _trainer(recipe, options, module.dimensions, [ProgressBar(announce), memory])
         try:
             trainer.fit(module, ckpt_path=checkpoint if resumed else None)
         except (SystemExit, KeyboardInterrupt) as stop:  # Lightning turns Ctrl-C and SIGTERM into SystemExit
@@ -287,7 +292,7 @@ def _state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def _trainer(recipe: Recipe, options: Options, callbacks: list[Callback]) -> lightning.Trainer:
+def _trainer(recipe: Recipe, options: Options, dimensions: int, callbacks: list[Callback]) -> lightning.Trainer:
     schedule = recipe.schedule
     if options.precision not in PRECISIONS:
         raise UsageError(f"unknown precision {options.precision!r}; there are: {', '.join(PRECISIONS)}")
@@ -307,7 +312,7 @@ def _trainer(recipe: Recipe, options: Options, callbacks: list[Callback]) -> lig
             precision=PRECISIONS[options.precision],  # type: ignore[arg-type]
             max_epochs=schedule.epochs,
             check_val_every_n_epoch=min(schedule.validate_every_epochs, schedule.epochs),
-            gradient_clip_val=schedule.gradient_clip,
+            gradient_clip_val=schedule.gradient_clip * dimensions,
             callbacks=callbacks,
             plugins=[ReplacingIO()],
             use_distributed_sampler=False,

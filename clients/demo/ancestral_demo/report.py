@@ -62,7 +62,8 @@ class Report:
 
     def print(self, console: Console) -> None:
         for (title,), header, *rows in self.tables():
-            table = Table(title=title, title_justify="left", title_style="bold")
+            console.print(f"\n[bold]{title}[/]")
+            table = Table()
             for i, column in enumerate(header):
                 table.add_column(column, justify="right" if i else "left")
             for row in rows:

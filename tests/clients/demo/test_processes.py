@@ -1,0 +1,65 @@
+"""Starting and stopping commands, with stand-ins for the exporter and the real server."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from ancestral_client import Client
+from ancestral_demo import processes
+from ancestral_demo.processes import RECIPES, DemoError, Server, train_missing
+
+
+@pytest.fixture
+def exporter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in that writes an empty manifest, or fails if the recipe is digits-vae and the file `broken` exists."""
+    script = tmp_path / "ancestral-exporter"
+    script.write_text(
+        f"""#!{sys.executable}
+import pathlib, sys
+_, recipe, _, models = sys.argv[1:]
+if recipe == "digits-vae" and pathlib.Path({str(tmp_path)!r}, "broken").exists():
+    sys.exit(3)
+folder = pathlib.Path(models, recipe, "1")
+folder.mkdir(parents=True)
+(folder / "bundle.json").write_text("{{}}")
+"""
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(processes, "command", lambda name: str(tmp_path / name))
+    return tmp_path
+
+
+def test_what_is_missing_is_trained_once(exporter: Path) -> None:
+    models = exporter / "models"
+    assert train_missing(models) == list(RECIPES)
+    assert train_missing(models) == []
+    (models / "digits-vae" / "1" / "bundle.json").unlink()  # a folder without a manifest is no bundle
+    (models / "digits-vae" / "1").rmdir()
+    assert train_missing(models) == ["digits-vae"]
+
+
+def test_a_failed_training_is_told_with_its_command(exporter: Path) -> None:
+    (exporter / "broken").touch()
+    with pytest.raises(DemoError, match=r"training digits-vae failed: `.*train digits-vae --models .*exit code 3"):
+        train_missing(exporter / "models")
+
+
+def test_the_server_is_stopped_whatever_happens(toy_models: Path) -> None:
+    server = Server(toy_models)
+
+    def fail_while_it_serves() -> None:
+        with server, Client(server.address) as client:
+            assert client.model("tally").serving
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail_while_it_serves()
+    assert server._process.poll() == 0
+
+
+def test_a_server_that_does_not_start_is_told_with_its_last_words(tmp_path: Path) -> None:
+    with pytest.raises(DemoError, match=r"(?s)the server did not start:\n.+"), Server(tmp_path / "none"):
+        pass

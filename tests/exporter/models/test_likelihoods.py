@@ -1,0 +1,114 @@
+"""p(x|z): normalised, sampled as it is scored, and greedy at temperature 0. Normals from uniforms are normal."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ancestral_exporter.bundle.feeds import philox_uniforms
+from ancestral_exporter.errors import UsageError
+from ancestral_exporter.models.likelihoods import Gaussian, likelihood, normals
+from ancestral_exporter.models.quantise import from_levels
+
+
+def parameters(name: str, levels: int, count: int = 1) -> Tensor:
+    """Random parameters [count,2,2,1,P]: the same for every image."""
+    wanted = likelihood(name, levels).parameters_per_value
+    one = torch.randn(1, 2, 2, 1, wanted, generator=torch.Generator().manual_seed(1))
+    return one.expand(count, -1, -1, -1, -1)
+
+
+def constant_images(levels: int) -> Tensor:
+    """Image k [K,2,2,1] has level k everywhere."""
+    return from_levels(torch.arange(levels), levels).view(-1, 1, 1, 1).expand(-1, 2, 2, 1).contiguous()
+
+
+def level_probabilities(name: str, levels: int) -> Tensor:
+    """p(level k) [K,2,2] by the likelihood's own log_prob, one pixel at a time."""
+    pixels = likelihood(name, levels)
+    found = torch.zeros(levels, 2, 2)
+    for row in range(2):
+        for column in range(2):
+            one = parameters(name, levels, levels)[:, row : row + 1, column : column + 1]
+            found[:, row, column] = pixels.log_prob(one, constant_images(levels)[:, :1, :1]).exp()
+    return found
+
+
+@pytest.mark.parametrize(("name", "levels"), [("categorical", 17), ("categorical", 2), ("bernoulli", 2)])
+class TestDiscrete:
+    def test_probabilities_sum_to_one(self, name: str, levels: int) -> None:
+        torch.testing.assert_close(level_probabilities(name, levels).sum(0), torch.ones(2, 2))
+
+    def test_pixels_add_up(self, name: str, levels: int) -> None:
+        images = constant_images(levels)
+        whole = likelihood(name, levels).log_prob(parameters(name, levels, levels), images)
+        torch.testing.assert_close(whole, level_probabilities(name, levels).log().sum((1, 2)))
+
+    def test_samples_have_these_frequencies(self, name: str, levels: int) -> None:
+        count = 20_000
+        uniforms = torch.from_numpy(np.random.default_rng(0).random((count, 2, 2, 1), np.float32))
+        images = likelihood(name, levels).sample(parameters(name, levels, count), uniforms, torch.ones(count))
+        seen = torch.stack([(images == byte).float().mean(0)[..., 0] for byte in constant_images(levels)[:, 0, 0, 0]])
+        torch.testing.assert_close(seen.sum(0), torch.ones(2, 2))
+        torch.testing.assert_close(seen, level_probabilities(name, levels), atol=0.015, rtol=0)
+
+    def test_temperature_zero_is_the_most_likely_level(self, name: str, levels: int) -> None:
+        uniforms = torch.rand(50, 2, 2, 1, generator=torch.Generator().manual_seed(2))
+        images = likelihood(name, levels).sample(parameters(name, levels, 50), uniforms, torch.zeros(50))
+        best = from_levels(level_probabilities(name, levels).argmax(0), levels)
+        assert (images[..., 0] == best).all()
+
+    def test_mean_is_the_nearest_byte(self, name: str, levels: int) -> None:
+        expected = (level_probabilities(name, levels) * constant_images(levels)[:, :1, :1, 0]).sum(0)
+        found = likelihood(name, levels).mean(parameters(name, levels))[0, ..., 0]
+        assert found.dtype == torch.uint8
+        assert (found.float() - expected).abs().max() <= 0.501
+
+
+def test_gaussian_is_the_textbook_density() -> None:
+    pixels = Gaussian(17)
+    given = parameters("gaussian", 17, 17)
+    images = constant_images(17)
+    mean, log_variance = pixels.split(given)
+    by_torch = torch.distributions.Normal(mean, (0.5 * log_variance).exp()).log_prob(images / 255)
+    # 17 levels are evenly spaced; their bytes are rounded, by half a byte at most.
+    torch.testing.assert_close(pixels.log_prob(given, images), by_torch.flatten(1).sum(1), atol=0.05, rtol=0)
+    assert not pixels.discrete
+
+
+def test_gaussian_variance_has_a_floor() -> None:
+    _, log_variance = Gaussian(17).split(torch.tensor([0.5, -1e4]).view(1, 1, 1, 1, 2))
+    assert log_variance.item() == pytest.approx(Gaussian.MIN_LOG_VARIANCE)
+
+
+def test_gaussian_samples() -> None:
+    pixels, count = Gaussian(256), 20_000
+    given = torch.tensor([0.5, math.log(0.01)]).expand(count, 1, 1, 1, 2)  # mean 0.5, deviation about 0.1
+    deviation = float((0.5 * pixels.split(given)[1][0]).exp())
+    uniforms = torch.rand(count, 2, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+    x = pixels.sample(given, uniforms, torch.ones(count)).double() / 255
+    assert x.mean().item() == pytest.approx(0.5, abs=0.003)
+    assert x.std().item() == pytest.approx(deviation, rel=0.03)
+    assert (pixels.sample(given, uniforms, torch.zeros(count)) == 128).all()
+    assert pixels.mean(given[:1]).item() == 128
+
+
+def test_normals_are_standard_and_finite() -> None:
+    uniforms = torch.from_numpy(philox_uniforms(0, 1, (2, 200_000)))
+    drawn = normals(uniforms)[0].double()
+    assert drawn.mean().item() == pytest.approx(0, abs=0.01)
+    assert drawn.var().item() == pytest.approx(1, abs=0.01)
+    assert (drawn.abs() < 1.959964).double().mean().item() == pytest.approx(0.95, abs=0.002)
+    edges = torch.tensor([[[0.0, 1 - 2**-24], [0.0, 0.0]]])
+    torch.testing.assert_close(normals(edges), torch.tensor([[0.0, math.sqrt(48 * math.log(2))]]))
+
+
+def test_wrong_requests() -> None:
+    with pytest.raises(UsageError, match="unknown likelihood 'poisson'; there are: bernoulli, categorical, gaussian"):
+        likelihood("poisson", 17)
+    with pytest.raises(UsageError, match="2 levels, not 17"):
+        likelihood("bernoulli", 17)

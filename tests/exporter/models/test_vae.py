@@ -1,0 +1,160 @@
+"""The VAE: its ELBO by hand and by Monte Carlo, its graphs against the model, in every likelihood."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ancestral.v1 import bundle_pb2
+from ancestral_exporter.bundle import verify_model
+from ancestral_exporter.bundle.export import export_graph, graph_roles
+from ancestral_exporter.bundle.feeds import Subjects, make_feeds, philox_uniforms, torch_answers
+from ancestral_exporter.bundle.runtime import open_session, run_role
+from ancestral_exporter.models.base import ImageShape, OneShotGraph
+from ancestral_exporter.models.likelihoods import normals
+from ancestral_exporter.models.quantise import from_levels
+from ancestral_exporter.models.vae import VAE
+
+
+def make(name: str = "categorical", shape: ImageShape | None = None, latent_size: int = 3) -> VAE:
+    torch.manual_seed(0)
+    shape = shape or ImageShape(8, 8, 1, 2 if name == "bernoulli" else 17)
+    return VAE(shape, latent_size=latent_size, channels=4, features=12, blocks=1, likelihood_name=name).eval()
+
+
+def some_images(shape: ImageShape, count: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    size = (count, shape.height, shape.width, shape.channels)
+    return from_levels(torch.randint(0, shape.levels, size, generator=generator), shape.levels)
+
+
+def test_divergence_by_hand() -> None:
+    """With q = N((1, 0, -2), diag(1, e, e^-1)): KL = (1 + 0 + 4 + 1 + e + 1/e - 3 - 0) / 2."""
+    model = make()
+    with torch.no_grad():
+        model.posterior.weight.zero_()
+        model.posterior.bias.copy_(torch.tensor([1.0, 0.0, -2.0, 0.0, 1.0, -1.0]))
+        terms = model.negative_log_likelihood(some_images(model.image, 2))
+    expected = (1 + 4 + 1 + math.e + 1 / math.e - 3) / 2
+    torch.testing.assert_close(terms["kl"], torch.full((2,), expected))
+    torch.testing.assert_close(terms["loss"], terms["reconstruction"] + terms["kl"])
+
+
+def test_elbo_by_monte_carlo() -> None:
+    """E_q[log p(x|z) + log p(z) - log q(z|x)] with torch's own densities is the mean of our estimates."""
+    model, count = make(), 4000
+    image = some_images(model.image, 1)
+    with torch.no_grad():
+        mean, log_variance = model.encode(image)
+        noise = torch.randn(count, 3, generator=torch.Generator().manual_seed(3))
+        q = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
+        z = mean + (0.5 * log_variance).exp() * noise
+        logits = model.decoder(z)
+        levels = torch.round(image.float() * 16 / 255).long().expand(count, -1, -1, -1)
+        log_likelihood = torch.distributions.Categorical(logits=logits).log_prob(levels).flatten(1).sum(1)
+        log_prior = torch.distributions.Normal(0, 1).log_prob(z).sum(1)
+        by_hand = (log_likelihood + log_prior - q.log_prob(z).sum(1)).mean()
+        ours, kl = model.elbo(image.expand(count, -1, -1, -1), noise)
+    torch.testing.assert_close((ours - kl).mean(), by_hand, atol=0.1, rtol=0)
+
+
+def test_elbo_is_below_the_likelihood() -> None:
+    """With one latent dimension log p(x) is an integral that a grid computes."""
+    model = make(latent_size=1)
+    images = some_images(model.image, 3)
+    z = torch.linspace(-8, 8, 4001)
+    with torch.no_grad():
+        logits = model.decoder(z[:, None])
+        prior = torch.distributions.Normal(0, 1).log_prob(z)
+        for image in images:
+            repeated = image.expand(len(z), -1, -1, -1)
+            log_px = torch.logsumexp(model.pixels.log_prob(logits, repeated) + prior + math.log(16 / 4000), 0)
+            terms = model.negative_log_likelihood(image.expand(500, -1, -1, -1))
+            assert -terms["loss"].mean() < log_px
+            assert log_px < 0
+
+
+def test_exported_graphs_equal_the_model(tmp_path: Path) -> None:
+    model = make()
+    for graph in model.graphs():
+        export_graph(graph, tmp_path)
+    verify_model(model, tmp_path).raise_if_failed()
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "gaussian"])
+@pytest.mark.parametrize("role", ["sample", "score"])
+def test_exported_likelihoods_equal_the_model(name: str, role: str, tmp_path: Path) -> None:
+    model = make(name)
+    graph = next(graph for graph in model.graphs() if graph.file == f"{role}.onnx")
+    export_graph(graph, tmp_path)
+    feeds = make_feeds(graph_roles(graph)[0], Subjects(some_images(model.image, 8).numpy(), None, 0))
+    expected = torch_answers(graph, graph_roles(graph)[0], feeds)
+    found = run_role(open_session(tmp_path / graph.file), graph_roles(graph)[0], feeds, 8)
+    for key, value in expected.items():
+        np.testing.assert_allclose(found[key].astype(float), value.astype(float), rtol=1e-5, atol=1e-4)
+
+
+def test_odd_sizes_and_colours(tmp_path: Path) -> None:
+    model = make(shape=ImageShape(7, 10, 3, 5))
+    images = some_images(model.image, 4)
+    assert model.negative_log_likelihood(images)["loss"].shape == (4,)
+    graph = next(graph for graph in model.graphs() if graph.file == "sample.onnx")
+    assert isinstance(graph, OneShotGraph)
+    export_graph(graph, tmp_path)
+    uniforms = philox_uniforms(0, 2, tuple(graph.roles[0].inputs[0].shape))
+    feeds = {"uniforms": uniforms, "temperature": np.ones(2, np.float32)}
+    drawn = run_role(open_session(tmp_path / "sample.onnx"), graph.roles[0], feeds, 7)["image"]
+    assert drawn.shape == (2, 7, 10, 3)
+    assert set(np.unique(drawn)) <= {0, 64, 128, 191, 255}
+
+
+def test_roles_and_their_meanings() -> None:
+    roles = {role.name: role for graph in make().graphs() for role in graph_roles(graph)}
+    assert set(roles) == {"encode", "decode", "sample", "score", "features"}
+    assert roles["score"].likelihood == bundle_pb2.LIKELIHOOD_LOWER_BOUND
+    assert [out.meaning for out in roles["encode"].outputs] == [
+        bundle_pb2.MEANING_MEAN,
+        bundle_pb2.MEANING_LOG_VARIANCE,
+        bundle_pb2.MEANING_LATENT,
+    ]
+    # Two uniforms for each latent dimension, one for each pixel.
+    assert list(roles["sample"].inputs[0].shape) == [2 * 3 + 64]
+    assert list(roles["features"].outputs[0].shape) == [12]
+
+
+def test_graphs_do_what_their_roles_say() -> None:
+    model = make()
+    modules = {graph.file: graph.module for graph in model.graphs() if isinstance(graph, OneShotGraph)}
+    images = some_images(model.image, 5)
+    noise = torch.from_numpy(philox_uniforms(1, 5, (2, 3)))
+    with torch.no_grad():
+        mean, log_variance, z = modules["encode.onnx"](images, noise)
+        torch.testing.assert_close(z, mean + (0.5 * log_variance).exp() * normals(noise))
+        (score,) = modules["score.onnx"](images, noise)
+        expected = model.pixels.log_prob(model.decoder(z), images) - model.elbo(images, normals(noise))[1]
+        torch.testing.assert_close(score, expected)
+        (features,) = modules["features.onnx"](images)
+        torch.testing.assert_close(model.posterior(features).chunk(2, 1)[0], mean)
+        (decoded,) = modules["decode.onnx"](z)
+        assert (decoded == model.pixels.mean(model.decoder(z))).all()
+        # At temperature 0 only z matters.
+        uniforms = torch.from_numpy(philox_uniforms(2, 1, (70,))).repeat(2, 1)
+        uniforms[1, 6:] = 1 - uniforms[1, 6:] - 2**-24
+        (cold,) = modules["sample.onnx"](uniforms, torch.zeros(2))
+        assert (cold[0] == cold[1]).all()
+        (warm,) = modules["sample.onnx"](uniforms, torch.ones(2))
+        assert (warm[0] != warm[1]).any()
+
+
+def test_features_ignore_the_image_between_levels() -> None:
+    """Graphs quantise: a byte near a level is that level."""
+    model = make()
+    images = some_images(model.image, 2)
+    nudged = torch.where(images < 200, images + 3, images - 3)
+    with torch.no_grad():
+        torch.testing.assert_close(model.encoder(nudged), model.encoder(images), rtol=0, atol=0)

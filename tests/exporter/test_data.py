@@ -1,0 +1,115 @@
+"""The digits are split as in the literature; idx files are read, or refused with the file's name."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits as sklearn_digits
+
+from ancestral_exporter.data import SHAPES, binarise, load, read_idx
+from ancestral_exporter.errors import DataError, UsageError
+
+IMAGES = "train-images-idx3-ubyte"
+
+
+def test_digits_are_the_published_split() -> None:
+    data = load("digits")
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [1000, 350, 447]
+    values, labels = sklearn_digits(return_X_y=True)
+    images = np.concatenate([data.train.images, data.validation.images, data.test.images])
+    assert images.dtype == np.uint8
+    assert images.shape == (1797, 8, 8, 1)
+    # The bytes give back the values: nothing is lost.
+    np.testing.assert_array_equal(np.rint(images.reshape(1797, 64) * (16 / 255)), values)
+    np.testing.assert_array_equal(np.concatenate([data.train.labels, data.validation.labels, data.test.labels]), labels)
+    assert data.image == SHAPES["digits"]
+
+
+@pytest.mark.parametrize(("compressed", "folder"), [(True, "."), (False, "mnist")])
+def test_mnist_from_idx_files(tmp_path: Path, write_mnist: Callable[..., Path], compressed: bool, folder: str) -> None:
+    write_mnist(tmp_path / folder, compressed=compressed)
+    data = load("mnist", tmp_path)
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [10, 10_000, 5]
+    assert data.image == SHAPES["mnist"]
+    grey = np.random.default_rng(0).integers(0, 256, (10_010, 28, 28))
+    # Training images stay grey and are drawn when they are used; the others are drawn once, always alike.
+    assert data.train.binarise
+    np.testing.assert_array_equal(data.train.images[..., 0], grey[:10])
+    np.testing.assert_array_equal(data.train.labels, np.arange(10))
+    for part in (data.validation, data.test):
+        assert not part.binarise
+        assert set(np.unique(part.images)) == {0, 255}
+    again = load("mnist", tmp_path)
+    np.testing.assert_array_equal(again.validation.images, data.validation.images)
+    np.testing.assert_array_equal(again.test.images, data.test.images)
+    # A pixel's probability is its intensity.
+    assert abs((data.validation.images[..., 0] / 255 - grey[10:] / 255).mean()) < 1e-3
+
+
+def test_binarise_keeps_black_and_white() -> None:
+    grey = np.repeat(np.array([0, 51, 255], np.uint8), 20_000)
+    drawn = binarise(grey, np.random.default_rng(0)).reshape(3, -1) / 255
+    assert drawn[0].max() == 0
+    assert drawn[2].min() == 1
+    assert abs(drawn[1].mean() - 0.2) < 0.01
+
+
+def test_missing_file_is_named_with_where_to_get_it(tmp_path: Path, write_mnist: Callable[..., Path]) -> None:
+    with pytest.raises(DataError, match=f"{IMAGES}: no such file.*LeCun.*pass --data DIR"):
+        load("mnist", tmp_path)
+    write_mnist(tmp_path)
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(DataError, match="t10k-labels-idx1-ubyte: no such file"):
+        load("mnist", tmp_path)
+
+
+def test_without_a_folder_the_help_is_given() -> None:
+    with pytest.raises(DataError, match="pass --data DIR"):
+        load("mnist")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "begins with nothing"),
+        (b"<html>not found</html>", "not an idx file of bytes with 3 dimensions"),
+        (struct.pack(">BBBB3I", 0, 0, 8, 3, 5, 28, 28) + bytes(100), "100 bytes of data where its header says 3920"),
+        (struct.pack(">BBBB1I", 0, 0, 8, 1, 5) + bytes(5), "3 dimensions"),
+        (gzip.compress(bytes(10_000), mtime=0)[:-20], "cannot be read"),
+        (b"\x1f\x8b" + bytes(30), "cannot be read"),
+    ],
+)
+def test_corrupt_files_are_named(
+    tmp_path: Path, write_mnist: Callable[..., Path], content: bytes, problem: str
+) -> None:
+    write_mnist(tmp_path, train=0, test=0)
+    (tmp_path / f"{IMAGES}.gz").write_bytes(content)
+    with pytest.raises(DataError, match=rf"{IMAGES}\.gz: .*{problem}"):
+        load("mnist", tmp_path)
+
+
+def test_files_that_do_not_belong_together(tmp_path: Path, write_mnist: Callable[..., Path]) -> None:
+    write_mnist(tmp_path / "a", train=20)
+    write_mnist(tmp_path / "b", train=30)
+    name = "train-labels-idx1-ubyte.gz"
+    (tmp_path / "a" / name).write_bytes((tmp_path / "b" / name).read_bytes())
+    with pytest.raises(DataError, match="30 labels for the 20 images"):
+        load("mnist", tmp_path / "a")
+    with pytest.raises(DataError, match="more are needed"):
+        load("mnist", tmp_path / "b")
+
+
+def test_read_idx_gives_the_array(tmp_path: Path) -> None:
+    array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    (tmp_path / "x").write_bytes(struct.pack(">BBBB3I", 0, 0, 8, 3, 2, 3, 4) + array.tobytes())
+    np.testing.assert_array_equal(read_idx(tmp_path / "x", 3), array)
+
+
+def test_unknown_data_set() -> None:
+    with pytest.raises(UsageError, match=r"unknown data set 'cifar'; there are: digits, mnist"):
+        load("cifar")

@@ -1,0 +1,228 @@
+"""Training learns, resumes to the very same weights, and survives being killed. Real trainings, seconds long."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ancestral_exporter import training
+from ancestral_exporter.data import Dataset, Split, load
+from ancestral_exporter.errors import ExporterError, UsageError
+from ancestral_exporter.progress import Announcer
+from ancestral_exporter.recipes import PixelCNNNet, Recipe
+from ancestral_exporter.training import CHECKPOINT, Fitted, Options, fingerprint, fit
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load("digits")
+
+
+def same_weights(one: Fitted, other: Fitted) -> bool:
+    ours, theirs = one.model.state_dict(), other.model.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_learns_and_records(tiny: Recipe, digits: Dataset, tmp_path: Path, announcer: Announcer) -> None:
+    fitted = fit(tiny, digits, tmp_path, Options(), announcer)
+    assert [row["epoch"] for row in fitted.history] == [1, 2, 3, 4]
+    assert fitted.history[-1]["step"] == 40
+    scores = [row["validation_bits_per_dim"] for row in fitted.history]
+    assert scores[-1] < scores[0] - 0.5
+    assert scores[-1] < 3.5  # the uniform model has 4.09
+    assert fitted.best_epoch == 1 + int(np.argmin(scores))
+    assert {"train_loss", "train_kl", "train_reconstruction", "learning_rate"} <= fitted.history[0].keys()
+    assert fitted.resumed_epoch == 0
+    assert not fitted.model.training
+
+
+def test_same_seed_same_weights(tiny: Recipe, digits: Dataset, tmp_path: Path, announcer: Announcer) -> None:
+    runs = [fit(tiny, digits, tmp_path / str(i), Options(seed=seed), announcer) for i, seed in enumerate((5, 5, 6))]
+    assert same_weights(runs[0], runs[1])
+    assert runs[0].history == runs[1].history
+    assert not same_weights(runs[0], runs[2])
+
+
+def test_resumes_to_the_same_weights(
+    tiny: Recipe,
+    digits: Dataset,
+    tmp_path: Path,
+    announcer: Announcer,
+    said: io.StringIO,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY_S", 0.0)
+    whole = fit(tiny, digits, tmp_path / "whole", Options(), announcer)
+
+    class Stop(training.ProgressBar):
+        """Presses Ctrl-C in the middle of the third epoch."""
+
+        def on_train_batch_end(self, trainer, *rest) -> None:  # type: ignore[no-untyped-def]
+            if trainer.global_step == 25:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "ProgressBar", Stop)
+        with pytest.raises(training.Interrupted, match="the same command continues"):
+            fit(tiny, digits, tmp_path / "work", Options(), announcer)
+    resumed = fit(tiny, digits, tmp_path / "work", Options(), announcer)
+    assert resumed.resumed_epoch == 2
+    assert "continuing an interrupted training after epoch 2" in said.getvalue()
+    assert same_weights(whole, resumed)
+    assert resumed.history == whole.history
+
+
+# A training that is killed (SIGKILL, no clean-up) while it writes its third checkpoint.
+KILLED = """
+import os, pickle, signal, sys
+from pathlib import Path
+import torch
+from rich.console import Console
+from ancestral_exporter import training
+from ancestral_exporter.data import load
+from ancestral_exporter.progress import Announcer
+
+torch.set_num_threads(1)
+training.CHECKPOINT_EVERY_S = 0.0
+save, saved = torch.save, []
+
+def dies(value, file):
+    saved.append(1)
+    if len(saved) == 3:
+        file.write(b"half a checkpoint")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(value, file)
+
+torch.save = dies
+recipe = pickle.loads(sys.stdin.buffer.read())
+training.fit(recipe, load("digits"), Path(sys.argv[1]), training.Options(), Announcer(Console(), "test"))
+"""
+
+
+def test_survives_a_kill_in_the_middle_of_a_checkpoint(
+    tiny: Recipe, digits: Dataset, tmp_path: Path, announcer: Announcer
+) -> None:
+    work = tmp_path / "work"
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(work)], input=pickle.dumps(tiny), check=False, timeout=120
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert (work / "last.partial").exists()
+    resumed = fit(tiny, digits, work, Options(), announcer)
+    assert resumed.resumed_epoch == 2
+    assert same_weights(resumed, fit(tiny, digits, tmp_path / "whole", Options(), announcer))
+
+
+def test_other_settings_or_a_broken_checkpoint_start_afresh(
+    tiny: Recipe, digits: Dataset, tmp_path: Path, announcer: Announcer, said: io.StringIO
+) -> None:
+    short = dataclasses.replace(tiny, schedule=dataclasses.replace(tiny.schedule, epochs=1))
+    fit(short, digits, tmp_path, Options(), announcer)
+    assert fit(short, digits, tmp_path, Options(seed=1), announcer).resumed_epoch == 0
+    assert "had other settings: starting afresh" in said.getvalue()
+    (tmp_path / CHECKPOINT).write_bytes((tmp_path / CHECKPOINT).read_bytes()[:5000])
+    assert fit(short, digits, tmp_path, Options(seed=1), announcer).resumed_epoch == 0
+    assert "cannot be read" in said.getvalue()
+
+
+def test_a_finished_training_is_not_repeated(
+    tiny: Recipe, digits: Dataset, tmp_path: Path, announcer: Announcer
+) -> None:
+    """Killed after the last epoch, before the bundle was written."""
+    first = fit(tiny, digits, tmp_path, Options(), announcer)
+    again = fit(tiny, digits, tmp_path, Options(), announcer)
+    assert again.resumed_epoch == 4
+    assert same_weights(first, again)
+
+
+def test_every_setting_is_in_the_fingerprint(tiny: Recipe) -> None:
+    longer = dataclasses.replace(tiny, schedule=dataclasses.replace(tiny.schedule, epochs=9))
+    wider = dataclasses.replace(tiny, net=dataclasses.replace(tiny.net, channels=5))
+    prints = {fingerprint(recipe, Options()) for recipe in (tiny, longer, wider)}
+    prints |= {
+        fingerprint(tiny, options) for options in (Options(seed=1), Options(precision="bf16"), Options(devices="1"))
+    }
+    assert len(prints) == 6
+    assert fingerprint(tiny, Options()) in prints
+
+
+def test_stops_early(tiny: Recipe, digits: Dataset, tmp_path: Path, announcer: Announcer) -> None:
+    """Of two training images nothing is learnt that validates better for long."""
+    few = dataclasses.replace(digits, train=Split(digits.train.images[:2], digits.train.labels[:2]))
+    schedule = dataclasses.replace(tiny.schedule, epochs=2000, learning_rate=0.1, average_decay=0.0, patience=2)
+    fitted = fit(dataclasses.replace(tiny, schedule=schedule), few, tmp_path, Options(), announcer)
+    assert len(fitted.history) < 2000
+    assert fitted.best_epoch == len(fitted.history) - 2
+
+
+def test_binarised_data_and_a_pixelcnn(tiny: Recipe, tmp_path: Path, announcer: Announcer) -> None:
+    """Grey training images of one intensity are learnt as Bernoulli(intensity): each draw is another one."""
+    random = np.random.default_rng(0)
+    digits = load("digits")
+    grey = Split(np.full((400, 8, 8, 1), 51, np.uint8), np.zeros(400, np.int64), binarise=True)
+    drawn = Split((random.random((500, 8, 8, 1)) < 0.2).astype(np.uint8) * 255, np.zeros(500, np.int64))
+    data = dataclasses.replace(
+        digits, image=dataclasses.replace(digits.image, levels=2), train=grey, validation=drawn, test=drawn
+    )
+    net = PixelCNNNet(
+        channels=8,
+        vertical_layers=2,
+        horizontal_layers=2,
+        head_channels=8,
+        first_window=(2, 3),
+        first_pixels=2,
+        one_hot=False,
+        dropout=0.1,
+    )
+    schedule = dataclasses.replace(tiny.schedule, epochs=10, batch_size=20, learning_rate=1e-2, average_decay=0.9)
+    fitted = fit(dataclasses.replace(tiny, net=net, schedule=schedule), data, tmp_path, Options(), announcer)
+    entropy = -(0.2 * np.log2(0.2) + 0.8 * np.log2(0.8))
+    assert fitted.history[-1]["validation_bits_per_dim"] == pytest.approx(entropy, abs=0.01)
+
+
+@pytest.mark.parametrize("precision", ["bf16"])
+def test_mixed_precision(tiny: Recipe, digits: Dataset, tmp_path: Path, announcer: Announcer, precision: str) -> None:
+    short = dataclasses.replace(tiny, schedule=dataclasses.replace(tiny.schedule, epochs=1))
+    fitted = fit(short, digits, tmp_path, Options(precision=precision), announcer)
+    assert next(fitted.model.parameters()).dtype == torch.float32
+    assert fitted.history[0]["validation_bits_per_dim"] < 4
+
+
+def test_two_devices(tiny: Recipe, digits: Dataset, tmp_path: Path, announcer: Announcer) -> None:
+    """Two processes on the CPU share each batch; the weights come back to this one."""
+    short = dataclasses.replace(tiny, schedule=dataclasses.replace(tiny.schedule, epochs=2))
+    fitted = fit(short, digits, tmp_path, Options(devices="2"), announcer)
+    assert fitted.history[-1]["step"] == 20
+    assert fitted.history[-1]["validation_bits_per_dim"] < 3.9
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (Options(precision="8"), "unknown precision '8'"),
+        (Options(devices="none"), "--devices must be auto or a number"),
+        (Options(devices="0"), "--devices must be auto or a number"),
+    ],
+)
+def test_wrong_options(
+    tiny: Recipe, digits: Dataset, tmp_path: Path, announcer: Announcer, options: Options, problem: str
+) -> None:
+    with pytest.raises(UsageError, match=problem):
+        fit(tiny, digits, tmp_path, options, announcer)
+
+
+def test_divergence_is_an_error(tiny: Recipe, digits: Dataset, tmp_path: Path, announcer: Announcer) -> None:
+    wild = dataclasses.replace(tiny, schedule=dataclasses.replace(tiny.schedule, learning_rate=1e30))
+    with pytest.raises(ExporterError, match="diverged"):
+        fit(wild, digits, tmp_path, Options(), announcer)
