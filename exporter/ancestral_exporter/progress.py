@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning
@@ -9,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+_LOGGERS = ("lightning.pytorch", "lightning.fabric")
 # Lines of progress over a whole training, where there is no terminal.
 _LINES = 10
 
@@ -28,6 +33,7 @@ class Announcer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.console, self.name = Console(), state["name"]
+        hush()
 
 
 class ProgressBar(Callback):
@@ -90,3 +96,23 @@ class ProgressBar(Callback):
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+
+def hush() -> None:
+    """Without the tips and warnings of Lightning and torch, for good: a person watches a progress bar."""
+    warnings.simplefilter("ignore")
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Hushed inside, as before outside."""
+    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+    with warnings.catch_warnings():
+        hush()
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)

@@ -1,4 +1,4 @@
-"""Fits a model: a Lightning module, the callback that remembers, and `fit`, which resumes what was interrupted.
+"""Fits a model: a Lightning module, and `fit`, which resumes what was interrupted.
 
 Every random draw is seeded by (seed, step) or (seed, epoch), so a training that was interrupted and resumed ends with
 bitwise the weights of one that was not. Letters: N images, H, W, C image axes.
@@ -9,37 +9,28 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import logging
 import math
-import os
-import pickle
-import time
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from ancestral_exporter.checkpoints import CHECKPOINT, SCORE, Memory, ReplacingIO, resumable, saved_state
 from ancestral_exporter.data import Dataset as ImageData
 from ancestral_exporter.data import Split
 from ancestral_exporter.errors import ExporterError, UsageError
 from ancestral_exporter.models.base import ImageModel
-from ancestral_exporter.progress import Announcer, ProgressBar
+from ancestral_exporter.progress import Announcer, ProgressBar, hushed
 from ancestral_exporter.recipes import Recipe
 
-CHECKPOINT = "last.ckpt"
-SCORE = "validation_bits_per_dim"
-# Checkpoints cost a disk flush, so they are written this often at most: what an interruption can lose.
-CHECKPOINT_EVERY_S = 5.0
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 _VALIDATION_BATCH = 250
 _VALIDATION_SEED = 1
@@ -155,81 +146,20 @@ class Fitting(lightning.LightningModule):
             schedule.learning_rate,
             betas=(0.9, 0.99),
             weight_decay=schedule.weight_decay,
-            # Fused saves a tenth of a step of a small model, but would hide float16's scaled gradients from clipping.
-            fused=self.trainer.precision != "16-mixed",
+            # Fused saves a tenth of a small model's step, but Lightning will not clip it under mixed precision.
+            fused=self.trainer.precision == "32-true",
         )
-        cycle = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            schedule.learning_rate,
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=schedule.warmup_fraction,
-        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        rate = partial(one_cycle, warmup=schedule.warmup_fraction * steps, steps=steps)
+        cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
 
-class Memory(Callback):
-    """Keeps the history and the best weights, all inside the checkpoint, and decides when to write it.
-
-    One file that is replaced at once cannot disagree with itself, whenever the process dies.
-    """
-
-    state_key = "Memory"
-
-    def __init__(self, path: Path, fingerprint: str) -> None:
-        self.path, self.fingerprint = path, fingerprint
-        self.history: list[dict[str, float]] = []
-        self.best_score, self.best_epoch = math.inf, 0
-        self.best_weights: dict[str, Tensor] = {}
-        self.seconds = 0.0
-        self._since = self._saved = time.monotonic()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "fingerprint": self.fingerprint,
-            "history": self.history,
-            "best_score": self.best_score,
-            "best_epoch": self.best_epoch,
-            "best_weights": self.best_weights,
-            "seconds": self.seconds + time.monotonic() - self._since,
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        vars(self).update({name: value for name, value in state_dict.items() if name != "fingerprint"})
-
-    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._since = self._saved = time.monotonic()
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        assert isinstance(pl_module, Fitting)
-        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
-        last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
-        if validated:
-            row = {"epoch": trainer.current_epoch + 1.0, "step": float(trainer.global_step)}
-            row["learning_rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
-            self.history.append(row | figures)
-            if figures[SCORE] < self.best_score:
-                self.best_score, self.best_epoch = figures[SCORE], trainer.current_epoch + 1
-                weights = pl_module.average.state_dict()
-                self.best_weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
-        due = last or time.monotonic() - self._saved >= CHECKPOINT_EVERY_S
-        # All devices must write together: the first one's clock decides.
-        if trainer.strategy.broadcast(due):
-            trainer.save_checkpoint(self.path)
-            self._saved = time.monotonic()
-
-
-class ReplacingIO(TorchCheckpointIO):
-    """Writes a checkpoint beside the old one, flushes it, and then takes its place: never a half-written file."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        path = Path(path)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+def one_cycle(step: int, warmup: float, steps: int) -> float:
+    """The share of the peak learning rate at a step from 0: up linearly over `warmup` steps, down by a cosine to 0."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1.0, steps - warmup))))
 
 
 def fit(recipe: Recipe, data: ImageData, work: Path, options: Options, announce: Announcer) -> Fitted:
@@ -242,17 +172,18 @@ def fit(recipe: Recipe, data: ImageData, work: Path, options: Options, announce:
     work.mkdir(parents=True, exist_ok=True)
     checkpoint = work / CHECKPOINT
     memory = Memory(checkpoint, fingerprint(recipe, options))
-    resumed = _resumable(checkpoint, memory.fingerprint, announce)
+    resumed = resumable(checkpoint, memory.fingerprint, announce)
     torch.manual_seed(options.seed)
     module = Fitting(recipe.build(data.image), recipe, data, options.seed)
-    with _quiet():
+    with hushed():
         trainer = _trainer(recipe, options, module.dimensions, [ProgressBar(announce), memory])
         try:
-            trainer.fit(module, ckpt_path=checkpoint if resumed else None)
+            if not (resumed and saved_state(checkpoint)["finished"]):
+                trainer.fit(module, ckpt_path=checkpoint if resumed else None)
         except (SystemExit, KeyboardInterrupt) as stop:  # Lightning turns Ctrl-C and SIGTERM into SystemExit
             raise Interrupted("interrupted; the same command continues where it was") from stop
     # From the file, as with several devices the training ran in processes of their own.
-    state = _state(checkpoint)
+    state = saved_state(checkpoint)
     if not state["best_weights"]:
         raise ExporterError(f"{recipe.name}: the training diverged (its loss is not a number); try another --seed")
     model = module.model.cpu()
@@ -266,32 +197,6 @@ def fingerprint(recipe: Recipe, options: Options) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def _resumable(checkpoint: Path, wanted: str, announce: Announcer) -> int:
-    """Epochs done by the checkpoint if it is of the wanted settings, else 0 and the checkpoint is gone."""
-    if not checkpoint.exists():
-        return 0
-    try:
-        found = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        same, epochs = found["callbacks"][Memory.state_key]["fingerprint"] == wanted, int(found["epoch"]) + 1
-    except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, EOFError, ValueError) as error:
-        announce.say(f"the checkpoint {checkpoint} cannot be read ({type(error).__name__}): starting afresh")
-        same = False
-    else:
-        if same:
-            announce.say(f"continuing an interrupted training after epoch {epochs}")
-        else:
-            announce.say("an interrupted training had other settings: starting afresh")
-    if not same:
-        checkpoint.unlink()
-        return 0
-    return epochs
-
-
-def _state(checkpoint: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)["callbacks"][Memory.state_key]
-    return state
-
-
 def _trainer(recipe: Recipe, options: Options, dimensions: int, callbacks: list[Callback]) -> lightning.Trainer:
     schedule = recipe.schedule
     if options.precision not in PRECISIONS:
@@ -302,7 +207,7 @@ def _trainer(recipe: Recipe, options: Options, dimensions: int, callbacks: list[
         raise UsageError(f"--devices must be auto or a number from 1, not {options.devices!r}")
     devices: int | str = options.devices if options.devices == "auto" else int(options.devices)
     if schedule.patience is not None:
-        callbacks = [*callbacks, EarlyStopping(SCORE, patience=schedule.patience)]
+        callbacks = [*callbacks, EarlyStopping(SCORE, patience=schedule.patience, check_on_train_epoch_end=False)]
     try:
         return lightning.Trainer(
             accelerator="auto",
@@ -329,19 +234,3 @@ def _trainer(recipe: Recipe, options: Options, dimensions: int, callbacks: list[
 
 def _as_is(batch: Any) -> Any:
     return batch
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Lightning's tips: a person watches a progress bar."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

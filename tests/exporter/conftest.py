@@ -44,7 +44,9 @@ def tiny() -> Recipe:
     return dataclasses.replace(
         recipe,
         net=net,
-        schedule=dataclasses.replace(recipe.schedule, epochs=4, batch_size=100, validate_every_epochs=1),
+        schedule=dataclasses.replace(
+            recipe.schedule, epochs=4, batch_size=100, learning_rate=1e-2, average_decay=0.8, validate_every_epochs=1
+        ),
     )
 
 

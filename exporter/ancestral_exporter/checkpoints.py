@@ -1,0 +1,118 @@
+"""What survives an interruption: one file with the state of the training, its history and its best weights."""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from ancestral_exporter.progress import Announcer
+
+CHECKPOINT = "last.ckpt"
+# The figure by which the best weights are chosen.
+SCORE = "validation_bits_per_dim"
+# Checkpoints cost a disk flush, so they are written this often at most: what an interruption can lose.
+CHECKPOINT_EVERY_S = 5.0
+
+
+class Memory(Callback):
+    """Keeps the history and the best weights, all inside the checkpoint, and decides when to write it.
+
+    One file that is replaced at once cannot disagree with itself, whenever the process dies.
+    """
+
+    state_key = "Memory"
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self.path, self.fingerprint = path, fingerprint
+        self.history: list[dict[str, float]] = []
+        self.best_score, self.best_epoch = math.inf, 0
+        self.best_weights: dict[str, Tensor] = {}
+        self.seconds = 0.0
+        self.finished = False
+        self._since = self._saved = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "fingerprint": self.fingerprint,
+            "history": self.history,
+            "best_score": self.best_score,
+            "best_epoch": self.best_epoch,
+            "best_weights": self.best_weights,
+            "finished": self.finished,
+            "seconds": self.seconds + time.monotonic() - self._since,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        vars(self).update({name: value for name, value in state_dict.items() if name != "fingerprint"})
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._since = self._saved = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        average = pl_module.average
+        assert isinstance(average, torch.nn.Module)
+        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
+        self.finished = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
+        if validated:
+            row = {"epoch": trainer.current_epoch + 1.0, "step": float(trainer.global_step)}
+            row["learning_rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+            self.history.append(row | figures)
+            if figures[SCORE] < self.best_score:
+                self.best_score, self.best_epoch = figures[SCORE], trainer.current_epoch + 1
+                weights = average.state_dict()
+                self.best_weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
+        due = self.finished or time.monotonic() - self._saved >= CHECKPOINT_EVERY_S
+        # All devices must write together: the first one's clock decides.
+        if trainer.strategy.broadcast(due):
+            trainer.save_checkpoint(self.path)
+            self._saved = time.monotonic()
+
+
+class ReplacingIO(TorchCheckpointIO):
+    """Writes a checkpoint beside the old one, flushes it, and then takes its place: never a half-written file."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path = Path(path)
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+
+def resumable(checkpoint: Path, wanted: str, announce: Announcer) -> int:
+    """Epochs done by the checkpoint if it is of the wanted settings, else 0 and the checkpoint is gone."""
+    if not checkpoint.exists():
+        return 0
+    try:
+        found = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        same, epochs = found["callbacks"][Memory.state_key]["fingerprint"] == wanted, int(found["epoch"]) + 1
+    except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, EOFError, ValueError) as error:
+        announce.say(f"the checkpoint {checkpoint} cannot be read ({type(error).__name__}): starting afresh")
+        same = False
+    else:
+        if same:
+            announce.say(f"continuing an interrupted training after epoch {epochs}")
+        else:
+            announce.say("an interrupted training had other settings: starting afresh")
+    if not same:
+        checkpoint.unlink()
+        return 0
+    return epochs
+
+
+def saved_state(checkpoint: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)["callbacks"][Memory.state_key]
+    return state

@@ -1,0 +1,152 @@
+"""The command: a small training from end to end, what it prints, and its errors. Commands run as a user runs them."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from google.protobuf import json_format
+from PIL import Image
+
+from ancestral.v1 import bundle_pb2
+
+COMMAND = str(Path(sys.executable).parent / "ancestral-exporter")
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    command = [COMMAND, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=170, env=environment)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A VAE trained for two epochs: its models folder and what the command printed."""
+    models = tmp_path_factory.mktemp("trained")
+    return models, run("train", "digits-vae", "--models", models, "--epochs", 2, "--seed", 3)
+
+
+def manifest_of(bundle: Path) -> bundle_pb2.Bundle:
+    return json_format.Parse((bundle / "bundle.json").read_text(), bundle_pb2.Bundle())
+
+
+def test_train_prints_the_figures_and_the_path(trained: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    models, done = trained
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "epoch 2/2" in done.stdout
+    assert "uniform over 17 levels" in done.stdout
+    assert "447 test images, upper bound (negative ELBO)" in done.stdout
+    assert f"wrote {models / 'digits-vae' / '1'}" in done.stdout
+
+
+def test_bundle_has_everything(trained: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    models, _ = trained
+    bundle = models / "digits-vae" / "1"
+    manifest = manifest_of(bundle)
+    assert {role.name for role in manifest.roles} == {"encode", "decode", "sample", "score", "features"}
+    metrics = {(metric.name, metric.split): metric for metric in manifest.metrics}
+    test = metrics["bits_per_dim", "test"]
+    assert 1.5 < test.value < 4.0875
+    assert test.likelihood == bundle_pb2.LIKELIHOOD_LOWER_BOUND
+    nats = metrics["negative_log_likelihood", "test"]
+    assert nats.value == pytest.approx(test.value * 64 * np.log(2))
+    assert manifest.provenance["seed"] == "3"
+    assert json.loads(manifest.provenance["settings"])["schedule"]["epochs"] == 2
+    card = (bundle / "CARD.md").read_text()
+    for text in (f"{test.value:.4f}", f"{nats.value:.2f}", "first 1000 train", "bound", "Seed 3", "parameters"):
+        assert text in card
+    with (bundle / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows[-1]["epoch"] == "2"
+    for name in ("samples.png", "training.png"):
+        with Image.open(bundle / name) as picture:
+            assert min(picture.size) > 300
+    assert {file.path for file in manifest.files} >= {"CARD.md", "metrics.csv", "samples.png", "training.png"}
+    # Nothing but the bundle is left, and nothing that a server could take for a model.
+    assert sorted(path.name for path in models.iterdir() if not path.name.startswith(".")) == ["digits-vae"]
+    assert not (models / ".training" / "digits-vae").exists()
+
+
+def test_verify(trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    models, _ = trained
+    good = run("verify", models / "digits-vae" / "1")
+    assert good.returncode == 0
+    assert "verified" in good.stdout
+    missing = run("verify", tmp_path / "nothing")
+    assert missing.returncode == 1
+    assert missing.stderr == f"ancestral-exporter: {tmp_path / 'nothing'}: no such folder\n"
+
+
+def test_untrained_bundles_need_no_data_and_versions_count_up(tmp_path: Path) -> None:
+    for version in (1, 2):
+        done = run("train", "mnist-vae", "--models", tmp_path, "--epochs", 0)
+        assert done.returncode == 0, done.stderr
+        assert manifest_of(tmp_path / "mnist-vae" / str(version)).version == version
+    assert "Untrained" in (tmp_path / "mnist-vae" / "2" / "CARD.md").read_text()
+
+
+def test_mnist_with_a_gaussian(tmp_path: Path, write_mnist: Callable[..., Path]) -> None:
+    """A few idx images go all the way; a density is not given in bits/dim."""
+    data = write_mnist(tmp_path / "data" / "mnist", train=10_020, test=20)
+    options = ("--data", tmp_path / "data", "--epochs", 1, "--likelihood", "gaussian")
+    done = run("train", "mnist-vae", "--models", tmp_path / "models", *options)
+    assert done.returncode == 0, done.stderr
+    assert data.exists()
+    manifest = manifest_of(tmp_path / "models" / "mnist-vae" / "1")
+    names = {metric.name for metric in manifest.metrics}
+    assert "negative_log_density" in names
+    assert "bits_per_dim" not in names
+    assert "density" in done.stdout
+
+
+def test_recipes() -> None:
+    done = run("recipes")
+    assert done.returncode == 0
+    for name in ("digits-vae", "digits-pixelcnn", "mnist-vae", "mnist-pixelcnn"):
+        assert name in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["digits-gan"], 2, "unknown recipe 'digits-gan'; there are: digits-vae, digits-pixelcnn, mnist-vae"),
+        (["digits-vae", "--epochs", "-1"], 2, "--epochs must be 0 or more, not -1"),
+        (["digits-vae", "--likelihood", "bernoulli"], 2, "2 levels, not 17"),
+        (["digits-pixelcnn", "--likelihood", "gaussian"], 2, "--likelihood is for VAEs"),
+        (["digits-vae", "--devices", "some"], 2, "--devices must be auto or a number from 1, not 'some'"),
+        (["mnist-vae"], 1, "pass --data DIR"),
+        (["mnist-vae", "--data", "/nowhere"], 1, "/nowhere/train-images-idx3-ubyte: no such file"),
+        (["mnist-vae", "--data", "/nowhere", "--epochs", "0"], 1, "/nowhere/train-images-idx3-ubyte: no such file"),
+    ],
+)
+def test_errors_are_one_line(tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
+    done = run("train", *arguments, "--models", tmp_path)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("ancestral-exporter: ")
+
+
+def test_models_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("")
+    done = run("train", "digits-vae", "--epochs", 0, "--models", tmp_path / "models")
+    assert done.returncode == 1
+    assert f"{tmp_path / 'models'}: cannot write there" in done.stderr
+
+
+def test_one_training_of_a_recipe_at_a_time(tmp_path: Path) -> None:
+    (tmp_path / ".training").mkdir()
+    with (tmp_path / ".training" / "digits-vae.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = run("train", "digits-vae", "--epochs", 0, "--models", tmp_path)
+    assert done.returncode == 1
+    assert "another training of digits-vae is writing" in done.stderr

@@ -1,0 +1,106 @@
+"""Evaluation averages over images and draws, whatever the batches; pictures and tables have what they should."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ancestral.v1 import bundle_pb2
+from ancestral_exporter import evaluate as module
+from ancestral_exporter.card import commit
+from ancestral_exporter.data import load
+from ancestral_exporter.evaluate import evaluate
+from ancestral_exporter.models.base import ImageModel
+from ancestral_exporter.plots import grid, write_curve, write_metrics
+from ancestral_exporter.recipes import RECIPES, Recipe, adapt, find
+
+
+@pytest.fixture
+def model(tiny: Recipe) -> ImageModel:
+    torch.manual_seed(0)
+    return tiny.build(load("digits").image).eval()
+
+
+def test_mean_over_images_and_draws(model: ImageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = load("digits").test
+    found = evaluate(model, split, "test")
+    assert (found.images, found.draws) == (447, 5)
+    assert found.bits_per_dim == pytest.approx(found.nats / (64 * math.log(2)))
+    assert found.terms["loss"] == pytest.approx(found.terms["reconstruction"] + found.terms["kl"])
+    assert evaluate(model, split, "test") == found
+    # Other batches mean other noise, but the same figure within the noise; the last, smaller batch weighs less.
+    monkeypatch.setattr(module, "_BATCH", 440)
+    assert evaluate(model, split, "test").nats == pytest.approx(found.nats, rel=0.01)
+    images = torch.from_numpy(split.images)
+    with torch.no_grad():
+        by_hand = torch.stack([model.negative_log_likelihood(images)["loss"] for _ in range(20)]).mean()
+    assert found.nats == pytest.approx(by_hand.item(), rel=0.005)
+
+
+def test_leaves_the_random_state_alone(model: ImageModel) -> None:
+    before = torch.get_rng_state()
+    evaluate(model, load("digits").validation, "validation")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_exact_likelihood_is_drawn_once() -> None:
+    recipe = find("digits-pixelcnn")
+    small = dataclasses.replace(recipe, net=dataclasses.replace(recipe.net, channels=8, head_channels=8))
+    found = evaluate(small.build(load("digits").image).eval(), load("digits").test, "test")
+    assert found.draws == 1
+    assert found.metrics()[0].likelihood == bundle_pb2.LIKELIHOOD_EXACT
+
+
+def test_a_density_has_no_bits_per_dim(tiny: Recipe) -> None:
+    density = adapt(tiny, likelihood="gaussian").build(load("digits").image).eval()
+    metrics = {metric.name for metric in evaluate(density, load("digits").test, "test").metrics()}
+    assert metrics == {"negative_log_density", "reconstruction", "kl"}
+
+
+def test_recipes_are_what_the_design_asks() -> None:
+    assert set(RECIPES) == {"digits-vae", "digits-pixelcnn", "mnist-vae", "mnist-pixelcnn"}
+    large = dataclasses.asdict(find("mnist-pixelcnn").net)
+    assert large["channels"] >= 64
+    assert min(large["vertical_layers"], large["horizontal_layers"]) >= 8
+
+
+@pytest.mark.parametrize(("count", "channels", "shape"), [(1, 1, 2), (5, 1, 2), (64, 3, 3)])
+def test_grid_shows_every_image(count: int, channels: int, shape: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (count, 8, 8, channels), dtype=np.uint8)
+    sheet = grid(images)
+    assert sheet.ndim == shape
+    columns = math.ceil(math.sqrt(count))
+    scale = 640 // (columns * 8)
+    gap = max(1, scale // 4)
+    last = count - 1
+    top = last // columns * (8 * scale + gap) + gap
+    left = last % columns * (8 * scale + gap) + gap
+    cell = sheet[top : top + 8 * scale : scale, left : left + 8 * scale : scale].reshape(8, 8, channels)
+    np.testing.assert_array_equal(cell, images[last])
+
+
+def test_metrics_file_and_curve(tmp_path: Path) -> None:
+    history = [
+        {"epoch": 1.0, "step": 10.0, "train_bits_per_dim": 3.0, "validation_bits_per_dim": 2.5},
+        {"epoch": 2.0, "step": 20.0, "train_bits_per_dim": 2.0, "validation_bits_per_dim": 2.25, "train_kl": 0.5},
+    ]
+    write_metrics(history, tmp_path)
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0] == {
+        "epoch": "1", "step": "10", "train_bits_per_dim": "3.0", "validation_bits_per_dim": "2.5", "train_kl": ""
+    }  # fmt: skip
+    assert rows[1]["train_kl"] == "0.5"
+    write_curve(history, "title", 2, "bits/dim", tmp_path)
+    assert (tmp_path / "training.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_commit_is_a_hash_or_unknown() -> None:
+    found = commit()
+    assert found == "unknown" or set(found.rstrip("+")) <= set("0123456789abcdef")
