@@ -18,7 +18,7 @@ from ancestral_exporter.data import load
 from ancestral_exporter.evaluate import evaluate
 from ancestral_exporter.models.base import ImageModel
 from ancestral_exporter.plots import grid, write_curve, write_metrics
-from ancestral_exporter.recipes import RECIPES, Recipe, adapt, find
+from ancestral_exporter.recipes import RECIPES, PixelCNNNet, Recipe, adapt, find
 
 
 @pytest.fixture
@@ -51,6 +51,7 @@ def test_leaves_the_random_state_alone(model: ImageModel) -> None:
 
 def test_an_exact_likelihood_is_drawn_once() -> None:
     recipe = find("digits-pixelcnn")
+    assert isinstance(recipe.net, PixelCNNNet)
     small = dataclasses.replace(recipe, net=dataclasses.replace(recipe.net, channels=8, head_channels=8))
     found = evaluate(small.build(load("digits").image).eval(), load("digits").test, "test")
     assert found.draws == 1
