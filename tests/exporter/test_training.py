@@ -194,7 +194,7 @@ def test_binarised_data_and_a_pixelcnn(tiny: Recipe, tmp_path: Path, announcer: 
     assert fitted.history[-1]["validation_bits_per_dim"] == pytest.approx(entropy, abs=0.01)
 
 
-def test_mixed_precision(tiny: Recipe, digits: Dataset, tmp_path: Path, announcer: Announcer, precision: str) -> None:
+def test_mixed_precision(tiny: Recipe, digits: Dataset, tmp_path: Path, announcer: Announcer) -> None:
     short = dataclasses.replace(tiny, schedule=dataclasses.replace(tiny.schedule, epochs=1))
     fitted = fit(short, digits, tmp_path, Options(precision="bf16"), announcer)
     assert next(fitted.model.parameters()).dtype == torch.float32

@@ -113,13 +113,14 @@ def test_concurrent_single_calls_form_batches_and_each_gets_its_own_answer(toy_m
                 replies += await asyncio.gather(*(one(i) for i in range(start, start + 64)))
             return replies
 
-    with ServerProcess(toy_models) as server:
+    # With patience even a busy machine gathers all 64; how large batches get by default is for `make bench` to say.
+    with ServerProcess(toy_models, "--batch-wait-ms", "200") as server:
         codes = np.concatenate(asyncio.run(ask_all(server.address)))
         np.testing.assert_allclose(codes, toybundle.encode(images), rtol=1e-5)
         total = server.metric("ancestral_batch_size_sum", role="encode")
         runs = server.metric("ancestral_batch_size_count", role="encode")
         assert total == len(images)
-        assert total / runs > 8
+        assert total / runs > 16
         assert server.metric("ancestral_request_queue_seconds_count", role="encode") == len(images)
 
 

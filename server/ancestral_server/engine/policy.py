@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-# A batch stops waiting when nobody came for this long, although some of the crowd are missing ...
-PAUSE_SECONDS = 0.002
+# Shares of the longest wait. A batch stops waiting when nobody came for this long, although some of the crowd are
+# missing ...
+PAUSE_SHARE = 0.4
 # ... or, once the crowd is there, for this long: it may have grown.
-LAST_CALL_SECONDS = 0.0004
+LAST_CALL_SHARE = 0.08
 # Waiting for the very last caller of a crowd costs all the others.
 CROWD_SHARE = 0.9
 
@@ -36,5 +37,5 @@ def batch_wait(*, queued: int, coming: int, crowd: int, waited: float, since_arr
     """
     if max(queued, crowd) <= 1 and not coming:
         return 0.0
-    pause = LAST_CALL_SECONDS if queued >= CROWD_SHARE * crowd and not coming else PAUSE_SECONDS
-    return max(0.0, min(longest - waited, pause - since_arrival))
+    share = LAST_CALL_SHARE if queued >= CROWD_SHARE * crowd and not coming else PAUSE_SHARE
+    return max(0.0, min(longest - waited, share * longest - since_arrival))

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from ancestral_server.engine.policy import LAST_CALL_SECONDS, PAUSE_SECONDS, batch_wait, bucket, buckets
+from ancestral_server.engine.policy import LAST_CALL_SHARE, PAUSE_SHARE, batch_wait, bucket, buckets
+
+LONGEST = 0.005
+PAUSE_SECONDS = PAUSE_SHARE * LONGEST
+LAST_CALL_SECONDS = LAST_CALL_SHARE * LONGEST
 
 
 def wait(**changes: float) -> float:
-    settings = {"queued": 3, "coming": 0, "crowd": 10, "waited": 0.0, "since_arrival": 0.0, "longest": 0.003}
+    settings = {"queued": 3, "coming": 0, "crowd": 10, "waited": 0.0, "since_arrival": 0.0, "longest": LONGEST}
     return batch_wait(**{**settings, **changes})  # type: ignore[arg-type]
 
 
@@ -44,5 +48,5 @@ def test_a_short_pause_is_enough_once_the_crowd_is_there() -> None:
 
 
 def test_the_wait_is_bounded() -> None:
-    assert wait(waited=0.003) == 0
-    assert wait(waited=0.0029) == pytest.approx(0.0001)
+    assert wait(waited=LONGEST) == 0
+    assert wait(waited=LONGEST - 0.0001) == pytest.approx(0.0001)
