@@ -49,7 +49,8 @@ def train_missing(models: Path) -> list[str]:
             print(printed or "", end="", flush=True)
             print(problems or "", end="", file=sys.stderr, flush=True)
             if process.returncode:
-                raise DemoError(f"training {recipe} failed with exit code {process.returncode}")
+                text = " ".join(map(str, process.args)) if isinstance(process.args, list) else str(process.args)
+                raise DemoError(f"training {recipe} failed: `{text}` ended with exit code {process.returncode}")
     finally:
         for _, process in runs:
             if process.poll() is None:
