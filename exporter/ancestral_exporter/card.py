@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ancestral.v1 import bundle_pb2
+from ancestral_exporter.bundle.export import graph_roles
 from ancestral_exporter.data import SHAPES
 from ancestral_exporter.evaluate import Evaluation
 from ancestral_exporter.models.base import ImageModel
-from ancestral_exporter.plots import CURVE, METRICS, SAMPLES
+from ancestral_exporter.plots import CURVE, METRICS, SAMPLES, temperature_of
 from ancestral_exporter.recipes import Recipe
 from ancestral_exporter.training import Fitted, Options
 
@@ -77,7 +78,9 @@ def card(
         f"A {recipe.description}. Family: {model.family}; {count:,} parameters"
         + (f"; {model.latent_size} latent dimensions." if model.latent_size else "."),
         "",
-        "![samples](" + SAMPLES + ")" if fitted else "**Untrained**: exported with its initial weights (`--epochs 0`).",
+        "![samples](" + SAMPLES + ")",
+        "",
+        _caption(model) if fitted else "**Untrained**: exported with its initial weights (`--epochs 0`).",
         "",
         "## Data",
         "",
@@ -109,6 +112,13 @@ def card(
         ]
     versions = ", ".join(f"{key[8:]} {value}" for key, value in made.items() if key.startswith("version."))
     return "\n".join([*lines, "", f"Made at commit {made['commit']} with {versions}.", ""])
+
+
+def _caption(model: ImageModel) -> str:
+    roles = (role for graph in model.graphs() for role in graph_roles(graph) if role.name == "sample")
+    cold = any(temperature_of(role) == 0 for role in roles)
+    how = "temperature 0: z from the prior, then the most likely value of each pixel" if cold else "temperature 1"
+    return f"Drawn by the exported graph with seed 0 at {how}."
 
 
 def _figures(evaluations: Sequence[Evaluation], recipe: Recipe) -> list[str]:

@@ -29,8 +29,16 @@ def write_samples(model: ImageModel, folder: Path, count: int = 64, seed: int = 
     Image.fromarray(grid(images)).save(folder / SAMPLES, optimize=True)
 
 
+def temperature_of(role: bundle_pb2.Role) -> int:
+    """The temperature of the pictures: 1, but 0 where pixels are independent given a latent.
+
+    There each pixel's own noise hides what z is about; the field shows p(x|z) without it (arXiv 1312.6114, figure 5).
+    """
+    return int(role.program == bundle_pb2.PROGRAM_RASTER)
+
+
 def draw_samples(model: ImageModel, role: bundle_pb2.Role, folder: Path, count: int, seed: int) -> Array:
-    """Images [N,H,W,C] uint8 at temperature 1, sample i from Philox stream (seed, i); labels go round."""
+    """Images [N,H,W,C] uint8 at `temperature_of(role)`, sample i from Philox stream (seed, i); labels go round."""
     shape = model.image
     raster = role.program == bundle_pb2.PROGRAM_RASTER
     feeds: Arrays = {}
@@ -39,7 +47,7 @@ def draw_samples(model: ImageModel, role: bundle_pb2.Role, folder: Path, count: 
         if spec.meaning == bundle_pb2.MEANING_UNIFORMS:
             feeds[spec.name] = philox_uniforms(seed, count, dimensions)
         elif spec.meaning == bundle_pb2.MEANING_TEMPERATURE:
-            feeds[spec.name] = np.ones(count, np.float32)
+            feeds[spec.name] = np.full(count, temperature_of(role), np.float32)
         elif spec.meaning == bundle_pb2.MEANING_LABEL:
             feeds[spec.name] = np.arange(count, dtype=np.int64) % model.label_count
         elif spec.meaning == bundle_pb2.MEANING_KNOWN:
