@@ -127,7 +127,8 @@ def test_score(run: Run, tmp_path: Path, images: np.ndarray[tuple[int, ...], np.
         (("sample", "tally", "--out", "g.gif"), 2, "g.gif: the name must end in .png or .npy or .npz"),
         (("sample", "tally", "--out", "none/g.png"), 2, "there is no folder none"),
         (("sample", "tally", "--timeout", "0", "--out", "g.png"), 2, "timeout: is 0"),
-        (("sample", "tally", "-n", "9999", "--timeout", "1e-4", "--out", "g.png"), 6, "within 0.0001 s"),
+        # Who gives up first, client or server, is a matter of chance, and so are the words.
+        (("sample", "tally", "-n", "9999", "--timeout", "1e-4", "--out", "g.png"), 6, "ancestral: "),
         (("encode", "tally", "none.npy", "--out", "z.npz"), 2, "none.npy: no such file"),
         (("decode", "tally", "z.npy", "--out", "g.png"), 4, "decode"),
         (("features", "tally", "images.npy", "--map", "--out", "f.npz"), 4, "features"),
