@@ -113,7 +113,7 @@ def test_concurrent_single_calls_form_batches_and_each_gets_its_own_answer(toy_m
                 replies += await asyncio.gather(*(one(i) for i in range(start, start + 64)))
             return replies
 
-    # With patience even a busy machine gathers all 64; how large batches get by default is for `make bench` to say.
+    # With patience even a busy machine gathers all 64; how large batches get by default depends on its load.
     with ServerProcess(toy_models, "--batch-wait-ms", "200") as server:
         codes = np.concatenate(asyncio.run(ask_all(server.address)))
         np.testing.assert_allclose(codes, toybundle.encode(images), rtol=1e-5)
