@@ -95,7 +95,8 @@ class Bernoulli(PixelLikelihood):
 
     def log_prob(self, parameters: Tensor, images: Tensor) -> Tensor:
         signs = 2 * to_levels(images, 2).to(parameters.dtype) - 1
-        return F.logsigmoid(signs * parameters.squeeze(-1)).flatten(1).sum(1)
+        # Not logsigmoid, which is exported as log(sigmoid(x)): minus infinity for logits below -100.
+        return -F.softplus(-signs * parameters.squeeze(-1)).flatten(1).sum(1)
 
     def mean(self, parameters: Tensor) -> Tensor:
         return torch.round(255 * torch.sigmoid(parameters.squeeze(-1))).to(torch.uint8)

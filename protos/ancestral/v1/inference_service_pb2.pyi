@@ -6,8 +6,10 @@ isort:skip_file
 from ancestral.v1 import bundle_pb2 as _bundle_pb2
 from ancestral.v1 import tensor_pb2 as _tensor_pb2
 from ancestral.v1 import timing_pb2 as _timing_pb2
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -21,7 +23,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class SampleRequest(_message.Message):
-    """Asks for new images."""
+    """Asks for new images, or for completions of an image of which some pixels are known."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -31,6 +33,9 @@ class SampleRequest(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     FIRST_INDEX_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    GIVEN_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. Required."""
     version: _builtins.int
@@ -43,6 +48,20 @@ class SampleRequest(_message.Message):
     """Index of the first image in the seed's sequence, >= 0: with 1000 and count 1000 the reply holds images 1000 to 1999."""
     temperature: _builtins.float
     """Temperature of the pixel distribution, 0 to 100. 0: the most likely value of each pixel. Unset: 1, the model itself."""
+    label: _builtins.int
+    """Class to draw from, 0 to the model's label_count - 1. Required by class-conditional models, an error for others."""
+    @_builtins.property
+    def given(self) -> _tensor_pb2.Tensor:
+        """Completion: images of which some pixels are kept, [1,H,W,C] for all samples or [count,H,W,C], uint8. Read where `known`
+        is true. Unset, together with `known`: every pixel is drawn.
+        """
+
+    @_builtins.property
+    def known(self) -> _tensor_pb2.Tensor:
+        """Which pixels are kept, [1,H,W,C] or [count,H,W,C] bool, any mask. They come back unchanged, and what follows them in
+        raster order is conditioned on them; what comes before is not.
+        """
+
     def __init__(
         self,
         *,
@@ -52,15 +71,22 @@ class SampleRequest(_message.Message):
         seed: _builtins.int | None = ...,
         first_index: _builtins.int = ...,
         temperature: _builtins.float | None = ...,
+        label: _builtins.int | None = ...,
+        given: _tensor_pb2.Tensor | None = ...,
+        known: _tensor_pb2.Tensor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "seed", b"seed", "temperature", b"temperature"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_label", b"_label", "_seed", b"_seed", "_temperature", b"_temperature", "given", b"given", "known", b"known", "label", b"label", "seed", b"seed", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "count", b"count", "first_index", b"first_index", "model", b"model", "seed", b"seed", "temperature", b"temperature", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_label", b"_label", "_seed", b"_seed", "_temperature", b"_temperature", "count", b"count", "first_index", b"first_index", "given", b"given", "known", b"known", "label", b"label", "model", b"model", "seed", b"seed", "temperature", b"temperature", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__label: _TypeAlias = _typing.Literal["label"]  # noqa: Y015
+    _WhichOneofArgType__label: _TypeAlias = _typing.Literal["_label", b"_label"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__label) -> _WhichOneofReturnType__label | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
@@ -93,7 +119,9 @@ class SampleResponse(_message.Message):
 
     @_builtins.property
     def log_likelihood(self) -> _tensor_pb2.Tensor:
-        """Log-likelihood of each image under the model (at temperature 1), [N] float32, nats. Unset where the model has none."""
+        """Log-likelihood of each image under the model (at temperature 1), [N] float32, nats; of a completion, that of its free
+        pixels. Unset where the model has none.
+        """
 
     def __init__(
         self,
@@ -111,6 +139,144 @@ class SampleResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SampleResponse: _TypeAlias = SampleResponse  # noqa: Y015
+
+@_typing.final
+class SampleStreamRequest(_message.Message):
+    """Asks for images as they are finished."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLE_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    progress: _builtins.bool
+    """Also send the rows of each image as they are painted. Unset: only whole images. Models that paint all rows at once send
+    none.
+    """
+    @_builtins.property
+    def sample(self) -> Global___SampleRequest:
+        """What to draw."""
+
+    def __init__(
+        self,
+        *,
+        sample: Global___SampleRequest | None = ...,
+        progress: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sample", b"sample"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "sample", b"sample"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SampleStreamRequest: _TypeAlias = SampleStreamRequest  # noqa: Y015
+
+@_typing.final
+class SampleStreamResponse(_message.Message):
+    """One step of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INFO_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    ROW_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def info(self) -> _timing_pb2.ReplyInfo:
+        """About the stream until now. Its queue time is that of the first image to start."""
+
+    @_builtins.property
+    def image(self) -> Global___SampledImage:
+        """An image is finished. Images come in the order in which they finish, each once."""
+
+    @_builtins.property
+    def row(self) -> Global___PaintedRow:
+        """A row of an image was painted. Rows of one image come from top to bottom, before the image."""
+
+    def __init__(
+        self,
+        *,
+        info: _timing_pb2.ReplyInfo | None = ...,
+        image: Global___SampledImage | None = ...,
+        row: Global___PaintedRow | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "image", b"image", "info", b"info", "row", b"row"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "image", b"image", "info", b"info", "row", b"row"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["image", "row"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___SampleStreamResponse: _TypeAlias = SampleStreamResponse  # noqa: Y015
+
+@_typing.final
+class SampledImage(_message.Message):
+    """A finished image."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    LOG_LIKELIHOOD_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Its index in the seed's sequence."""
+    seed: _builtins.int
+    """The seed that was used."""
+    log_likelihood: _builtins.float
+    """As in SampleResponse, nats. Unset where the model has none."""
+    @_builtins.property
+    def image(self) -> _tensor_pb2.Tensor:
+        """The image, [H,W,C] uint8."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        seed: _builtins.int = ...,
+        image: _tensor_pb2.Tensor | None = ...,
+        log_likelihood: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_log_likelihood", b"_log_likelihood", "image", b"image", "log_likelihood", b"log_likelihood"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_likelihood", b"_log_likelihood", "image", b"image", "index", b"index", "log_likelihood", b"log_likelihood", "seed", b"seed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__log_likelihood: _TypeAlias = _typing.Literal["log_likelihood"]  # noqa: Y015
+    _WhichOneofArgType__log_likelihood: _TypeAlias = _typing.Literal["_log_likelihood", b"_log_likelihood"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_likelihood) -> _WhichOneofReturnType__log_likelihood | None: ...
+
+Global___SampledImage: _TypeAlias = SampledImage  # noqa: Y015
+
+@_typing.final
+class PaintedRow(_message.Message):
+    """A row of an image that is being painted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    ROW_FIELD_NUMBER: _builtins.int
+    PIXELS_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """The image's index in the seed's sequence."""
+    row: _builtins.int
+    """Which row, 0 to H - 1 from the top."""
+    @_builtins.property
+    def pixels(self) -> _tensor_pb2.Tensor:
+        """The row, [W,C] uint8."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        row: _builtins.int = ...,
+        pixels: _tensor_pb2.Tensor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pixels", b"pixels"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "pixels", b"pixels", "row", b"row"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PaintedRow: _TypeAlias = PaintedRow  # noqa: Y015
 
 @_typing.final
 class EncodeRequest(_message.Message):
@@ -264,6 +430,7 @@ class ExtractFeaturesRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
     INCLUDE_MAP_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. Required."""
     version: _builtins.int
@@ -274,6 +441,12 @@ class ExtractFeaturesRequest(_message.Message):
     def images(self) -> _tensor_pb2.Tensor:
         """Images [N,H,W,C] uint8, N >= 1."""
 
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Class of each image, 0 to the model's label_count - 1: one per image, or one for all. Required by class-conditional
+        models, an error for others.
+        """
+
     def __init__(
         self,
         *,
@@ -281,10 +454,11 @@ class ExtractFeaturesRequest(_message.Message):
         version: _builtins.int = ...,
         images: _tensor_pb2.Tensor | None = ...,
         include_map: _builtins.bool = ...,
+        labels: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["images", b"images"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "include_map", b"include_map", "model", b"model", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "include_map", b"include_map", "labels", b"labels", "model", b"model", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -336,6 +510,7 @@ class ScoreRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. Required."""
     version: _builtins.int
@@ -348,6 +523,12 @@ class ScoreRequest(_message.Message):
     def images(self) -> _tensor_pb2.Tensor:
         """Images [N,H,W,C] uint8, N >= 1."""
 
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Class of each image, 0 to the model's label_count - 1: one per image, or one for all. Required by class-conditional
+        models, an error for others.
+        """
+
     def __init__(
         self,
         *,
@@ -355,10 +536,11 @@ class ScoreRequest(_message.Message):
         version: _builtins.int = ...,
         images: _tensor_pb2.Tensor | None = ...,
         seed: _builtins.int = ...,
+        labels: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["images", b"images"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "model", b"model", "seed", b"seed", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "labels", b"labels", "model", b"model", "seed", b"seed", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -41,6 +41,11 @@ class InferenceServiceStub:
                 request_serializer=ancestral_dot_v1_dot_inference__service__pb2.SampleRequest.SerializeToString,
                 response_deserializer=ancestral_dot_v1_dot_inference__service__pb2.SampleResponse.FromString,
                 _registered_method=True)
+        self.SampleStream = channel.unary_stream(
+                '/ancestral.v1.InferenceService/SampleStream',
+                request_serializer=ancestral_dot_v1_dot_inference__service__pb2.SampleStreamRequest.SerializeToString,
+                response_deserializer=ancestral_dot_v1_dot_inference__service__pb2.SampleStreamResponse.FromString,
+                _registered_method=True)
         self.Encode = channel.unary_unary(
                 '/ancestral.v1.InferenceService/Encode',
                 request_serializer=ancestral_dot_v1_dot_inference__service__pb2.EncodeRequest.SerializeToString,
@@ -70,6 +75,14 @@ class InferenceServiceServicer:
 
     def Sample(self, request, context):
         """Draws images from a model. The same model, version, seed and index always give the same bytes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SampleStream(self, request, context):
+        """Draws the same images as Sample and sends each as soon as it is finished; on request also rows as they are painted.
+        Cancelling the call stops the work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,6 +123,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Sample,
                     request_deserializer=ancestral_dot_v1_dot_inference__service__pb2.SampleRequest.FromString,
                     response_serializer=ancestral_dot_v1_dot_inference__service__pb2.SampleResponse.SerializeToString,
+            ),
+            'SampleStream': grpc.unary_stream_rpc_method_handler(
+                    servicer.SampleStream,
+                    request_deserializer=ancestral_dot_v1_dot_inference__service__pb2.SampleStreamRequest.FromString,
+                    response_serializer=ancestral_dot_v1_dot_inference__service__pb2.SampleStreamResponse.SerializeToString,
             ),
             'Encode': grpc.unary_unary_rpc_method_handler(
                     servicer.Encode,
@@ -161,6 +179,33 @@ class InferenceService:
             '/ancestral.v1.InferenceService/Sample',
             ancestral_dot_v1_dot_inference__service__pb2.SampleRequest.SerializeToString,
             ancestral_dot_v1_dot_inference__service__pb2.SampleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SampleStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ancestral.v1.InferenceService/SampleStream',
+            ancestral_dot_v1_dot_inference__service__pb2.SampleStreamRequest.SerializeToString,
+            ancestral_dot_v1_dot_inference__service__pb2.SampleStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,10 @@ class InferenceServiceStub:
     def __new__(cls, channel: _aio.Channel) -> InferenceServiceAsyncStub: ...
     Sample: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.SampleRequest, _inference_service_pb2.SampleResponse]
     """Draws images from a model. The same model, version, seed and index always give the same bytes."""
+    SampleStream: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.SampleStreamRequest, _inference_service_pb2.SampleStreamResponse]
+    """Draws the same images as Sample and sends each as soon as it is finished; on request also rows as they are painted.
+    Cancelling the call stops the work.
+    """
     Encode: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.EncodeRequest, _inference_service_pb2.EncodeResponse]
     """Maps images to the posterior q(z|x)."""
     Decode: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.DecodeRequest, _inference_service_pb2.DecodeResponse]
@@ -55,6 +59,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Sample: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.SampleRequest, _inference_service_pb2.SampleResponse]  # type: ignore[assignment]
     """Draws images from a model. The same model, version, seed and index always give the same bytes."""
+    SampleStream: _aio.UnaryStreamMultiCallable[_inference_service_pb2.SampleStreamRequest, _inference_service_pb2.SampleStreamResponse]  # type: ignore[assignment]
+    """Draws the same images as Sample and sends each as soon as it is finished; on request also rows as they are painted.
+    Cancelling the call stops the work.
+    """
     Encode: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.EncodeRequest, _inference_service_pb2.EncodeResponse]  # type: ignore[assignment]
     """Maps images to the posterior q(z|x)."""
     Decode: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.DecodeRequest, _inference_service_pb2.DecodeResponse]  # type: ignore[assignment]
@@ -76,6 +84,16 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.SampleResponse, _abc.Awaitable[_inference_service_pb2.SampleResponse]]:
         """Draws images from a model. The same model, version, seed and index always give the same bytes."""
+
+    @_abc_1.abstractmethod
+    def SampleStream(
+        self,
+        request: _inference_service_pb2.SampleStreamRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inference_service_pb2.SampleStreamResponse], _abc.AsyncIterator[_inference_service_pb2.SampleStreamResponse]]:
+        """Draws the same images as Sample and sends each as soon as it is finished; on request also rows as they are painted.
+        Cancelling the call stops the work.
+        """
 
     @_abc_1.abstractmethod
     def Encode(
