@@ -139,16 +139,15 @@ class Catalog:
         # First the manifest alone: what could be read of a bad bundle is still worth showing.
         model.manifest = read_manifest(folder)
         bundle = read_bundle(folder)
-        sessions: dict[str, Session] = {}
+        sessions: dict[tuple[str, bool], Session] = {}
         for role in bundle.manifest.roles:
-            # Roles may share a graph.
-            if role.graph not in sessions:
-                sessions[role.graph] = self._runtime.open(bundle.graph(role))
-            session = sessions[role.graph]
-            if role.program == bundle_pb2.PROGRAM_RASTER:
-                model.programs[role.name] = RasterProgram(role, session, bundle.manifest.image)
-            else:
-                model.programs[role.name] = OneShotProgram(role, session)
+            raster = role.program == bundle_pb2.PROGRAM_RASTER
+            # Roles may share a graph. A raster lane's workers each compute on their own thread.
+            key = (role.graph, raster)
+            if key not in sessions:
+                sessions[key] = self._runtime.open(bundle.graph(role), on_caller=raster)
+            kind = RasterProgram if raster else OneShotProgram
+            model.programs[role.name] = kind(role, sessions[key], bundle.manifest)
         replay(bundle, model.programs)
         for name, program in model.programs.items():
             model.lanes[name] = self._lane(model, name, program)
@@ -160,8 +159,15 @@ class Catalog:
         name = f"{model.name}:{model.version} {role}"
         metrics = self._metrics.lane(model.name, model.version, role)
         if isinstance(program, RasterProgram):
+            on_cpu = self._runtime.device == "cpu"
             return RasterLoop(
-                name, program, metrics, max_batch=settings.max_batch, max_queued=settings.max_queued_images
+                name,
+                program,
+                metrics,
+                slots=settings.slots,
+                max_queued=settings.max_queued_images,
+                workers=settings.threads if on_cpu else 1,
+                pad=not on_cpu,
             )
         assert isinstance(program, OneShotProgram)
         return BatchLoop(

@@ -6,6 +6,7 @@ ServerError
 ├── RoleMissing          the model cannot do that
 ├── Overloaded           the queue is full: come back later
 ├── DeadlineExceeded     the caller's time ran out before the work was done
+├── Infeasible           the caller's time cannot suffice: refused before any work
 ├── Unavailable          the model or the server does not serve (now)
 └── Internal             our fault
 StartupError             the server cannot start as asked; ends the process
@@ -69,6 +70,12 @@ class DeadlineExceeded(ServerError):
     """The deadline passed while the request waited or ran."""
 
     reason = "EXPIRED_IN_QUEUE"
+
+
+class Infeasible(ServerError):
+    """The deadline cannot be met, judged by measured costs. The message names it, what remains and what is needed."""
+
+    reason = "DEADLINE_INFEASIBLE"
 
 
 class Unavailable(ServerError):

@@ -38,6 +38,13 @@ class Settings(BaseSettings):
     max_batch: int = Field(
         default=64, ge=1, le=4096, description="Most images in one run; more raises throughput, memory and latency."
     )
+    slots: int = Field(
+        default=64,
+        ge=1,
+        le=4096,
+        description="Images that a pixel-by-pixel sampler paints at a time, on the CPU per thread; more raises "
+        "throughput a little, and the latency of each.",
+    )
     max_queued_images: int = Field(
         default=20_000, ge=1, description="Images that may wait per model and role before calls are refused."
     )
@@ -45,7 +52,7 @@ class Settings(BaseSettings):
     max_images: int = Field(default=10_000, ge=1, description="Most images or latents in one call that brings its own.")
     max_message_mib: int = Field(default=64, ge=1, le=2000, description="Largest gRPC message, MiB.")
     batch_wait_ms: float = Field(
-        default=3.0,
+        default=20.0,
         ge=0,
         le=1000,
         description="Longest that a call waits for others to join its batch; a lone one never.",

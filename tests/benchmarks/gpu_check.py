@@ -126,8 +126,8 @@ def check_role(runtime: Runtime, bundle: Bundle, role: bundle_pb2.Role, device: 
 def program(runtime: Runtime, bundle: Bundle, role: bundle_pb2.Role, device: Literal["cpu", "cuda"]) -> Program:
     session = runtime.open(bundle.graph(role), on=device)
     if role.program == bundle_pb2.PROGRAM_RASTER:
-        return RasterProgram(role, session, bundle.manifest.image)
-    return OneShotProgram(role, session)
+        return RasterProgram(role, session, bundle.manifest)
+    return OneShotProgram(role, session, bundle.manifest)
 
 
 def random_inputs(program: Program, manifest: bundle_pb2.Bundle) -> dict[Meaning, Array]:

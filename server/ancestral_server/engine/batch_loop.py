@@ -15,6 +15,7 @@ import structlog
 
 from ancestral_server.engine import policy
 from ancestral_server.engine.arrivals import Arrivals
+from ancestral_server.engine.costs import Costs
 from ancestral_server.engine.job import OneShotJob
 from ancestral_server.engine.lane import Lane
 from ancestral_server.errors import Internal
@@ -51,6 +52,7 @@ class BatchLoop(Lane[OneShotJob]):
         super().__init__(name, metrics, max_queued)
         self._program = program
         self._buckets = policy.buckets(max_batch)
+        self._costs = Costs()
         self._longest_wait = wait
         self._arrivals = arrivals
         self._pieces: list[Piece] = []
@@ -63,12 +65,20 @@ class BatchLoop(Lane[OneShotJob]):
             inputs = {meaning: self._program.blank(meaning, rows) for meaning in self._program.inputs}
             self._program.run(inputs, list(self._program.outputs))
 
-    def _turn(self) -> None:
+    def _needed_seconds(self, job: OneShotJob) -> float:
+        return self._work_seconds(job.rows)
+
+    def _work_seconds(self, rows: int) -> float:
+        whole, rest = divmod(rows, self._buckets[-1])
+        seconds = whole * self._costs.seconds(self._buckets[-1])
+        return seconds + (self._costs.seconds(policy.bucket(rest, self._buckets)) if rest else 0.0)
+
+    def _turn(self, worker: int) -> None:
         self._admit()
         if self._pieces:
             self._run_and_retire()
 
-    def _in_hand(self) -> Iterable[OneShotJob]:
+    def _in_hand(self, worker: int) -> Iterable[OneShotJob]:
         jobs = [piece.job for piece in self._pieces]
         self._pieces = []
         return jobs
@@ -115,12 +125,12 @@ class BatchLoop(Lane[OneShotJob]):
             outputs = self._program.run(self._stack(rows), wanted)
         except Exception as error:
             log.exception("run failed", lane=self.name, rows=rows)
-            jobs = self._in_hand()
+            jobs = self._in_hand(0)
             self._abandon({id(job): job for job in jobs}.values())
             self._fail(jobs, Internal(f"{self.name}: the run failed: {error}"))
             return
         self._pieces = []
-        self._learn(time.monotonic() - began, rows)
+        self._costs.learn(policy.bucket(rows, self._buckets), time.monotonic() - began)
         self.metrics.batch_size.observe(rows)
 
         finished, at = [], 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -30,7 +31,8 @@ class Streams:
 @dataclass(slots=True, eq=False)
 class Job:
     """`rows` images of work. Made on the event loop's thread; from `Lane.submit` on, the lane's thread owns all but
-    `cancelled` (set by the event loop, read by the lane) until `future` is done.
+    `cancelled` (set by the event loop, read by the lane) until `future` is done. What several workers of a lane write,
+    they write under the lane's lock.
     """
 
     rows: int
@@ -46,6 +48,8 @@ class Job:
     # Rows handed to a run, rows answered.
     taken: int = 0
     done: int = 0
+    # The lane has given its answer: a result or an error.
+    answered: bool = False
 
     @property
     def queue_seconds(self) -> float:
@@ -57,7 +61,7 @@ class Job:
 
     def departed(self, now: float) -> bool:
         """Nobody waits for the answer any more, or its time is up."""
-        return self.cancelled or now >= self.deadline
+        return self.cancelled or self.answered or now >= self.deadline
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +85,31 @@ class OneShotJob(Job):
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """Pixels to keep: given [1 or N,H,W,C] uint8 where known [1 or N,H,W,C] bool is true."""
+
+    given: Array
+    known: Array
+
+    def of(self, sample: int) -> tuple[Array, Array]:
+        """The pair [H,W,C] of one sample."""
+        return self.given[sample % len(self.given)], self.known[sample % len(self.known)]
+
+
+@dataclass(slots=True, eq=False)
+class Feed:
+    """What a streaming caller has not yet been told, from the lane's threads to the event loop.
+
+    Events are small and the pixels lie in the job, so a slow reader holds little memory. (i, r): row r of sample i is
+    painted; (i, None): sample i is finished.
+    """
+
+    rows: bool
+    events: deque[tuple[int, int | None]] = field(default_factory=deque)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 @dataclass(slots=True, eq=False)
 class RasterJob(Job):
     """`rows` samples of a raster program, sample i drawn from stream (seed, first_index + i)."""
@@ -88,6 +117,9 @@ class RasterJob(Job):
     seed: int = 0
     first_index: int = 0
     temperature: float = 1.0
+    label: int = 0
+    completion: Completion | None = None
+    feed: Feed | None = None
     # Filled as samples finish: [rows,H,W,C] uint8 and [rows] float32, nats.
     images: Array = field(default_factory=lambda: np.empty(0, np.uint8))
     log_likelihood: Array = field(default_factory=lambda: np.empty(0, np.float32))

@@ -1,19 +1,21 @@
-"""What every lane has: a bounded queue, a thread, and the promise that every waiter gets an answer."""
+"""What every lane has: a bounded queue, one thread or several, and the promise that every waiter gets an answer."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 import structlog
 
 from ancestral_server.engine.job import Job
-from ancestral_server.errors import DeadlineExceeded, Internal, Overloaded, ServerError, Unavailable
+from ancestral_server.errors import DeadlineExceeded, Infeasible, Internal, Overloaded, ServerError, Unavailable
 from ancestral_server.metrics import LaneMetrics
 
 J = TypeVar("J", bound=Job)
@@ -22,33 +24,37 @@ log = structlog.get_logger()
 
 
 class Lane(ABC, Generic[J]):
-    """Owns one role of one model version. Subclasses say what a turn of the loop is."""
+    """Owns one role of one model version. Subclasses say what a turn of the loop is; `workers` threads take turns."""
 
-    def __init__(self, name: str, metrics: LaneMetrics, max_queued: int) -> None:
+    def __init__(self, name: str, metrics: LaneMetrics, max_queued: int, workers: int = 1) -> None:
         self.name = name
         self.metrics = metrics
         self._max_queued = max_queued
         self._queue: deque[J] = deque()
         self._queued_rows = 0
         self._last_arrival = 0.0
-        # The thread sleeps until this many requests are queued; 0 while it is awake, so that arrivals need not wake it.
+        # A thread sleeps until this many requests are queued; 0 while none does, so that arrivals need not wake any.
         self._wake_at = 0
+        self._sleeping = 0
         self._changed = threading.Condition(threading.Lock())
         self._closing = False
-        # Seconds of work per row, a running mean, to tell the refused when to come back.
-        self._seconds_per_row = 0.0
-        self._thread = threading.Thread(target=self._main, name=f"lane {name}", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._main, args=(worker,), name=f"lane {name} {worker}", daemon=True)
+            for worker in range(workers)
+        ]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         """Stop at the next boundary; whoever still waits hears Unavailable."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
-        if self._thread.is_alive():
-            self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
 
     # ---- the event loop's side
 
@@ -67,9 +73,10 @@ class Lane(ABC, Generic[J]):
         with self._changed:
             if self._closing:
                 raise Unavailable(self.name, f"{self.name} is being shut down")
+            self._check_deadline(job)
             # An empty queue takes any job: a single one may be larger than the bound.
             if self._queue and self._queued_rows + job.rows > self._max_queued:
-                retry = max(0.001, self._queued_rows * self._seconds_per_row)
+                retry = max(0.001, self._work_seconds(self._queued_rows))
                 raise Overloaded(
                     f"{self.name}: {self._queued_rows} images are queued, {job.rows} more would exceed the limit of "
                     f"{self._max_queued}",
@@ -79,27 +86,49 @@ class Lane(ABC, Generic[J]):
             self._queued_rows += job.rows
             self._last_arrival = job.submitted
             if self._wake_at and len(self._queue) >= self._wake_at:
-                self._changed.notify()
+                self._changed.notify_all()
 
-    # ---- the lane's thread
+    def _check_deadline(self, job: J) -> None:
+        """Refuse before any work is done what cannot be ready in time."""
+        if math.isinf(job.deadline):
+            return
+        remaining = job.deadline - time.monotonic()
+        needed = self._needed_seconds(job)
+        if remaining < needed:
+            raise Infeasible(
+                f"deadline: {max(remaining, 0):.3g} s remain, {self.name} needs at least {needed:.3g} s for "
+                f"{job.rows} images"
+            )
 
     @abstractmethod
-    def _turn(self) -> None:
+    def _needed_seconds(self, job: J) -> float:
+        """The least seconds until a job could be answered if it were admitted now; 0 before anything was measured."""
+
+    @abstractmethod
+    def _work_seconds(self, rows: int) -> float:
+        """Seconds of work that so many rows are, in full batches."""
+
+    # ---- the lane's threads
+
+    @abstractmethod
+    def _turn(self, worker: int) -> None:
         """Admit, run, retire, once; wait where there is nothing to do."""
 
     @abstractmethod
-    def _in_hand(self) -> Iterable[J]:
-        """Jobs that left the queue and are not answered; forgets them."""
+    def _in_hand(self, worker: int) -> Iterable[J]:
+        """Jobs of a worker that are not answered; forgets them."""
 
-    def _main(self) -> None:
+    def _main(self, worker: int) -> None:
         while not self._closing:
             try:
-                self._turn()
+                self._turn(worker)
             except Exception as error:
                 # The loops contain failures of a run themselves; this is a bug of ours. Answer everybody and go on.
                 log.exception("lane failed", lane=self.name)
-                self._fail([*self._in_hand(), *self._drop_queue()], Internal(f"{self.name} failed: {error}"))
-        self._fail([*self._in_hand(), *self._drop_queue()], Unavailable(self.name, f"{self.name} is being shut down"))
+                self._fail([*self._in_hand(worker), *self._drop_queue()], Internal(f"{self.name} failed: {error}"))
+        self._fail(
+            [*self._in_hand(worker), *self._drop_queue()], Unavailable(self.name, f"{self.name} is being shut down")
+        )
 
     def _wait_for_work(self) -> None:
         """Sleep until something is queued or the lane closes. The lock is held."""
@@ -108,8 +137,11 @@ class Lane(ABC, Generic[J]):
 
     def _sleep(self, wake_at: int, seconds: float | None) -> None:
         self._wake_at = wake_at
+        self._sleeping += 1
         self._changed.wait(seconds)
-        self._wake_at = 0
+        self._sleeping -= 1
+        if not self._sleeping:
+            self._wake_at = 0
 
     def _take_rows(self, job: J, rows: int) -> None:
         """Account for rows that leave the queue. The lock is held."""
@@ -130,7 +162,7 @@ class Lane(ABC, Generic[J]):
         self._expire(expired)
 
     def _expire(self, jobs: Iterable[J]) -> None:
-        late = [job for job in jobs if not job.cancelled]
+        late = [job for job in jobs if not job.cancelled and not job.answered]
         self._fail(late, DeadlineExceeded(f"the deadline passed before {self.name} had finished"))
 
     def _drop_queue(self) -> list[J]:
@@ -140,10 +172,6 @@ class Lane(ABC, Generic[J]):
             self._queued_rows = 0
         return jobs
 
-    def _learn(self, seconds: float, rows: int) -> None:
-        cost = seconds / rows
-        self._seconds_per_row = cost if not self._seconds_per_row else 0.9 * self._seconds_per_row + 0.1 * cost
-
     # ---- answers: one post to the event loop per batch
 
     def _finish(self, jobs: Iterable[J]) -> None:
@@ -151,23 +179,28 @@ class Lane(ABC, Generic[J]):
         jobs = list(jobs)
         for job in jobs:
             job.finished = now
-        _post(jobs, None)
+            job.answered = True
+        post(jobs, partial(_settle, jobs, None))
 
     def _fail(self, jobs: Iterable[J], error: ServerError) -> None:
-        _post(list(jobs), error)
+        jobs = list(jobs)
+        for job in jobs:
+            job.answered = True
+        post(jobs, partial(_settle, jobs, error))
 
 
-def _post(jobs: list[J], error: ServerError | None) -> None:
+def post(jobs: Sequence[Job], message: Callable[[], None]) -> None:
+    """Run `message` about these jobs on their event loop."""
     if not jobs:
         return
     try:
-        jobs[0].future.get_loop().call_soon_threadsafe(_settle, jobs, error)
+        jobs[0].future.get_loop().call_soon_threadsafe(message)
     except RuntimeError:
         # The event loop is gone, and with it everybody who could have waited.
-        log.warning("answers dropped: the event loop is closed", jobs=len(jobs))
+        log.warning("nobody is told: the event loop is closed", jobs=len(jobs))
 
 
-def _settle(jobs: list[J], error: ServerError | None) -> None:
+def _settle(jobs: Sequence[Job], error: ServerError | None) -> None:
     for job in jobs:
         if job.future.done():
             continue

@@ -23,6 +23,23 @@ def buckets(most: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
+def sample_share(*, waiting: int, running: int, workers: int) -> int:
+    """How many samples each worker of a raster lane should hold, so that all work alike."""
+    return -(-(waiting + running) // workers)
+
+
+def reserve(slots: int) -> int:
+    """How many slots more a worker has for requests that hold none yet, so that they need not wait for an image of a
+    large request to finish.
+    """
+    return max(1, slots // 8)
+
+
+def sampling_seconds(*, images: int, rows: int, share: int, row_seconds: float) -> float:
+    """Seconds to paint so many images of so many rows in `share` slots that are refilled at once."""
+    return max(1.0, images / max(1, share)) * rows * row_seconds
+
+
 def bucket(rows: int, sizes: Sequence[int]) -> int:
     """The smallest size that holds `rows`; the largest where none does."""
     return next((size for size in sizes if size >= rows), sizes[-1])

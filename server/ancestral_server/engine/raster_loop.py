@@ -2,19 +2,23 @@
 
 Samples join at any row boundary and leave when they are painted, so a short request never waits for a long one's last
 image (continuous batching; Yu et al. 2022, "Orca", section 3, for the same idea with tokens).
+
+On the CPU one worker per core has slots of its own and computes alone: a row is hundreds of small operations in a
+chain, which two threads together finish hardly sooner than one, but two workers paint two sets of samples at a time.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 
 import numpy as np
 import structlog
 
 from ancestral_server.engine import policy
+from ancestral_server.engine.costs import Costs
 from ancestral_server.engine.job import RasterJob
-from ancestral_server.engine.lane import Lane
+from ancestral_server.engine.lane import Lane, post
 from ancestral_server.engine.slots import Slots
 from ancestral_server.errors import Internal
 from ancestral_server.metrics import LaneMetrics
@@ -24,60 +28,135 @@ log = structlog.get_logger()
 
 
 class RasterLoop(Lane[RasterJob]):
-    """A request larger than the slots is simply worked off, in turn with the others."""
+    """A request larger than the slots is simply worked off, in turn with the others.
+
+    slots: samples that each worker paints at a time for those who have some already; a few more are kept for newcomers.
+    pad: run only a few sizes of batch, as a GPU likes it. continuous: False admits only into an empty batch (static
+    batching), which is there to be compared with.
+    """
 
     def __init__(
-        self, name: str, program: RasterProgram, metrics: LaneMetrics, *, max_batch: int, max_queued: int
+        self,
+        name: str,
+        program: RasterProgram,
+        metrics: LaneMetrics,
+        *,
+        slots: int,
+        max_queued: int,
+        workers: int = 1,
+        pad: bool = False,
+        continuous: bool = True,
     ) -> None:
-        super().__init__(name, metrics, max_queued)
+        super().__init__(name, metrics, max_queued, workers)
         self._program = program
-        self._buckets = policy.buckets(max_batch)
-        self._slots = Slots(program, max_batch)
+        self._limit = slots
+        capacity = slots + policy.reserve(slots)
+        # Where nothing needs padding, every size is a bucket, and powers of two are enough to warm up.
+        self._warm = policy.buckets(capacity)
+        self._buckets: Sequence[int] = self._warm if pad else range(1, capacity + 1)
+        self._continuous = continuous
+        self._slots = [Slots(program, capacity) for _ in range(workers)]
+        self._costs = Costs()
         self.has_log_likelihood = program.has_log_likelihood
 
     def warm_up(self) -> None:
-        """Run one row of every bucket, so that no caller pays for a first run."""
-        for rows in self._buckets:
-            inputs = {meaning: self._program.blank(meaning, rows) for meaning in self._program.inputs}
-            self._program.run_row(inputs, self._program.fresh_states(rows))
+        """Run rows of many sizes, so that no caller pays for a first run and the cost of each is known."""
+        for size in self._warm:
+            for _ in range(2):
+                inputs = {meaning: self._program.blank(meaning, size) for meaning in self._program.inputs}
+                began = time.monotonic()
+                self._program.run_row(inputs, self._program.fresh_states(size))
+            self._costs.learn(size, time.monotonic() - began)
 
-    def _turn(self) -> None:
-        self._admit()
-        if self._slots.used:
-            self._run_and_retire()
+    async def watch(self, job: RasterJob) -> AsyncGenerator[tuple[int, int | None]]:
+        """Admit a job that has a feed and tell its events as they happen; see `Feed`. ServerError as from `ask`."""
+        feed = job.feed
+        assert feed is not None
+        self.submit(job)
+        job.future.add_done_callback(lambda _: feed.changed.set())
+        try:
+            while True:
+                await feed.changed.wait()
+                feed.changed.clear()
+                answered = job.future.done()
+                while feed.events:
+                    yield feed.events.popleft()
+                if answered:
+                    job.future.result()
+                    break
+        finally:
+            # Does nothing once the job is answered.
+            job.cancelled = True
+        self.metrics.record_request(job.queue_seconds, job.compute_seconds)
 
-    def _in_hand(self) -> Iterable[RasterJob]:
-        jobs = {id(job): job for job in self._slots.jobs if job is not None}
-        self._slots = Slots(self._program, self._slots.capacity)
+    def _needed_seconds(self, job: RasterJob) -> float:
+        workers = len(self._slots)
+        running = sum(slots.used for slots in self._slots)
+        capacity = self._limit * workers
+        # Requests take turns at the slots: a newcomer's share is what equal parts would give it, or all that is free.
+        share = max(capacity // (len(self._queue) + 1), min(capacity - running, job.rows))
+        size = min(self._limit, policy.sample_share(waiting=job.rows, running=running, workers=workers))
+        return policy.sampling_seconds(
+            images=job.rows, rows=self._height, share=share, row_seconds=self._costs.seconds(size)
+        )
+
+    def _work_seconds(self, rows: int) -> float:
+        size = self._limit
+        return rows / (size * len(self._slots)) * self._height * self._costs.seconds(size)
+
+    @property
+    def _height(self) -> int:
+        return self._program.image_shape[0]
+
+    def _turn(self, worker: int) -> None:
+        slots = self._slots[worker]
+        self._admit(slots)
+        if slots.used:
+            self._run_and_retire(worker, slots)
+
+    def _in_hand(self, worker: int) -> Iterable[RasterJob]:
+        slots = self._slots[worker]
+        jobs = {id(job): job for job in slots.jobs if job is not None}
+        self._slots[worker] = Slots(self._program, slots.capacity)
         return jobs.values()
 
-    def _admit(self) -> None:
+    def _admit(self, slots: Slots) -> None:
         """Free the slots of those who left, then fill free slots from the queue, one sample per request in turn."""
-        slots = self._slots
-        self._free_departed()
+        self._free_departed(slots)
         with self._changed:
             if not slots.used:
                 self._wait_for_work()
+            elif not self._continuous:
+                return
             self._drop_departed()
-            while slots.used < slots.capacity and self._queue:
-                job = self._queue.popleft()
+            running = sum(each.used for each in self._slots)
+            share = policy.sample_share(waiting=self._queued_rows, running=running, workers=len(self._slots))
+            while slots.used < min(share, slots.capacity) and (job := self._next(slots)):
                 if job.taken == 0:
                     job.images = np.empty((job.rows, *self._program.image_shape), np.uint8)
                     job.log_likelihood = np.empty(job.rows, np.float32)
                 index = job.taken
                 self._take_rows(job, 1)
-                slots.place(slots.used, job, index)
+                slots.place(job, index)
                 if job.taken < job.rows:
                     self._queue.append(job)
 
-    def _free_departed(self) -> None:
+    def _next(self, slots: Slots) -> RasterJob | None:
+        """Take the request whose turn it is out of the queue; into the last few slots come only those who have none."""
+        if slots.used < self._limit:
+            return self._queue.popleft() if self._queue else None
+        job = next((job for job in self._queue if job.taken == 0), None)
+        if job is not None:
+            self._queue.remove(job)
+        return job
+
+    def _free_departed(self, slots: Slots) -> None:
         now = time.monotonic()
-        jobs = self._slots.jobs
-        gone = [slot for slot in range(self._slots.used) if (job := jobs[slot]) is not None and job.departed(now)]
+        gone = [slot for slot in range(slots.used) if (job := slots.jobs[slot]) is not None and job.departed(now)]
         if not gone:
             return
-        departed = {id(job): job for slot in gone if (job := jobs[slot]) is not None}
-        self._slots.drop(gone)
+        departed = {id(job): job for slot in gone if (job := slots.jobs[slot]) is not None}
+        slots.drop(gone)
         with self._changed:
             self._forget(departed.values())
         self._expire(departed.values())
@@ -89,31 +168,59 @@ class RasterLoop(Lane[RasterJob]):
                 self._queue.remove(job)
                 self._queued_rows -= job.rows - job.taken
 
-    def _run_and_retire(self) -> None:
-        slots = self._slots
+    def _run_and_retire(self, worker: int, slots: Slots) -> None:
         began = time.monotonic()
+        size = policy.bucket(slots.used, self._buckets)
         try:
-            done = slots.paint_row(policy.bucket(slots.used, self._buckets))
+            done = slots.paint_row(size)
         except Exception as error:
             log.exception("run failed", lane=self.name, rows=slots.used)
-            jobs = list(self._in_hand())
+            jobs = list(self._in_hand(worker))
             with self._changed:
                 self._forget(jobs)
             self._fail(jobs, Internal(f"{self.name}: the run failed: {error}"))
             return
-        height = self._program.image_shape[0]
-        self._learn((time.monotonic() - began) * height, slots.used)
         self.metrics.batch_size.observe(slots.used)
-
+        told = self._tell_rows(slots)
         finished = []
-        for slot in done:
-            job = slots.jobs[slot]
-            assert job is not None
-            index = slots.index[slot]
-            job.images[index] = slots.images[slot]
-            job.log_likelihood[index] = slots.log_likelihood[slot]
-            job.done += 1
-            if job.done == job.rows:
-                finished.append(job)
-        slots.drop(done)
+        with self._changed:
+            self._costs.learn(size, time.monotonic() - began)
+            for slot in done:
+                job = slots.jobs[slot]
+                assert job is not None
+                index = int(slots.index[slot])
+                job.images[index] = slots.images[slot]
+                job.log_likelihood[index] = slots.log_likelihood[slot]
+                job.done += 1
+                if job.feed is not None:
+                    job.feed.events.append((index, None))
+                    told[id(job)] = job
+                if job.done == job.rows:
+                    finished.append(job)
+            slots.drop(done)
+        self._wake(list(told.values()))
         self._finish(finished)
+
+    def _tell_rows(self, slots: Slots) -> dict[int, RasterJob]:
+        """Tell the rows that were just painted to those who asked for them; returns whom, by identity."""
+        told: dict[int, RasterJob] = {}
+        for slot in range(slots.used):
+            job = slots.jobs[slot]
+            if job is None or job.feed is None or not job.feed.rows:
+                continue
+            index, row = int(slots.index[slot]), int(slots.row[slot]) - 1
+            job.images[index, row] = slots.images[slot, row]
+            job.feed.events.append((index, row))
+            told[id(job)] = job
+        return told
+
+    @staticmethod
+    def _wake(jobs: list[RasterJob]) -> None:
+        """Have the event loop look at the feeds of jobs."""
+
+        def notify() -> None:
+            for job in jobs:
+                if job.feed is not None:
+                    job.feed.changed.set()
+
+        post(jobs, notify)

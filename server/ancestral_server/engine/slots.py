@@ -37,22 +37,30 @@ class Slots:
             self._inputs[meaning] = np.zeros((capacity, *shape), self._inputs[meaning].dtype)
         self._states = program.fresh_states(0)
 
-    def place(self, slot: int, job: RasterJob, index: int) -> None:
-        """Begin a sample in a slot, which must be in use already or the next free one."""
+    def place(self, job: RasterJob, index: int) -> None:
+        """Begin sample `index` of a job in the next free slot."""
+        slot = self.used
         self.jobs[slot] = job
         self.index[slot] = index
         self.row[slot] = 0
         self.log_likelihood[slot] = 0
         shape = self._program.image_shape
-        self._inputs[bundle_pb2.MEANING_UNIFORMS][slot] = uniforms(job.seed, job.first_index + index, shape)
-        self._inputs[bundle_pb2.MEANING_TEMPERATURE][slot] = job.temperature
+        inputs = self._inputs
+        inputs[bundle_pb2.MEANING_UNIFORMS][slot] = uniforms(job.seed, job.first_index + index, shape)
+        inputs[bundle_pb2.MEANING_TEMPERATURE][slot] = job.temperature
+        if bundle_pb2.MEANING_LABEL in inputs:
+            inputs[bundle_pb2.MEANING_LABEL][slot] = job.label
+        if job.completion is None:
+            inputs[bundle_pb2.MEANING_KNOWN][slot] = False
+        else:
+            inputs[bundle_pb2.MEANING_GIVEN][slot], inputs[bundle_pb2.MEANING_KNOWN][slot] = job.completion.of(index)
         for state in self._states:
             if slot < len(state):
                 state[slot] = 0
-        self.used = max(self.used, slot + 1)
+        self.used = slot + 1
 
     def drop(self, slots: list[int]) -> None:
-        """Empty slots that nobody refills, moving the last ones into the gaps."""
+        """Empty slots, moving the last ones into the gaps."""
         for slot in sorted(slots, reverse=True):
             last = self.used - 1
             if slot != last:
@@ -67,8 +75,12 @@ class Slots:
             array[target] = array[source]
 
     def paint_row(self, size: int) -> list[int]:
-        """Run one row of every slot in a run of B = `size` >= `used`; the slots that are finished now."""
+        """Run one row of every slot in a run of B = `size` >= `used`; the slots that are finished now.
+
+        Afterwards `row` is one more than the row that was painted.
+        """
         self._resize_states(size)
+        self.row[self.used : size] = 0
         every = np.arange(size)
         row = self.row[:size]
         inputs: dict[Meaning, Array] = {
@@ -80,11 +92,8 @@ class Slots:
         self.images[np.arange(used), row] = painted[:used]
         if likelihood is not None:
             self.log_likelihood[:used] += likelihood[:used]
-        self.row[:used] += 1
-        done = np.flatnonzero(self.row[:used] == self._program.image_shape[0])
-        # Padding and finished slots must not point below the last row.
-        self.row[done] = 0
-        return [int(slot) for slot in done]
+        row += 1
+        return [int(slot) for slot in np.flatnonzero(row == self._program.image_shape[0])]
 
     def _resize_states(self, size: int) -> None:
         for i, state in enumerate(self._states):

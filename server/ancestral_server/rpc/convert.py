@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ancestral.v1 import bundle_pb2, tensor_pb2
+from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.errors import InvalidArgument
 from ancestral_server.runtime.program import DTYPES
 from ancestral_server.runtime.session import Array
@@ -39,6 +40,8 @@ def batch(field: str, tensor: tensor_pb2.Tensor, spec: bundle_pb2.TensorSpec, li
     expected = math.prod(shape) * dtype.itemsize
     if len(tensor.data) != expected:
         raise InvalidArgument(f"{field}.data", f"has {len(tensor.data)} bytes, shape {_show(shape)} needs {expected}")
+    if dtype == np.bool_ and tensor.data.translate(None, b"\x00\x01"):
+        raise InvalidArgument(f"{field}.data", "holds bytes other than 0 and 1, which are all that a bool can be")
     array: Array = np.frombuffer(tensor.data, dtype).reshape(shape)
     if dtype.kind == "f" and not np.isfinite(array).all():
         raise InvalidArgument(f"{field}.data", "holds NaN or infinite values, all must be finite")
@@ -69,6 +72,59 @@ def temperature(field: str, value: float) -> float:
     if not 0 <= value <= MAX_TEMPERATURE:
         raise InvalidArgument(field, f"is {value}, must be 0 to {MAX_TEMPERATURE:g}")
     return value
+
+
+def label(field: str, value: int, classes: int) -> int:
+    if not 0 <= value < classes:
+        raise InvalidArgument(field, f"is {value}, must be 0 to {classes - 1}")
+    return value
+
+
+def labels(field: str, values: Sequence[int], images: int, classes: int) -> Array | None:
+    """Classes [N] int64 of N images, given one for each or one for all; None for a model that has none."""
+    if not classes:
+        if values:
+            raise InvalidArgument(
+                field, f"holds {len(values)} classes, must be unset: the model is not class-conditional"
+            )
+        return None
+    if len(values) not in (1, images):
+        raise InvalidArgument(field, f"holds {len(values)} classes, must hold 1 or {images}, each 0 to {classes - 1}")
+    checked = [label(f"{field}[{i}]", value, classes) for i, value in enumerate(values)]
+    return np.resize(np.array(checked, np.int64), images)
+
+
+def sample_label(field: str, request: pb.SampleRequest, classes: int) -> int:
+    """The class to draw from; 0 for a model that has none."""
+    if not classes:
+        if request.HasField("label"):
+            raise InvalidArgument(field, f"is {request.label}, must be unset: the model is not class-conditional")
+        return 0
+    if not request.HasField("label"):
+        raise InvalidArgument(field, f"is not set, must be 0 to {classes - 1}: the model is class-conditional")
+    return label(field, request.label, classes)
+
+
+def completion(
+    prefix: str, request: pb.SampleRequest, count: int, image_shape: tuple[int, int, int]
+) -> tuple[Array, Array] | None:
+    """Given [1 or N,H,W,C] uint8 and known, its mask of the same choice of shapes, bool; None if neither is set."""
+    for field, other in (("given", "known"), ("known", "given")):
+        if request.HasField(field) and not request.HasField(other):  # type: ignore[arg-type]
+            raise InvalidArgument(f"{prefix}{other}", f"is not set, but {field} is: a completion needs both")
+    if not request.HasField("given"):
+        return None
+    arrays = []
+    for field, tensor_, dtype in (
+        ("given", request.given, tensor_pb2.DATA_TYPE_UINT8),
+        ("known", request.known, tensor_pb2.DATA_TYPE_BOOL),
+    ):
+        spec = bundle_pb2.TensorSpec(dtype=dtype, shape=image_shape)
+        array = batch(f"{prefix}{field}", tensor_, spec, count)
+        if len(array) not in (1, count):
+            raise InvalidArgument(f"{prefix}{field}.shape", f"has N = {len(array)}, must be 1 or count = {count}")
+        arrays.append(array)
+    return arrays[0], arrays[1]
 
 
 def model_name(field: str, value: str) -> str:

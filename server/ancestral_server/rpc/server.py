@@ -41,7 +41,9 @@ class Door:
             ],
         )
         metrics.declare(
-            ("unary", service.full_name, method.name) for service in _SERVICES for method in service.methods
+            ("server_stream" if method.server_streaming else "unary", service.full_name, method.name)
+            for service in _SERVICES
+            for method in service.methods
         )
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(
             InferenceServicer(catalog, settings), self._server

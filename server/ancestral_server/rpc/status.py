@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from ancestral_server.errors import (
     DeadlineExceeded,
+    Infeasible,
     Internal,
     InvalidArgument,
     NotFound,
@@ -28,6 +29,7 @@ CODES: dict[type[ServerError], grpc.StatusCode] = {
     RoleMissing: grpc.StatusCode.UNIMPLEMENTED,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Infeasible: grpc.StatusCode.DEADLINE_EXCEEDED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     Internal: grpc.StatusCode.INTERNAL,
 }
@@ -41,6 +43,9 @@ def status(error: ServerError, request_id: str) -> tuple[grpc.StatusCode, str, t
     match error:
         case InvalidArgument():
             violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.problem)
+            details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+        case Infeasible():
+            violation = error_details_pb2.BadRequest.FieldViolation(field="deadline", description=str(error))
             details.append(error_details_pb2.BadRequest(field_violations=[violation]))
         case RoleMissing():
             violation = error_details_pb2.BadRequest.FieldViolation(field="model", description=str(error))

@@ -5,7 +5,7 @@ Letters: B rows of a batch, H, W, C image axes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -28,17 +28,53 @@ DTYPES: dict[int, np.dtype[np.generic]] = {
 class Program:
     """What one-shot and raster programs share: tensors by meaning, checked against the graph at load."""
 
-    def __init__(self, role: bundle_pb2.Role, session: Session) -> None:
+    def __init__(self, role: bundle_pb2.Role, session: Session, manifest: bundle_pb2.Bundle) -> None:
         self.role = role
+        image = manifest.image
+        self.image_shape = (image.height, image.width, image.channels)
+        self.label_count = manifest.label_count
         self._session = session
         self.inputs = {tensor.meaning: tensor for tensor in role.inputs}
         self.outputs = {tensor.meaning: tensor for tensor in role.outputs}
         for side, found in ((role.inputs, session.inputs), (role.outputs, session.outputs)):
             for tensor in side:
+                self._check_meaning(tensor)
                 self._check(tensor.name, tensor.dtype, tensor.shape, found)
         fed = {tensor.name for tensor in role.inputs} | {state.input for state in role.states}
         if unfed := session.inputs.keys() - fed:
             raise BundleError(role.graph, f"role {role.name}: the manifest does not say how to feed {sorted(unfed)}")
+        if bundle_pb2.MEANING_LABEL in self.inputs and self.label_count < 1:
+            raise BundleError(role.graph, f"role {role.name}: it takes a label, but the manifest has no label_count")
+
+    def _check_meaning(self, tensor: bundle_pb2.TensorSpec) -> None:
+        """Refuse a tensor of another type or shape than its meaning has."""
+        byte, real = tensor_pb2.DATA_TYPE_UINT8, tensor_pb2.DATA_TYPE_FLOAT32
+        row = self.image_shape[1:]
+        fixed: dict[int, tuple[int, tuple[int, ...]]] = {
+            bundle_pb2.MEANING_IMAGE: (byte, self.image_shape),
+            bundle_pb2.MEANING_TEMPERATURE: (real, ()),
+            bundle_pb2.MEANING_LABEL: (tensor_pb2.DATA_TYPE_INT64, ()),
+            bundle_pb2.MEANING_LOG_LIKELIHOOD: (real, ()),
+            bundle_pb2.MEANING_GIVEN: (byte, row),
+            bundle_pb2.MEANING_KNOWN: (tensor_pb2.DATA_TYPE_BOOL, row),
+            bundle_pb2.MEANING_ROW: (byte, row),
+        }
+        dtype, shape = fixed.get(tensor.meaning, (tensor.dtype, tuple(tensor.shape)))
+        if (tensor.dtype, tuple(tensor.shape)) != (dtype, shape):
+            wanted = f"{tensor_pb2.DataType.Name(dtype)} [B]+{list(shape)}"  # type: ignore[arg-type]
+            got = f"{tensor_pb2.DataType.Name(tensor.dtype)} [B]+{list(tensor.shape)}"
+            name = bundle_pb2.Meaning.Name(tensor.meaning)
+            raise BundleError(
+                self.role.graph, f"role {self.role.name}: {name} must be {wanted}, tensor {tensor.name!r} is {got}"
+            )
+
+    def _require(
+        self, side: str, tensors: Mapping[Meaning, bundle_pb2.TensorSpec], meanings: Iterable[Meaning]
+    ) -> None:
+        for meaning in meanings:
+            if meaning not in tensors:
+                name = bundle_pb2.Meaning.Name(meaning)
+                raise BundleError(self.role.graph, f"role {self.role.name}: no {side} means {name}")
 
     def _check(
         self,
@@ -72,8 +108,24 @@ class Program:
         return np.zeros((rows, *tensor.shape), DTYPES[tensor.dtype])
 
 
+# What the RPC of a one-shot role reads and writes; roles that no RPC asks for may be anything.
+_ONE_SHOT_NEEDS: dict[str, tuple[tuple[Meaning, ...], tuple[Meaning, ...]]] = {
+    "sample": ((), (bundle_pb2.MEANING_IMAGE,)),
+    "encode": ((bundle_pb2.MEANING_IMAGE,), (bundle_pb2.MEANING_MEAN,)),
+    "decode": ((bundle_pb2.MEANING_LATENT,), (bundle_pb2.MEANING_IMAGE,)),
+    "features": ((bundle_pb2.MEANING_IMAGE,), (bundle_pb2.MEANING_FEATURES,)),
+    "score": ((bundle_pb2.MEANING_IMAGE,), (bundle_pb2.MEANING_LOG_LIKELIHOOD,)),
+}
+
+
 class OneShotProgram(Program):
     """Arrays in, one run, arrays out; axis 0 is the batch."""
+
+    def __init__(self, role: bundle_pb2.Role, session: Session, manifest: bundle_pb2.Bundle) -> None:
+        super().__init__(role, session, manifest)
+        inputs, outputs = _ONE_SHOT_NEEDS.get(role.name, ((), ()))
+        self._require("input", self.inputs, inputs)
+        self._require("output", self.outputs, outputs)
 
     def run(self, inputs: Mapping[Meaning, Array], wanted: Sequence[Meaning]) -> dict[Meaning, Array]:
         names = [self.outputs[meaning].name for meaning in wanted]
@@ -91,14 +143,10 @@ class RasterProgram(Program):
         bundle_pb2.MEANING_TEMPERATURE,
     )
 
-    def __init__(self, role: bundle_pb2.Role, session: Session, image: bundle_pb2.ImageSpec) -> None:
-        super().__init__(role, session)
-        self.image_shape = (image.height, image.width, image.channels)
-        for meaning in self.REQUIRED_INPUTS:
-            if meaning not in self.inputs:
-                raise BundleError(role.graph, f"role {role.name}: no input means {bundle_pb2.Meaning.Name(meaning)}")
-        if bundle_pb2.MEANING_ROW not in self.outputs:
-            raise BundleError(role.graph, f"role {role.name}: no output means MEANING_ROW")
+    def __init__(self, role: bundle_pb2.Role, session: Session, manifest: bundle_pb2.Bundle) -> None:
+        super().__init__(role, session, manifest)
+        self._require("input", self.inputs, self.REQUIRED_INPUTS)
+        self._require("output", self.outputs, (bundle_pb2.MEANING_ROW,))
         for state in role.states:
             for name, found in ((state.input, session.inputs), (state.output, session.outputs)):
                 self._check(name, tensor_pb2.DATA_TYPE_FLOAT32, state.shape, found)

@@ -58,10 +58,15 @@ class Runtime:
             elif device == "cuda":
                 raise StartupError(f"--device cuda: no usable GPU: {problem}")
 
-    def open(self, path: Path, *, on: Device | None = None) -> Session:
-        """Load a graph; BundleError if onnxruntime refuses it or would run a node elsewhere than asked."""
+    def open(self, path: Path, *, on: Device | None = None, on_caller: bool = False) -> Session:
+        """Load a graph; BundleError if onnxruntime refuses it or would run a node elsewhere than asked.
+
+        on_caller: on the CPU, compute on the thread that calls `run` and no other, instead of the shared pool.
+        """
         options = ort.SessionOptions()
-        options.use_per_session_threads = False
+        options.use_per_session_threads = on_caller
+        if on_caller:
+            options.intra_op_num_threads = 1
         options.log_severity_level = 3
         # Threads that spin for work steal the cores from the event loop and from other models.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -110,7 +110,7 @@ def batches(doubler: Doubler) -> Iterator[BatchLoop]:
 @pytest.fixture
 def raster(painter: Painter) -> Iterator[RasterLoop]:
     metrics = Metrics("test").lane("toy", 1, "sample")
-    lane = RasterLoop("toy", painter, metrics, max_batch=4, max_queued=1000)  # type: ignore[arg-type]
+    lane = RasterLoop("toy", painter, metrics, slots=4, max_queued=1000)  # type: ignore[arg-type]
     lane.start()
     yield lane
     painter.gate.set()
@@ -247,7 +247,7 @@ def test_cancelling_frees_the_slots_at_the_next_row(raster: RasterLoop, painter:
         long = asyncio.create_task(paint(raster, 900))
         await until(lambda: painter.rows > 2)
         long.cancel()
-        await until(lambda: raster._slots.used == 0 and raster._queued_rows == 0)
+        await until(lambda: raster._slots[0].used == 0 and raster._queued_rows == 0)
         assert np.array_equal((await paint(raster, 3)).images, expected_images(1, 0, 3))
 
     run(work())

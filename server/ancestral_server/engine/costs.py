@@ -1,0 +1,29 @@
+"""What a run costs, by batch size, as measured: to tell early who cannot be served in time."""
+
+from __future__ import annotations
+
+# The weight of the newest run. A few slow runs on a busy machine must not turn callers away.
+WEIGHT = 0.1
+
+
+class Costs:
+    """Seconds of a run by its size, running means. Written by the lane's threads under its lock, read by the event
+    loop.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+
+    def learn(self, size: int, seconds: float) -> None:
+        known = self._seconds.get(size, seconds)
+        self._seconds[size] = known + WEIGHT * (seconds - known)
+
+    def seconds(self, size: int) -> float:
+        """Of a run of that size; of the nearest smaller size that was measured where that one was not, else 0.
+
+        So an estimate is low rather than high: who is refused could not have been served.
+        """
+        if size in self._seconds:
+            return self._seconds[size]
+        smaller = [known for known in list(self._seconds) if known < size]
+        return self._seconds[max(smaller)] if smaller else 0.0

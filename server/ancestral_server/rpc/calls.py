@@ -1,0 +1,66 @@
+"""What the RPCs have in common: how a call becomes a job and a job a reply."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grpc
+
+from ancestral.v1 import timing_pb2
+from ancestral_server.catalog import ModelVersion
+from ancestral_server.engine.batch_loop import BatchLoop
+from ancestral_server.engine.job import Job, OneShotJob, Streams
+from ancestral_server.engine.raster_loop import RasterLoop
+from ancestral_server.rpc.interceptor import request_id
+from ancestral_server.runtime.program import Meaning
+from ancestral_server.runtime.session import Array
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def caller(context: Context) -> dict[str, Any]:
+    """What a job knows of the call: where to answer and until when."""
+    remaining = context.time_remaining()
+    deadline = math.inf if remaining is None else time.monotonic() + remaining
+    return {"future": asyncio.get_running_loop().create_future(), "deadline": deadline}
+
+
+async def run(
+    lane: BatchLoop | RasterLoop,
+    context: Context,
+    rows: int,
+    inputs: Mapping[Meaning, Array | Streams],
+    wanted: Sequence[Meaning],
+) -> OneShotJob:
+    """Ask a one-shot lane for `wanted` of so many rows of `inputs`."""
+    assert isinstance(lane, BatchLoop), "only `sample` may be a raster role; a bundle with another is refused"
+    job = OneShotJob(**caller(context), rows=rows, inputs=inputs, wanted=wanted)
+    await lane.ask(job)
+    return job
+
+
+def image_shape(model: ModelVersion) -> tuple[int, int, int]:
+    assert model.manifest is not None
+    image = model.manifest.image
+    return image.height, image.width, image.channels
+
+
+def info(model: ModelVersion, job: Job) -> timing_pb2.ReplyInfo:
+    """Who answered, and where the time went until now."""
+    now = time.monotonic()
+    # Of a stream that still runs, compute time is what has passed since it began.
+    finished = job.finished or now
+    return timing_pb2.ReplyInfo(
+        request_id=request_id.get(),
+        model=model.name,
+        version=model.version,
+        timing=timing_pb2.Timing(
+            queue_seconds=job.queue_seconds,
+            compute_seconds=finished - job.started,
+            total_seconds=now - job.submitted,
+        ),
+    )
