@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     threads: int = Field(
         default_factory=lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
         ge=1,
-        description="Threads that all models share for CPU work; fewer where other programs need the cores.",
+        description="CPU threads of a run, and runs of a sampler at a time; fewer where other programs need the cores.",
     )
     max_batch: int = Field(
         default=64, ge=1, le=4096, description="Most images in one run; more raises throughput, memory and latency."

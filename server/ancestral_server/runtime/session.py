@@ -41,15 +41,10 @@ _CUDA_OPTIONS = {
 
 
 class Runtime:
-    """The device and the thread pool that every session of this process shares."""
-
-    _pool_threads: int | None = None
+    """The device, and the number of threads that a session may compute on."""
 
     def __init__(self, device: Literal["auto", "cpu", "cuda"], threads: int) -> None:
-        # onnxruntime takes the size of its one global pool once per process.
-        if Runtime._pool_threads is None:
-            ort.set_global_thread_pool_sizes(threads, 1)
-            Runtime._pool_threads = threads
+        self._threads = threads
         self.device: Device = "cpu"
         if device != "cpu":
             problem = cuda_problem()
@@ -61,12 +56,11 @@ class Runtime:
     def open(self, path: Path, *, on: Device | None = None, on_caller: bool = False) -> Session:
         """Load a graph; BundleError if onnxruntime refuses it or would run a node elsewhere than asked.
 
-        on_caller: on the CPU, compute on the thread that calls `run` and no other, instead of the shared pool.
+        on_caller: on the CPU, compute on the thread that calls `run` and no other.
         """
         options = ort.SessionOptions()
-        options.use_per_session_threads = on_caller
-        if on_caller:
-            options.intra_op_num_threads = 1
+        # Not onnxruntime's one global pool: it allows no session without threads. Waiting threads cost nothing.
+        options.intra_op_num_threads = 1 if on_caller else self._threads
         options.log_severity_level = 3
         # Threads that spin for work steal the cores from the event loop and from other models.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
