@@ -61,6 +61,9 @@ endif
 gpu-check: ## Compare the graphs on the GPU with the CPU and time both; with PYTHON=python3 it installs nothing
 	@PYTHONPATH=protos:server:exporter:clients/python$${PYTHONPATH:+:$$PYTHONPATH} $(GPU_PYTHON) tests/benchmarks/gpu_check.py $(ARGS)
 
+bench: $(INSTALLED) ## Time sampling against one parallel pass, naive loops and static batching; about 5 minutes
+	@$(BIN)/python tests/benchmarks/run.py $(ARGS)
+
 lock: $(INSTALLED) ## Write requirements.lock from what .venv holds
 	@.ci/lock >requirements.lock.new
 	@mv requirements.lock.new requirements.lock
@@ -83,4 +86,4 @@ $(TOOLS): .ci/tools
 	@.ci/tools
 	@touch $@
 
-.PHONY: demo serve install tools protos check format test gpu-check lock clean help
+.PHONY: bench demo serve install tools protos check format test gpu-check lock clean help

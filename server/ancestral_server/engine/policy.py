@@ -29,10 +29,10 @@ def sample_share(*, waiting: int, running: int, workers: int) -> int:
 
 
 def reserve(slots: int) -> int:
-    """How many slots more a worker has for requests that hold none yet, so that they need not wait for an image of a
-    large request to finish.
+    """How many of a worker's slots are for requests that hold none yet, so that these need not wait until an image of a
+    large request is finished.
     """
-    return max(1, slots // 8)
+    return -(-slots // 8) if slots > 1 else 0
 
 
 def sampling_seconds(*, images: int, rows: int, share: int, row_seconds: float) -> float:

@@ -30,7 +30,7 @@ log = structlog.get_logger()
 class RasterLoop(Lane[RasterJob]):
     """A request larger than the slots is simply worked off, in turn with the others.
 
-    slots: samples that each worker paints at a time for those who have some already; a few more are kept for newcomers.
+    slots: samples that each worker paints at a time, the last few kept for requests that have none yet.
     pad: run only a few sizes of batch, as a GPU likes it. continuous: False admits only into an empty batch (static
     batching), which is there to be compared with.
     """
@@ -49,15 +49,24 @@ class RasterLoop(Lane[RasterJob]):
     ) -> None:
         super().__init__(name, metrics, max_queued, workers)
         self._program = program
-        self._limit = slots
-        capacity = slots + policy.reserve(slots)
+        self._limit = slots - policy.reserve(slots)
         # Where nothing needs padding, every size is a bucket, and powers of two are enough to warm up.
-        self._warm = policy.buckets(capacity)
-        self._buckets: Sequence[int] = self._warm if pad else range(1, capacity + 1)
+        self._warm = policy.buckets(slots)
+        self._buckets: Sequence[int] = self._warm if pad else range(1, slots + 1)
         self._continuous = continuous
-        self._slots = [Slots(program, capacity) for _ in range(workers)]
+        self._slots = [Slots(program, slots) for _ in range(workers)]
         self._costs = Costs()
         self.has_log_likelihood = program.has_log_likelihood
+
+    @property
+    def capacity(self) -> int:
+        """How many samples are painted at a time, at most."""
+        return sum(slots.capacity for slots in self._slots)
+
+    @property
+    def used(self) -> int:
+        """How many samples are being painted."""
+        return sum(slots.used for slots in self._slots)
 
     def warm_up(self) -> None:
         """Run rows of many sizes, so that no caller pays for a first run and the cost of each is known."""
@@ -91,7 +100,7 @@ class RasterLoop(Lane[RasterJob]):
 
     def _needed_seconds(self, job: RasterJob) -> float:
         workers = len(self._slots)
-        running = sum(slots.used for slots in self._slots)
+        running = self.used
         capacity = self._limit * workers
         # Requests take turns at the slots: a newcomer's share is what equal parts would give it, or all that is free.
         share = max(capacity // (len(self._queue) + 1), min(capacity - running, job.rows))
@@ -129,7 +138,7 @@ class RasterLoop(Lane[RasterJob]):
             elif not self._continuous:
                 return
             self._drop_departed()
-            running = sum(each.used for each in self._slots)
+            running = self.used
             share = policy.sample_share(waiting=self._queued_rows, running=running, workers=len(self._slots))
             while slots.used < min(share, slots.capacity) and (job := self._next(slots)):
                 if job.taken == 0:

@@ -1,0 +1,94 @@
+"""What the benchmarks measure: an untrained model, its bundle, and the server's engine on it in this process.
+
+Speed does not depend on the weights, so nothing needs to be trained.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ancestral_exporter import recipes
+from ancestral_exporter.bundle.write import write_bundle
+from ancestral_exporter.models.base import ImageShape
+from ancestral_exporter.models.pixelcnn import GatedPixelCNN
+from ancestral_server.catalog import Catalog, ModelVersion
+from ancestral_server.engine.arrivals import Arrivals
+from ancestral_server.engine.job import RasterJob
+from ancestral_server.engine.raster_loop import RasterLoop
+from ancestral_server.metrics import Metrics
+from ancestral_server.runtime.program import RasterProgram
+from ancestral_server.runtime.session import Runtime
+from ancestral_server.settings import Settings
+
+CORES = len(os.sched_getaffinity(0))
+
+
+@dataclass
+class Rig:
+    """A PixelCNN in PyTorch, as a bundle in `models`, and as the server would load it."""
+
+    model: GatedPixelCNN
+    models: Path
+    version: ModelVersion
+
+    @property
+    def lane(self) -> RasterLoop:
+        lane = self.version.lanes["sample"]
+        assert isinstance(lane, RasterLoop)
+        return lane
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        image = self.model.image
+        return image.height, image.width, image.channels
+
+    def static_lane(self) -> RasterLoop:
+        """The same engine, admitting only into an empty batch."""
+        program = self.version.programs["sample"]
+        assert isinstance(program, RasterProgram)
+        metrics = Metrics("bench").lane("static", 1, "sample")
+        slots = self.lane.capacity // CORES
+        lane = RasterLoop("static", program, metrics, slots=slots, max_queued=10**6, workers=CORES, continuous=False)
+        lane.warm_up()
+        lane.start()
+        return lane
+
+
+@contextmanager
+def rig(recipe: str, folder: Path) -> Iterator[Rig]:
+    """Write an untrained bundle of the recipe under `folder` and load it as the server does."""
+    torch.manual_seed(0)
+    torch.set_num_threads(CORES)
+    image = ImageShape(28, 28, 1, 2) if recipe.startswith("mnist") else ImageShape(8, 8, 1, 17)
+    model = recipes.find(recipe).build(image)
+    assert isinstance(model, GatedPixelCNN), f"{recipe} is not sampled pixel by pixel"
+    golden = np.zeros((2, image.height, image.width, image.channels), np.uint8)
+    write_bundle(model, name=recipe, models_dir=folder, golden_images=golden)
+    settings = Settings(models=folder, device="cpu", _cli_parse_args=[])  # type: ignore[call-arg]
+    catalog = Catalog(settings, Runtime("cpu", CORES), Metrics("bench"), Arrivals())
+    catalog.load()
+    try:
+        yield Rig(model, folder, catalog.find(recipe, 0))
+    finally:
+        catalog.close()
+
+
+async def sample(lane: RasterLoop, count: int, seed: int = 0) -> RasterJob:
+    """Ask a lane for samples, in a running event loop."""
+    return await lane.ask(RasterJob(rows=count, future=asyncio.get_running_loop().create_future(), seed=seed))
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

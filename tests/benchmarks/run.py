@@ -1,0 +1,128 @@
+"""`make bench`: exact sampling against one parallel pass, naive loops and static batching; report.md, .json and .png.
+
+Everything that is compared is timed in turn within one run; read ratios, since seconds depend on what else the machine
+does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import load
+import sampling
+from rig import CORES, rig
+from running import ServerProcess
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", default="mnist-pixelcnn", help="a PixelCNN recipe; its weights stay untrained")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64, 256], help="images at once")
+    parser.add_argument("--repeats", type=int, default=7, help="timings of each kind; medians are reported")
+    parser.add_argument("--naive-seconds", type=float, default=8.0, help="longest that a naive loop may run")
+    parser.add_argument("--load-seconds", type=float, default=15.0, help="length of each load")
+    parser.add_argument("--rounds", type=int, default=2, help="how often the two kinds of batching take turns")
+    parser.add_argument("--out", type=Path, default=HERE / "report", help="report without suffix")
+    options = parser.parse_args()
+
+    with tempfile.TemporaryDirectory() as temporary, rig(options.recipe, Path(temporary)) as bench:
+        report: dict[str, Any] = {"recipe": options.recipe, "cores": CORES, "machine": platform.machine()}
+        rows = sampling.measure(bench, options.batches, options.repeats, options.naive_seconds, bench.models)
+        report["sampling"] = [asdict(row) for row in rows]
+        with ServerProcess(bench.models) as server:
+            report["through_server"] = sampling.through_server(bench, server.address, 64, options.repeats)
+        report["poisson"] = load.compare_batching(bench, options.load_seconds, options.rounds)
+        report["fairness"] = load.crowd_beside_a_giant(bench, options.load_seconds, 5, 5000)
+    text = markdown(report)
+    print(text)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.with_suffix(".md").write_text(text)
+    options.out.with_suffix(".json").write_text(json.dumps(report, indent=2))
+    plot(report, options.out.with_suffix(".png"))
+
+
+def markdown(report: dict[str, Any]) -> str:
+    lines = [
+        f"# Sampling `{report['recipe']}` on {report['cores']} cores",
+        "",
+        "Untrained weights; medians of timings taken in turn. Naive loops cost one pass per pixel; where not all their",
+        "pixels were timed, the rest is extrapolated.",
+        "",
+        "| images | sample, s | one pass, s | ratio | × naive ONNX | × naive PyTorch | naive pixels timed |",
+        "|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    lines.extend(
+        f"| {row['batch']} | {row['sample_seconds']:.3f} | {row['pass_seconds']:.4f} | {row['ratio']:.2f} "
+        f"| {row['speedup_naive_onnx']:.0f} | {row['speedup_naive_torch']:.0f} "
+        f"| {row['naive_pixels_onnx']}, {row['naive_pixels_torch']} |"
+        for row in report["sampling"]
+    )
+    server = report["through_server"]
+    poisson = report["poisson"]
+    lines += [
+        "",
+        f"Through the whole server, {server['batch']} images take {server['ratio']:.2f} times what the engine takes.",
+        "",
+        f"## Poisson load, single images, {poisson['offered_images_per_second']:.0f} per second (70 % of capacity)",
+        "",
+        "| batching | images/s | p50, ms | p99, ms | first row p50, ms | first row p99, ms |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name in ("continuous", "static"):
+        seen = poisson[name]
+        times = " | ".join(f"{1000 * seen[key]:.0f}" for key in ("p50", "p99", "first_row_p50", "first_row_p99"))
+        lines.append(f"| {name} | {seen['images_per_second']:.1f} | {times} |")
+    fair = report["fairness"]
+    lines += [
+        "",
+        f"p99 of continuous over static: {poisson['p99_ratio']:.2f}; throughput: {poisson['throughput_ratio']:.2f}.",
+        "",
+        "## A request for 5,000 images, and 5 single-image requests a second beside it",
+        "",
+        f"- Singles wait {fair['single_queue_rows_p50']:.2f} (median), at most {fair['single_queue_rows_max']:.2f} rows.",
+        f"- They take {fair['single_over_full_bucket_image_p50']:.2f} (median) and at most "
+        f"{fair['single_over_full_bucket_image_max']:.2f} times what an image takes in a full batch.",
+        f"- The large request keeps {100 * fair['giant_keeps']:.1f} % of its throughput.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    rows = report["sampling"]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    batches = [row["batch"] for row in rows]
+    for key, label in (("sample_seconds", "exact sampling"), ("pass_seconds", "one parallel pass")):
+        left.plot(batches, [row[key] for row in rows], marker="o", label=label)
+    naive = [row["sample_seconds"] * row["speedup_naive_onnx"] for row in rows]
+    left.plot(batches, naive, marker="o", label="naive loop, ONNX")
+    left.set(xscale="log", yscale="log", xlabel="images at once", ylabel="seconds", title=report["recipe"])
+    left.legend()
+    poisson = report["poisson"]
+    keys = ("p50", "p99", "first_row_p50", "first_row_p99")
+    for offset, name in ((-0.2, "continuous"), (0.2, "static")):
+        right.bar([i + offset for i in range(4)], [1000 * poisson[name][key] for key in keys], 0.4, label=name)
+    right.set_xticks(range(4), ["p50", "p99", "first row p50", "first row p99"])
+    right.set(ylabel="milliseconds", title="Poisson load at 70 % of capacity")
+    right.legend()
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
