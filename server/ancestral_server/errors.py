@@ -47,13 +47,14 @@ class NotFound(ServerError):
 
 
 class RoleMissing(ServerError):
-    """The model has no such role."""
+    """The model has no such role; `field` of the request asked for it."""
 
     reason = "ROLE_NOT_SUPPORTED"
 
-    def __init__(self, resource: str, message: str) -> None:
+    def __init__(self, resource: str, message: str, field: str = "model") -> None:
         super().__init__(message)
         self.resource = resource
+        self.field = field
 
 
 class Overloaded(ServerError):

@@ -95,7 +95,8 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         "## A request for 5,000 images, and 5 single-image requests a second beside it",
         "",
-        f"- Singles wait {fair['single_queue_rows_p50']:.2f} (median), at most {fair['single_queue_rows_max']:.2f} rows.",
+        f"- Singles wait {fair['single_queue_rows_p50']:.2f} rows (median), "
+        f"at most {fair['single_queue_rows_max']:.2f}.",
         f"- They take {fair['single_over_full_bucket_image_p50']:.2f} (median) and at most "
         f"{fair['single_over_full_bucket_image_max']:.2f} times what an image takes in a full batch.",
         f"- The large request keeps {100 * fair['giant_keeps']:.1f} % of its throughput.",

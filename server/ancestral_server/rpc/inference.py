@@ -61,7 +61,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             seed = convert.seed("draw_seed", request.draw_seed)
             if LATENT not in program.outputs or UNIFORMS not in program.inputs:
                 raise RoleMissing(
-                    model.name, f"draw_seed: the encoder of {model.name} is deterministic and draws nothing"
+                    model.name, f"draw_seed: the encoder of {model.name} is deterministic, draws nothing", "draw_seed"
                 )
             inputs[UNIFORMS] = Streams(seed, 0, tuple(program.inputs[UNIFORMS].shape))
             wanted.append(LATENT)
@@ -91,7 +91,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         wanted = [bundle_pb2.MEANING_FEATURES]
         if request.include_map:
             if bundle_pb2.MEANING_FEATURE_MAP not in program.outputs:
-                raise RoleMissing(model.name, f"include_map: {model.name} has no feature map")
+                raise RoleMissing(model.name, f"include_map: {model.name} has no feature map", "include_map")
             wanted.append(bundle_pb2.MEANING_FEATURE_MAP)
         self._check_reply("images", program, wanted, len(images))
         inputs = self._labelled(program, images, request.labels)

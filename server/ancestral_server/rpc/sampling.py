@@ -68,7 +68,9 @@ def read(catalog: Catalog, settings: Settings, request: pb.SampleRequest, prefix
     kept = convert.completion(prefix, request, count, image_shape(model))
     if kept and not isinstance(lane, RasterLoop):
         raise RoleMissing(
-            model.name, f"{prefix}given: {model.name} draws all pixels at once and cannot complete an image"
+            model.name,
+            f"{prefix}given: {model.name} draws all pixels at once and cannot complete an image",
+            f"{prefix}given",
         )
     completion = Completion(*kept) if kept else None
     return Ask(model, lane, program, count, seed, first, temperature, label, completion)

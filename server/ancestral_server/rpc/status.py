@@ -48,7 +48,7 @@ def status(error: ServerError, request_id: str) -> tuple[grpc.StatusCode, str, t
             violation = error_details_pb2.BadRequest.FieldViolation(field="deadline", description=str(error))
             details.append(error_details_pb2.BadRequest(field_violations=[violation]))
         case RoleMissing():
-            violation = error_details_pb2.BadRequest.FieldViolation(field="model", description=str(error))
+            violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
             details.append(error_details_pb2.BadRequest(field_violations=[violation]))
             details.append(_resource(error.resource, str(error)))
         case NotFound() | Unavailable():
