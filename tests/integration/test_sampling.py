@@ -59,7 +59,7 @@ Stub = inference_service_pb2_grpc.InferenceServiceStub
 
 
 def violation(error: grpc.RpcError) -> error_details_pb2.BadRequest.FieldViolation:
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    status = rpc_status.from_call(error)
     bad = error_details_pb2.BadRequest()
     assert any(detail.Unpack(bad) for detail in status.details)
     return bad.field_violations[0]

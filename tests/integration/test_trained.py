@@ -1,4 +1,4 @@
-"""A PixelCNN trained for a moment on the real digits, from the recipe to the server: served samples are the naive ones."""
+"""A PixelCNN trained for a moment on the digits, from the recipe to the server: served samples are the naive ones."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def trained() -> GatedPixelCNN:
     for _ in range(60):
         batch = images[torch.randint(len(images), (25,))]
         optimiser.zero_grad()
-        (model.negative_log_likelihood(batch)["loss"].mean() / 64).backward()
+        torch.autograd.backward(model.negative_log_likelihood(batch)["loss"].mean() / 64)
         optimiser.step()
     return model.eval()
 
