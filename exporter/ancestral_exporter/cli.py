@@ -41,7 +41,7 @@ class LikelihoodName(StrEnum):
 def train(
     recipe: Annotated[str, typer.Argument(help="What to train: see `ancestral-exporter recipes`.")],
     models: Annotated[Path, typer.Option(help="Folder of the models; the bundle goes to MODELS/RECIPE/VERSION/.")],
-    data: Annotated[Path | None, typer.Option(help="Folder with the data set's files; digits need none.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder with the data set's files; only MNIST has any.")] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the training images, instead of the recipe's; 0 exports untrained.")
     ] = None,
@@ -91,11 +91,12 @@ def verify(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle: MODE
 @app.command()
 def recipes() -> None:
     """List what can be trained."""
+    from ancestral_exporter.data import FETCHED
     from ancestral_exporter.recipes import RECIPES
 
     table = Table("recipe", "what it is", "data", "epochs")
     for entry in RECIPES.values():
-        where = "bundled" if entry.data == "digits" else "--data DIR"
+        where = "--data DIR" if entry.data in FETCHED else "included"
         table.add_row(entry.name, entry.description, f"{entry.data} ({where})", str(entry.schedule.epochs))
     Console().print(table)
 

@@ -1,4 +1,4 @@
-"""The data sets: scikit-learn's digits, and MNIST from the original idx files.
+"""The data sets: scikit-learn's digits, MNIST from the original idx files, and made-up tiles of known entropy.
 
 Images are uint8 NHWC whose bytes are levels, as everywhere: level k of K is round(255 k / (K − 1)).
 Letters: N images, H, W, C image axes, K levels.
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ancestral_exporter import tiles
 from ancestral_exporter.errors import DataError, UsageError
 from ancestral_exporter.models.base import ImageShape
 
@@ -25,6 +26,7 @@ Labels = npt.NDArray[np.int64]  # [N]
 # The seed that fixes the binarised validation and test images, so that every run is measured on the same ones.
 BINARISATION_SEED = 20101123
 MNIST_VALIDATION = 10_000
+TILES_SEED = 1
 
 MNIST_HELP = (
     "MNIST is the 28×28 handwritten digits of LeCun, Cortes and Burges; get its four idx files "
@@ -120,9 +122,33 @@ def load_mnist(folder: Path | None) -> Dataset:
     )
 
 
+def load_tiles() -> Dataset:
+    """Images of `tiles`, always the same: 4000 train, 500 validate, 2000 test. They have no classes: labels are 0."""
+    shape = tiles.SHAPE
+    levels = tiles.generate(6500, np.random.default_rng(TILES_SEED))
+    images = np.rint(255 * levels / (shape.levels - 1)).astype(np.uint8)
+    labels = np.zeros(len(images), np.int64)
+    return Dataset(
+        name="tiles",
+        description=f"made-up {shape.height}×{shape.width} colour images of known entropy, {shape.levels} levels; 4000 "
+        "train, 500 validation, 2000 test",
+        binarisation=f"none: {shape.levels} levels per channel as they are",
+        image=shape,
+        train=Split(images[:4000], labels[:4000]),
+        validation=Split(images[4000:4500], labels[4000:4500]),
+        test=Split(images[4500:], labels[4500:]),
+    )
+
+
 # The shapes stand here too, so that an untrained model can be exported without the data.
-SHAPES = {"digits": ImageShape(8, 8, 1, 17), "mnist": ImageShape(28, 28, 1, 2)}
-_LOADERS: dict[str, Callable[[Path | None], Dataset]] = {"digits": lambda _: load_digits(), "mnist": load_mnist}
+SHAPES = {"digits": ImageShape(8, 8, 1, 17), "tiles": tiles.SHAPE, "mnist": ImageShape(28, 28, 1, 2)}
+# Those whose files a person must fetch.
+FETCHED = frozenset({"mnist"})
+_LOADERS: dict[str, Callable[[Path | None], Dataset]] = {
+    "digits": lambda _: load_digits(),
+    "tiles": lambda _: load_tiles(),
+    "mnist": load_mnist,
+}
 
 
 def load(name: str, folder: Path | None = None) -> Dataset:

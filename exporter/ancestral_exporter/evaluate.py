@@ -66,13 +66,13 @@ def evaluate(model: ImageModel, split: Split, name: str) -> Evaluation:
     if len(split) == 0:
         raise ValueError(f"no images in the {name} split")
     draws = 1 if model.likelihood == bundle_pb2.LIKELIHOOD_EXACT else DRAWS
-    images = torch.from_numpy(split.images.copy())
+    images, labels = torch.from_numpy(split.images.copy()), torch.from_numpy(split.labels.copy())
     sums: dict[str, float] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
-        for batch in torch.split(images, _BATCH):
+        for batch, classes in zip(torch.split(images, _BATCH), torch.split(labels, _BATCH), strict=True):
             for _ in range(draws):
-                for term, values in model.negative_log_likelihood(batch).items():
+                for term, values in model.negative_log_likelihood(batch, classes).items():
                     sums[term] = sums.get(term, 0.0) + values.double().sum().item()
     return Evaluation(
         split=name,

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ancestral.v1 import bundle_pb2
 from ancestral_exporter import card, data, plots
 from ancestral_exporter.bundle import write_bundle
 from ancestral_exporter.errors import DataError, ExporterError
@@ -19,6 +20,7 @@ from ancestral_exporter.evaluate import Evaluation, evaluate
 from ancestral_exporter.models.base import ImageModel
 from ancestral_exporter.progress import Announcer
 from ancestral_exporter.recipes import Recipe
+from ancestral_exporter.sampling import label_agreement, round_labels
 from ancestral_exporter.training import Fitted, Options, fit
 
 # Hidden, so that no server takes it for a model.
@@ -81,15 +83,19 @@ def _write(
     made = card.provenance(recipe, options, fitted)
     shape = data.SHAPES[recipe.data]
 
-    def extras(folder: Path) -> None:
+    def extras(folder: Path) -> list[bundle_pb2.Metric]:
         plots.write_samples(model, folder)
+        agreement = label_agreement(model, folder, images) if images and fitted else None
         if fitted:
             unit = "bits/dim" if model.discrete else "bits/dim of a density (not comparable)"
             plots.write_metrics(fitted.history, folder)
             plots.write_curve(fitted.history, recipe.name, fitted.best_epoch, unit, folder)
         text = images.description if images else f"none seen (the recipe is for {recipe.data})"
         levels = images.binarisation if images else "none"
-        (folder / card.CARD).write_text(card.card(recipe, model, text, levels, found, fitted, made), encoding="utf-8")
+        measured = card.Measured(found, agreement)
+        page = card.card(recipe, model, text, levels, measured, fitted, made)
+        (folder / card.CARD).write_text(page, encoding="utf-8")
+        return [agreement.metric()] if agreement else []
 
     if images:
         golden, labels = images.validation.images[:_GOLDEN_IMAGES], images.validation.labels[:_GOLDEN_IMAGES]
@@ -97,7 +103,7 @@ def _write(
         random = np.random.default_rng(0)
         levels = random.integers(0, shape.levels, (_GOLDEN_IMAGES, shape.height, shape.width, shape.channels))
         golden = np.rint(levels * 255 / (shape.levels - 1)).astype(np.uint8)
-        labels = np.zeros(_GOLDEN_IMAGES, np.int64)
+        labels = round_labels(model, _GOLDEN_IMAGES)
     return write_bundle(
         model,
         name=recipe.name,

@@ -10,23 +10,26 @@ import numpy as np
 from PIL import Image
 
 from ancestral.v1 import bundle_pb2
-from ancestral_exporter.bundle.export import graph_roles
-from ancestral_exporter.bundle.feeds import philox_uniforms
-from ancestral_exporter.bundle.runtime import Array, Arrays, open_session, run_role
+from ancestral_exporter.bundle.runtime import Array
 from ancestral_exporter.models.base import ImageModel
+from ancestral_exporter.sampling import draw_samples, sample_role
 
 SAMPLES, CURVE, METRICS = "samples.png", "training.png", "metrics.csv"
 # Pixels of a grid's longer side, about: large enough to see 8×8 digits.
 _GRID_PIXELS = 640
 
 
-def write_samples(model: ImageModel, folder: Path, count: int = 64, seed: int = 0) -> None:
-    """Draw `count` images with the exported graph of role "sample", if there is one, into samples.png."""
-    roles = [role for graph in model.graphs() for role in graph_roles(graph) if role.name == "sample"]
-    if not roles:
+def write_samples(model: ImageModel, folder: Path, seed: int = 0) -> None:
+    """Draw images with the exported graph of role "sample", if there is one, into samples.png: 8×8 of them.
+
+    A model with labels has a column for each class, since labels go round.
+    """
+    role = sample_role(model)
+    if role is None:
         return
-    images = draw_samples(model, roles[0], folder, count, seed)
-    Image.fromarray(grid(images)).save(folder / SAMPLES, optimize=True)
+    columns = model.label_count or 8
+    images = draw_samples(model, role, folder, 8 * columns, seed, temperature_of(role))
+    Image.fromarray(grid(images, columns)).save(folder / SAMPLES, optimize=True)
 
 
 def temperature_of(role: bundle_pb2.Role) -> int:
@@ -37,32 +40,9 @@ def temperature_of(role: bundle_pb2.Role) -> int:
     return int(role.program == bundle_pb2.PROGRAM_RASTER)
 
 
-def draw_samples(model: ImageModel, role: bundle_pb2.Role, folder: Path, count: int, seed: int) -> Array:
-    """Images [N,H,W,C] uint8 at `temperature_of(role)`, sample i from Philox stream (seed, i); labels go round."""
-    shape = model.image
-    raster = role.program == bundle_pb2.PROGRAM_RASTER
-    feeds: Arrays = {}
-    for spec in role.inputs:
-        dimensions = (shape.height, *spec.shape) if raster else tuple(spec.shape)
-        if spec.meaning == bundle_pb2.MEANING_UNIFORMS:
-            feeds[spec.name] = philox_uniforms(seed, count, dimensions)
-        elif spec.meaning == bundle_pb2.MEANING_TEMPERATURE:
-            feeds[spec.name] = np.full(count, temperature_of(role), np.float32)
-        elif spec.meaning == bundle_pb2.MEANING_LABEL:
-            feeds[spec.name] = np.arange(count, dtype=np.int64) % model.label_count
-        elif spec.meaning == bundle_pb2.MEANING_KNOWN:
-            feeds[spec.name] = np.zeros((count, *dimensions), np.bool_)
-        else:
-            feeds[spec.name] = np.zeros((count, *dimensions), np.uint8)
-    outputs = run_role(open_session(folder / role.graph), role, feeds, shape.height)
-    wanted = (bundle_pb2.MEANING_ROW, bundle_pb2.MEANING_IMAGE)
-    return outputs[next(spec.name for spec in role.outputs if spec.meaning in wanted)]
-
-
-def grid(images: Array) -> Array:
-    """Images [N,H,W,C] uint8 in a near-square grid with thin lines between, enlarged: [H',W'] or [H',W',3] uint8."""
+def grid(images: Array, columns: int) -> Array:
+    """Images [N,H,W,C] uint8 row by row with thin lines between, enlarged: [H',W'] or [H',W',3] uint8."""
     count, height, width, channels = images.shape
-    columns = int(np.ceil(np.sqrt(count)))
     rows = -(-count // columns)
     scale = max(1, _GRID_PIXELS // (columns * width))
     gap = max(1, scale // 4)

@@ -66,17 +66,21 @@ class Fitted:
     resumed_epoch: int
 
 
-class Images(Dataset[Tensor]):
-    """Images [N,H,W,C] uint8, fetched a batch at a time."""
+Batch = tuple[Tensor, Tensor]  # images [N,H,W,C] uint8 and their classes [N] int64
+
+
+class Images(Dataset[Batch]):
+    """The images of a split and their classes, fetched a batch at a time."""
 
     def __init__(self, split: Split) -> None:
         self.images = torch.from_numpy(split.images.copy())
+        self.labels = torch.from_numpy(split.labels.copy())
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitems__(self, indices: list[int]) -> Tensor:
-        return self.images[indices]
+    def __getitems__(self, indices: list[int]) -> Batch:
+        return self.images[indices], self.labels[indices]
 
 
 class Fitting(lightning.LightningModule):
@@ -88,29 +92,30 @@ class Fitting(lightning.LightningModule):
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
         self.dimensions = model.image.height * model.image.width * model.image.channels
 
-    def _loader(self, split: Split, batch: int, shuffle: bool) -> DataLoader[Tensor]:
+    def _loader(self, split: Split, batch: int, shuffle: bool) -> DataLoader[Batch]:
         # The sampler for distributed training shuffles by (seed, epoch) alone, with one device too.
-        sampler: DistributedSampler[Tensor] = DistributedSampler(
+        sampler: DistributedSampler[Batch] = DistributedSampler(
             Images(split), self.trainer.world_size, self.trainer.global_rank, shuffle=shuffle, seed=self.seed
         )
         size = max(1, batch // self.trainer.world_size)
         return DataLoader(Images(split), size, sampler=sampler, collate_fn=_as_is)
 
-    def train_dataloader(self) -> DataLoader[Tensor]:
+    def train_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.data.train, self.recipe.schedule.batch_size, shuffle=True)
 
-    def val_dataloader(self) -> DataLoader[Tensor]:
+    def val_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.data.validation, _VALIDATION_BATCH, shuffle=False)
 
     def on_train_epoch_start(self) -> None:
         self.average.eval()
 
-    def training_step(self, images: Tensor, index: int) -> Tensor:
+    def training_step(self, batch: Batch, index: int) -> Tensor:
         """The mean over images of the negative log-likelihood or ELBO, nats."""
+        images, labels = batch
         torch.manual_seed((self.seed << 32) + self.global_step * self.trainer.world_size + self.global_rank)
         if self.data.train.binarise:
             images = (torch.rand(images.shape, device=images.device) * 255 < images).to(torch.uint8) * 255
-        terms = {name: values.mean() for name, values in self.model.negative_log_likelihood(images).items()}
+        terms = {name: values.mean() for name, values in self.model.negative_log_likelihood(images, labels).items()}
         self._log("train", terms)
         loss = terms["loss"]
         if "kl" in terms:
@@ -123,15 +128,16 @@ class Fitting(lightning.LightningModule):
         return min(1.0, (self.global_step + 1) / steps) if steps else 1.0
 
     @torch.no_grad()
-    def on_train_batch_end(self, outputs: object, batch: Tensor, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
         # Young averages forget faster, so that the first weights do not linger.
         decay = min(self.recipe.schedule.average_decay, (1 + self.global_step) / (10 + self.global_step))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
 
-    def validation_step(self, images: Tensor, index: int) -> None:
+    def validation_step(self, batch: Batch, index: int) -> None:
         """Figures of the averaged weights, with the same noise every time."""
+        images, labels = batch
         torch.manual_seed(_VALIDATION_SEED + index)
-        terms = self.average.negative_log_likelihood(images)
+        terms = self.average.negative_log_likelihood(images, labels)
         self._log("validation", {name: values.mean() for name, values in terms.items()}, len(images))
 
     def _log(self, part: str, terms: Mapping[str, Tensor], count: int | None = None) -> None:

@@ -136,14 +136,18 @@ def test_versions_count_up_and_a_density_has_no_bits_per_dim(
 def test_recipes(run: Callable[..., Done]) -> None:
     done = run("recipes")
     assert done.returncode == 0
-    for name in ("digits-vae", "digits-pixelcnn", "mnist-vae", "mnist-pixelcnn"):
+    for name in ("digits-vae", "digits-pixelcnn-conditional", "tiles-pixelcnn", "mnist-vae", "mnist-pixelcnn"):
         assert name in done.stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["digits-gan"], 2, "unknown recipe 'digits-gan'; there are: digits-vae, digits-pixelcnn, mnist-vae"),
+        (
+            ["digits-gan"],
+            2,
+            "unknown recipe 'digits-gan'; there are: digits-vae, digits-pixelcnn, digits-p",
+        ),
         (["digits-vae", "--epochs", "-1"], 2, "--epochs must be 0 or more, not -1"),
         (["digits-vae", "--likelihood", "bernoulli"], 2, "2 levels, not 17"),
         (["digits-pixelcnn", "--likelihood", "gaussian"], 2, "--likelihood is for VAEs"),

@@ -58,6 +58,19 @@ def test_an_exact_likelihood_is_drawn_once() -> None:
     assert found.metrics()[0].likelihood == bundle_pb2.LIKELIHOOD_EXACT
 
 
+def test_an_image_is_judged_by_its_own_class() -> None:
+    recipe = find("digits-pixelcnn-conditional")
+    assert isinstance(recipe.net, PixelCNNNet)
+    small = dataclasses.replace(recipe, net=dataclasses.replace(recipe.net, channels=8, head_channels=8))
+    torch.manual_seed(0)
+    model, split = small.build(load("digits").image).eval(), load("digits").test
+    with torch.no_grad():
+        terms = model.negative_log_likelihood(torch.from_numpy(split.images), torch.from_numpy(split.labels))
+    assert evaluate(model, split, "test").nats == pytest.approx(terms["loss"].mean().item(), rel=1e-6)
+    others = dataclasses.replace(split, labels=(split.labels + 1) % 10)
+    assert evaluate(model, others, "test").nats != evaluate(model, split, "test").nats
+
+
 def test_a_density_has_no_bits_per_dim(tiny: Recipe) -> None:
     density = adapt(tiny, likelihood="gaussian").build(load("digits").image).eval()
     metrics = {metric.name for metric in evaluate(density, load("digits").test, "test").metrics()}
@@ -65,7 +78,8 @@ def test_a_density_has_no_bits_per_dim(tiny: Recipe) -> None:
 
 
 def test_recipes_are_what_the_design_asks() -> None:
-    assert set(RECIPES) == {"digits-vae", "digits-pixelcnn", "mnist-vae", "mnist-pixelcnn"}
+    digits = {"digits-vae", "digits-pixelcnn", "digits-pixelcnn-conditional"}
+    assert set(RECIPES) == digits | {"tiles-pixelcnn", "mnist-vae", "mnist-pixelcnn"}
     large = dataclasses.asdict(find("mnist-pixelcnn").net)
     assert large["channels"] >= 64
     assert min(large["vertical_layers"], large["horizontal_layers"]) >= 8
@@ -74,9 +88,9 @@ def test_recipes_are_what_the_design_asks() -> None:
 @pytest.mark.parametrize(("count", "channels", "shape"), [(1, 1, 2), (5, 1, 2), (64, 3, 3)])
 def test_grid_shows_every_image(count: int, channels: int, shape: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (count, 8, 8, channels), dtype=np.uint8)
-    sheet = grid(images)
-    assert sheet.ndim == shape
     columns = math.ceil(math.sqrt(count))
+    sheet = grid(images, columns)
+    assert sheet.ndim == shape
     scale = 640 // (columns * 8)
     gap = max(1, scale // 4)
     last = count - 1

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,13 +41,13 @@ def write_bundle(
     provenance: Mapping[str, str] | None = None,
     golden_images: Array,
     golden_labels: Array | None = None,
-    extras: Callable[[Path], object] | None = None,
+    extras: Callable[[Path], Iterable[bundle_pb2.Metric]] | None = None,
 ) -> Path:
     """Export, verify and place `model` as the next version of `models_dir/name`; returns its folder.
 
     golden_images [N,H,W,C] uint8 and golden_labels [N] (needed when the model has labels) are what the recorded answers
-    are about; a handful is enough. `extras` is called with the temporary folder when the graphs are there, and may
-    add files.
+    are about; a handful is enough. `extras` is called with the temporary folder when the graphs are there; it may add
+    files, and returns what it measured of the graphs.
     Raises VerifyError, leaving nothing behind, when a graph does not answer as PyTorch does.
     """
     if not _NAME.fullmatch(name):
@@ -61,9 +61,8 @@ def write_bundle(
             export_graph(graph, folder)
         verify_model(model, folder).raise_if_failed()
         np.savez_compressed(folder / GOLDEN, **_record(graphs, folder, subjects))  # type: ignore[arg-type]
-        if extras is not None:
-            extras(folder)
-        manifest = _manifest(model, name, description, graphs, metrics, provenance or {})
+        measured = [*metrics, *(extras(folder) if extras else ())]
+        manifest = _manifest(model, name, description, graphs, measured, provenance or {})
         manifest.files.extend(_files(folder))
         manifest.version = _next_version(home)
         _write_manifest(folder, manifest)

@@ -73,6 +73,7 @@ class ImageModel(nn.Module, ABC):
     def negative_log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         """Per-image terms [N] in nats of images [N,H,W,C] uint8 (values are levels' bytes, see bundle.proto).
 
+        labels [N] int64 are the classes to condition on: needed where `label_count` > 0, ignored elsewhere.
         "loss" is the negative log-likelihood or the negative ELBO, summed over pixels; other entries are its parts
         ("reconstruction", "kl"), for the metrics file.
         """

@@ -30,6 +30,11 @@ def model() -> GatedPixelCNN:
     return GatedPixelCNN(shape, channels=8, vertical_layers=2, horizontal_layers=2, label_count=2)
 
 
+def extras(folder: Path) -> list[bundle_pb2.Metric]:
+    (folder / "CARD.md").write_text("# tiny\n")
+    return [bundle_pb2.Metric(name="of_the_graph", value=2)]
+
+
 @pytest.fixture(scope="session")
 def pristine(model: GatedPixelCNN, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A written bundle that no test may change: `<models>/tiny/1`."""
@@ -42,7 +47,7 @@ def pristine(model: GatedPixelCNN, tmp_path_factory: pytest.TempPathFactory) -> 
         provenance={"seed": "0"},
         golden_images=np.random.default_rng(0).integers(0, 256, (6, 5, 4, 1), dtype=np.uint8),
         golden_labels=np.arange(6) % 2,
-        extras=lambda folder: (folder / "CARD.md").write_text("# tiny\n"),
+        extras=extras,
     )
 
 

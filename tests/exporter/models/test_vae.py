@@ -99,6 +99,24 @@ def test_exported_likelihoods_equal_the_model(name: str, role: str, tmp_path: Pa
         np.testing.assert_allclose(found[key].astype(float), value.astype(float), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["bernoulli", "categorical"])
+def test_scores_of_extreme_logits_are_finite(name: str, tmp_path: Path) -> None:
+    """A decoder that is very sure, and wrong at half the pixels: log(sigmoid(x)) or log(softmax(x)) would be -inf."""
+    model = make(name)
+    signs = torch.randint(0, 2, model.decoder.bias.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.no_grad():
+        model.decoder.bias.copy_(300 * signs)
+        assert model.decoder(torch.randn(8, 3)).abs().min() > 100
+    graph = next(graph for graph in model.graphs() if graph.file == "score.onnx")
+    export_graph(graph, tmp_path)
+    feeds = make_feeds(graph_roles(graph)[0], Subjects(some_images(model.image, 8).numpy(), None, 0))
+    expected = torch_answers(graph, graph_roles(graph)[0], feeds)["log_likelihood"]
+    found = run_role(open_session(tmp_path / graph.file), graph_roles(graph)[0], feeds, 8)["log_likelihood"]
+    assert np.isfinite(expected).all()
+    assert expected.max() < -64 * 100
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_odd_sizes_and_colours(tmp_path: Path) -> None:
     model = make(shape=ImageShape(7, 10, 3, 5))
     images = some_images(model.image, 4)
