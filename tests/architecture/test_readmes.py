@@ -42,6 +42,7 @@ MAKE = {
     "protos": "tests/architecture/test_generated.py, on a copy",
     "format": "changes the tree; check runs the same tools",
     "lock": "tests/architecture/test_dependencies.py checks its result",
+    "bench": "tests/benchmarks/test_run.py, in short",
     "gpu-check": "tests/architecture/test_makefile.py",
 }
 
