@@ -22,7 +22,7 @@ from ancestral.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
 )
-from ancestral_client import _channel, _wire, errors
+from ancestral_client import _channel, _checks, _wire, errors
 from ancestral_client.results import Decoding, Encoding, Features, Model, Samples, Scores
 
 _Request = TypeVar("_Request", bound=Message)
@@ -48,7 +48,7 @@ class Client:
         timeout: float = 60.0,
         max_message_bytes: int = _channel.MAX_MESSAGE_BYTES,
     ) -> None:
-        _wire.timeout_of(timeout)
+        _checks.timeout_of(timeout)
         self.address = address
         self.timeout = timeout
         self._channel = _channel.open_channel(address, max_message_bytes)
@@ -75,7 +75,7 @@ class Client:
 
     def model(self, name: str, version: int = 0, *, timeout: float | None = None) -> Model:
         """What one model is and can do."""
-        request = model_service_pb2.GetModelRequest(name=name, version=_wire.version_of(version))
+        request = model_service_pb2.GetModelRequest(name=name, version=_checks.version_of(version))
         return _wire.model(self._call(self._models.GetModel, request, timeout).model)
 
     def sample(
@@ -101,10 +101,10 @@ class Client:
             raise errors.invalid("first_index", f"is {first_index}; must be 0 to 2^63 - 1")
         request = inference_service_pb2.SampleRequest(
             model=model,
-            version=_wire.version_of(version),
+            version=_checks.version_of(version),
             count=n,
             # Drawn here and not by the server, so that a call that is tried again asks for the same images.
-            seed=secrets.randbits(63) if seed is None else _wire.seed_of("seed", seed),
+            seed=secrets.randbits(63) if seed is None else _checks.seed_of("seed", seed),
             first_index=first_index,
             temperature=temperature,
         )
@@ -123,16 +123,16 @@ class Client:
         batch = self._image_batch(model, images, version, timeout)
         request = inference_service_pb2.EncodeRequest(
             model=model,
-            version=_wire.version_of(version),
+            version=_checks.version_of(version),
             images=_wire.pack(batch),
-            draw_seed=None if draw_seed is None else _wire.seed_of("draw_seed", draw_seed),
+            draw_seed=None if draw_seed is None else _checks.seed_of("draw_seed", draw_seed),
         )
         return _wire.encoding(self._call(self._inference.Encode, request, timeout))
 
     def decode(self, model: str, latents: ArrayLike, *, version: int = 0, timeout: float | None = None) -> Decoding:
         """The image of each latent: `latents` is [N,Z] or one latent [Z], any real dtype, all finite."""
         request = inference_service_pb2.DecodeRequest(
-            model=model, version=_wire.version_of(version), latents=_wire.pack(_wire.latent_batch(latents))
+            model=model, version=_checks.version_of(version), latents=_wire.pack(_checks.latent_batch(latents))
         )
         return _wire.decoding(self._call(self._inference.Decode, request, timeout))
 
@@ -148,7 +148,7 @@ class Client:
         """A hidden layer for each image, [N,F]; with `include_map` also the whole map [N,H',W',F']."""
         batch = self._image_batch(model, images, version, timeout)
         request = inference_service_pb2.ExtractFeaturesRequest(
-            model=model, version=_wire.version_of(version), images=_wire.pack(batch), include_map=include_map
+            model=model, version=_checks.version_of(version), images=_wire.pack(batch), include_map=include_map
         )
         return _wire.features(self._call(self._inference.ExtractFeatures, request, timeout))
 
@@ -161,23 +161,26 @@ class Client:
         """
         batch = self._image_batch(model, images, version, timeout)
         request = inference_service_pb2.ScoreRequest(
-            model=model, version=_wire.version_of(version), images=_wire.pack(batch), seed=_wire.seed_of("seed", seed)
+            model=model,
+            version=_checks.version_of(version),
+            images=_wire.pack(batch),
+            seed=_checks.seed_of("seed", seed),
         )
         return _wire.scores(self._call(self._inference.Score, request, timeout))
 
     def _image_batch(self, model: str, images: ArrayLike, version: int, timeout: float | None) -> NDArray[np.uint8]:
         """`images` as [N,H,W,C], checked against the model's shape, which is asked for once per model."""
-        array = _wire.image_array(images)
+        array = _checks.image_array(images)
         known = self._shapes.get((model, version))
-        batch = None if known is None else _wire.image_batch(array, known)
+        batch = None if known is None else _checks.image_batch(array, known)
         if batch is None:
             # First use, or a newer version of the model may take other images.
             shape = self.model(model, version, timeout=timeout).image_shape
             if math.prod(shape) > 0:  # a version whose manifest could not be read has no shape; the call says why
                 self._shapes[model, version] = shape
-                batch = _wire.image_batch(array, shape)
+                batch = _checks.image_batch(array, shape)
                 if batch is None:
-                    raise _wire.wrong_shape(array, shape, model)
+                    raise _checks.wrong_shape(array, shape, model)
         return array if batch is None else batch
 
     def _call(
@@ -186,6 +189,6 @@ class Client:
         seconds = self.timeout if timeout is None else timeout
         request_id = uuid.uuid4().hex  # ours, so that it is known even if no answer comes
         try:
-            return rpc(request, timeout=_wire.timeout_of(seconds), metadata=(("x-request-id", request_id),))
+            return rpc(request, timeout=_checks.timeout_of(seconds), metadata=(("x-request-id", request_id),))
         except grpc.RpcError as error:
             raise errors.from_rpc(error, address=self.address, timeout=seconds, request_id=request_id) from None

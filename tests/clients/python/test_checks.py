@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ancestral_client import InvalidArgument, _checks
+
+
+@pytest.mark.parametrize(
+    ("given_shape", "model_shape", "expected"),
+    [
+        ((5, 8, 8, 1), (8, 8, 1), (5, 8, 8, 1)),
+        ((5, 8, 8), (8, 8, 1), (5, 8, 8, 1)),
+        ((8, 8, 1), (8, 8, 1), (1, 8, 8, 1)),
+        ((8, 8), (8, 8, 1), (1, 8, 8, 1)),
+        ((8, 8, 8), (8, 8, 1), (8, 8, 8, 1)),
+        ((5, 4, 6, 3), (4, 6, 3), (5, 4, 6, 3)),
+        ((4, 6, 3), (4, 6, 3), (1, 4, 6, 3)),
+        # A toy model whose width is 1: the whole image wins over a batch.
+        ((3, 3, 1), (3, 3, 1), (1, 3, 3, 1)),
+    ],
+)
+def test_images_get_the_axis_they_lack(
+    given_shape: tuple[int, ...], model_shape: tuple[int, int, int], expected: tuple[int, ...]
+) -> None:
+    array = np.arange(math.prod(given_shape), dtype=np.uint32).astype(np.uint8).reshape(given_shape)
+    batch = _checks.image_batch(array, model_shape)
+    assert batch is not None
+    assert batch.shape == expected
+    assert batch.tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("shape", [(8,), (7, 8), (5, 8, 7), (5, 8, 8, 3), (1, 5, 8, 8, 1), (8, 8, 3)])
+def test_images_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
+    assert _checks.image_batch(np.zeros(shape, np.uint8), (8, 8, 1)) is None
+
+
+def test_the_error_for_a_wrong_shape_names_what_is_accepted() -> None:
+    grey = _checks.wrong_shape(np.zeros((2, 7, 7), np.uint8), (8, 8, 1), "digits-vae")
+    assert str(grey) == "images: has shape [2, 7, 7]; digits-vae takes [N,8,8,1], [8,8,1], [N,8,8], [8,8]"
+    assert grey.violations[0].field == "images"
+    colour = _checks.wrong_shape(np.zeros((2, 7, 7), np.uint8), (8, 8, 3), "m")
+    assert str(colour).endswith("m takes [N,8,8,3], [8,8,3]")
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (np.zeros((8, 8), np.float32), "must be uint8 with values 0 to 255, not float32; scale to 0..255"),
+        (np.zeros((8, 8), np.int64), "not int64"),
+        (np.zeros((8, 8), np.bool_), "not bool"),
+        (np.zeros((0, 8, 8, 1), np.uint8), "no image in it"),
+        ("seven", "must be uint8"),
+    ],
+)
+def test_what_is_no_8_bit_image_is_refused(images: Any, said: str) -> None:
+    with pytest.raises(InvalidArgument, match=said):
+        _checks.image_array(images)
+
+
+def test_latents_of_any_real_dtype_are_taken() -> None:
+    assert _checks.latent_batch([1.0, 2.0]).shape == (1, 2)
+    assert _checks.latent_batch(np.ones((3, 2), np.float64)).dtype == np.float32
+    assert _checks.latent_batch(np.ones((3, 2), np.int32)).shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("latents", "said"),
+    [
+        ([math.nan, 1.0], "not finite"),
+        ([1e39, 1.0], "not finite"),
+        (np.zeros((0, 2)), "must be \\[N,Z\\]"),
+        (np.zeros((1, 2, 3)), "must be \\[N,Z\\]"),
+        (np.zeros(2, np.complex64), "must be numbers"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_wrong_latents_are_refused(latents: Any, said: str) -> None:
+    with pytest.raises(InvalidArgument, match=said):
+        _checks.latent_batch(latents)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_outside_the_wire_are_refused(seed: int) -> None:
+    with pytest.raises(InvalidArgument, match="draw_seed: is"):
+        _checks.seed_of("draw_seed", seed)
+
+
+def test_timeouts() -> None:
+    assert _checks.timeout_of(2) == 2.0
+    assert _checks.timeout_of(math.inf) is None
+    for wrong in (0, -1, math.nan):
+        with pytest.raises(InvalidArgument, match="timeout: is"):
+            _checks.timeout_of(wrong)
