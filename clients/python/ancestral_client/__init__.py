@@ -30,9 +30,12 @@ from ancestral_client.results import (
     Limits,
     Metric,
     Model,
+    PaintedRow,
+    SampledImage,
     Samples,
     Scores,
 )
+from ancestral_client.stream import SampleStream
 
 __all__ = [
     "AncestralError",
@@ -51,7 +54,10 @@ __all__ = [
     "Model",
     "NotFound",
     "Overloaded",
+    "PaintedRow",
     "RoleNotSupported",
+    "SampleStream",
+    "SampledImage",
     "Samples",
     "Scores",
     "ServerFault",

@@ -6,27 +6,39 @@ Shapes: N images of a call, H rows, W columns, C channels, Z latent dimensions.
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ancestral_client.errors import InvalidArgument, invalid
 
+_MAX_INT32 = 2**31 - 1
 _MAX_INT64 = 2**63 - 1
 
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
-def image_array(images: ArrayLike) -> NDArray[np.uint8]:
-    """`images` as an array; InvalidArgument unless they are 8-bit and at least one."""
+
+def image_array(field: str, images: ArrayLike) -> NDArray[np.uint8]:
+    """`images` as an array; InvalidArgument, about `field`, unless they are 8-bit and at least one."""
     array = np.asarray(images)
     if array.dtype != np.uint8:
         hint = "; scale to 0..255 and round first" if array.dtype.kind in "fb" else ""
-        raise invalid("images", f"must be uint8 with values 0 to 255, not {array.dtype}{hint}")
+        raise invalid(field, f"must be uint8 with values 0 to 255, not {array.dtype}{hint}")
     if array.size == 0:
-        raise invalid("images", f"has shape {list(array.shape)}: no image in it")
+        raise invalid(field, f"has shape {list(array.shape)}: no image in it")
     return array
 
 
-def image_batch(array: NDArray[np.uint8], shape: tuple[int, int, int]) -> NDArray[np.uint8] | None:
+def mask_array(field: str, mask: ArrayLike) -> NDArray[np.bool_]:
+    """`mask` as an array; InvalidArgument, about `field`, unless it is bool: a number does not say what it means."""
+    array = np.asarray(mask)
+    if array.dtype != np.bool_:
+        raise invalid(field, f"must be bool, True for the pixels to keep, not {array.dtype}; compare first: mask > 127")
+    return array
+
+
+def image_batch(array: NDArray[_Scalar], shape: tuple[int, int, int]) -> NDArray[_Scalar] | None:
     """`array` as [N,H,W,C], or None if it does not fit the model's `shape` (H, W, C).
 
     Takes [N,H,W,C], one image [H,W,C], and with C = 1 also [N,H,W] and [H,W].
@@ -43,13 +55,25 @@ def image_batch(array: NDArray[np.uint8], shape: tuple[int, int, int]) -> NDArra
     return None
 
 
-def wrong_shape(array: NDArray[np.uint8], shape: tuple[int, int, int], model: str) -> InvalidArgument:
-    """The error for images that `image_batch` cannot fit."""
+def mask_batch(array: NDArray[np.bool_], shape: tuple[int, int, int]) -> NDArray[np.bool_] | None:
+    """`array` as [N,H,W,C], or None if it does not fit the model's `shape` (H, W, C).
+
+    Takes what `image_batch` takes, and whatever C is a mask without channels: it then holds for all of them.
+    """
+    batch = image_batch(array, shape)
+    if batch is None:
+        plain = image_batch(array, (*shape[:2], 1))
+        batch = None if plain is None else np.broadcast_to(plain, (len(plain), *shape))
+    return batch
+
+
+def wrong_shape(field: str, array: NDArray[np.generic], shape: tuple[int, int, int], model: str) -> InvalidArgument:
+    """The error for images that `image_batch` cannot fit, or a mask that `mask_batch` cannot."""
     height, width, channels = shape
     accepted = [f"[N,{height},{width},{channels}]", f"[{height},{width},{channels}]"]
-    if channels == 1:
+    if channels == 1 or array.dtype == np.bool_:
         accepted += [f"[N,{height},{width}]", f"[{height},{width}]"]
-    return invalid("images", f"has shape {list(array.shape)}; {model} takes {', '.join(accepted)}")
+    return invalid(field, f"has shape {list(array.shape)}; {model} takes {', '.join(accepted)}")
 
 
 def latent_batch(latents: ArrayLike) -> NDArray[np.float32]:
@@ -63,6 +87,37 @@ def latent_batch(latents: ArrayLike) -> NDArray[np.float32]:
     if not np.isfinite(batch).all():
         raise invalid("latents", "has a value that is not finite")
     return batch
+
+
+def labels_of(labels: ArrayLike) -> list[int]:
+    """Classes for the wire: takes [N], or one number for all images, of any whole dtype."""
+    array = np.asarray(labels)
+    if array.dtype.kind not in "iu":
+        raise invalid("labels", f"must be whole numbers, not {array.dtype}")
+    if array.ndim > 1 or array.size == 0:
+        raise invalid("labels", f"has shape {list(array.shape)}; must be one number or [N]")
+    return [label_of("labels", label) for label in np.atleast_1d(array).tolist()]
+
+
+def label_of(field: str, label: int) -> int:
+    """A class for the wire; only the server knows how many the model has."""
+    if not 0 <= label <= _MAX_INT32:
+        raise invalid(field, f"is {label}; must be 0 to the model's label_count - 1")
+    return int(label)
+
+
+def count_of(n: int) -> int:
+    """A number of images for the wire; only the server knows how many it allows."""
+    if not 1 <= n <= _MAX_INT32:
+        raise invalid("count", f"is {n}; must be at least 1")
+    return int(n)
+
+
+def first_index_of(first_index: int) -> int:
+    """An index in a seed's sequence for the wire."""
+    if not 0 <= first_index <= _MAX_INT64:
+        raise invalid("first_index", f"is {first_index}; must be 0 to 2^63 - 1")
+    return int(first_index)
 
 
 def version_of(version: int) -> int:

@@ -16,6 +16,8 @@ from ancestral_client.results import (
     Limits,
     Metric,
     Model,
+    PaintedRow,
+    SampledImage,
     Samples,
     Scores,
 )
@@ -60,6 +62,19 @@ def samples(reply: inference_service_pb2.SampleResponse) -> Samples:
         first_index=reply.first_index,
         info=_info(reply.info),
     )
+
+
+def event(reply: inference_service_pb2.SampleStreamResponse) -> SampledImage | PaintedRow | None:
+    """What happened in a stream; None if it is of a kind that this client does not know yet."""
+    info = _info(reply.info)
+    match reply.WhichOneof("event"):
+        case "image":
+            image = reply.image
+            likelihood = image.log_likelihood if image.HasField("log_likelihood") else None
+            return SampledImage(image.index, image.seed, unpack(image.image), likelihood, info)
+        case "row":
+            return PaintedRow(reply.row.index, reply.row.row, unpack(reply.row.pixels), info)
+    return None
 
 
 def encoding(reply: inference_service_pb2.EncodeResponse) -> Encoding:
@@ -111,6 +126,7 @@ def model(message: model_service_pb2.Model) -> Model:
         image_shape=(bundle.image.height, bundle.image.width, bundle.image.channels),
         levels=bundle.image.levels,
         latent_size=bundle.latent_size,
+        label_count=bundle.label_count,
         roles=tuple(role.name for role in bundle.roles),
         metrics=tuple(_metric(metric) for metric in bundle.metrics),
         limits=Limits(limits.max_sample_count, limits.max_images, limits.max_temperature, limits.max_message_bytes)

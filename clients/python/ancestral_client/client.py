@@ -5,16 +5,16 @@ Shapes: N images of a call, H rows, W columns, C channels, Z latent dimensions, 
 
 from __future__ import annotations
 
-import math
 import secrets
 import uuid
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
-import numpy as np
 from google.protobuf.message import Message
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ancestral.v1 import (
     inference_service_pb2,
@@ -23,7 +23,9 @@ from ancestral.v1 import (
     model_service_pb2_grpc,
 )
 from ancestral_client import _channel, _checks, _wire, errors
+from ancestral_client._batches import Batches
 from ancestral_client.results import Decoding, Encoding, Features, Model, Samples, Scores
+from ancestral_client.stream import SampleStream
 
 _Request = TypeVar("_Request", bound=Message)
 _Reply = TypeVar("_Reply", bound=Message)
@@ -35,7 +37,8 @@ class Client:
     `timeout` is the deadline of every call in seconds, all its attempts together; each method takes another one for
     its call, and `math.inf` means none. Calls that find nobody answering are tried four times within about a second.
     Images are uint8, 0 to 255: [N,H,W,C] or one image [H,W,C]; for a model with one channel also [N,H,W] and [H,W].
-    Results always have the axis N. `version` 0 is the highest that is served.
+    Results always have the axis N. `version` 0 is the highest that is served. Class-conditional models, those whose
+    `Model.label_count` is not 0, need labels to sample, score and extract features; others refuse them.
 
     Every method raises an AncestralError (see `ancestral_client.errors`); a wrong value is an InvalidArgument, whether
     the client finds it or the server does.
@@ -54,7 +57,7 @@ class Client:
         self._channel = _channel.open_channel(address, max_message_bytes)
         self._inference = inference_service_pb2_grpc.InferenceServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
-        self._shapes: dict[tuple[str, int], tuple[int, int, int]] = {}
+        self._batches = Batches(lambda name, version, timeout: self.model(name, version, timeout=timeout).image_shape)
 
     def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""
@@ -86,6 +89,9 @@ class Client:
         seed: int | None = None,
         first_index: int = 0,
         temperature: float | None = None,
+        label: int | None = None,
+        given: ArrayLike | None = None,
+        known: ArrayLike | None = None,
         version: int = 0,
         timeout: float | None = None,
     ) -> Samples:
@@ -93,22 +99,64 @@ class Client:
 
         The same model, version, seed and index always give the same bytes, alone or in any batch. Without `seed` one is
         drawn, and comes back in the result. `temperature` 1 is the model itself, 0 asks for the most likely value of
-        each pixel.
+        each pixel. `label` is the class to draw from.
+
+        `given` and `known` complete images: where the bool mask `known` is True the pixels of `given` stay, the others
+        are drawn. Each is one for all samples or [n,H,W,C]; the mask may lack the channels. A pixel is conditioned on
+        what comes before it in raster order, so keep the top and draw the bottom rather than the other way round.
         """
-        if not 1 <= n < 2**31:
-            raise errors.invalid("count", f"is {n}; must be at least 1")
-        if not 0 <= first_index < 2**63:
-            raise errors.invalid("first_index", f"is {first_index}; must be 0 to 2^63 - 1")
-        request = inference_service_pb2.SampleRequest(
-            model=model,
-            version=_checks.version_of(version),
-            count=n,
-            # Drawn here and not by the server, so that a call that is tried again asks for the same images.
-            seed=secrets.randbits(63) if seed is None else _checks.seed_of("seed", seed),
+        request = self._sample_request(
+            model,
+            n,
+            seed=seed,
             first_index=first_index,
             temperature=temperature,
+            label=label,
+            given=given,
+            known=known,
+            version=version,
+            timeout=timeout,
         )
         return _wire.samples(self._call(self._inference.Sample, request, timeout))
+
+    def sample_stream(
+        self,
+        model: str,
+        n: int,
+        *,
+        seed: int | None = None,
+        first_index: int = 0,
+        temperature: float | None = None,
+        label: int | None = None,
+        given: ArrayLike | None = None,
+        known: ArrayLike | None = None,
+        progress: bool = False,
+        version: int = 0,
+        timeout: float | None = None,
+    ) -> SampleStream:
+        """The images of `sample` with the same arguments, each as soon as it is finished, in that order.
+
+        With `progress` also the rows of each image as they are painted, from models that paint row by row. `timeout`
+        is that of the whole stream. To stop early, leave the loop, or better the `with` block of the stream:
+
+        >>> with client.sample_stream("digits-pixelcnn", 16, seed=7) as events:  # doctest: +SKIP
+        ...     first = next(events)
+        """
+        sample = self._sample_request(
+            model,
+            n,
+            seed=seed,
+            first_index=first_index,
+            temperature=temperature,
+            label=label,
+            given=given,
+            known=known,
+            version=version,
+            timeout=timeout,
+        )
+        request = inference_service_pb2.SampleStreamRequest(sample=sample, progress=progress)
+        options, failure = self._options(timeout)
+        return SampleStream(self._inference.SampleStream(request, **options), n, failure)
 
     def encode(
         self,
@@ -120,7 +168,7 @@ class Client:
         timeout: float | None = None,
     ) -> Encoding:
         """Mean and log-variance of q(z|x) for each image, [N,Z]; with `draw_seed` also one draw of z each."""
-        batch = self._image_batch(model, images, version, timeout)
+        batch = self._batches.images("images", images, model, version, timeout)
         request = inference_service_pb2.EncodeRequest(
             model=model,
             version=_checks.version_of(version),
@@ -142,53 +190,93 @@ class Client:
         images: ArrayLike,
         *,
         include_map: bool = False,
+        labels: ArrayLike | None = None,
         version: int = 0,
         timeout: float | None = None,
     ) -> Features:
-        """A hidden layer for each image, [N,F]; with `include_map` also the whole map [N,H',W',F']."""
-        batch = self._image_batch(model, images, version, timeout)
+        """A hidden layer for each image, [N,F]; with `include_map` also the whole map [N,H',W',F'].
+
+        `labels` are the images' classes, [N] or one for all.
+        """
+        batch = self._batches.images("images", images, model, version, timeout)
         request = inference_service_pb2.ExtractFeaturesRequest(
-            model=model, version=_checks.version_of(version), images=_wire.pack(batch), include_map=include_map
+            model=model,
+            version=_checks.version_of(version),
+            images=_wire.pack(batch),
+            include_map=include_map,
+            labels=None if labels is None else _checks.labels_of(labels),
         )
         return _wire.features(self._call(self._inference.ExtractFeatures, request, timeout))
 
     def score(
-        self, model: str, images: ArrayLike, *, seed: int = 0, version: int = 0, timeout: float | None = None
+        self,
+        model: str,
+        images: ArrayLike,
+        *,
+        seed: int = 0,
+        labels: ArrayLike | None = None,
+        version: int = 0,
+        timeout: float | None = None,
     ) -> Scores:
         """Log-likelihood in nats and bits per dimension of each image, [N].
 
-        Where the model gives only a lower bound, that needs draws: `seed` fixes them.
+        `labels` are the images' classes, [N] or one for all: a likelihood is that of the image given its class. Where
+        the model gives only a lower bound, that needs draws: `seed` fixes them.
         """
-        batch = self._image_batch(model, images, version, timeout)
+        batch = self._batches.images("images", images, model, version, timeout)
         request = inference_service_pb2.ScoreRequest(
             model=model,
             version=_checks.version_of(version),
             images=_wire.pack(batch),
             seed=_checks.seed_of("seed", seed),
+            labels=None if labels is None else _checks.labels_of(labels),
         )
         return _wire.scores(self._call(self._inference.Score, request, timeout))
 
-    def _image_batch(self, model: str, images: ArrayLike, version: int, timeout: float | None) -> NDArray[np.uint8]:
-        """`images` as [N,H,W,C], checked against the model's shape, which is asked for once per model."""
-        array = _checks.image_array(images)
-        known = self._shapes.get((model, version))
-        batch = None if known is None else _checks.image_batch(array, known)
-        if batch is None:
-            # First use, or a newer version of the model may take other images.
-            shape = self.model(model, version, timeout=timeout).image_shape
-            if math.prod(shape) > 0:  # a version whose manifest could not be read has no shape; the call says why
-                self._shapes[model, version] = shape
-                batch = _checks.image_batch(array, shape)
-                if batch is None:
-                    raise _checks.wrong_shape(array, shape, model)
-        return array if batch is None else batch
+    def _sample_request(
+        self,
+        model: str,
+        n: int,
+        *,
+        seed: int | None,
+        first_index: int,
+        temperature: float | None,
+        label: int | None,
+        given: ArrayLike | None,
+        known: ArrayLike | None,
+        version: int,
+        timeout: float | None,
+    ) -> inference_service_pb2.SampleRequest:
+        request = inference_service_pb2.SampleRequest(
+            model=model,
+            version=_checks.version_of(version),
+            count=_checks.count_of(n),
+            # Drawn here and not by the server, so that a call that is tried again asks for the same images.
+            seed=secrets.randbits(63) if seed is None else _checks.seed_of("seed", seed),
+            first_index=_checks.first_index_of(first_index),
+            temperature=temperature,
+            label=None if label is None else _checks.label_of("label", label),
+        )
+        if given is not None:
+            request.given.CopyFrom(_wire.pack(self._batches.images("given", given, model, version, timeout)))
+        if known is not None:
+            request.known.CopyFrom(_wire.pack(self._batches.mask("known", known, model, version, timeout)))
+        return request
 
     def _call(
         self, rpc: grpc.UnaryUnaryMultiCallable[_Request, _Reply], request: _Request, timeout: float | None
     ) -> _Reply:
+        options, failure = self._options(timeout)
+        try:
+            return rpc(request, **options)
+        except grpc.RpcError as error:
+            raise failure(error) from None
+
+    def _options(
+        self, timeout: float | None
+    ) -> tuple[dict[str, Any], Callable[[grpc.RpcError], errors.AncestralError]]:
+        """What goes with every call, and what makes an exception of its failure."""
         seconds = self.timeout if timeout is None else timeout
         request_id = uuid.uuid4().hex  # ours, so that it is known even if no answer comes
-        try:
-            return rpc(request, timeout=_checks.timeout_of(seconds), metadata=(("x-request-id", request_id),))
-        except grpc.RpcError as error:
-            raise errors.from_rpc(error, address=self.address, timeout=seconds, request_id=request_id) from None
+        options = {"timeout": _checks.timeout_of(seconds), "metadata": (("x-request-id", request_id),)}
+        return options, partial(errors.from_rpc, address=self.address, timeout=seconds, request_id=request_id)

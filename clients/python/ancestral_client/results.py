@@ -40,12 +40,43 @@ class Samples:
     images: NDArray[np.uint8]
     """[N,H,W,C], in order of their index."""
     log_likelihood: NDArray[np.float32] | None
-    """[N], nats, under the model at temperature 1; None where the model has none."""
+    """[N], nats, under the model at temperature 1; of a completion, that of its free pixels. None where the model has
+    none."""
     seed: int
     """The seed that was used: yours, or the one that the server drew."""
     first_index: int
     """Index of the first image in the seed's sequence."""
     info: Info
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SampledImage:
+    """An image of a stream, finished: the one that `Samples` has under the same seed and index."""
+
+    index: int
+    """Its index in the seed's sequence."""
+    seed: int
+    """The seed that was used: yours, or the one that was drawn."""
+    image: NDArray[np.uint8]
+    """[H,W,C]."""
+    log_likelihood: float | None
+    """As in `Samples`, nats."""
+    info: Info
+    """The stream until now."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PaintedRow:
+    """A row of an image of a stream; those of one image come from top to bottom, and before the image."""
+
+    index: int
+    """The image's index in the seed's sequence."""
+    row: int
+    """Which row, 0 to H - 1 from the top."""
+    pixels: NDArray[np.uint8]
+    """[W,C]."""
+    info: Info
+    """The stream until now."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,6 +168,8 @@ class Model:
     """K, the number of values that a pixel takes."""
     latent_size: int
     """Z; 0 for a model without latents."""
+    label_count: int
+    """Number of classes that can be asked for; 0 for a model that is not class-conditional."""
     roles: tuple[str, ...]
     """What it can do: "sample", "encode", "decode", "features", "score"."""
     metrics: tuple[Metric, ...]

@@ -39,10 +39,10 @@ def test_images_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_the_error_for_a_wrong_shape_names_what_is_accepted() -> None:
-    grey = _checks.wrong_shape(np.zeros((2, 7, 7), np.uint8), (8, 8, 1), "digits-vae")
+    grey = _checks.wrong_shape("images", np.zeros((2, 7, 7), np.uint8), (8, 8, 1), "digits-vae")
     assert str(grey) == "images: has shape [2, 7, 7]; digits-vae takes [N,8,8,1], [8,8,1], [N,8,8], [8,8]"
     assert grey.violations[0].field == "images"
-    colour = _checks.wrong_shape(np.zeros((2, 7, 7), np.uint8), (8, 8, 3), "m")
+    colour = _checks.wrong_shape("images", np.zeros((2, 7, 7), np.uint8), (8, 8, 3), "m")
     assert str(colour).endswith("m takes [N,8,8,3], [8,8,3]")
 
 
@@ -58,7 +58,7 @@ def test_the_error_for_a_wrong_shape_names_what_is_accepted() -> None:
 )
 def test_what_is_no_8_bit_image_is_refused(images: Any, said: str) -> None:
     with pytest.raises(InvalidArgument, match=said):
-        _checks.image_array(images)
+        _checks.image_array("images", images)
 
 
 def test_latents_of_any_real_dtype_are_taken() -> None:
