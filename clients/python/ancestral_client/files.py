@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+GREY = 128  # what is not there
 _GAP = 1  # pixels between tiles, before they are enlarged
 _TILE = 64  # small images are enlarged to about this many pixels, so that 8x8 digits can be seen
 
@@ -42,6 +43,47 @@ def read_array(path: Path, names: tuple[str, ...]) -> NDArray[Any]:
     except UnidentifiedImageError:
         raise FileProblem(f"{path}: not a .npy, a .npz or a picture") from None
     except (OSError, ValueError, EOFError) as error:
+        raise FileProblem(f"{path}: cannot be read: {error}") from error
+
+
+def read_picture(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """The image [H,W,C] uint8 in a picture of any kind, a .npy or a .npz file. FileProblem if its size is another."""
+    if path.suffix in (".npy", ".npz"):
+        array = read_array(path, ("given", "image", "images"))
+        if array.dtype != np.uint8:
+            raise FileProblem(f"{path}: holds {array.dtype}, must be uint8 with values 0 to 255")
+    else:
+        array = _pixels(path, "RGB" if shape[2] == 3 else "L")
+    if array.size != math.prod(shape) or (array.shape[-3:-1] != shape[:2] and array.shape[:2] != shape[:2]):
+        raise FileProblem(f"{path}: has shape {list(array.shape)}, the model's images have {list(shape)}")
+    return array.reshape(shape)
+
+
+def read_mask(path: Path, shape: tuple[int, int, int]) -> NDArray[np.bool_]:
+    """Which pixels to keep, [H,W,C]: white in a picture, True in a .npy or a .npz file, which may lack the channels."""
+    if path.suffix in (".npy", ".npz"):
+        mask = read_array(path, ("known", "mask"))
+        if mask.dtype != np.bool_:
+            raise FileProblem(f"{path}: holds {mask.dtype}, must be bool, True for the pixels to keep")
+    else:
+        mask = _pixels(path, "L") > 127
+    if mask.ndim == 2:
+        mask = mask[..., np.newaxis]
+    if mask.shape not in (shape, (*shape[:2], 1)):
+        raise FileProblem(f"{path}: has shape {list(mask.shape)}, the model's images have {list(shape)}")
+    return np.broadcast_to(mask, shape)
+
+
+def _pixels(path: Path, mode: str) -> NDArray[np.uint8]:
+    """A picture's pixels as grey [H,W] (mode "L") or as [H,W,3] ("RGB")."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert(mode))
+    except FileNotFoundError:
+        raise FileProblem(f"{path}: no such file") from None
+    except UnidentifiedImageError:
+        raise FileProblem(f"{path}: not a .npy, a .npz or a picture") from None
+    except OSError as error:
         raise FileProblem(f"{path}: cannot be read: {error}") from error
 
 
@@ -96,7 +138,7 @@ def grid(images: NDArray[np.uint8], columns: int | None = None) -> NDArray[np.ui
         raise FileProblem(f"images with {channels} channels make no picture; write .npy or .npz instead")
     columns = min(columns or math.ceil(math.sqrt(count)), count)
     rows = math.ceil(count / columns)
-    canvas = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, channels), 128, np.uint8)
+    canvas = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, channels), GREY, np.uint8)
     for index, image in enumerate(images):
         top = (index // columns) * (height + _GAP) + _GAP
         left = (index % columns) * (width + _GAP) + _GAP

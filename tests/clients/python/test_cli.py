@@ -173,3 +173,71 @@ def test_help_lists_the_commands_and_exit_codes(run: Run) -> None:
     said = run("--help").stdout
     for word in ("models", "sample", "encode", "decode", "features", "score", "Exit codes"):
         assert word in said
+
+
+def test_complete_keeps_the_white_part_of_the_mask(run: Run, tmp_path: Path) -> None:
+    given = np.random.default_rng(1).integers(0, 256, (4, 3), dtype=np.uint8)
+    Image.fromarray(given).convert("RGB").save(tmp_path / "image.png")
+    mask = np.zeros((4, 3), np.uint8)
+    mask[1:, 0] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    done = run("complete", "tally", "image.png", "--mask", "mask.png", "-n", "5", "--seed", "2", "--out", "c.npz")
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "c.npz") as archive:
+        images = archive["images"]
+        assert images.shape == (5, 4, 3, 1)
+        assert (images[:, 1:, 0, 0] == given[1:, 0]).all()
+        assert set(np.unique(images[:, :, 1:])) <= {0, 255}
+        assert archive["log_likelihood"].shape == (5,)
+    # As a picture, what was kept stands first.
+    assert run("complete", "tally", "image.png", "--mask", "mask.png", "-n", "5", "--out", "c.png").returncode == 0
+    with Image.open(tmp_path / "c.png") as picture:
+        assert picture.size == ((3 * 4 + 1) * 16, (2 * 5 + 1) * 16)
+        assert np.asarray(picture)[16 : 2 * 16, 16 : 2 * 16].tolist() == [[128] * 16] * 16
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "says"),
+    [
+        ("missing.png", "mask.npy", "missing.png: no such file"),
+        ("wide.png", "mask.npy", "wide.png: has shape [4, 4], the model's images have [4, 3, 1]"),
+        ("float.npy", "mask.npy", "float.npy: holds float64, must be uint8"),
+        ("image.npy", "tall.npy", "tall.npy: has shape [5, 3, 1], the model's images have [4, 3, 1]"),
+        ("image.npy", "numbers.npy", "numbers.npy: holds int64, must be bool"),
+        ("image.npy", "text.png", "text.png: not a .npy, a .npz or a picture"),
+    ],
+)
+def test_complete_names_the_file_that_does_not_fit(run: Run, tmp_path: Path, image: str, mask: str, says: str) -> None:
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "wide.png")
+    np.save(tmp_path / "float.npy", np.zeros((4, 3)))
+    np.save(tmp_path / "image.npy", np.zeros((4, 3), np.uint8))
+    np.save(tmp_path / "mask.npy", np.zeros((4, 3), bool))
+    np.save(tmp_path / "tall.npy", np.zeros((5, 3), bool))
+    np.save(tmp_path / "numbers.npy", np.zeros((4, 3), np.int64))
+    (tmp_path / "text.png").write_text("no picture")
+    done = run("complete", "tally", image, "--mask", mask, "--out", "c.png")
+    assert done.returncode == 2
+    assert says in done.stderr
+
+
+def test_a_bar_changes_nothing_in_the_file(run: Run, tmp_path: Path) -> None:
+    plain = run("sample", "tally", "-n", "70", "--seed", "7", "--first-index", "5", "--out", "a.npz")
+    bar = run("sample", "tally", "-n", "70", "--seed", "7", "--first-index", "5", "--progress", "--out", "b.npz")
+    assert plain.returncode == bar.returncode == 0, bar.stderr
+    with np.load(tmp_path / "a.npz") as a, np.load(tmp_path / "b.npz") as b:
+        assert sorted(a.files) == sorted(b.files)
+        for name in a.files:
+            assert np.array_equal(a[name], b[name])
+
+
+def test_labels_of_a_model_without_classes_are_refused(run: Run, images: np.ndarray) -> None:
+    np.save("labels.npy", np.zeros(5, np.int64))
+    for arguments in (
+        ("sample", "tally", "--label", "1", "--out", "a.npy"),
+        ("score", "tally", "images.npy", "--labels", "1"),
+        ("score", "tally", "images.npy", "--labels", "labels.npy"),
+    ):
+        done = run(*arguments)
+        assert done.returncode == 2
+        assert "label" in done.stderr
+        assert "must be unset" in done.stderr

@@ -1,0 +1,90 @@
+"""What the commands of `ancestral` share: their usual arguments, and what they say when they are done."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from ancestral_client import errors, files
+from ancestral_client.client import Client
+from ancestral_client.results import Info, Model, Samples
+
+TIMEOUT = 60.0
+
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model; `ancestral models` lists them.")]
+ImageFile = Annotated[
+    Path, typer.Argument(metavar="IMAGES", help="8-bit images: .npy or .npz ([N,H,W,C]; [N,H,W] for grey), or a PNG.")
+]
+Version = Annotated[int, typer.Option(help="Version of the model; 0 is the highest that is served.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+Address = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where the server listens.")]
+Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for the answer; inf: for ever.")]
+Seed = Annotated[int | None, typer.Option(help="The same seed gives the same images; drawn if not given.")]
+Temperature = Annotated[float | None, typer.Option(help="0: the most likely values; 1, the default: the model itself.")]
+Label = Annotated[int | None, typer.Option(help="Class to draw from, of a class-conditional model.")]
+Labels = Annotated[
+    str | None, typer.Option(metavar="CLASS|FILE", help="Class of all images, or a .npy file with one for each.")
+]
+
+
+def client(context: typer.Context, address: str | None, timeout: float) -> Client:
+    return Client(address or str(context.obj), timeout=timeout)
+
+
+def note(error: Exception) -> str:
+    """What helps after the message: when to try again, and the id to look for in the server's log."""
+    if not isinstance(error, errors.AncestralError) or not error.reason or not error.request_id:
+        return ""  # it never reached a server of ours
+    delay = error.retry_after if isinstance(error, errors.Overloaded) else None
+    later = "" if delay is None else f"; try again in {delay:.1f} s"
+    return f"{later} [request {error.request_id}]"
+
+
+def images(path: Path) -> NDArray[Any]:
+    return files.read_array(path, ("images", "image", "x"))
+
+
+def bits(model: Model) -> str:
+    """The model's bits/dim on the test images; ≤ marks a bound."""
+    metric = next((m for m in model.metrics if m.unit == "bits/dim" and m.split == "test"), None)
+    if metric is None:
+        return ""
+    return f"{'≤ ' if metric.exact is False else ''}{metric.value:.3f}"
+
+
+def done(out: Path, what: str, info: Info) -> None:
+    print(f"wrote {out}: {what}")
+    about(info)
+
+
+def write_samples(out: Path, drawn: Samples, first: NDArray[np.uint8] | None = None) -> None:
+    """Write what was drawn and say so. A picture grid begins with `first` [H,W,C], which arrays leave to the caller."""
+    images = drawn.images
+    if first is not None and out.suffix == ".png":
+        images = np.concatenate([first[np.newaxis], images])
+    likelihood = drawn.log_likelihood
+    files.write_images(out, images, {"log_likelihood": likelihood, "seed": np.array(drawn.seed)})
+    mean = "" if likelihood is None else f", mean log-likelihood {likelihood.mean():.1f} nats"
+    done(out, f"{len(drawn.images)} images, seed {drawn.seed}{mean}", drawn.info)
+
+
+def about(info: Info) -> None:
+    """Where the time went, on stderr, so that stdout stays for results."""
+    print(
+        f"{info.model} version {info.version}: {info.total_seconds * 1000:.1f} ms in the server "
+        f"(queue {info.queue_seconds * 1000:.1f}, compute {info.compute_seconds * 1000:.1f})",
+        file=sys.stderr,
+    )
+
+
+def labels(text: str | None) -> NDArray[Any] | int | None:
+    """What `--labels` says: a number, or the array in a file."""
+    if text is None:
+        return None
+    return int(text) if text.isdecimal() else files.read_array(Path(text), ("labels", "label", "y"))
