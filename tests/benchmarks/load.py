@@ -81,8 +81,11 @@ def compare_batching(rig: Rig, seconds: float, rounds: int) -> dict[str, Any]:
         result: dict[str, Any] = {"capacity_images_per_second": top, "offered_images_per_second": 0.7 * top}
         for name, runs in loads.items():
             result[name] = {key: float(np.median([asdict(run)[key] for run in runs])) for key in asdict(runs[0])}
-        result["p99_ratio"] = result["continuous"]["p99"] / result["static"]["p99"]
-        result["throughput_ratio"] = result["continuous"]["images_per_second"] / result["static"]["images_per_second"]
+        # What was measured side by side is compared: the machine's mood changes from round to round.
+        for key, ratio in (("p99", "p99_ratio"), ("images_per_second", "throughput_ratio")):
+            pairs = zip(loads["continuous"], loads["static"], strict=True)
+            result[f"{ratio}s"] = [asdict(one)[key] / asdict(other)[key] for one, other in pairs]
+            result[ratio] = float(np.median(result[f"{ratio}s"]))
         return result
 
     static = rig.static_lane()
@@ -92,7 +95,7 @@ def compare_batching(rig: Rig, seconds: float, rounds: int) -> dict[str, Any]:
         static.close()
 
 
-def crowd_beside_a_giant(rig: Rig, seconds: float, per_second: float, giant: int) -> dict[str, Any]:
+def crowd_beside_a_giant(rig: Rig, seconds: float, rounds: int, per_second: float, giant: int) -> dict[str, Any]:
     """One request for `giant` images, alone and with single-image requests beside it.
 
     Both of a single's figures are relative to a full batch: its queue time in rows of one, its whole time to what an
@@ -134,20 +137,24 @@ def crowd_beside_a_giant(rig: Rig, seconds: float, per_second: float, giant: int
         return rate, finished
 
     async def work() -> dict[str, Any]:
-        # Alone before and after, so that a drift of the machine shows.
-        before, _ = await giant_rate(False)
-        beside, singles = await giant_rate(True)
-        after, _ = await giant_rate(False)
-        image = float(np.median([await full_batch_image() for _ in range(3)]))
+        alone, beside, images, singles = [], [], [], []
+        for _ in range(rounds):
+            alone.append((await giant_rate(False))[0])
+            rate, asked = await giant_rate(True)
+            beside.append(rate)
+            singles += asked
+            images.append(await full_batch_image())
+        image = float(np.median(images))
         queue = [job.queue_seconds / image * rig.shape[0] for job in singles]
         whole = [(job.finished - job.submitted) / image for job in singles]
         return {
-            "giant_images_per_second_alone": [before, after],
+            "giant_images_per_second_alone": alone,
             "giant_images_per_second_beside": beside,
-            "giant_keeps": beside / np.mean([before, after]),
+            "giant_keeps": float(np.median(np.array(beside) / np.array(alone))),
             "full_batch_image_seconds": image,
             "singles": len(singles),
             "single_queue_rows_p50": float(np.quantile(queue, 0.5)),
+            "single_queue_rows_p99": float(np.quantile(queue, 0.99)),
             "single_queue_rows_max": float(np.max(queue)),
             "single_over_full_bucket_image_p50": float(np.quantile(whole, 0.5)),
             "single_over_full_bucket_image_max": float(np.max(whole)),
