@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 
 Handler = Callable[[bytes, grpc.ServicerContext], bytes]
+StreamHandler = Callable[[bytes, grpc.ServicerContext], Iterator[bytes]]
 
 
 @dataclass
 class FakeServer(grpc.GenericRpcHandler):
-    """Every call goes to `answer(request bytes, context)`; the names of the calls are kept."""
+    """Every call goes to `answer(request bytes, context)`, SampleStream to `stream`; the calls' names are kept."""
 
     address: str = ""
     calls: list[str] = field(default_factory=list)
     metadata: list[dict[str, Any]] = field(default_factory=list)
     answer: Handler = lambda request, context: b""
+    stream: StreamHandler = lambda request, context: iter(())
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         self.calls.append(handler_call_details.method.rpartition("/")[2])
         self.metadata.append(dict(handler_call_details.invocation_metadata))
+        if self.calls[-1] == "SampleStream":
+            return grpc.unary_stream_rpc_method_handler(lambda request, context: self.stream(request, context))
         return grpc.unary_unary_rpc_method_handler(lambda request, context: self.answer(request, context))

@@ -87,4 +87,7 @@ def labels(text: str | None) -> NDArray[Any] | int | None:
     """What `--labels` says: a number, or the array in a file."""
     if text is None:
         return None
-    return int(text) if text.isdecimal() else files.read_array(Path(text), ("labels", "label", "y"))
+    try:
+        return int(text)
+    except ValueError:
+        return files.read_array(Path(text), ("labels", "label", "y"))

@@ -88,6 +88,8 @@ def models(
     for model in found:
         state = f"serving on {model.device}" if model.serving else f"not serving: {model.reason}"
         size = "×".join(map(str, model.image_shape)) if any(model.image_shape) else "?"
+        if model.label_count:
+            size += f", {model.label_count} classes"
         table.add_row(model.name, str(model.version), size, ", ".join(model.roles), commands.bits(model), state)
     # A pipe has no width to fit into: let every row be one line.
     console = Console() if sys.stdout.isatty() else Console(width=500)
@@ -104,7 +106,7 @@ def sample(
     first_index: Annotated[int, typer.Option(help="Index of the first image in the seed's sequence.")] = 0,
     temperature: Temperature = None,
     label: Label = None,
-    progress: Annotated[bool, typer.Option("--progress", help="Show a bar that grows as images are finished.")] = False,
+    progress: Annotated[bool, typer.Option("--progress", help="Show a bar that grows as images arrive.")] = False,
     version: Version = 0,
     address: Address = None,
     timeout: Timeout = TIMEOUT,
@@ -122,11 +124,11 @@ def sample(
 
 def _sample_with_bar(client: Client, model: str, n: int, **asked: Any) -> Samples:
     """The result of `Client.sample`, by way of `Client.sample_stream`."""
-    finished: dict[int, SampledImage] = {}
+    console = Console(stderr=True)
     with client.sample_stream(model, n, **asked) as events:
-        for event in track(events, "images", total=n, console=Console(stderr=True)):
-            if isinstance(event, SampledImage):
-                finished[event.index] = event
+        # Gone when it is done, or before an error is told; and nothing of it in a log.
+        bar = track(events, "images", total=n, console=console, transient=True, disable=not console.is_terminal)
+        finished = {event.index: event for event in bar if isinstance(event, SampledImage)}
     ordered = [finished[index] for index in sorted(finished)]
     likelihoods = [image.log_likelihood for image in ordered if image.log_likelihood is not None]
     return Samples(
@@ -143,7 +145,7 @@ def complete(
     context: typer.Context,
     model: ModelName,
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The image: a picture of the model's size, or .npy.")],
-    mask: Annotated[Path, typer.Option(help="Which pixels to keep: a picture, white for keep, or a .npy of bool.")],
+    mask: Annotated[Path, typer.Option(help="White (in a .npy: True) keeps a pixel, black (False) draws it.")],
     out: Annotated[Path, typer.Option(help="Picture grid, the image first (.png), completions (.npy), both (.npz).")],
     n: Annotated[int, typer.Option("-n", "--count", help="How many completions.")] = 8,
     seed: Seed = None,
@@ -153,14 +155,16 @@ def complete(
     address: Address = None,
     timeout: Timeout = TIMEOUT,
 ) -> None:
-    """Fill in the missing pixels of an image. What is kept comes back unchanged.
+    """Fill in the missing pixels of an image: black in the mask. Those that are white come back unchanged.
 
     Pixels are drawn from the top, row by row, from the left: each is conditioned on those before it, kept or drawn.
     """
     files.check_target(out, ".png", ".npy", ".npz")
     with commands.client(context, address, timeout) as client:
-        shape = client.model(model, version).image_shape
-        given, known = files.read_picture(image, shape), files.read_mask(mask, shape)
+        found = client.model(model, version)
+        if not found.serving:  # and perhaps its manifest could not be read: there is no size to hold the files to
+            raise errors.Unavailable(f"{model} does not serve: {found.reason}")
+        given, known = files.read_image(image, found.image_shape), files.read_mask(mask, found.image_shape)
         drawn = client.sample(
             model, n, seed=seed, temperature=temperature, label=label, given=given, known=known, version=version
         )

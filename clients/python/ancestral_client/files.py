@@ -6,16 +6,22 @@ Shapes: N images, H rows, W columns, C channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from ancestral_client import _checks
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
 GREY = 128  # what is not there
 _GAP = 1  # pixels between tiles, before they are enlarged
+_ARRAYS = (".npy", ".npz")  # any other file is a picture
 _TILE = 64  # small images are enlarged to about this many pixels, so that 8x8 digits can be seen
 
 
@@ -28,16 +34,57 @@ def read_array(path: Path, names: tuple[str, ...]) -> NDArray[Any]:
 
     A grey picture is [H,W], any other [H,W,3].
     """
+    with _reading(path):
+        return _stored(path, names) if path.suffix in _ARRAYS else _picture(path)
+
+
+def read_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """The one image of a file, as the model's [H,W,C] uint8. FileProblem if its size is another.
+
+    A picture may be of any kind: it becomes grey for C = 1 and RGB for C = 3.
+    """
+    with _reading(path):
+        if path.suffix in _ARRAYS:
+            array = _stored(path, ("given", "image", "images"))
+        else:
+            array = _picture(path, "RGB" if shape[2] == 3 else "L")
+    if array.dtype != np.uint8:
+        raise FileProblem(f"{path}: holds {array.dtype}, must be uint8 with values 0 to 255")
+    return _only(path, array, _checks.image_batch(array, shape), shape)
+
+
+def read_mask(path: Path, shape: tuple[int, int, int]) -> NDArray[np.bool_]:
+    """Which pixels to keep, [H,W,C]: white in a picture, True in a .npy or .npz file, which may lack the channels.
+
+    FileProblem if that is none or all: such a mask was meant otherwise, as one whose white is 1 and not 255.
+    """
+    with _reading(path):
+        mask = _stored(path, ("known", "mask")) if path.suffix in _ARRAYS else _picture(path, "L") > 127
+    if mask.dtype != np.bool_:
+        raise FileProblem(f"{path}: holds {mask.dtype}, must be bool, True for the pixels to keep")
+    known = _only(path, mask, _checks.mask_batch(mask, shape), shape)
+    if not known.any():
+        raise FileProblem(f"{path}: keeps no pixel, so nothing is given; white pixels (True in an array) are kept")
+    if known.all():
+        raise FileProblem(f"{path}: keeps every pixel, so nothing is drawn; black pixels (False in an array) are")
+    return known
+
+
+def _only(
+    path: Path, array: NDArray[Any], batch: NDArray[_Scalar] | None, shape: tuple[int, int, int]
+) -> NDArray[_Scalar]:
+    """The image of the `batch` that `array` makes; FileProblem unless it fits the `shape` and holds one."""
+    if batch is None or len(batch) != 1:
+        raise FileProblem(f"{path}: has shape {list(array.shape)}, the model's images have {list(shape)}")
+    image: NDArray[_Scalar] = batch[0]
+    return image
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Makes a FileProblem of whatever goes wrong while a file is read."""
     try:
-        if path.suffix == ".npz":
-            return _from_npz(path, names)
-        if path.suffix == ".npy":
-            array = np.load(path, allow_pickle=False)
-            return np.asarray(array)
-        with Image.open(path) as image:
-            return np.asarray(
-                image if image.mode == "L" else image.convert("L" if image.mode in ("1", "LA") else "RGB")
-            )
+        yield
     except FileNotFoundError:
         raise FileProblem(f"{path}: no such file") from None
     except UnidentifiedImageError:
@@ -46,48 +93,19 @@ def read_array(path: Path, names: tuple[str, ...]) -> NDArray[Any]:
         raise FileProblem(f"{path}: cannot be read: {error}") from error
 
 
-def read_picture(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """The image [H,W,C] uint8 in a picture of any kind, a .npy or a .npz file. FileProblem if its size is another."""
-    if path.suffix in (".npy", ".npz"):
-        array = read_array(path, ("given", "image", "images"))
-        if array.dtype != np.uint8:
-            raise FileProblem(f"{path}: holds {array.dtype}, must be uint8 with values 0 to 255")
-    else:
-        array = _pixels(path, "RGB" if shape[2] == 3 else "L")
-    if array.size != math.prod(shape) or (array.shape[-3:-1] != shape[:2] and array.shape[:2] != shape[:2]):
-        raise FileProblem(f"{path}: has shape {list(array.shape)}, the model's images have {list(shape)}")
-    return array.reshape(shape)
+def _picture(path: Path, mode: str | None = None) -> NDArray[np.uint8]:
+    """A picture as grey [H,W] (mode "L") or as [H,W,3] ("RGB"); without a mode, as what it is."""
+    with Image.open(path) as opened:
+        image: Image.Image = opened
+        if image.mode.startswith("I"):  # 16 bits: the high byte, as of colours; convert() would cut off above 255
+            image = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8))
+        return np.asarray(image.convert(mode or ("L" if image.mode in ("1", "L", "LA") else "RGB")))
 
 
-def read_mask(path: Path, shape: tuple[int, int, int]) -> NDArray[np.bool_]:
-    """Which pixels to keep, [H,W,C]: white in a picture, True in a .npy or a .npz file, which may lack the channels."""
-    if path.suffix in (".npy", ".npz"):
-        mask = read_array(path, ("known", "mask"))
-        if mask.dtype != np.bool_:
-            raise FileProblem(f"{path}: holds {mask.dtype}, must be bool, True for the pixels to keep")
-    else:
-        mask = _pixels(path, "L") > 127
-    if mask.ndim == 2:
-        mask = mask[..., np.newaxis]
-    if mask.shape not in (shape, (*shape[:2], 1)):
-        raise FileProblem(f"{path}: has shape {list(mask.shape)}, the model's images have {list(shape)}")
-    return np.broadcast_to(mask, shape)
-
-
-def _pixels(path: Path, mode: str) -> NDArray[np.uint8]:
-    """A picture's pixels as grey [H,W] (mode "L") or as [H,W,3] ("RGB")."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert(mode))
-    except FileNotFoundError:
-        raise FileProblem(f"{path}: no such file") from None
-    except UnidentifiedImageError:
-        raise FileProblem(f"{path}: not a .npy, a .npz or a picture") from None
-    except OSError as error:
-        raise FileProblem(f"{path}: cannot be read: {error}") from error
-
-
-def _from_npz(path: Path, names: tuple[str, ...]) -> NDArray[Any]:
+def _stored(path: Path, names: tuple[str, ...]) -> NDArray[Any]:
+    """The array in a .npy file, or in a .npz file the only one or the first of `names`."""
+    if path.suffix == ".npy":
+        return np.asarray(np.load(path, allow_pickle=False))
     with np.load(path, allow_pickle=False) as archive:
         if len(archive.files) == 1:
             return np.asarray(archive[archive.files[0]])

@@ -32,7 +32,7 @@ class SampleStream(Iterator[SampledImage | PaintedRow]):
 
     def __init__(self, call: _Call, count: int, failure: Callable[[grpc.RpcError], AncestralError]) -> None:
         self._call = call
-        self._missing = count
+        self._count = self._missing = count
         self._failure = failure
         self._closed = Event()  # may be set by one thread while another waits
 
@@ -43,7 +43,9 @@ class SampleStream(Iterator[SampledImage | PaintedRow]):
             except StopIteration:
                 self._closed.set()
                 if self._missing:
-                    raise ServerFault(f"the stream ended with {self._missing} images missing") from None
+                    raise ServerFault(
+                        f"the stream ended with {self._missing} of {self._count} images missing"
+                    ) from None
             except grpc.RpcError as error:
                 if self._closed.is_set():  # while this thread waited
                     break

@@ -38,12 +38,71 @@ def test_images_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
     assert _checks.image_batch(np.zeros(shape, np.uint8), (8, 8, 1)) is None
 
 
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((5, 4, 6, 3), 5),
+        ((4, 6, 3), 1),
+        # Without channels, or with one, it holds for all of them.
+        ((5, 4, 6), 5),
+        ((4, 6), 1),
+        ((5, 4, 6, 1), 5),
+        ((4, 6, 1), 1),
+    ],
+)
+def test_masks_get_the_axes_they_lack(shape: tuple[int, ...], expected: int) -> None:
+    mask = np.random.default_rng(0).random(shape) < 0.5
+    batch = _checks.mask_batch(mask, (4, 6, 3))
+    assert batch is not None
+    assert batch.shape == (expected, 4, 6, 3)
+    whole = mask if shape[-1] in (1, 3) else mask[..., np.newaxis]
+    assert np.array_equal(batch, np.broadcast_to(whole, batch.shape))
+
+
+@pytest.mark.parametrize("shape", [(4,), (6, 4), (5, 6, 4), (4, 6, 2), (1, 5, 4, 6, 3), ()])
+def test_masks_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
+    assert _checks.mask_batch(np.zeros(shape, bool), (4, 6, 3)) is None
+
+
+@pytest.mark.parametrize("mask", [np.full((8, 8), 255, np.uint8), np.ones((8, 8)), [[0, 1]]], ids=["u8", "f8", "list"])
+def test_a_mask_must_be_bool(mask: Any) -> None:
+    with pytest.raises(InvalidArgument, match="known: must be bool, True for the pixels to keep, not") as caught:
+        _checks.mask_array("known", mask)
+    assert caught.value.violations[0].field == "known"
+
+
+def test_labels_are_one_number_or_one_for_each_image() -> None:
+    assert _checks.labels_of(3) == [3]
+    assert _checks.labels_of(np.uint8(3)) == [3]
+    assert _checks.labels_of([0, 2, 1]) == [0, 2, 1]
+    assert _checks.labels_of(np.array([4], np.int64)) == [4]
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (1.0, "must be whole numbers, not float64"),
+        ([True], "not bool"),
+        ([], "not float64"),
+        (np.zeros((2, 1), int), "must be one number or"),
+        (np.zeros(0, int), "must be one number or"),
+        ([0, -1], "is -1; must be 0 to the model's label_count - 1"),
+        (2**31, "is 2147483648"),
+    ],
+)
+def test_wrong_labels_are_refused(labels: Any, said: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"labels: .*{said}"):
+        _checks.labels_of(labels)
+
+
 def test_the_error_for_a_wrong_shape_names_what_is_accepted() -> None:
     grey = _checks.wrong_shape("images", np.zeros((2, 7, 7), np.uint8), (8, 8, 1), "digits-vae")
     assert str(grey) == "images: has shape [2, 7, 7]; digits-vae takes [N,8,8,1], [8,8,1], [N,8,8], [8,8]"
     assert grey.violations[0].field == "images"
     colour = _checks.wrong_shape("images", np.zeros((2, 7, 7), np.uint8), (8, 8, 3), "m")
     assert str(colour).endswith("m takes [N,8,8,3], [8,8,3]")
+    mask = _checks.wrong_shape("known", np.zeros((2, 7), bool), (8, 8, 3), "m")
+    assert str(mask) == "known: has shape [2, 7]; m takes [N,8,8,3], [8,8,3], [N,8,8], [8,8]"
 
 
 @pytest.mark.parametrize(

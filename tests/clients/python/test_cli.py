@@ -9,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import grpc
 import numpy as np
 import pytest
 from PIL import Image
 
 import toybundle
+from ancestral.v1 import bundle_pb2, model_service_pb2
 from ancestral_client import cli
+from fakeserver import FakeServer
 from running import ServerProcess
 
 
@@ -202,9 +205,10 @@ def test_complete_keeps_the_white_part_of_the_mask(run: Run, tmp_path: Path) -> 
         ("missing.png", "mask.npy", "missing.png: no such file"),
         ("wide.png", "mask.npy", "wide.png: has shape [4, 4], the model's images have [4, 3, 1]"),
         ("float.npy", "mask.npy", "float.npy: holds float64, must be uint8"),
-        ("image.npy", "tall.npy", "tall.npy: has shape [5, 3, 1], the model's images have [4, 3, 1]"),
+        ("image.npy", "tall.npy", "tall.npy: has shape [5, 3], the model's images have [4, 3, 1]"),
         ("image.npy", "numbers.npy", "numbers.npy: holds int64, must be bool"),
         ("image.npy", "text.png", "text.png: not a .npy, a .npz or a picture"),
+        ("image.npy", "mask.npy", "mask.npy: keeps no pixel"),
     ],
 )
 def test_complete_names_the_file_that_does_not_fit(run: Run, tmp_path: Path, image: str, mask: str, says: str) -> None:
@@ -224,10 +228,47 @@ def test_a_bar_changes_nothing_in_the_file(run: Run, tmp_path: Path) -> None:
     plain = run("sample", "tally", "-n", "70", "--seed", "7", "--first-index", "5", "--out", "a.npz")
     bar = run("sample", "tally", "-n", "70", "--seed", "7", "--first-index", "5", "--progress", "--out", "b.npz")
     assert plain.returncode == bar.returncode == 0, bar.stderr
-    with np.load(tmp_path / "a.npz") as a, np.load(tmp_path / "b.npz") as b:
-        assert sorted(a.files) == sorted(b.files)
-        for name in a.files:
-            assert np.array_equal(a[name], b[name])
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    assert plain.stdout.replace("a.npz", "b.npz") == bar.stdout
+    assert bar.stderr.count("\n") == 1, "no bar where nobody watches it"
+
+
+def test_the_bar_is_gone_before_an_error_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # lets rich take the captured stderr for a terminal
+    done = run("sample", "tally", "-n", "3", "--progress", "--out", "a.png")
+    assert done.returncode == 0
+    assert "images" in done.stderr
+    assert "100%" in done.stderr
+    done = run("sample", "tally", "-n", "99999", "--progress", "--out", "a.png")
+    assert done.returncode == 2
+    last = done.stderr.rsplit("\x1b[2K", 1)[-1]  # after the bar's line was erased
+    assert last.startswith("ancestral: sample.count: is 99999, must be 1 to ")
+
+
+def test_a_stream_that_fails_leaves_no_file(run: Run, tmp_path: Path, fake_server: FakeServer) -> None:
+    fake_server.stream = lambda request, context: context.abort(grpc.StatusCode.INTERNAL, "a run failed")
+    done = run("sample", "m", "--progress", "--out", "a.npz", address=fake_server.address)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "ancestral: INTERNAL: a run failed\n"
+    assert not (tmp_path / "a.npz").exists()
+
+
+def test_what_does_not_serve_completes_nothing(run: Run, fake_server: FakeServer) -> None:
+    reply = model_service_pb2.GetModelResponse()
+    reply.model.state = model_service_pb2.MODEL_STATE_NOT_SERVING
+    reply.model.reason = "bundle.json: bad hash"
+    fake_server.answer = lambda request, context: reply.SerializeToString()
+    done = run("complete", "m", "i.png", "--mask", "m.png", "--out", "a.npz", address=fake_server.address)
+    assert (done.returncode, done.stderr) == (7, "ancestral: m does not serve: bundle.json: bad hash\n")
+
+
+def test_models_tells_how_many_classes_there_are(run: Run, fake_server: FakeServer) -> None:
+    reply = model_service_pb2.ListModelsResponse()
+    bundle = reply.models.add(name="m", version=1).bundle
+    bundle.image.MergeFrom(bundle_pb2.ImageSpec(height=8, width=8, channels=1))
+    bundle.label_count = 10
+    fake_server.answer = lambda request, context: reply.SerializeToString()
+    assert "8×8×1, 10 classes" in run("models", address=fake_server.address).stdout
 
 
 def test_labels_of_a_model_without_classes_are_refused(run: Run, images: np.ndarray) -> None:
@@ -241,3 +282,6 @@ def test_labels_of_a_model_without_classes_are_refused(run: Run, images: np.ndar
         assert done.returncode == 2
         assert "label" in done.stderr
         assert "must be unset" in done.stderr
+    done = run("score", "tally", "images.npy", "--labels", "-1")
+    assert (done.returncode, done.stderr.startswith("ancestral: labels: is -1; must be 0")) == (2, True), done.stderr
+    assert "none.npy: no such file" in run("score", "tally", "images.npy", "--labels", "none.npy").stderr

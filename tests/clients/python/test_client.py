@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
 
 import toybundle
-from ancestral.v1 import inference_service_pb2, model_service_pb2
-from ancestral_client import Client, InvalidArgument, NotFound, RoleNotSupported, _wire
+from ancestral.v1 import bundle_pb2, inference_service_pb2, model_service_pb2
+from ancestral_client import Client, InvalidArgument, NotFound, RoleNotSupported, SampledImage, _wire
 from fakeserver import FakeServer
 from running import ServerProcess
 
@@ -58,6 +59,101 @@ def test_a_seed_is_drawn_and_told(client: Client) -> None:
     assert np.array_equal(client.sample("tally", 4, seed=first.seed).images, first.images)
 
 
+KNOWN = np.random.default_rng(5).random((4, 3)) < 0.5
+
+
+def test_completions_keep_what_is_known(client: Client) -> None:
+    """One image and one mask for all, with whatever axes; and the free pixels are those of the same seed."""
+    free = client.sample("tally", 8, seed=7)
+    completions = client.sample("tally", 8, seed=7, given=IMAGES[0], known=KNOWN)
+    assert completions.images.shape == (8, 4, 3, 1)
+    assert (completions.images[:, KNOWN] == IMAGES[0][KNOWN]).all()
+    assert set(np.unique(completions.images[:, ~KNOWN])) == {0, 255}
+    assert completions.log_likelihood is not None
+    assert not np.array_equal(completions.images, free.images)
+    for given, known in ((IMAGES[:1], KNOWN[..., np.newaxis]), (IMAGES[0, ..., 0], KNOWN[np.newaxis])):
+        again = client.sample("tally", 8, seed=7, given=given, known=known)
+        assert np.array_equal(again.images, completions.images)
+    with client.sample_stream("tally", 8, seed=7, given=IMAGES[0], known=KNOWN) as events:
+        for event in events:
+            assert isinstance(event, SampledImage)
+            assert np.array_equal(event.image, completions.images[event.index])
+
+
+def test_each_sample_may_have_an_image_and_a_mask_of_its_own(client: Client) -> None:
+    known = np.random.default_rng(6).random(IMAGES.shape) < 0.5
+    completions = client.sample("tally", 5, given=IMAGES, known=known)
+    assert (completions.images[known] == IMAGES[known]).all()
+    for mask in (np.ones((4, 3), bool), np.zeros((4, 3), bool)):
+        both = client.sample("tally", 5, seed=7, given=IMAGES, known=mask)
+        expected = IMAGES if mask.all() else client.sample("tally", 5, seed=7).images
+        assert np.array_equal(both.images, expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "known", "said"),
+    [
+        (IMAGES[0], KNOWN.astype(np.uint8) * 255, "known: must be bool"),
+        (IMAGES[0] / 255, KNOWN, "given: must be uint8"),
+        (IMAGES[0, 1:], KNOWN, r"given: has shape \[3, 3, 1\]; tally takes"),
+        (IMAGES[0], KNOWN.T, r"known: has shape \[3, 4\]; tally takes"),
+        # What only the server says.
+        (IMAGES[0], None, "known: is not set"),
+        (None, KNOWN, "given: is not set"),
+        (IMAGES[:2], KNOWN, r"given.shape: has N = 2, must be 1 or count = 3"),
+    ],
+)
+def test_wrong_completions_name_the_field(client: Client, given: Any, known: Any, said: str) -> None:
+    for call in (client.sample, lambda *a, **k: next(client.sample_stream(*a, **k))):
+        with pytest.raises(InvalidArgument, match=said):
+            call("tally", 3, given=given, known=known)
+
+
+def test_labels_of_a_model_without_classes_are_the_servers_to_refuse(client: Client) -> None:
+    assert client.model("tally").label_count == 0
+    with pytest.raises(InvalidArgument, match="label: is 1, must be unset"):
+        client.sample("tally", 1, label=1)
+    for call in (client.score, client.features):
+        with pytest.raises((InvalidArgument, RoleNotSupported)):
+            call("tally", IMAGES, labels=[0, 1, 2, 3, 4])
+    with pytest.raises(InvalidArgument, match="labels: must be whole numbers"):
+        client.score("tally", IMAGES, labels=0.5)
+
+
+def test_what_is_asked_for_is_what_is_sent(fake_server: FakeServer) -> None:
+    requests = []
+
+    def answer(request: bytes, context: object) -> bytes:
+        if fake_server.calls[-1] != "GetModel":
+            requests.append(request)
+            return b""
+        reply = model_service_pb2.GetModelResponse()
+        reply.model.bundle.image.MergeFrom(bundle_pb2.ImageSpec(height=4, width=3, channels=3))
+        reply.model.bundle.label_count = 10
+        return reply.SerializeToString()
+
+    fake_server.answer = answer
+    image = np.random.default_rng(0).integers(0, 256, (4, 3, 3), dtype=np.uint8)
+    with Client(fake_server.address) as client:
+        assert client.model("m").label_count == 10
+        for call in (
+            lambda: client.sample("m", 2, label=0, given=image, known=KNOWN),
+            lambda: client.score("m", image, labels=3),
+            lambda: client.features("m", image, labels=[3]),
+        ):
+            with pytest.raises(KeyError):  # the replies are empty
+                call()
+    sample = inference_service_pb2.SampleRequest.FromString(requests[0])
+    assert sample.HasField("label")
+    assert sample.label == 0
+    assert np.array_equal(_wire.unpack(sample.given), image[np.newaxis])
+    known = _wire.unpack(sample.known)
+    assert known.dtype == np.bool_
+    assert np.array_equal(known, np.stack([KNOWN] * 3, axis=-1)[np.newaxis])
+    assert list(inference_service_pb2.ScoreRequest.FromString(requests[1]).labels) == [3]
+    assert list(inference_service_pb2.ExtractFeaturesRequest.FromString(requests[2]).labels) == [3]
+
+
 @pytest.mark.parametrize("images", [IMAGES, IMAGES[..., 0], IMAGES.tolist()], ids=["NHWC", "NHW", "a list"])
 def test_encode_takes_batches(client: Client, images: object) -> None:
     encoding = client.encode("tally", np.asarray(images, np.uint8))
@@ -90,7 +186,13 @@ def test_images_of_another_shape_are_refused_before_they_are_sent(client: Client
 
 @pytest.mark.parametrize(
     ("values", "field"),
-    [({"n": 0}, "count"), ({"seed": -1}, "seed"), ({"first_index": -1}, "first_index"), ({"version": -1}, "version")],
+    [
+        ({"n": 0}, "count"),
+        ({"seed": -1}, "seed"),
+        ({"first_index": -1}, "first_index"),
+        ({"label": -1}, "label"),
+        ({"version": -1}, "version"),
+    ],
 )
 def test_wrong_numbers_are_refused_before_they_are_sent(client: Client, values: dict[str, int], field: str) -> None:
     with pytest.raises(InvalidArgument) as caught:

@@ -47,6 +47,65 @@ def test_pictures_are_read_as_grey_or_rgb(tmp_path: Path) -> None:
     assert files.read_array(tmp_path / "p.png", ()).dtype == np.uint8
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_an_image_becomes_what_the_model_takes(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (6, 4)).save(tmp_path / "p.png")
+    for channels in (1, 3):
+        image = files.read_image(tmp_path / "p.png", (4, 6, channels))
+        assert image.shape == (4, 6, channels)
+        assert image.dtype == np.uint8
+
+
+def test_of_16_bits_the_high_byte_is_kept(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 257, 32768, 65535]], np.uint16)).save(tmp_path / "p.png")
+    assert files.read_array(tmp_path / "p.png", ()).tolist() == [[0, 1, 128, 255]]
+    assert files.read_image(tmp_path / "p.png", (1, 4, 3))[..., 2].tolist() == [[0, 1, 128, 255]]
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 1), (1, 4, 6, 1), (1, 4, 6)])
+def test_an_array_may_lack_axes_and_holds_one_image(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    array = np.arange(24, dtype=np.uint8)
+    np.save(tmp_path / "a.npy", array.reshape(shape))
+    assert np.array_equal(files.read_image(tmp_path / "a.npy", (4, 6, 1)), array.reshape(4, 6, 1))
+    np.savez(tmp_path / "a.npz", known=array.reshape(shape) > 5, other=array)
+    assert np.array_equal(files.read_mask(tmp_path / "a.npz", (4, 6, 1)), array.reshape(4, 6, 1) > 5)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (2, 4, 6, 1), (4, 6, 3), (24,), ()])
+def test_what_is_not_one_image_of_the_models_size_is_told_with_both_sizes(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
+    np.save(tmp_path / "m.npy", np.zeros(shape, bool))
+    for read, name in ((files.read_image, "a.npy"), (files.read_mask, "m.npy")):
+        with pytest.raises(FileProblem) as caught:
+            read(tmp_path / name, (4, 6, 1))
+        assert str(caught.value) == (f"{tmp_path / name}: has shape {list(shape)}, the model's images have [4, 6, 1]")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
+def test_white_pixels_are_kept_of_all_channels(tmp_path: Path, mode: str) -> None:
+    black_and_white = np.zeros((4, 6), np.uint8)
+    black_and_white[:2] = 255
+    Image.fromarray(black_and_white).convert(mode).save(tmp_path / "m.png")
+    for channels in (1, 3):
+        mask = files.read_mask(tmp_path / "m.png", (4, 6, channels))
+        assert mask.shape == (4, 6, channels)
+        assert np.array_equal(mask.all(-1), black_and_white == 255)
+        assert np.array_equal(mask.any(-1), black_and_white == 255)
+
+
+def test_a_mask_of_one_value_was_meant_otherwise(tmp_path: Path) -> None:
+    ones = np.zeros((4, 6), np.uint8)
+    ones[:2] = 1
+    Image.fromarray(ones).save(tmp_path / "m.png")
+    with pytest.raises(FileProblem, match=r"m\.png: keeps no pixel.*white pixels"):
+        files.read_mask(tmp_path / "m.png", (4, 6, 1))
+    np.save(tmp_path / "m.npy", np.ones((4, 6), bool))
+    with pytest.raises(FileProblem, match=r"m\.npy: keeps every pixel"):
+        files.read_mask(tmp_path / "m.npy", (4, 6, 1))
+
+
 def test_a_single_array_needs_no_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "one.npz", anything=np.ones(3))
     assert files.read_array(tmp_path / "one.npz", ("images",)).shape == (3,)
