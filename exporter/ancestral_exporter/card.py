@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ancestral.v1 import bundle_pb2
+from ancestral_exporter.cost import SamplingCost
 from ancestral_exporter.data import SHAPES
 from ancestral_exporter.evaluate import Evaluation
 from ancestral_exporter.models.base import ImageModel
@@ -23,10 +24,11 @@ CARD = "CARD.md"
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found out about a model. agreement: where it has labels and was trained."""
+    """What was found out about a model. agreement: where it has labels and was trained. cost: of a raster role."""
 
     evaluations: Sequence[Evaluation]
     agreement: Agreement | None
+    cost: SamplingCost | None
 
 
 def provenance(recipe: Recipe, options: Options, fitted: Fitted | None) -> dict[str, str]:
@@ -101,6 +103,7 @@ def card(
         *_figures(measured.evaluations, recipe),
         "",
         *_labels(model, measured.agreement),
+        *_sampling(measured),
         "## Recipe",
         "",
         "```json",
@@ -144,6 +147,31 @@ def _labels(model: ImageModel, agreement: Agreement | None) -> list[str]:
             f"{agreement.accuracy:.1%} of the real test images right."
         )
     return [*lines, ""]
+
+
+def _sampling(measured: Measured) -> list[str]:
+    """The section on what a sample costs, beside what the model is worth, if it samples pixel by pixel."""
+    cost = measured.cost
+    if cost is None:
+        return []
+    worth = ""
+    if measured.evaluations:
+        test = measured.evaluations[-1]
+        worth = f"{test.bits_per_dim:.4f} bits/dim ({test.nats:.2f} nats/image) on the {test.split} images are had for "
+    parts = {name: f"{count / 1e6:.2f}" for name, count in cost.multiply_adds.items()}
+    lines = [
+        "## Cost of a sample",
+        "",
+        f"{worth}{sum(cost.multiply_adds.values()) / 1e6:.2f} million multiply-adds per exact sample, as many as one "
+        f"parallel pass takes. In millions: {', '.join(f'{name} {count}' for name, count in parts.items())}.",
+        "",
+        "| images at once | sampling, ms/image | parallel pass (score), ms/image | ratio |",
+        "|---|---|---|---|",
+    ]
+    for timing in cost.timings:
+        figures = (f"{1000 * timing.sample_s:.3g}", f"{1000 * timing.pass_s:.3g}", f"{timing.ratio:.1f}")
+        lines.append(f"| {timing.images} | {' | '.join(figures)} |")
+    return [*lines, "", f"Measured with onnxruntime on the exporting machine, which has {cost.cores} cores.", ""]
 
 
 def _figures(evaluations: Sequence[Evaluation], recipe: Recipe) -> list[str]:

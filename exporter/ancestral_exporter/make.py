@@ -15,6 +15,7 @@ import torch
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter import card, data, plots
 from ancestral_exporter.bundle import write_bundle
+from ancestral_exporter.cost import measure_cost
 from ancestral_exporter.errors import DataError, ExporterError
 from ancestral_exporter.evaluate import Evaluation, evaluate
 from ancestral_exporter.models.base import ImageModel
@@ -92,7 +93,7 @@ def _write(
             plots.write_curve(fitted.history, recipe.name, fitted.best_epoch, unit, folder)
         text = images.description if images else f"none seen (the recipe is for {recipe.data})"
         levels = images.binarisation if images else "none"
-        measured = card.Measured(found, agreement)
+        measured = card.Measured(found, agreement, measure_cost(model, folder))
         page = card.card(recipe, model, text, levels, measured, fitted, made)
         (folder / card.CARD).write_text(page, encoding="utf-8")
         return [agreement.metric()] if agreement else []

@@ -126,8 +126,8 @@ _MNIST_REFERENCES = (
 # Also of the conditional model, whose figures are then of the same net.
 _DIGITS_PIXELCNN = PixelCNNNet(
     channels=64,
-    vertical_layers=4,
-    horizontal_layers=4,
+    vertical_layers=6,
+    horizontal_layers=2,
     head_channels=128,
     first_window=(2, 5),
     first_pixels=3,

@@ -6,7 +6,7 @@ Letters: N images, H, W, C image axes, K intensity levels, Z latent dimensions.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -48,12 +48,15 @@ class RasterGraph:
     `reference(given, known, uniforms, temperature, label)` takes whole images ([N,H,W,C] uint8, bool, float32; [N]
     float32; [N] int64 or None), samples by full passes of the PyTorch model, without caches, and returns images
     [N,H,W,C] uint8 and the log-likelihood [N] of the free pixels, nats, under the model at temperature 1.
+
+    `multiply_adds` are those of one sampled image, by part of the net: how often a weight is multiplied.
     """
 
     file: str
     role: bundle_pb2.Role
     build: Callable[[], onnx.ModelProto]
     reference: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+    multiply_adds: Mapping[str, int]
 
 
 class ImageModel(nn.Module, ABC):

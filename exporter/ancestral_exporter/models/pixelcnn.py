@@ -30,6 +30,7 @@ from torch.nn import functional
 from ancestral.v1 import bundle_pb2, tensor_pb2
 from ancestral_exporter.models import pixelcnn_rows
 from ancestral_exporter.models.base import ImageModel, ImageShape, OneShotGraph, RasterGraph
+from ancestral_exporter.models.pixelcnn_weights import multiply_adds
 from ancestral_exporter.models.quantise import from_levels, inverse_cdf, to_levels
 
 
@@ -100,9 +101,7 @@ class GatedPixelCNN(ImageModel):
     ) -> None:
         super().__init__()
         if not 1 <= horizontal_layers <= vertical_layers:
-            raise ValueError(
-                f"need 1 <= horizontal_layers ({horizontal_layers}) <= vertical_layers ({vertical_layers})"
-            )
+            raise ValueError(f"not 1 <= horizontal_layers ({horizontal_layers}) <= vertical_layers ({vertical_layers})")
         if first_window[1] % 2 == 0:
             raise ValueError(f"first_window must have an odd number of columns, not {first_window[1]}")
         self.image = image
@@ -277,6 +276,7 @@ class GatedPixelCNN(ImageModel):
             pixelcnn_rows.role(self, "sample.onnx"),
             partial(pixelcnn_rows.build, self),
             self.sample_by_passes,
+            multiply_adds(self),
         )
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ancestral_exporter import tiles
 from ancestral_exporter.bundle.feeds import Subjects, make_feeds, philox_uniforms
 from ancestral_exporter.bundle.runtime import Arrays, run_role
 from ancestral_exporter.models.base import ImageShape, RasterGraph
@@ -78,6 +79,7 @@ VARIANTS = [
     pytest.param(GREY, {"first_window": (3, 5), "first_pixels": 4, "horizontal_layers": 1}, id="grey-wide-windows"),
     pytest.param(COLOUR, {}, id="colour"),
     pytest.param(COLOUR, {"one_hot": True, "label_count": 2, "head_channels": 24}, id="colour-one-hot-labels"),
+    pytest.param(tiles.SHAPE, {"one_hot": True, "head_channels": 32, "first_pixels": 2}, id="colour-tiles"),
 ]
 
 
