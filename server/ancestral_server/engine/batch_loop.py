@@ -152,7 +152,7 @@ class BatchLoop(Lane[OneShotJob]):
             for job in jobs:
                 if job in self._queue:
                     self._queue.remove(job)
-                    self._queued_rows -= job.rows - job.taken
+                    self._unqueue(job.rows - job.taken)
 
     def _stack(self, rows: int) -> dict[Meaning, Array]:
         """The batch's inputs, padded to a bucket: [B, ...] by meaning."""

@@ -148,6 +148,10 @@ class Lane(ABC, Generic[J]):
         if job.taken == 0:
             job.started = time.monotonic()
         job.taken += rows
+        self._unqueue(rows)
+
+    def _unqueue(self, rows: int) -> None:
+        """Account for rows that are no longer in the queue. The lock is held."""
         self._queued_rows -= rows
         self.metrics.queued.set(self._queued_rows)
 
@@ -158,7 +162,7 @@ class Lane(ABC, Generic[J]):
             return
         expired = [job for job in self._queue if job.departed(now)]
         self._queue = deque(job for job in self._queue if not job.departed(now))
-        self._queued_rows -= sum(job.rows - job.taken for job in expired)
+        self._unqueue(sum(job.rows - job.taken for job in expired))
         self._expire(expired)
 
     def _expire(self, jobs: Iterable[J]) -> None:
@@ -169,7 +173,7 @@ class Lane(ABC, Generic[J]):
         with self._changed:
             jobs = list(self._queue)
             self._queue.clear()
-            self._queued_rows = 0
+            self._unqueue(self._queued_rows)
         return jobs
 
     # ---- answers: one post to the event loop per batch

@@ -175,7 +175,7 @@ class RasterLoop(Lane[RasterJob]):
         for job in jobs:
             if job in self._queue:
                 self._queue.remove(job)
-                self._queued_rows -= job.rows - job.taken
+                self._unqueue(job.rows - job.taken)
 
     def _run_and_retire(self, worker: int, slots: Slots) -> None:
         began = time.monotonic()
