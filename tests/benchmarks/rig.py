@@ -29,6 +29,7 @@ from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.program import RasterProgram
 from ancestral_server.runtime.session import Runtime
 from ancestral_server.settings import Settings
+from static import StaticLoop
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -58,7 +59,7 @@ class Rig:
         assert isinstance(program, RasterProgram)
         metrics = Metrics("bench").lane("static", 1, "sample")
         slots = self.lane.capacity // CORES
-        lane = RasterLoop("static", program, metrics, slots=slots, max_queued=10**6, workers=CORES, continuous=False)
+        lane = StaticLoop("static", program, metrics, slots=slots, max_queued=10**6, workers=CORES)
         lane.warm_up()
         lane.start()
         return lane

@@ -31,8 +31,7 @@ class RasterLoop(Lane[RasterJob]):
     """A request larger than the slots is simply worked off, in turn with the others.
 
     slots: samples that each worker paints at a time, the last few kept for requests that have none yet.
-    pad: run only a few sizes of batch, as a GPU likes it. continuous: False admits only into an empty batch (static
-    batching), which is there to be compared with.
+    pad: run only a few sizes of batch, as a GPU likes it.
     """
 
     def __init__(
@@ -45,7 +44,6 @@ class RasterLoop(Lane[RasterJob]):
         max_queued: int,
         workers: int = 1,
         pad: bool = False,
-        continuous: bool = True,
     ) -> None:
         super().__init__(name, metrics, max_queued, workers)
         self._program = program
@@ -53,7 +51,6 @@ class RasterLoop(Lane[RasterJob]):
         # Where nothing needs padding, every size is a bucket, and powers of two are enough to warm up.
         self._warm = policy.buckets(slots)
         self._buckets: Sequence[int] = self._warm if pad else range(1, slots + 1)
-        self._continuous = continuous
         self._slots = [Slots(program, slots) for _ in range(workers)]
         self._costs = Costs()
         self.has_log_likelihood = program.has_log_likelihood
@@ -135,20 +132,21 @@ class RasterLoop(Lane[RasterJob]):
         with self._changed:
             if not slots.used:
                 self._wait_for_work()
-            elif not self._continuous:
-                return
             self._drop_departed()
-            running = self.used
-            share = policy.sample_share(waiting=self._queued_rows, running=running, workers=len(self._slots))
-            while slots.used < min(share, slots.capacity) and (job := self._next(slots)):
-                if job.taken == 0:
-                    job.images = np.empty((job.rows, *self._program.image_shape), np.uint8)
-                    job.log_likelihood = np.empty(job.rows, np.float32)
-                index = job.taken
-                self._take_rows(job, 1)
-                slots.place(job, index)
-                if job.taken < job.rows:
-                    self._queue.append(job)
+            self._fill(slots, self._queued_rows)
+
+    def _fill(self, slots: Slots, waiting: int) -> None:
+        """Place this worker's share of so many waiting samples. The lock is held."""
+        share = policy.sample_share(waiting=waiting, running=self.used, workers=len(self._slots))
+        while slots.used < min(share, slots.capacity) and (job := self._next(slots)):
+            if job.taken == 0:
+                job.images = np.empty((job.rows, *self._program.image_shape), np.uint8)
+                job.log_likelihood = np.empty(job.rows, np.float32)
+            index = job.taken
+            self._take_rows(job, 1)
+            slots.place(job, index)
+            if job.taken < job.rows:
+                self._queue.append(job)
 
     def _next(self, slots: Slots) -> RasterJob | None:
         """Take the request whose turn it is out of the queue; into the last few slots come only those who have none."""
