@@ -9,7 +9,7 @@ from ancestral_server.engine.slots import Slots
 
 
 class StaticLoop(RasterLoop):
-    """Takes what is queued when nothing runs, shares it among the workers, and nobody else until all of it is painted."""
+    """Takes what is queued when nothing runs, shares it among the workers, and nobody else until it is painted."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
