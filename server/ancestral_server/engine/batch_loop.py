@@ -15,7 +15,6 @@ import structlog
 
 from ancestral_server.engine import policy
 from ancestral_server.engine.arrivals import Arrivals
-from ancestral_server.engine.costs import Costs
 from ancestral_server.engine.job import OneShotJob
 from ancestral_server.engine.lane import Lane
 from ancestral_server.errors import Internal
@@ -52,7 +51,6 @@ class BatchLoop(Lane[OneShotJob]):
         super().__init__(name, metrics, max_queued)
         self._program = program
         self._buckets = policy.buckets(max_batch)
-        self._costs = Costs()
         self._longest_wait = wait
         self._arrivals = arrivals
         self._pieces: list[Piece] = []

@@ -7,9 +7,7 @@ WEIGHT = 0.1
 
 
 class Costs:
-    """Seconds of a run by its size, running means. Written by the lane's threads under its lock, read by the event
-    loop.
-    """
+    """Seconds of a run by its size, running means. Each step is one operation on a dictionary, so no lock is needed."""
 
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
@@ -17,6 +15,13 @@ class Costs:
     def learn(self, size: int, seconds: float) -> None:
         known = self._seconds.get(size, seconds)
         self._seconds[size] = known + WEIGHT * (seconds - known)
+
+    def relent(self) -> None:
+        """Trust the estimates a little less, as after each refusal: what is refused is never run and measures nothing,
+        so that one slow phase would else turn callers away for ever.
+        """
+        for size, known in list(self._seconds.items()):
+            self._seconds[size] = known * (1 - WEIGHT)
 
     def seconds(self, size: int) -> float:
         """Of a run of that size; of the nearest smaller size that was measured where that one was not, else 0.

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from ancestral_server.engine.costs import Costs
 from ancestral_server.engine.job import Job
 from ancestral_server.errors import DeadlineExceeded, Infeasible, Internal, Overloaded, ServerError, Unavailable
 from ancestral_server.metrics import LaneMetrics
@@ -38,6 +39,7 @@ class Lane(ABC, Generic[J]):
         self._sleeping = 0
         self._changed = threading.Condition(threading.Lock())
         self._closing = False
+        self._costs = Costs()
         self._threads = [
             threading.Thread(target=self._main, args=(worker,), name=f"lane {name} {worker}", daemon=True)
             for worker in range(workers)
@@ -95,6 +97,7 @@ class Lane(ABC, Generic[J]):
         remaining = job.deadline - time.monotonic()
         needed = self._needed_seconds(job)
         if remaining < needed:
+            self._costs.relent()
             raise Infeasible(
                 f"deadline: {max(remaining, 0):.3g} s remain, {self.name} needs at least {needed:.3g} s for "
                 f"{job.rows} images"

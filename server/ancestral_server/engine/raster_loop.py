@@ -16,7 +16,6 @@ import numpy as np
 import structlog
 
 from ancestral_server.engine import policy
-from ancestral_server.engine.costs import Costs
 from ancestral_server.engine.job import RasterJob
 from ancestral_server.engine.lane import Lane, post
 from ancestral_server.engine.slots import Slots
@@ -52,7 +51,6 @@ class RasterLoop(Lane[RasterJob]):
         self._warm = policy.buckets(slots)
         self._buckets: Sequence[int] = self._warm if pad else range(1, slots + 1)
         self._slots = [Slots(program, slots) for _ in range(workers)]
-        self._costs = Costs()
         self.has_log_likelihood = program.has_log_likelihood
 
     @property

@@ -20,7 +20,7 @@ from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.batch_loop import BatchLoop
 from ancestral_server.engine.job import OneShotJob, RasterJob
 from ancestral_server.engine.raster_loop import RasterLoop
-from ancestral_server.errors import DeadlineExceeded, Internal, Overloaded, Unavailable
+from ancestral_server.errors import DeadlineExceeded, Infeasible, Internal, Overloaded, Unavailable
 from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.noise import uniforms_of_range
 from ancestral_server.runtime.program import Meaning
@@ -275,5 +275,24 @@ def test_an_expired_sampling_is_given_up_between_rows(raster: RasterLoop, painte
         with pytest.raises(DeadlineExceeded):
             await paint(raster, 990, deadline=time.monotonic() + 0.01)
         assert (await paint(raster, 1)).done == 1
+
+    run(work())
+
+
+def test_a_slow_phase_does_not_turn_callers_away_for_ever(raster: RasterLoop) -> None:
+    async def work() -> None:
+        # A stalled machine made every row seem to take a minute, and nobody without a deadline comes to prove it wrong.
+        for size in range(1, 5):
+            raster._costs.learn(size, 60.0)
+        refused = 0
+        while True:
+            try:
+                job = await paint(raster, 1, deadline=time.monotonic() + 5)
+                break
+            except Infeasible:
+                refused += 1
+                assert refused < 200
+        assert refused > 0
+        assert np.array_equal(job.images, expected_images(1, 0, 1))
 
     run(work())

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+
+from ancestral_server.engine.costs import WEIGHT, Costs
+
+
+def test_an_unmeasured_size_costs_what_the_next_smaller_does() -> None:
+    costs = Costs()
+    assert costs.seconds(8) == 0
+    costs.learn(2, 1.0)
+    costs.learn(4, 3.0)
+    assert [costs.seconds(size) for size in (1, 2, 3, 4, 9)] == [0, 1, 1, 3, 3]
+
+
+def test_a_slow_run_counts_for_its_weight() -> None:
+    costs = Costs()
+    costs.learn(1, 1.0)
+    costs.learn(1, 2.0)
+    assert costs.seconds(1) == pytest.approx(1 + WEIGHT)
+
+
+def test_refusals_wear_an_estimate_down() -> None:
+    costs = Costs()
+    costs.learn(1, 60.0)
+    for _ in range(100):
+        costs.relent()
+    assert costs.seconds(1) < 0.01
