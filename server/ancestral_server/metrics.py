@@ -7,7 +7,7 @@ once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from threading import Thread
 from typing import Any
@@ -41,6 +41,10 @@ GRPC_CODES = (
     "Unauthenticated",
 )
 
+# Why a lane refuses a request, and why it gives one up.
+REFUSALS = ("queue_full", "deadline")
+DROPS = ("expired", "cancelled")
+
 
 @dataclass(frozen=True)
 class LaneMetrics:
@@ -50,6 +54,17 @@ class LaneMetrics:
     compute_seconds: Any
     batch_size: Any
     queued: Any
+    # By reason.
+    _refused: Mapping[str, Any]
+    _dropped: Mapping[str, Any]
+    restarts: Any
+    out_of_memory: Any
+
+    def refused(self, reason: str) -> None:
+        self._refused[reason].inc()
+
+    def dropped(self, reason: str, requests: int) -> None:
+        self._dropped[reason].inc(requests)
 
     def record_request(self, queue_seconds: float, compute_seconds: float) -> None:
         self.queue_seconds.observe(queue_seconds)
@@ -114,6 +129,27 @@ class Metrics:
             registry=registry,
         )
         self._queued = Gauge("ancestral_queued_images", "Images admitted and not yet begun.", lane, registry=registry)
+        self._refused = Counter(
+            "ancestral_requests_refused",
+            "Requests refused before any work: queue_full, or deadline where it could not have been met.",
+            (*lane, "reason"),
+            registry=registry,
+        )
+        self._dropped = Counter(
+            "ancestral_requests_dropped",
+            "Requests given up after admission: expired, or cancelled by the caller.",
+            (*lane, "reason"),
+            registry=registry,
+        )
+        self._restarts = Counter(
+            "ancestral_lane_restarts", "Times a lane failed outside of a run and began anew.", lane, registry=registry
+        )
+        self._out_of_memory = Counter(
+            "ancestral_out_of_memory",
+            "Runs that did not fit into memory and were done again in parts.",
+            lane,
+            registry=registry,
+        )
         self._serving = Gauge(
             "ancestral_model_serving",
             "1 if the model version answers calls, 0 if it was refused at load.",
@@ -128,6 +164,10 @@ class Metrics:
             self._compute_seconds.labels(*labels),
             self._batch_size.labels(*labels),
             self._queued.labels(*labels),
+            {reason: self._refused.labels(*labels, reason) for reason in REFUSALS},
+            {reason: self._dropped.labels(*labels, reason) for reason in DROPS},
+            self._restarts.labels(*labels),
+            self._out_of_memory.labels(*labels),
         )
 
     def method(self, kind: str, service: str, method: str) -> MethodMetrics:
