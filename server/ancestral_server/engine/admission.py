@@ -32,10 +32,12 @@ def check_queue(
     limits: Limits,
     seconds_of: Callable[[int], float],
     batch_seconds: float,
+    row_seconds: float,
 ) -> None:
     """Overloaded, with the delay after which it would fit, if the job is too much for the queue of its priority.
 
-    ahead: waiting rows that will be worked off before the last of the job's. seconds_of: work of so many rows.
+    ahead: waiting rows that will be worked off before the last of the job's. seconds_of: work of so many rows; of one in a
+    full batch row_seconds.
     """
     calls, images = len(queue.classes[job.priority]), queue.rows[job.priority]
     if not calls:
@@ -47,7 +49,7 @@ def check_queue(
         excess = seconds_of(images + job.rows - limits.images)
     elif job.priority is Priority.INTERACTIVE:
         work = seconds_of(ahead + job.rows)
-        limit = policy.queue_limit(floor=limits.seconds, batch=batch_seconds, own=seconds_of(job.rows))
+        limit = policy.queue_limit(floor=limits.seconds, batch=batch_seconds, own=job.rows * row_seconds)
         if work <= limit:
             return
         problem = (

@@ -115,6 +115,10 @@ class BatchLoop(Lane[OneShotJob]):
         return self._costs.seconds(self._buckets[-1])
 
     @property
+    def _row_seconds(self) -> float:
+        return self._batch_seconds / self._buckets[-1]
+
+    @property
     def _running(self) -> bool:
         return bool(self._busy_until)
 

@@ -16,6 +16,7 @@ import structlog
 
 from ancestral_server.engine import policy
 from ancestral_server.engine.admission import Limits, check_queue
+from ancestral_server.engine.answers import post, settle
 from ancestral_server.engine.costs import Costs
 from ancestral_server.engine.job import Job
 from ancestral_server.engine.queue import JobQueue
@@ -109,7 +110,9 @@ class Lane(ABC, Generic[J]):
                     f"{job.rows} images, {ahead} queued ahead of them"
                 )
         try:
-            check_queue(self.name, queue, job, ahead, self._limits, self._queue_seconds, self._batch_seconds)
+            check_queue(
+                self.name, queue, job, ahead, self._limits, self._queue_seconds, self._batch_seconds, self._row_seconds
+            )
         except Overloaded:
             self.metrics.refused("queue_full")
             raise
@@ -133,6 +136,11 @@ class Lane(ABC, Generic[J]):
     @abstractmethod
     def _batch_seconds(self) -> float:
         """Seconds of work that have to wait for the lane to be kept busy."""
+
+    @property
+    @abstractmethod
+    def _row_seconds(self) -> float:
+        """Seconds of work that one row is in a full batch."""
 
     @property
     @abstractmethod
@@ -266,31 +274,10 @@ class Lane(ABC, Generic[J]):
         for job in jobs:
             job.finished = now
             job.answered = True
-        post(jobs, partial(_settle, jobs, None))
+        post(jobs, partial(settle, jobs, None))
 
     def _fail(self, jobs: Iterable[J], error: ServerError) -> None:
         jobs = list(jobs)
         for job in jobs:
             job.answered = True
-        post(jobs, partial(_settle, jobs, error))
-
-
-def post(jobs: Sequence[Job], message: Callable[[], None]) -> None:
-    """Run `message` about these jobs on their event loop."""
-    if not jobs:
-        return
-    try:
-        jobs[0].future.get_loop().call_soon_threadsafe(message)
-    except RuntimeError:
-        # The event loop is gone, and with it everybody who could have waited.
-        log.warning("nobody is told: the event loop is closed", jobs=len(jobs))
-
-
-def _settle(jobs: Sequence[Job], error: ServerError | None) -> None:
-    for job in jobs:
-        if job.future.done():
-            continue
-        if error is None:
-            job.future.set_result(job)
-        else:
-            job.future.set_exception(error)
+        post(jobs, partial(settle, jobs, error))

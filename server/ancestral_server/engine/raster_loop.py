@@ -17,8 +17,9 @@ import structlog
 
 from ancestral_server.engine import policy
 from ancestral_server.engine.admission import Limits
+from ancestral_server.engine.answers import post
 from ancestral_server.engine.job import Priority, RasterJob
-from ancestral_server.engine.lane import Lane, post
+from ancestral_server.engine.lane import Lane
 from ancestral_server.engine.room import Room
 from ancestral_server.engine.slots import Slots
 from ancestral_server.errors import Internal, OutOfMemory
@@ -124,12 +125,17 @@ class RasterLoop(Lane[RasterJob]):
     def _queue_seconds(self, rows: int) -> float:
         # What is free is filled at the next row.
         waiting = max(0, rows - (self.capacity - self.used))
-        return waiting / (self._limit * len(self._slots)) * self._image_seconds
+        return waiting * self._row_seconds
 
     @property
     def _batch_seconds(self) -> float:
         # Samples leave at every row and few at a time: half of the slots' worth keeps them all in use.
         return self._image_seconds / 2
+
+    @property
+    def _row_seconds(self) -> float:
+        # A waiting row of the queue is a sample.
+        return self._image_seconds / (self._limit * len(self._slots))
 
     @property
     def _image_seconds(self) -> float:
