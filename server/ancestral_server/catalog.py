@@ -16,7 +16,7 @@ from ancestral_server.engine.batch_loop import BatchLoop
 from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.errors import BundleError, NotFound, RoleMissing, StartupError, Unavailable
 from ancestral_server.metrics import Metrics
-from ancestral_server.runtime.bundle import read_bundle, read_manifest
+from ancestral_server.runtime.bundle import Bundle, read_bundle, read_manifest
 from ancestral_server.runtime.golden import replay
 from ancestral_server.runtime.program import OneShotProgram, Program, RasterProgram
 from ancestral_server.runtime.session import Runtime, Session
@@ -143,17 +143,27 @@ class Catalog:
         sessions: dict[tuple[str, bool], Session] = {}
         for role in bundle.manifest.roles:
             raster = role.program == bundle_pb2.PROGRAM_RASTER
-            # Roles may share a graph. A raster lane's workers each compute on their own thread.
-            key = (role.graph, raster)
-            if key not in sessions:
-                sessions[key] = self._runtime.open(bundle.graph(role), on_caller=raster)
+            # A raster lane's workers each compute on their own thread.
+            session = self._session(sessions, bundle, role, on_caller=raster)
             kind = RasterProgram if raster else OneShotProgram
-            model.programs[role.name] = kind(role, sessions[key], bundle.manifest)
+            model.programs[role.name] = kind(role, session, bundle.manifest)
         replay(bundle, model.programs)
         for name, program in model.programs.items():
-            model.lanes[name] = self._lane(model, name, program)
-            model.lanes[name].warm_up()
+            lane = model.lanes[name] = self._lane(model, name, program)
+            lane.warm_up()
+            if isinstance(lane, BatchLoop) and lane.quick:
+                alone = self._session(sessions, bundle, program.role, on_caller=True)
+                lane.lighten(OneShotProgram(program.role, alone, bundle.manifest))
         model.device = self._runtime.device
+
+    def _session(
+        self, sessions: dict[tuple[str, bool], Session], bundle: Bundle, role: bundle_pb2.Role, *, on_caller: bool
+    ) -> Session:
+        """A session on the role's graph, which other roles may share."""
+        key = (role.graph, on_caller)
+        if key not in sessions:
+            sessions[key] = self._runtime.open(bundle.graph(role), on_caller=on_caller)
+        return sessions[key]
 
     def _lane(self, model: ModelVersion, role: str, program: Program) -> BatchLoop | RasterLoop:
         settings = self._settings

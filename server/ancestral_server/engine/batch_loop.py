@@ -5,39 +5,39 @@ Letters: B rows of a batch.
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
-from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
 import structlog
 
 from ancestral_server.engine import policy
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
+from ancestral_server.engine.batch import Piece, cut, deal, stack, wanted_of
+from ancestral_server.engine.crowd import Crowd
 from ancestral_server.engine.job import OneShotJob, Priority
 from ancestral_server.engine.lane import Lane
 from ancestral_server.engine.room import Room
 from ancestral_server.errors import Internal, OutOfMemory, ServerError
 from ancestral_server.metrics import LaneMetrics
-from ancestral_server.runtime.program import Meaning, OneShotProgram
-from ancestral_server.runtime.session import Array
+from ancestral_server.runtime.program import OneShotProgram
 
 log = structlog.get_logger()
 
 
-@dataclass(slots=True)
-class Piece:
-    """Rows `start` to `stop` of a job in one batch."""
-
-    job: OneShotJob
-    start: int
-    stop: int
+# A run that takes no longer than this may hold up the event loop: handing it to a thread and back costs about as much.
+HERE_SECONDS = 0.002
 
 
 class BatchLoop(Lane[OneShotJob]):
-    """Dynamic batching. A request larger than a batch is split over several, never refused."""
+    """Dynamic batching. A request larger than a batch is split over several, never refused.
+
+    Where runs are short (`lighten`), the event loop takes the lane's turns itself: no thread has to be woken for a
+    call and none for its answer, which together take longer than such a run. `_here` says who has the turns; the lane's
+    thread keeps still meanwhile.
+    """
 
     def __init__(
         self,
@@ -64,8 +64,17 @@ class BatchLoop(Lane[OneShotJob]):
         self._postponed: list[Piece] = []
         # When the run that is going on should end, time.monotonic() seconds; 0 between runs.
         self._busy_until = 0.0
-        # How many requests were in flight together, of the last batches: who may still be on the way.
-        self._crowds: deque[int] = deque([1], maxlen=16)
+        # The same graph on a session that computes on the thread that calls it; None where runs are too long for that.
+        self._light: OneShotProgram | None = None
+        self._here = False
+        # The next turn here: about to come, or when the wait for others is over.
+        self._soon = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._trouble: BaseException | None = None
+        # When the batch that is being gathered began to wait, and how many requests complete it.
+        self._waits_since = 0.0
+        self._complete = 1
+        self._crowd = Crowd()
 
     def warm_up(self) -> None:
         """Run every bucket twice, so that no caller pays for a first run and the cost of each is known.
@@ -84,9 +93,24 @@ class BatchLoop(Lane[OneShotJob]):
                 return
             self._costs.learn(rows, time.monotonic() - began)
 
-    def _run_blank(self, rows: int) -> None:
-        inputs = {meaning: self._program.blank(meaning, rows) for meaning in self._program.inputs}
-        self._program.run(inputs, list(self._program.outputs))
+    @property
+    def quick(self) -> bool:
+        """Whether runs are so short that the event loop might take them itself."""
+        return self._costs.seconds(1) <= HERE_SECONDS / 2
+
+    def lighten(self, program: OneShotProgram) -> None:
+        """Let the event loop take short runs, on `program`, which computes on the thread that calls it. Warms it up."""
+        for rows in self._buckets:
+            self._run_blank(rows, program)
+            began = time.monotonic()
+            self._run_blank(rows, program)
+            if time.monotonic() - began > HERE_SECONDS:
+                break
+        self._light = program
+
+    def _run_blank(self, rows: int, program: OneShotProgram | None = None) -> None:
+        program = program or self._program
+        program.run({meaning: program.blank(meaning, rows) for meaning in program.inputs}, list(program.outputs))
 
     def _probe(self) -> None:
         self._run_blank(self._buckets[0])
@@ -122,11 +146,69 @@ class BatchLoop(Lane[OneShotJob]):
     def _running(self) -> bool:
         return bool(self._busy_until)
 
+    # ---- turns on the event loop's thread
+
+    def submit(self, job: OneShotJob) -> None:
+        super().submit(job)
+        if not self._here or self._soon:
+            return
+        if self._timer is not None:
+            if len(self._queue) < self._complete:
+                return
+            self._timer.cancel()
+        self._turn_soon()
+
+    def _turn_soon(self) -> None:
+        # Not at once: who is read in the same breath as this call makes a batch with it.
+        self._soon = True
+        asyncio.get_running_loop().call_soon(self._turn_here)
+
+    def _arrived(self) -> None:
+        # Only a thread that sleeps with nothing queued can be left asleep.
+        if not self._here and self._sleeping and len(self._queue) == 1 and self._short():
+            self._here = True
+            self._waits_since = self._last_arrival
+        if not self._here:
+            super()._arrived()
+
+    def _short(self) -> bool:
+        """Whether the next run, of those who are queued or may be coming, is short."""
+        rows = max(self._queue.total_rows, self._crowd.known)
+        return self._light is not None and self._costs.seconds(policy.bucket(rows, self._buckets)) <= HERE_SECONDS
+
+    def _turn_here(self) -> None:
+        self._soon, self._timer = False, None
+        with self._changed:
+            seconds = self._seconds_to_wait()
+            if seconds > 0 and self._queue:
+                self._timer = asyncio.get_running_loop().call_later(seconds, self._turn_here)
+                return
+            self._drop_departed()
+            self._take()
+        try:
+            self._run_all(self._light or self._program)
+        except BaseException as error:  # noqa: BLE001 - the thread raises it, answers and recovers
+            self._trouble = error
+        with self._changed:
+            self._waits_since = time.monotonic()
+            if self._queue and self._trouble is None and self._short():
+                self._turn_soon()
+                return
+            self._here = False
+            if self._queue or self._trouble is not None:
+                self._changed.notify_all()
+
+    def _post(self, jobs: Sequence[OneShotJob], message: Callable[[], None]) -> None:
+        if self._here:
+            message()
+        else:
+            super()._post(jobs, message)
+
+    # ---- turns on the lane's thread
+
     def _turn(self, worker: int) -> None:
         self._admit()
-        while self._pieces:
-            self._run_and_retire()
-            self._next_part()
+        self._run_all(self._program)
 
     def _in_hand(self, worker: int) -> Iterable[OneShotJob]:
         jobs = {id(piece.job): piece.job for piece in (*self._pieces, *self._postponed)}
@@ -136,44 +218,62 @@ class BatchLoop(Lane[OneShotJob]):
     def _admit(self) -> None:
         with self._changed:
             self._wait_for_work()
-            self._wait_for_others()
+            if (trouble := self._trouble) is not None:
+                self._trouble = None
+                raise trouble
+            self._waits_since = time.monotonic()
+            while not self._closing and (seconds := self._seconds_to_wait()) > 0:
+                # Woken before the time is up only by the arrival that completes the crowd, not by each.
+                self._sleep(self._complete if len(self._queue) < self._complete else self._buckets[-1], seconds)
             self._drop_departed()
-            room = self._room.most
-            for jobs in self._queue.order():
-                while room and jobs:
-                    job = jobs[0]
-                    rows = min(room, job.waiting)
-                    self._pieces.append(Piece(job, job.taken, job.taken + rows))
-                    self._take_rows(job, rows)
-                    room -= rows
+            self._take()
 
-    def _wait_for_others(self) -> None:
-        crowd = max(self._crowds)
-        began = time.monotonic()
-        while not self._closing and self._queue.total_rows < self._buckets[-1]:
-            now = time.monotonic()
-            seconds = policy.batch_wait(
-                queued=len(self._queue),
-                coming=self._arrivals.coming(now),
-                crowd=crowd,
-                waited=now - began,
-                since_arrival=now - self._last_arrival,
-                longest=self._longest_wait,
-            )
-            if seconds <= 0:
-                return
-            # Woken before the time is up only by the arrival that completes the crowd, not by each.
-            complete = int(np.ceil(policy.CROWD_SHARE * crowd))
-            self._sleep(complete if len(self._queue) < complete else self._buckets[-1], seconds)
+    def _wait_for_work(self) -> None:
+        while (self._here or not self._queue) and self._trouble is None and not self._closing:
+            self._sleep(1, None)
 
-    def _run_and_retire(self) -> None:
-        pieces, rows = self._pieces, sum(piece.stop - piece.start for piece in self._pieces)
+    # ---- what both have in common
+
+    def _seconds_to_wait(self) -> float:
+        """How long this batch should wait for others. The lock is held."""
+        if self._queue.total_rows >= self._buckets[-1]:
+            return 0.0
+        crowd = self._crowd.expected
+        self._complete = math.ceil(min(policy.CROWD_SHARE * crowd, self._buckets[-1]))
+        now = time.monotonic()
+        return policy.batch_wait(
+            queued=len(self._queue),
+            coming=self._arrivals.coming(now),
+            crowd=crowd,
+            waited=now - self._waits_since,
+            since_arrival=now - self._last_arrival,
+            longest=self._longest_wait,
+            run=self._costs.seconds(policy.bucket(self._crowd.known, self._buckets)),
+        )
+
+    def _take(self) -> None:
+        """As much of what is queued as a run may have. The lock is held."""
+        room = self._room.most
+        for jobs in self._queue.order():
+            while room and jobs:
+                job = jobs[0]
+                rows = min(room, job.waiting)
+                self._pieces.append(Piece(job, job.taken, job.taken + rows))
+                self._take_rows(job, rows)
+                room -= rows
+
+    def _run_all(self, program: OneShotProgram) -> None:
+        while self._pieces:
+            self._run_and_retire(program)
+            self._next_part()
+
+    def _run_and_retire(self, program: OneShotProgram) -> None:
+        pieces, rows = self._pieces, sum(piece.rows for piece in self._pieces)
         size = policy.bucket(rows, self._buckets)
         began = time.monotonic()
         self._busy_until = began + self._costs.seconds(size)
         try:
-            wanted = list({meaning: None for piece in pieces for meaning in piece.job.wanted})
-            outputs = self._program.run(self._stack(rows), wanted)
+            outputs = program.run(stack(program, pieces, size), wanted_of(pieces))
         except (OutOfMemory, MemoryError) as error:
             self._split(rows, size, error)
             return
@@ -184,17 +284,9 @@ class BatchLoop(Lane[OneShotJob]):
         self._costs.learn(size, time.monotonic() - began)
         self.metrics.batch_size.observe(rows)
 
-        finished, at = [], 0
-        for piece in pieces:
-            size = piece.stop - piece.start
-            for meaning in piece.job.wanted:
-                piece.job.pieces.setdefault(meaning, []).append(outputs[meaning][at : at + size])
-            at += size
-            piece.job.done += size
-            if piece.job.done == piece.job.rows:
-                finished.append(piece.job)
+        finished = deal(pieces, outputs)
         # Before the post: afterwards the answered callers send again.
-        self._crowds.append(len(pieces) + len(self._queue))
+        self._crowd.seen(len(pieces) + len(self._queue))
         self._finish(finished)
         # Last: whatever fails above, the lane knows whom to answer.
         self._pieces, self._busy_until = [], 0.0
@@ -225,31 +317,4 @@ class BatchLoop(Lane[OneShotJob]):
         departed = {id(piece.job): piece.job for piece in self._postponed if piece.job.departed(now)}
         self._expire(departed.values())
         left = [piece for piece in self._postponed if id(piece.job) not in departed]
-        room = self._room.most
-        self._pieces, self._postponed = [], []
-        for piece in left:
-            middle = min(piece.stop, piece.start + room)
-            if middle > piece.start:
-                self._pieces.append(Piece(piece.job, piece.start, middle))
-            if middle < piece.stop:
-                self._postponed.append(Piece(piece.job, middle, piece.stop))
-            room -= middle - piece.start
-
-    def _stack(self, rows: int) -> dict[Meaning, Array]:
-        """The batch's inputs, padded to a bucket: [B, ...] by meaning."""
-        size = policy.bucket(rows, self._buckets)
-        stacked: dict[Meaning, Array] = {}
-        for meaning in self._program.inputs:
-            parts = [piece.job.input_rows(meaning, piece.start, piece.stop) for piece in self._pieces]
-            if len(parts) == 1 and parts[0] is not None and rows == size:
-                stacked[meaning] = parts[0]
-                continue
-            array = self._program.blank(meaning, size)
-            at = 0
-            for piece, part in zip(self._pieces, parts, strict=True):
-                stop = at + piece.stop - piece.start
-                if part is not None:
-                    array[at:stop] = part
-                at = stop
-            stacked[meaning] = array
-        return stacked
+        self._pieces, self._postponed = cut(left, self._room.most)

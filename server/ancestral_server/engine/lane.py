@@ -95,8 +95,12 @@ class Lane(ABC, Generic[J]):
                 self._check(job)
             self._queue.add(job)
             self._last_arrival = job.submitted
-            if self._wake_at and len(self._queue) >= self._wake_at:
-                self._changed.notify_all()
+            self._arrived()
+
+    def _arrived(self) -> None:
+        """Wake who sleeps until so many requests are queued. The lock is held."""
+        if self._wake_at and len(self._queue) >= self._wake_at:
+            self._changed.notify_all()
 
     def _check(self, job: J) -> None:
         """Refuse before any work is done what cannot be ready in time or would wait too long. The lock is held."""
@@ -272,10 +276,13 @@ class Lane(ABC, Generic[J]):
         for job in jobs:
             job.finished = now
             job.answered = True
-        post(jobs, partial(settle, jobs, None))
+        self._post(jobs, partial(settle, jobs, None))
 
     def _fail(self, jobs: Iterable[J], error: ServerError) -> None:
         jobs = list(jobs)
         for job in jobs:
             job.answered = True
-        post(jobs, partial(settle, jobs, error))
+        self._post(jobs, partial(settle, jobs, error))
+
+    def _post(self, jobs: Sequence[J], message: Callable[[], None]) -> None:
+        post(jobs, message)
