@@ -41,6 +41,9 @@ def stack(program: OneShotProgram, pieces: Sequence[Piece], size: int) -> dict[M
         if len(parts) == 1 and parts[0] is not None and len(parts[0]) == size:
             stacked[meaning] = parts[0]
             continue
+        if all(part is None for part in parts):
+            stacked[meaning] = program.zeros(meaning, size)
+            continue
         array = program.blank(meaning, size)
         at = 0
         for piece, part in zip(pieces, parts, strict=True):

@@ -75,6 +75,8 @@ class BatchLoop(Lane[OneShotJob]):
         self._waits_since = 0.0
         self._complete = 1
         self._crowd = Crowd()
+        # Rows for which a batch waits at most; from the measured costs, looked at anew now and then.
+        self._enough = self._buckets[-1]
 
     def warm_up(self) -> None:
         """Run every bucket twice, so that no caller pays for a first run and the cost of each is known.
@@ -173,7 +175,7 @@ class BatchLoop(Lane[OneShotJob]):
 
     def _short(self) -> bool:
         """Whether the next run, of those who are queued or may be coming, is short."""
-        rows = max(self._queue.total_rows, self._crowd.known)
+        rows = max(self._queue.total_rows, min(self._crowd.known, self._enough))
         return self._light is not None and self._costs.seconds(policy.bucket(rows, self._buckets)) <= HERE_SECONDS
 
     def _turn_here(self) -> None:
@@ -224,7 +226,7 @@ class BatchLoop(Lane[OneShotJob]):
             self._waits_since = time.monotonic()
             while not self._closing and (seconds := self._seconds_to_wait()) > 0:
                 # Woken before the time is up only by the arrival that completes the crowd, not by each.
-                self._sleep(self._complete if len(self._queue) < self._complete else self._buckets[-1], seconds)
+                self._sleep(self._complete if len(self._queue) < self._complete else self._enough, seconds)
             self._drop_departed()
             self._take()
 
@@ -236,10 +238,10 @@ class BatchLoop(Lane[OneShotJob]):
 
     def _seconds_to_wait(self) -> float:
         """How long this batch should wait for others. The lock is held."""
-        if self._queue.total_rows >= self._buckets[-1]:
+        if self._queue.total_rows >= self._enough:
             return 0.0
         crowd = self._crowd.expected
-        self._complete = math.ceil(min(policy.CROWD_SHARE * crowd, self._buckets[-1]))
+        self._complete = math.ceil(min(policy.CROWD_SHARE * crowd, self._enough))
         now = time.monotonic()
         return policy.batch_wait(
             queued=len(self._queue),
@@ -248,7 +250,7 @@ class BatchLoop(Lane[OneShotJob]):
             waited=now - self._waits_since,
             since_arrival=now - self._last_arrival,
             longest=self._longest_wait,
-            run=self._costs.seconds(policy.bucket(self._crowd.known, self._buckets)),
+            run=self._costs.seconds(policy.bucket(min(self._crowd.known, self._enough), self._buckets)),
         )
 
     def _take(self) -> None:
@@ -287,6 +289,8 @@ class BatchLoop(Lane[OneShotJob]):
         finished = deal(pieces, outputs)
         # Before the post: afterwards the answered callers send again.
         self._crowd.seen(len(pieces) + len(self._queue))
+        if self._crowd.probes:
+            self._enough = policy.enough(self._buckets, self._costs.seconds)
         self._finish(finished)
         # Last: whatever fails above, the lane knows whom to answer.
         self._pieces, self._busy_until = [], 0.0

@@ -29,11 +29,16 @@ class Crowd:
     @property
     def expected(self) -> float:
         """How many requests make the next batch complete; infinite for a probe."""
-        return math.inf if self._until_probe <= 0 else self.known
+        return math.inf if self.probes else self.known
+
+    @property
+    def probes(self) -> bool:
+        """Whether the next batch is a probe."""
+        return self._until_probe <= 0
 
     def seen(self, together: int) -> None:
         """A batch was run while so many requests, itself included, were in flight."""
-        if self._until_probe <= 0:
+        if self.probes:
             self._every = PROBE_EVERY if together > self.known else min(2 * self._every, PROBE_SELDOM)
             self._until_probe = self._every
         self._until_probe -= 1

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 # A batch stops waiting when nobody came for this share of the longest wait, although some of the crowd are missing, or
 # for as long as its run will take: a longer pause costs more than company can save. But not before callers that were
 # answered together, who come back one by one, could have come.
 PAUSE_SHARE = 0.4
 SHORTEST_PAUSE_SECONDS = 0.001
+# What a batch costs beside its run, about; and by how much a row may cost more than in the best batch.
+TURN_SECONDS = 0.00005
+ENOUGH_SHARE = 0.1
 # Waiting for the very last caller of a crowd costs all the others.
 CROWD_SHARE = 0.9
 
@@ -59,6 +62,19 @@ def parts(rows: int, most: int, sizes: Sequence[int]) -> list[int]:
     """The sizes of the runs, none of more than `most`, that together hold `rows`, at most the largest size."""
     whole, rest = divmod(rows, most)
     return [most] * whole + ([min(bucket(rest, sizes), sizes[-1] - whole * most)] if rest else [])
+
+
+def enough(sizes: Sequence[int], seconds: Callable[[int], float]) -> int:
+    """The smallest size of batch beyond which company hardly makes a row cheaper: nobody need wait for more.
+
+    seconds: what a run of a size takes.
+    """
+
+    def row_seconds(size: int) -> float:
+        return (TURN_SECONDS + seconds(size)) / size
+
+    cheapest = min(map(row_seconds, sizes))
+    return next(size for size in sizes if row_seconds(size) <= (1 + ENOUGH_SHARE) * cheapest)
 
 
 def batch_wait(

@@ -211,10 +211,10 @@ class RasterLoop(Lane[RasterJob]):
             log.exception("run failed", lane=self.name, rows=slots.used)
             self._give_up(list(self._in_hand(worker)), Internal(f"{self.name}: the run failed: {error}"))
             return
-        self.metrics.batch_size.observe(slots.used)
         told = self._tell_rows(slots)
         finished = []
         with self._changed:
+            self.metrics.batch_size.observe(slots.used)
             if len(sizes) == 1:
                 self._costs.learn(sizes[0], time.monotonic() - began)
             for slot in done:

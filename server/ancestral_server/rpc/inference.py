@@ -138,7 +138,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         return {IMAGE: images} if labels is None else {IMAGE: images, LABEL: labels}
 
     def _check_reply(self, field: str, program: Program, wanted: Sequence[Meaning], rows: int) -> None:
-        per_row = sum(4 * math.prod(program.outputs[meaning].shape) for meaning in wanted)
+        per_row = sum(program.row_bytes[meaning] for meaning in wanted)
         convert.reply_size(field, rows, per_row, self._settings.max_message_bytes - _ENVELOPE_BYTES)
 
 
