@@ -19,7 +19,8 @@ class Crowd:
     def __init__(self) -> None:
         self._sizes = deque([1], maxlen=MEMORY)
         self._every = PROBE_EVERY
-        self._until_probe = PROBE_EVERY
+        # The very first batch is one: a burst that meets a server just started is a batch too.
+        self._until_probe = 0
 
     @property
     def known(self) -> int:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 # A batch stops waiting when nobody came for this share of the longest wait, although some of the crowd are missing, or
 # for as long as its run will take: a longer pause costs more than company can save. But not before callers that were
-# answered together, who come back one by one, could have come.
+# answered together, who come back one by one, could have come: that is the shorter share.
 PAUSE_SHARE = 0.4
-SHORTEST_PAUSE_SECONDS = 0.001
+SHORTEST_PAUSE_SHARE = 0.05
 # What a batch costs beside its run, about; and by how much a row may cost more than in the best batch.
 TURN_SECONDS = 0.00005
 ENOUGH_SHARE = 0.1
@@ -89,5 +89,5 @@ def batch_wait(
     """
     if not coming and queued >= CROWD_SHARE * crowd:
         return 0.0
-    pause = min(PAUSE_SHARE * longest, max(run, SHORTEST_PAUSE_SECONDS))
+    pause = min(PAUSE_SHARE * longest, max(run, SHORTEST_PAUSE_SHARE * longest))
     return max(0.0, min(longest - waited, pause - since_arrival))

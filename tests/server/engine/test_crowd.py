@@ -14,8 +14,16 @@ def batches_until_a_probe(crowd: Crowd, together: int) -> int:
     raise AssertionError("no probe")
 
 
+def settled() -> Crowd:
+    """After the first batch, which is a probe, has found one caller."""
+    crowd = Crowd()
+    assert crowd.expected == math.inf
+    crowd.seen(1)
+    return crowd
+
+
 def test_a_lone_caller_is_expected_alone() -> None:
-    assert Crowd().expected == 1
+    assert settled().expected == 1
 
 
 def test_a_crowd_is_remembered_for_some_batches_and_then_forgotten() -> None:
@@ -30,13 +38,13 @@ def test_a_crowd_is_remembered_for_some_batches_and_then_forgotten() -> None:
 
 
 def test_every_so_often_a_batch_waits_for_whoever_comes() -> None:
-    assert batches_until_a_probe(Crowd(), 1) == PROBE_EVERY
+    assert batches_until_a_probe(settled(), 1) == 2 * PROBE_EVERY - 1
 
 
 def test_probes_that_find_nobody_become_rare_and_one_that_does_makes_them_frequent() -> None:
-    crowd = Crowd()
+    crowd = settled()
     pauses = []
-    for _ in range(8):
+    for _ in range(6):
         pauses.append(batches_until_a_probe(crowd, 1))
         crowd.seen(1)
     assert pauses == sorted(pauses)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ancestral_server.engine.policy import PAUSE_SHARE, SHORTEST_PAUSE_SECONDS, batch_wait, bucket, buckets
+from ancestral_server.engine.policy import PAUSE_SHARE, SHORTEST_PAUSE_SHARE, batch_wait, bucket, buckets
 
 LONGEST = 0.005
 PAUSE_SECONDS = PAUSE_SHARE * LONGEST
@@ -51,7 +51,7 @@ def test_nobody_waits_once_the_crowd_is_there_save_a_few() -> None:
 
 def test_a_pause_that_costs_more_than_a_run_is_too_long() -> None:
     assert wait(run=0.001) == pytest.approx(0.001)
-    assert wait(run=0.0) == SHORTEST_PAUSE_SECONDS
+    assert wait(run=0.0) == pytest.approx(SHORTEST_PAUSE_SHARE * LONGEST)
     assert wait(run=1.0) == pytest.approx(PAUSE_SECONDS)
 
 
