@@ -120,7 +120,9 @@ class BatchLoop(Lane[OneShotJob]):
         began = time.monotonic()
         try:
             wanted = list({meaning: None for piece in pieces for meaning in piece.job.wanted})
-            outputs = self._program.run(self._stack(rows), wanted)
+            inputs = self._stack(rows)
+            gathered = time.monotonic()
+            outputs = self._program.run(inputs, wanted)
         except Exception as error:
             log.exception("run failed", lane=self.name, rows=rows)
             jobs = self._in_hand(0)
@@ -128,7 +130,8 @@ class BatchLoop(Lane[OneShotJob]):
             self._fail(jobs, Internal(f"{self.name}: the run failed: {error}"))
             return
         self._pieces = []
-        self._costs.learn(policy.bucket(rows, self._buckets), time.monotonic() - began)
+        ran = time.monotonic()
+        self._costs.learn(policy.bucket(rows, self._buckets), ran - began)
         self.metrics.batch_size.observe(rows)
 
         finished, at = [], 0
@@ -140,6 +143,7 @@ class BatchLoop(Lane[OneShotJob]):
             piece.job.done += size
             if piece.job.done == piece.job.rows:
                 finished.append(piece.job)
+        self.stats.ran(rows, len(pieces), began=began, gathered=gathered, ran=ran, done=time.monotonic())
         # Before the post: afterwards the answered callers send again.
         self._crowds.append(len(pieces) + len(self._queue))
         self._finish(finished)

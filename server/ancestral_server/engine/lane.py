@@ -16,6 +16,7 @@ import structlog
 
 from ancestral_server.engine.costs import Costs
 from ancestral_server.engine.job import Job
+from ancestral_server.engine.stats import LaneStats
 from ancestral_server.errors import DeadlineExceeded, Infeasible, Internal, Overloaded, ServerError, Unavailable
 from ancestral_server.metrics import LaneMetrics
 
@@ -30,6 +31,7 @@ class Lane(ABC, Generic[J]):
     def __init__(self, name: str, metrics: LaneMetrics, max_queued: int, workers: int = 1) -> None:
         self.name = name
         self.metrics = metrics
+        self.stats = LaneStats()
         self._max_queued = max_queued
         self._queue: deque[J] = deque()
         self._queued_rows = 0
@@ -187,12 +189,14 @@ class Lane(ABC, Generic[J]):
         for job in jobs:
             job.finished = now
             job.answered = True
+        self.stats.answered(jobs)
         post(jobs, partial(_settle, jobs, None))
 
     def _fail(self, jobs: Iterable[J], error: ServerError) -> None:
         jobs = list(jobs)
         for job in jobs:
             job.answered = True
+        self.stats.failed(jobs)
         post(jobs, partial(_settle, jobs, error))
 
 

@@ -185,6 +185,9 @@ class RasterLoop(Lane[RasterJob]):
                 self._forget(jobs)
             self._fail(jobs, Internal(f"{self.name}: the run failed: {error}"))
             return
+        ran = time.monotonic()
+        # A row is gathered, run and handed back in one step.
+        self.stats.ran(slots.used, 0, began=began, gathered=began, ran=ran, done=ran)
         self.metrics.batch_size.observe(slots.used)
         told = self._tell_rows(slots)
         finished = []
