@@ -23,6 +23,8 @@ class VAENet:
     blocks: int
     encoder_dropout: float
     decoder_dropout: float
+    encoder_channels: int | None = None  # as `channels` and `blocks` unless set
+    encoder_blocks: int | None = None
 
     def build(self, image: ImageShape) -> ImageModel:
         return VAE(
@@ -32,6 +34,8 @@ class VAENet:
             channels=self.channels,
             features=self.features,
             blocks=self.blocks,
+            encoder_channels=self.encoder_channels,
+            encoder_blocks=self.encoder_blocks,
             encoder_dropout=self.encoder_dropout,
             decoder_dropout=self.decoder_dropout,
         )

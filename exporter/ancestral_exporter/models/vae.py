@@ -110,7 +110,11 @@ def _quarter(image: ImageShape) -> tuple[int, int]:
 
 
 class VAE(ImageModel):
-    """See the module's text. `likelihood_name` is one of likelihoods.LIKELIHOODS."""
+    """See the module's text. `likelihood_name` is one of likelihoods.LIKELIHOODS.
+
+    channels, blocks: M and the residual blocks after each change of size, of both halves; `encoder_channels` and
+    `encoder_blocks` where the encoder, which is asked for one image at a time, should be the lighter one.
+    """
 
     family: ClassVar[str] = "vae"
     likelihood: ClassVar[bundle_pb2.Likelihood.ValueType] = bundle_pb2.LIKELIHOOD_LOWER_BOUND
@@ -123,6 +127,8 @@ class VAE(ImageModel):
         channels: int,
         features: int,
         blocks: int = 1,
+        encoder_channels: int | None = None,
+        encoder_blocks: int | None = None,
         encoder_dropout: float = 0.0,
         decoder_dropout: float = 0.0,
         likelihood_name: str = "categorical",
@@ -131,7 +137,13 @@ class VAE(ImageModel):
         self.image, self.latent_size, self.feature_count = image, latent_size, features
         self.pixels: PixelLikelihood = likelihood(likelihood_name, image.levels)
         self.discrete = self.pixels.discrete
-        self.encoder = Encoder(image, channels, blocks, features, encoder_dropout)
+        self.encoder = Encoder(
+            image,
+            channels if encoder_channels is None else encoder_channels,
+            blocks if encoder_blocks is None else encoder_blocks,
+            features,
+            encoder_dropout,
+        )
         self.posterior = nn.Linear(features, 2 * latent_size)
         self.decoder = Decoder(
             image, latent_size, self.pixels.parameters_per_value, channels, blocks, features, decoder_dropout

@@ -35,6 +35,8 @@ class Lane(ABC, Generic[J]):
         self._max_queued = max_queued
         self._queue: deque[J] = deque()
         self._queued_rows = 0
+        # Asked for at a scrape, rather than told at every change.
+        metrics.queued.set_function(lambda: self._queued_rows)
         self._last_arrival = 0.0
         # A thread sleeps until this many requests are queued; 0 while none does, so that arrivals need not wake any.
         self._wake_at = 0
@@ -158,7 +160,6 @@ class Lane(ABC, Generic[J]):
     def _unqueue(self, rows: int) -> None:
         """Account for rows that are no longer in the queue. The lock is held."""
         self._queued_rows -= rows
-        self.metrics.queued.set(self._queued_rows)
 
     def _drop_departed(self) -> None:
         """Forget the cancelled and answer the expired before any work is done for them. The lock is held."""

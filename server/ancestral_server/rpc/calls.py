@@ -15,7 +15,7 @@ from ancestral_server.catalog import ModelVersion
 from ancestral_server.engine.batch_loop import BatchLoop
 from ancestral_server.engine.job import Job, OneShotJob, Streams
 from ancestral_server.engine.raster_loop import RasterLoop
-from ancestral_server.rpc.interceptor import request_id
+from ancestral_server.rpc.observed import request_id
 from ancestral_server.runtime.program import Meaning
 from ancestral_server.runtime.session import Array
 
