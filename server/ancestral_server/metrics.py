@@ -8,13 +8,13 @@ once.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from threading import Thread
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
+from prometheus_client import CollectorRegistry, Gauge, Histogram, Info, start_http_server
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -169,7 +169,9 @@ class Metrics:
             buckets=BATCH_BUCKETS,
             registry=registry,
         )
-        self._queued = Gauge("ancestral_queued_images", "Images admitted and not yet begun.", LANE_LABELS, registry=registry)
+        self._queued = Gauge(
+            "ancestral_queued_images", "Images admitted and not yet begun.", LANE_LABELS, registry=registry
+        )
         self._serving = Gauge(
             "ancestral_model_serving",
             "1 if the model version answers calls, 0 if it was refused at load.",

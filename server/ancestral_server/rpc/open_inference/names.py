@@ -5,6 +5,7 @@ from __future__ import annotations
 from ancestral_server.catalog import Catalog, ModelVersion
 from ancestral_server.errors import InvalidArgument, NotFound
 from ancestral_server.rpc import convert
+from ancestral_server.rpc.open_inference.parameters import short
 
 # A protocol of tensors in and tensors out is asked for features first; a model without an encoder draws images.
 MAIN_ROLES = ("encode", "sample")
@@ -38,9 +39,11 @@ def main_role(model: ModelVersion) -> str:
     return next((role for role in MAIN_ROLES if role in model.lanes), next(iter(model.lanes)))
 
 
-def versions(catalog: Catalog, name: str, role: str) -> list[ModelVersion]:
-    """The versions of a model that serve a role, ascending; "" for the main role of each."""
-    return [model for model in catalog if model.name == name and model.serving and (not role or role in model.lanes)]
+def serving(catalog: Catalog, name: str) -> list[tuple[ModelVersion, str]]:
+    """The versions that serve what a name means, ascending, and the role that it means of each."""
+    base, role = split(catalog, name)
+    versions = [model for model in catalog if model.name == base and model.serving]
+    return [(model, role or main_role(model)) for model in versions if not role or role in model.lanes]
 
 
 def _number(field: str, version: str) -> int:
@@ -49,6 +52,7 @@ def _number(field: str, version: str) -> int:
         return 0
     # 18 digits fit any integer type; a model of a higher version does not exist.
     if not (version.isascii() and version.isdecimal() and len(version) <= 18 and int(version) >= 1):
-        shown = version if len(version) <= 32 else version[:32] + "..."
-        raise InvalidArgument(field, f'is {shown!r}, must be "" (the highest that is served) or a version >= 1')
+        raise InvalidArgument(
+            field, f'is {short(version)!r}, must be "" (the highest that is served) or a version >= 1'
+        )
     return int(version)

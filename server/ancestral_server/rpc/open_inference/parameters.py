@@ -38,7 +38,7 @@ def read(values: _Values) -> Parameters:
         return _NONE
     for name in values:
         if name not in KNOWN and not name.startswith(IGNORED):
-            raise InvalidArgument(f"parameters[{_short(name)}]", f"is unknown; there are {', '.join(KNOWN)}")
+            raise InvalidArgument(f"parameters[{short(name)}]", f"is unknown; there are {', '.join(KNOWN)}")
     seed, temperature = _integer(values, "seed"), _number(values, "temperature")
     priority, timeout = _integer(values, "priority") or 0, _integer(values, "timeout") or 0
     if not 0 <= priority <= 2:
@@ -61,7 +61,7 @@ def refuse_other_ways(field: str, values: _Values) -> None:
     for name in values:
         if name.startswith("shared_memory_") or name == "classification":
             raise InvalidArgument(
-                f"{field}.parameters[{_short(name)}]", "is not supported: tensors travel whole, in the messages"
+                f"{field}.parameters[{short(name)}]", "is not supported: tensors travel whole, in the messages"
             )
 
 
@@ -81,11 +81,12 @@ def _value(values: _Values, name: str, kinds: tuple[str, ...], wanted: str) -> f
         return None
     kind = values[name].WhichOneof("parameter_choice")
     if kind not in kinds:
-        shown = "empty" if kind is None else f"{_short(repr(getattr(values[name], kind)))} ({kind})"
+        shown = "empty" if kind is None else f"{short(repr(getattr(values[name], kind)))} ({kind})"
         raise InvalidArgument(f"parameters[{name}]", f"is {shown}, must be {wanted}")
     number: float = getattr(values[name], kind)
     return number
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """What a caller wrote, fit for a message to them."""
     return text if len(text) <= 64 else f"{text[:64]}..."

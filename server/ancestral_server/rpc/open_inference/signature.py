@@ -50,8 +50,10 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A role as the protocol shows it. One that `draws` has no input but noise, temperature and label: a request says by
-    index which samples it wants, and the rest by parameters.
+    """A role as the protocol shows it.
+
+    One that `draws` has no input but noise, temperature and label: a request says by index which samples it wants, and
+    the rest by parameters.
     """
 
     draws: bool
