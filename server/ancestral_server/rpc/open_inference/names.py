@@ -18,7 +18,7 @@ def find(catalog: Catalog, name: str, version: str, *, fields: tuple[str, str]) 
     field, version_field = fields
     base, role = split(catalog, convert.model_name(field, name))
     model = catalog.find(base, _number(version_field, version))
-    if not role:
+    if role is None:
         return model, main_role(model)
     if role not in model.lanes:
         there_are = ", ".join(f"{base}.{known}" for known in model.lanes)
@@ -26,13 +26,13 @@ def find(catalog: Catalog, name: str, version: str, *, fields: tuple[str, str]) 
     return model, role
 
 
-def split(catalog: Catalog, name: str) -> tuple[str, str]:
-    """The name of a model and a role of it, "" where none is named. Names may have dots, so whole names go first."""
+def split(catalog: Catalog, name: str) -> tuple[str, str | None]:
+    """The name of a model and a role of it, None where none is named. Names may have dots, so whole names go first."""
     if name not in catalog:
         base, _, role = name.rpartition(".")
         if base in catalog:
             return base, role
-    return name, ""
+    return name, None
 
 
 def main_role(model: ModelVersion) -> str:
@@ -43,7 +43,9 @@ def serving(catalog: Catalog, name: str) -> list[tuple[ModelVersion, str]]:
     """The versions that serve what a name means, ascending, and the role that it means of each."""
     base, role = split(catalog, name)
     versions = [model for model in catalog if model.name == base and model.serving]
-    return [(model, role or main_role(model)) for model in versions if not role or role in model.lanes]
+    if role is None:
+        return [(model, main_role(model)) for model in versions]
+    return [(model, role) for model in versions if role in model.lanes]
 
 
 def _number(field: str, version: str) -> int:
