@@ -462,7 +462,7 @@ BAD: list[tuple[oip.ModelInferRequest, str, str]] = [
     (samples(label=3), "parameters[label]", "is 3, must be 0 to 2"),
     (ask("labelled", index=np.arange(2)), "parameters[label]", "is not set, must be 0 to 2"),
     (with_parameters(ask("tally.sample", index=np.arange(2)), label=0), "parameters[label]", "is 0, must be unset"),
-    (with_parameters(good(), temperature=1.0), "parameters[temperature]", "must be unset: score takes no such"),
+    (with_parameters(good(), temperature=1.0), "parameters[temperature]", "is set, must be unset: score takes no such"),
     (samples(priority=3), "parameters[priority]", "is 3, must be 0 or 1 (interactive) or 2 (batch)"),
     (samples(timeout=-5), "parameters[timeout]", "is -5 microseconds, must be 0 (none) to"),
     (samples(temprature=1.0), "parameters[temprature]", "is unknown; there are label, priority, seed, temperature"),

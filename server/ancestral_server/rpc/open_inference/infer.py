@@ -42,7 +42,7 @@ _ENVELOPE_BYTES = 4096
 _MAX_ID = 256
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ask:
     """A request that was read and found good."""
 
@@ -72,19 +72,15 @@ def read(catalog: Catalog, settings: Settings, request: oip.ModelInferRequest) -
         seed = secrets.randbelow(convert.MAX_SEED + 1) if asked.seed is None else asked.seed
         classes = program.label_count if LABEL in program.inputs else 0
         label = convert.sample_label("parameters[label]", asked.label, classes)
-    else:
-        for name, value in (("temperature", asked.temperature), ("label", asked.label)):
-            if value is not None:
-                raise InvalidArgument(
-                    f"parameters[{name}]", f"is {value}, must be unset: {role} takes no such parameter"
-                )
+    elif asked.temperature is not None or asked.label is not None:
+        name = "label" if asked.temperature is None else "temperature"
+        raise InvalidArgument(f"parameters[{name}]", f"is set, must be unset: {role} takes no such parameter")
     limit = settings.max_sample_count if known.draws else settings.max_images
     inputs = tensors.read(request, known, limit, program.label_count)
     wanted = tensors.wanted(request, known, seeded=asked.seed is not None)
     rows = len(next(iter(inputs.values())))
-    convert.reply_size(
-        "inputs[0].shape", rows, sum(port.row_bytes for port in wanted), settings.max_message_bytes - _ENVELOPE_BYTES
-    )
+    row_bytes = sum([port.bytes for port in wanted])
+    convert.reply_size("inputs[0].shape", rows, row_bytes, settings.max_message_bytes - _ENVELOPE_BYTES)
     return Ask(model, role, program, rows, inputs, wanted, asked, seed, label, known.draws)
 
 

@@ -42,10 +42,8 @@ class Port:
     datatype: str
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
-
-    @property
-    def row_bytes(self) -> int:
-        return prod(self.shape) * self.dtype.itemsize
+    # Of one row.
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,4 +99,4 @@ def _of(tensor: bundle_pb2.TensorSpec) -> Port:
 
 
 def _port(name: str, meaning: Meaning, dtype: int, shape: tuple[int, ...]) -> Port:
-    return Port(name, meaning, DATATYPES[dtype], DTYPES[dtype], shape)
+    return Port(name, meaning, DATATYPES[dtype], DTYPES[dtype], shape, prod(shape) * DTYPES[dtype].itemsize)

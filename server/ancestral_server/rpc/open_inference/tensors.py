@@ -6,6 +6,7 @@ Letters: N rows of a request.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def read(request: oip.ModelInferRequest, signature: Signature, limit: int, class
     rows = 0
     for i, tensor in enumerate(request.inputs):
         field = f"inputs[{i}]"
-        port = _port(f"{field}.name", tensor.name, signature.inputs, "input")
+        port = signature.inputs.get(tensor.name) or _no_such(f"{field}.name", tensor.name, signature.inputs, "input")
         if port.meaning in arrays:
             raise InvalidArgument(f"{field}.name", f"is {port.name!r} a second time, each input is given once")
         if tensor.parameters:
@@ -75,7 +76,8 @@ def wanted(request: oip.ModelInferRequest, signature: Signature, *, seeded: bool
         return signature.default_seeded if seeded else signature.default
     ports: list[Port] = []
     for i, output in enumerate(request.outputs):
-        port = _port(f"outputs[{i}].name", output.name, signature.outputs, "output")
+        known = signature.outputs
+        port = known.get(output.name) or _no_such(f"outputs[{i}].name", output.name, known, "output")
         if port in ports:
             raise InvalidArgument(f"outputs[{i}].name", f"is {port.name!r} a second time, each output is given once")
         if output.parameters:
@@ -123,11 +125,8 @@ def _check_values(field: str, port: Port, array: Array, classes: int) -> None:
         raise InvalidArgument(field, f"holds {array[wrong[0]]} in row {wrong[0]}, must hold 0 to {most}")
 
 
-def _port(field: str, name: str, ports: Mapping[str, Port], kind: str) -> Port:
-    port = ports.get(name)
-    if port is None:
-        raise InvalidArgument(field, f"is {short(name)!r}, there is no such {kind}; there are {_names(ports)}")
-    return port
+def _no_such(field: str, name: str, ports: Mapping[str, Port], kind: str) -> NoReturn:
+    raise InvalidArgument(field, f"is {short(name)!r}, there is no such {kind}; there are {_names(ports)}")
 
 
 def _names(ports: Mapping[str, Port]) -> str:
