@@ -8,13 +8,13 @@ once.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from threading import Thread
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram, Info, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -45,6 +45,10 @@ GRPC_CODES = (
     "Unauthenticated",
 )
 
+# Why a lane refuses a request, and why it gives one up.
+REFUSALS = ("queue_full", "deadline")
+DROPS = ("expired", "cancelled")
+
 
 class Tally:
     """A histogram of seconds that only the event loop writes: a search and two additions, where the library's own
@@ -73,8 +77,19 @@ class LaneMetrics:
 
     batch_size: Any
     queued: Any
+    # By reason.
+    _refused: Mapping[str, Any]
+    _dropped: Mapping[str, Any]
+    restarts: Any
+    out_of_memory: Any
     queue_seconds: Tally = field(default_factory=Tally)
     compute_seconds: Tally = field(default_factory=Tally)
+
+    def refused(self, reason: str) -> None:
+        self._refused[reason].inc()
+
+    def dropped(self, reason: str, requests: int) -> None:
+        self._dropped[reason].inc(requests)
 
     def record_request(self, queue_seconds: float, compute_seconds: float) -> None:
         self.queue_seconds.observe(queue_seconds)
@@ -172,6 +187,30 @@ class Metrics:
         self._queued = Gauge(
             "ancestral_queued_images", "Images admitted and not yet begun.", LANE_LABELS, registry=registry
         )
+        self._refused = Counter(
+            "ancestral_requests_refused",
+            "Requests refused before any work: queue_full, or deadline where it could not have been met.",
+            (*LANE_LABELS, "reason"),
+            registry=registry,
+        )
+        self._dropped = Counter(
+            "ancestral_requests_dropped",
+            "Requests given up after admission: expired, or cancelled by the caller.",
+            (*LANE_LABELS, "reason"),
+            registry=registry,
+        )
+        self._restarts = Counter(
+            "ancestral_lane_restarts",
+            "Times a lane failed outside of a run and began anew.",
+            LANE_LABELS,
+            registry=registry,
+        )
+        self._out_of_memory = Counter(
+            "ancestral_out_of_memory",
+            "Runs that did not fit into memory and were done again in parts.",
+            LANE_LABELS,
+            registry=registry,
+        )
         self._serving = Gauge(
             "ancestral_model_serving",
             "1 if the model version answers calls, 0 if it was refused at load.",
@@ -181,7 +220,14 @@ class Metrics:
 
     def lane(self, model: str, version: int, role: str) -> LaneMetrics:
         labels = (model, str(version), role)
-        metrics = LaneMetrics(self._batch_size.labels(*labels), self._queued.labels(*labels))
+        metrics = LaneMetrics(
+            self._batch_size.labels(*labels),
+            self._queued.labels(*labels),
+            {reason: self._refused.labels(*labels, reason) for reason in REFUSALS},
+            {reason: self._dropped.labels(*labels, reason) for reason in DROPS},
+            self._restarts.labels(*labels),
+            self._out_of_memory.labels(*labels),
+        )
         self._tallies.lanes[labels] = metrics
         return metrics
 

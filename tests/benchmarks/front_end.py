@@ -206,11 +206,7 @@ def main() -> None:
         asyncio.run(echo(int(sys.argv[2])))
     elif sys.argv[1:2] == ["calls"]:
         address, method, concurrency, seconds, request = sys.argv[2:]
-        print(
-            json.dumps(
-                asyncio.run(calls(address, method, int(concurrency), float(seconds), Path(request).read_bytes()))
-            )
-        )
+        print(json.dumps(asyncio.run(calls(address, method, int(concurrency), float(seconds), Path(request).read_bytes()))))
     else:
         _report()
 

@@ -66,7 +66,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             inputs[UNIFORMS] = Streams(seed, 0, tuple(program.inputs[UNIFORMS].shape))
             wanted.append(LATENT)
         self._check_reply("images", program, wanted, len(images))
-        job = await run(lane, context, len(images), inputs, wanted)
+        job = await run(lane, context, len(images), inputs, wanted, convert.priority("priority", request.priority))
         return pb.EncodeResponse(
             info=info(model, job),
             mean=_output(job, bundle_pb2.MEANING_MEAN),
@@ -80,7 +80,9 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         program = model.programs["decode"]
         latents = convert.batch("latents", request.latents, program.inputs[LATENT], self._settings.max_images)
         self._check_reply("latents", program, [IMAGE], len(latents))
-        job = await run(lane, context, len(latents), {LATENT: latents}, [IMAGE])
+        job = await run(
+            lane, context, len(latents), {LATENT: latents}, [IMAGE], convert.priority("priority", request.priority)
+        )
         return pb.DecodeResponse(info=info(model, job), images=_output(job, IMAGE))
 
     async def ExtractFeatures(self, request: pb.ExtractFeaturesRequest, context: Context) -> pb.ExtractFeaturesResponse:
@@ -95,7 +97,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             wanted.append(bundle_pb2.MEANING_FEATURE_MAP)
         self._check_reply("images", program, wanted, len(images))
         inputs = self._labelled(program, images, request.labels)
-        job = await run(lane, context, len(images), inputs, wanted)
+        job = await run(lane, context, len(images), inputs, wanted, convert.priority("priority", request.priority))
         return pb.ExtractFeaturesResponse(
             info=info(model, job),
             features=_output(job, bundle_pb2.MEANING_FEATURES),
@@ -111,7 +113,9 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         inputs = self._labelled(program, images, request.labels)
         if UNIFORMS in program.inputs:
             inputs[UNIFORMS] = Streams(seed, 0, tuple(program.inputs[UNIFORMS].shape))
-        job = await run(lane, context, len(images), inputs, [LOG_LIKELIHOOD])
+        job = await run(
+            lane, context, len(images), inputs, [LOG_LIKELIHOOD], convert.priority("priority", request.priority)
+        )
         likelihood = job.output(LOG_LIKELIHOOD)
         dimensions = math.prod(image_shape(model))
         return pb.ScoreResponse(

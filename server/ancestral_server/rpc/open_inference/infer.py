@@ -134,7 +134,8 @@ def _temperature(ask: Ask) -> float:
 
 
 def _caller(ask: Ask, context: Context) -> dict[str, Any]:
-    """What the job knows of the call: where to answer and until when."""
+    """What the job knows of the call: where to answer, until when, and who goes first."""
     known = caller(context)
     known["deadline"] = min(known["deadline"], time.monotonic() + ask.parameters.timeout_seconds)
+    known["priority"] = ask.parameters.priority
     return known

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ancestral_server.engine.job import Priority
 from ancestral_server.errors import InvalidArgument
 from ancestral_server.rpc import convert
 from inference import open_inference_service_pb2 as oip
@@ -24,8 +25,7 @@ class Parameters:
     seed: int | None = None
     temperature: float | None = None
     label: int | None = None
-    # 0 and 1 for a caller that waits, 2 for work that may wait for others.
-    priority: int = 0
+    priority: Priority = Priority.INTERACTIVE
     timeout_seconds: float = math.inf
 
 
@@ -51,7 +51,7 @@ def read(values: _Values) -> Parameters:
         seed=None if seed is None else convert.seed("parameters[seed]", seed),
         temperature=None if temperature is None else convert.temperature("parameters[temperature]", temperature),
         label=_integer(values, "label"),
-        priority=priority,
+        priority=Priority.BATCH if priority == 2 else Priority.INTERACTIVE,
         timeout_seconds=timeout / 1e6 if timeout else math.inf,
     )
 
