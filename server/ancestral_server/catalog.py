@@ -80,6 +80,10 @@ class Catalog:
             for lane in model.lanes.values():
                 lane.close()
 
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a model of that name, serving or not."""
+        return name in self._models
+
     def __iter__(self) -> Iterator[ModelVersion]:
         """By name, then by version."""
         for name in sorted(self._models):

@@ -275,7 +275,9 @@ class BatchLoop(Lane[OneShotJob]):
         began = time.monotonic()
         self._busy_until = began + self._costs.seconds(size)
         try:
-            outputs = program.run(stack(program, pieces, size), wanted_of(pieces))
+            inputs = stack(program, pieces, size)
+            gathered = time.monotonic()
+            outputs = program.run(inputs, wanted_of(pieces))
         except (OutOfMemory, MemoryError) as error:
             self._split(rows, size, error)
             return
@@ -283,10 +285,12 @@ class BatchLoop(Lane[OneShotJob]):
             log.exception("run failed", lane=self.name, rows=rows)
             self._drop_pieces(Internal(f"{self.name}: the run failed: {error}"))
             return
-        self._costs.learn(size, time.monotonic() - began)
+        ran = time.monotonic()
+        self._costs.learn(size, ran - began)
         self.metrics.batch_size.observe(rows)
 
         finished = deal(pieces, outputs)
+        self.stats.ran(rows, len(pieces), began=began, gathered=gathered, ran=ran, done=time.monotonic())
         # Before the post: afterwards the answered callers send again.
         self._crowd.seen(len(pieces) + len(self._queue))
         if self._crowd.probes:

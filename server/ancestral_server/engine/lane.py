@@ -20,6 +20,7 @@ from ancestral_server.engine.answers import post, settle
 from ancestral_server.engine.costs import Costs
 from ancestral_server.engine.job import Job
 from ancestral_server.engine.queue import JobQueue
+from ancestral_server.engine.stats import LaneStats
 from ancestral_server.errors import DeadlineExceeded, Infeasible, Internal, Overloaded, ServerError, Unavailable
 from ancestral_server.metrics import LaneMetrics
 
@@ -37,6 +38,7 @@ class Lane(ABC, Generic[J]):
     def __init__(self, name: str, metrics: LaneMetrics, limits: Limits, workers: int = 1) -> None:
         self.name = name
         self.metrics = metrics
+        self.stats = LaneStats()
         # Whether calls are taken. `on_health` is called with the lane, from a thread of it, when that changes.
         self.healthy = True
         self.on_health: Callable[[Lane[Any]], None] = lambda lane: None
@@ -276,12 +278,14 @@ class Lane(ABC, Generic[J]):
         for job in jobs:
             job.finished = now
             job.answered = True
+        self.stats.answered(jobs)
         self._post(jobs, partial(settle, jobs, None))
 
     def _fail(self, jobs: Iterable[J], error: ServerError) -> None:
         jobs = list(jobs)
         for job in jobs:
             job.answered = True
+        self.stats.failed(jobs)
         self._post(jobs, partial(settle, jobs, error))
 
     def _post(self, jobs: Sequence[J], message: Callable[[], None]) -> None:
