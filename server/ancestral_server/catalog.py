@@ -13,6 +13,7 @@ from ancestral.v1 import bundle_pb2
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.batch_loop import BatchLoop
+from ancestral_server.engine.quick import QuickBatchLoop
 from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.errors import BundleError, NotFound, RoleMissing, StartupError, Unavailable
 from ancestral_server.metrics import Metrics
@@ -155,7 +156,7 @@ class Catalog:
         for name, program in model.programs.items():
             lane = model.lanes[name] = self._lane(model, name, program)
             lane.warm_up()
-            if isinstance(lane, BatchLoop) and lane.quick:
+            if isinstance(lane, QuickBatchLoop) and lane.quick:
                 alone = self._session(sessions, bundle, program.role, on_caller=True)
                 lane.lighten(OneShotProgram(program.role, alone, bundle.manifest))
         model.device = self._runtime.device
@@ -186,7 +187,7 @@ class Catalog:
                 pad=not on_cpu,
             )
         assert isinstance(program, OneShotProgram)
-        return BatchLoop(
+        return QuickBatchLoop(
             name,
             program,
             metrics,

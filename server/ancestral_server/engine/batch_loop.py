@@ -5,10 +5,9 @@ Letters: B rows of a batch.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
 import structlog
 
@@ -27,17 +26,8 @@ from ancestral_server.runtime.program import OneShotProgram
 log = structlog.get_logger()
 
 
-# A run that takes no longer than this may hold up the event loop: handing it to a thread and back costs about as much.
-HERE_SECONDS = 0.002
-
-
 class BatchLoop(Lane[OneShotJob]):
-    """Dynamic batching. A request larger than a batch is split over several, never refused.
-
-    Where runs are short (`lighten`), the event loop takes the lane's turns itself: no thread has to be woken for a
-    call and none for its answer, which together take longer than such a run. `_here` says who has the turns; the lane's
-    thread keeps still meanwhile.
-    """
+    """Dynamic batching. A request larger than a batch is split over several, never refused."""
 
     def __init__(
         self,
@@ -64,13 +54,6 @@ class BatchLoop(Lane[OneShotJob]):
         self._postponed: list[Piece] = []
         # When the run that is going on should end, time.monotonic() seconds; 0 between runs.
         self._busy_until = 0.0
-        # The same graph on a session that computes on the thread that calls it; None where runs are too long for that.
-        self._light: OneShotProgram | None = None
-        self._here = False
-        # The next turn here: about to come, or when the wait for others is over.
-        self._soon = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._trouble: BaseException | None = None
         # When the batch that is being gathered began to wait, and how many requests complete it.
         self._waits_since = 0.0
         self._complete = 1
@@ -94,21 +77,6 @@ class BatchLoop(Lane[OneShotJob]):
                     raise
                 return
             self._costs.learn(rows, time.monotonic() - began)
-
-    @property
-    def quick(self) -> bool:
-        """Whether runs are so short that the event loop might take them itself."""
-        return self._costs.seconds(1) <= HERE_SECONDS / 2
-
-    def lighten(self, program: OneShotProgram) -> None:
-        """Let the event loop take short runs, on `program`, which computes on the thread that calls it. Warms it up."""
-        for rows in self._buckets:
-            self._run_blank(rows, program)
-            began = time.monotonic()
-            self._run_blank(rows, program)
-            if time.monotonic() - began > HERE_SECONDS:
-                break
-        self._light = program
 
     def _run_blank(self, rows: int, program: OneShotProgram | None = None) -> None:
         program = program or self._program
@@ -148,66 +116,6 @@ class BatchLoop(Lane[OneShotJob]):
     def _running(self) -> bool:
         return bool(self._busy_until)
 
-    # ---- turns on the event loop's thread
-
-    def submit(self, job: OneShotJob) -> None:
-        super().submit(job)
-        if not self._here or self._soon:
-            return
-        if self._timer is not None:
-            if len(self._queue) < self._complete:
-                return
-            self._timer.cancel()
-        self._turn_soon()
-
-    def _turn_soon(self) -> None:
-        # Not at once: who is read in the same breath as this call makes a batch with it.
-        self._soon = True
-        asyncio.get_running_loop().call_soon(self._turn_here)
-
-    def _arrived(self) -> None:
-        # Only a thread that sleeps with nothing queued can be left asleep.
-        if not self._here and self._sleeping and len(self._queue) == 1 and self._short():
-            self._here = True
-            self._waits_since = self._last_arrival
-        if not self._here:
-            super()._arrived()
-
-    def _short(self) -> bool:
-        """Whether the next run, of those who are queued or may be coming, is short."""
-        rows = max(self._queue.total_rows, min(self._crowd.known, self._enough))
-        return self._light is not None and self._costs.seconds(policy.bucket(rows, self._buckets)) <= HERE_SECONDS
-
-    def _turn_here(self) -> None:
-        self._soon, self._timer = False, None
-        with self._changed:
-            seconds = self._seconds_to_wait()
-            if seconds > 0 and self._queue:
-                self._timer = asyncio.get_running_loop().call_later(seconds, self._turn_here)
-                return
-            self._drop_departed()
-            self._take()
-        try:
-            self._run_all(self._light or self._program)
-        except BaseException as error:  # noqa: BLE001 - the thread raises it, answers and recovers
-            self._trouble = error
-        with self._changed:
-            self._waits_since = time.monotonic()
-            if self._queue and self._trouble is None and self._short():
-                self._turn_soon()
-                return
-            self._here = False
-            if self._queue or self._trouble is not None:
-                self._changed.notify_all()
-
-    def _post(self, jobs: Sequence[OneShotJob], message: Callable[[], None]) -> None:
-        if self._here:
-            message()
-        else:
-            super()._post(jobs, message)
-
-    # ---- turns on the lane's thread
-
     def _turn(self, worker: int) -> None:
         self._admit()
         self._run_all(self._program)
@@ -220,21 +128,12 @@ class BatchLoop(Lane[OneShotJob]):
     def _admit(self) -> None:
         with self._changed:
             self._wait_for_work()
-            if (trouble := self._trouble) is not None:
-                self._trouble = None
-                raise trouble
             self._waits_since = time.monotonic()
             while not self._closing and (seconds := self._seconds_to_wait()) > 0:
                 # Woken before the time is up only by the arrival that completes the crowd, not by each.
                 self._sleep(self._complete if len(self._queue) < self._complete else self._enough, seconds)
             self._drop_departed()
             self._take()
-
-    def _wait_for_work(self) -> None:
-        while (self._here or not self._queue) and self._trouble is None and not self._closing:
-            self._sleep(1, None)
-
-    # ---- what both have in common
 
     def _seconds_to_wait(self) -> float:
         """How long this batch should wait for others. The lock is held."""
