@@ -230,9 +230,9 @@ RECIPES: dict[str, Recipe] = {
                 blocks=1,
                 encoder_dropout=0.0,
                 decoder_dropout=0.0,
-                encoder_widths=(16, 32, 64),
+                encoder_widths=(16, 32, 32),
                 encoder_blocks=0,
-                encoder_features=256,
+                encoder_features=128,
             ),
             schedule=Schedule(
                 epochs=100,

@@ -63,8 +63,8 @@ class Encoder(nn.Module):
         self.dense = nn.Linear(inputs * height * width, features)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = F.embedding(images.to(torch.int32), self.table).squeeze(-1)
-        return F.silu(self.dense(self.convolutions(x.permute(0, 3, 1, 2))))
+        x = F.embedding(images.permute(0, 3, 1, 2).to(torch.int32), self.table).squeeze(-1)
+        return F.silu(self.dense(self.convolutions(x)))
 
 
 class Decoder(nn.Module):

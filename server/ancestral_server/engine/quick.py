@@ -55,12 +55,7 @@ class QuickBatchLoop(BatchLoop):
             if len(self._queue) < self._complete:
                 return
             self._timer.cancel()
-        self._turn_soon()
-
-    def _turn_soon(self) -> None:
-        # Not at once: who is read in the same breath as this call makes a batch with it.
-        self._soon = True
-        asyncio.get_running_loop().call_soon(self._turn_here)
+        self._turn_here()
 
     def _arrived(self) -> None:
         # Only a thread that sleeps with nothing queued can be left asleep.
@@ -91,7 +86,9 @@ class QuickBatchLoop(BatchLoop):
         with self._changed:
             self._waits_since = time.monotonic()
             if self._queue and self._trouble is None and self._short():
-                self._turn_soon()
+                # Not at once: what else the loop has to do comes first, and may join.
+                self._soon = True
+                asyncio.get_running_loop().call_soon(self._turn_here)
                 return
             self._here = False
             if self._queue or self._trouble is not None:

@@ -55,7 +55,7 @@ def elements(field: str, data: bytes, dtype: np.dtype[np.generic], shape: tuple[
     expected = math.prod(shape) * dtype.itemsize
     if len(data) != expected:
         raise InvalidArgument(field, f"has {len(data)} bytes, shape {_show(shape)} needs {expected}")
-    if dtype == np.bool_ and data.translate(None, b"\x00\x01"):
+    if dtype.kind == "b" and data.translate(None, b"\x00\x01"):
         raise InvalidArgument(field, "holds bytes other than 0 and 1, which are all that a bool can be")
     array: Array = np.frombuffer(data, dtype).reshape(shape)
     if dtype.kind == "f" and not np.isfinite(array).all():
