@@ -7,7 +7,7 @@ once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from threading import Thread
 from typing import Any
@@ -120,6 +120,10 @@ class Metrics:
             ("model", "version"),
             registry=registry,
         )
+        self._models: set[tuple[str, int]] = set()
+        self._loads = Counter(
+            "ancestral_model_loads", "Bundles loaded, by outcome.", ("model", "outcome"), registry=registry
+        )
 
     def lane(self, model: str, version: int, role: str) -> LaneMetrics:
         labels = (model, str(version), role)
@@ -145,8 +149,21 @@ class Metrics:
         for kind, service, method in methods:
             self.method(kind, service, method)
 
-    def model(self, name: str, version: int, *, serving: bool) -> None:
-        self._serving.labels(name, str(version)).set(serving)
+    def models(self, serving: Mapping[tuple[str, int], bool]) -> None:
+        """Which versions (name, number) answer calls and which were refused; others have no series."""
+        for name, version in self._models - serving.keys():
+            self._serving.remove(name, str(version))
+        for (name, version), answers in serving.items():
+            self._serving.labels(name, str(version)).set(answers)
+        self._models = set(serving)
+
+    def loaded(self, name: str, *, ok: bool) -> None:
+        self._loads.labels(name, "loaded" if ok else "refused").inc()
+
+    def forget_lanes(self, model: str, version: int) -> None:
+        """Drop the series of a version whose lanes are gone."""
+        for instrument in (self._queue_seconds, self._compute_seconds, self._batch_size, self._queued):
+            instrument.remove_by_labels({"model": model, "version": str(version)})
 
     def serve(self, host: str, port: int) -> Endpoint:
         """Answer GET /metrics. OSError if the port is taken."""

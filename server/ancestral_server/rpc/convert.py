@@ -15,6 +15,7 @@ import numpy as np
 from ancestral.v1 import bundle_pb2, tensor_pb2
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.errors import InvalidArgument
+from ancestral_server.runtime.bundle import NAME
 from ancestral_server.runtime.program import DTYPES
 from ancestral_server.runtime.session import Array
 
@@ -130,6 +131,13 @@ def completion(
 def model_name(field: str, value: str) -> str:
     if not value:
         raise InvalidArgument(field, "is empty, must be the name of a model")
+    return value
+
+
+def bundle_name(field: str, value: str) -> str:
+    """A name that may become part of a path."""
+    if not NAME.fullmatch(value):
+        raise InvalidArgument(field, f"is {value[:100]!r}, must match {NAME.pattern}")
     return value
 
 
