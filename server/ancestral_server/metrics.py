@@ -158,7 +158,9 @@ class Metrics:
         self._models = set(serving)
 
     def loaded(self, name: str, *, ok: bool) -> None:
-        self._loads.labels(name, "loaded" if ok else "refused").inc()
+        # Both outcomes are there from the first on: an increase from nothing would be none.
+        for outcome, happened in (("loaded", ok), ("refused", not ok)):
+            self._loads.labels(name, outcome).inc(happened)
 
     def forget_lanes(self, model: str, version: int) -> None:
         """Drop the series of a version whose lanes are gone."""

@@ -20,7 +20,6 @@ from ancestral_server.catalog.version import ModelVersion, State
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import BundleRefused, NotFound, ServerError, StartupError, Stopping, Unavailable
 from ancestral_server.metrics import Metrics
-from ancestral_server.runtime import memory
 from ancestral_server.runtime.session import Runtime
 from ancestral_server.settings import Settings
 
@@ -248,7 +247,6 @@ class Catalog:
         del self._leaving[model]
         self._forget(model.key)
         self._changed()
-        await asyncio.to_thread(memory.give_back)
         log.info("model unloaded", model=model.name, version=model.version)
 
     def _forget(self, key: Key) -> None:
@@ -292,7 +290,7 @@ class Catalog:
             await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.cancel()
-        if not task.done():
+        if self.stopping.is_set():
             raise Stopping
         return task.result()
 

@@ -15,6 +15,7 @@ from ancestral_server.engine.batch_loop import BatchLoop
 from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.errors import BundleError
 from ancestral_server.metrics import Metrics
+from ancestral_server.runtime import memory
 from ancestral_server.runtime.bundle import read_bundle, read_manifest
 from ancestral_server.runtime.golden import replay
 from ancestral_server.runtime.program import OneShotProgram, Program, RasterProgram
@@ -65,6 +66,7 @@ class Loader:
     def _refuse(self, model: ModelVersion, file: str, problem: str) -> None:
         model.state, model.problem, model.problem_file = State.NOT_SERVING, problem, file
         model.lanes, model.programs = {}, {}
+        memory.give_back()
         self._metrics.loaded(model.name, ok=False)
         log.error("bundle refused", model=model.name, version=model.version, file=file, reason=problem)
 

@@ -12,6 +12,7 @@ from ancestral_server.catalog.folder import Key, Stamp
 from ancestral_server.engine.batch_loop import BatchLoop
 from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.errors import RoleMissing
+from ancestral_server.runtime import memory
 from ancestral_server.runtime.program import Program
 
 
@@ -102,7 +103,9 @@ class ModelVersion:
             await self._left.wait()
 
     def close(self) -> None:
-        """Stop the lanes and drop the sessions, and with them most of the memory. Blocks until running work ends."""
+        """Stop the lanes, drop the sessions and return their memory. Blocks until running work ends."""
         for lane in self.lanes.values():
             lane.close()
+        # Nothing else refers to the sessions, nor are they part of a cycle: they end here.
         self.lanes, self.programs = {}, {}
+        memory.give_back()
