@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from ancestral_server import __version__
-from ancestral_server.catalog import Catalog
+from ancestral_server.catalog import Catalog, Watcher
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import StartupError
 from ancestral_server.metrics import Endpoint, Metrics
@@ -47,7 +47,7 @@ async def serve(settings: Settings) -> None:
     door = Door(catalog, metrics, arrivals, settings)
     endpoint = _metrics_endpoint(metrics, settings)
     try:
-        if await _unless(stop, catalog.start()):
+        if await _unless(stop, Watcher(catalog, settings).start()):
             await door.open()
             log.info(
                 "serving",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import structlog
@@ -18,7 +17,7 @@ from ancestral_server.catalog.folder import Key
 from ancestral_server.catalog.loader import Loader
 from ancestral_server.catalog.version import ModelVersion, State
 from ancestral_server.engine.arrivals import Arrivals
-from ancestral_server.errors import BundleRefused, NotFound, ServerError, StartupError, Stopping, Unavailable
+from ancestral_server.errors import BundleRefused, NotFound, ServerError, Stopping, Unavailable
 from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.session import Runtime
 from ancestral_server.settings import Settings
@@ -27,8 +26,6 @@ T = TypeVar("T")
 
 log = structlog.get_logger()
 
-# A folder that is replaced by two renames is away for a moment; one that is away for longer is gone.
-VANISHED_SECONDS = 0.25
 # When to ask again for a version that is being loaded.
 LOADING_RETRY_SECONDS = 1.0
 # How long callers that still wait when the drain time is over may take to hear so.
@@ -40,17 +37,16 @@ class Catalog:
 
     def __init__(self, settings: Settings, runtime: Runtime, metrics: Metrics, arrivals: Arrivals) -> None:
         self._root = settings.models
-        self._poll_seconds = settings.poll_seconds
         self._loader = Loader(settings, runtime, metrics, arrivals)
         self._metrics = metrics
         # What is, by name and version; a version that has left it drains in `_leaving` and is found by no call.
-        self._table: dict[Key, ModelVersion] = {}
+        self.versions: dict[Key, ModelVersion] = {}
         self._leaving: dict[ModelVersion, asyncio.Task[None]] = {}
         # What `find` reads: those that serve, and the highest of each name.
         self._exact: dict[Key, ModelVersion] = {}
         self._highest: dict[str, ModelVersion] = {}
         # Versions are loaded one at a time: beside those that serve there is little room.
-        self._loading = asyncio.Lock()
+        self.loading = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         # Set when the server is about to end: no call is let in, long ones should come to an end.
         self.stopping = asyncio.Event()
@@ -82,7 +78,7 @@ class Catalog:
 
     def __iter__(self) -> Iterator[ModelVersion]:
         """By name, then by version; those that drain as well, unless another of that version has taken over."""
-        models = dict(self._table)
+        models = dict(self.versions)
         for model in self._leaving:
             if model.key not in models or models[model.key].state is State.NOT_SERVING:
                 models[model.key] = model
@@ -101,67 +97,6 @@ class Catalog:
         if model.state is State.LOADING:
             return Unavailable(resource, f"{what} is being loaded", LOADING_RETRY_SECONDS)
         return Unavailable(resource, f"{what} does not serve: {model.problem}")
-
-    # ---- the folder
-
-    async def start(self) -> None:
-        """Load every bundle, then go on watching. A bad one is logged and kept as not serving; the others serve."""
-        if not self._root.is_dir():
-            raise StartupError(
-                f"--models {self._root}: no such folder; "
-                f"`ancestral-exporter train RECIPE --models {self._root}` makes one"
-            )
-        await self.refresh()
-        if not self._table:
-            hint = f"ancestral-exporter train digits-vae --models {self._root}"
-            log.warning("no models", folder=str(self._root), hint=hint)
-        if self._poll_seconds:
-            self._spawn(self._watch())
-
-    async def refresh(self) -> None:
-        """Make the catalog what the folder is: load what is new or has changed, drop what is gone."""
-        async with self._loading:
-            contents = await asyncio.to_thread(folder.scan, self._root)
-            if self._missing(contents):
-                await asyncio.sleep(VANISHED_SECONDS)
-                contents = await asyncio.to_thread(folder.scan, self._root)
-            gone = self._missing(contents)
-            # At once where another version answers instead; else only when what comes in its place has been loaded.
-            answered = {name for name, version in self._exact if (name, version) not in gone}
-            for key in gone:
-                if key[0] in answered:
-                    self._remove(key)
-            for key, stamp in contents.versions.items():
-                if self._outdated(key, stamp):
-                    await self._load(key)
-            for key in gone:
-                self._remove(key)
-
-    async def _watch(self) -> None:
-        problem = ""
-        while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self.stopping.wait(), self._poll_seconds)
-            if self.stopping.is_set():
-                return
-            try:
-                await self.refresh()
-                problem = ""
-            except OSError as error:  # a volume that is away for a while: what is loaded goes on serving
-                if str(error) != problem:
-                    problem = str(error)
-                    log.error("the models folder cannot be read", folder=str(self._root), reason=problem)
-            except Exception:
-                log.exception("watching the models folder failed")
-
-    def _missing(self, contents: folder.Contents) -> list[Key]:
-        return [key for key in self._table if key not in contents.versions and key[0] not in contents.unsure]
-
-    def _outdated(self, key: Key, stamp: folder.Stamp) -> bool:
-        model = self._table.get(key)
-        if model is None:
-            return True
-        return stamp != model.stamp if model.problem else stamp.manifest != model.stamp.manifest
 
     # ---- changes
 
@@ -190,46 +125,51 @@ class Catalog:
         Watching does not bring it back until its files change. NotFound, or Stopping if the server ends first.
         """
         self.describe(name, version)
-        for key, model in list(self._table.items()):
+        for key, model in list(self.versions.items()):
             if key[0] == name and version in (0, key[1]):
-                self._table[key] = model.without_lanes()
+                self.versions[key] = model.without_lanes()
                 self._retire(model)
         for model, task in list(self._leaving.items()):
             if model.name == name and version in (0, model.version):
                 await self._unless_stopping(task)
 
     async def _load_in_turn(self, key: Key) -> ModelVersion | None:
-        async with self._loading:
-            return await self._load(key)
+        async with self.loading:
+            return await self.take_in(key)
 
-    async def _load(self, key: Key) -> ModelVersion | None:
-        """Load a version beside the one that it replaces. None if it was unloaded meanwhile, or the server ends."""
+    async def take_in(self, key: Key) -> ModelVersion | None:
+        """Load a version beside the one that it replaces; `loading` is held.
+
+        None if it was unloaded meanwhile, or the server ends.
+        """
         if self.stopping.is_set():
             return None
-        before = self._table.get(key)
+        before = self.versions.get(key)
         if before is None or not before.serving:
-            before = self._table[key] = ModelVersion(*key)
+            before = self.versions[key] = ModelVersion(*key)
             self._changed()
         fresh = await asyncio.to_thread(self._loader.load, *key)
-        if self._table.get(key) is not before or self.stopping.is_set():
+        if self.versions.get(key) is not before or self.stopping.is_set():
             await asyncio.to_thread(fresh.close)
+            if (now := self.versions.get(key)) is not None:
+                now.stamp = fresh.stamp  # what it was unloaded from: no reason to load it again
             self._forget(key)
             return None
         if fresh.serving:
-            self._table[key] = fresh
+            self.versions[key] = fresh
             if before.serving:
                 self._retire(before)
         elif before.serving:
             before.stamp, before.problem, before.problem_file = fresh.stamp, fresh.problem, fresh.problem_file
         else:
-            self._table[key] = fresh
+            self.versions[key] = fresh
             self._forget(key)
         self._changed()
         return fresh
 
-    def _remove(self, key: Key) -> None:
+    def remove(self, key: Key) -> None:
         """Forget a version whose folder is gone."""
-        model = self._table.pop(key, None)
+        model = self.versions.pop(key, None)
         if model is not None:
             self._retire(model)
 
@@ -251,18 +191,18 @@ class Catalog:
 
     def _forget(self, key: Key) -> None:
         """Drop the series of a version's lanes unless there are, or will be, such lanes."""
-        now = self._table.get(key)
+        now = self.versions.get(key)
         lanes = now is not None and now.state is not State.NOT_SERVING
         if not lanes and all(model.key != key for model in self._leaving):
             self._metrics.forget_lanes(*key)
 
     def _changed(self) -> None:
         """Let calls find what is there now, and tell whoever wants to know."""
-        serving = {key: self._table[key] for key in sorted(self._table) if self._table[key].serving}
+        serving = {key: self.versions[key] for key in sorted(self.versions) if self.versions[key].serving}
         if not self.stopping.is_set():
             self._exact, self._highest = serving, {model.name: model for model in serving.values()}
         self._metrics.models(
-            {key: model.serving for key, model in self._table.items() if model.serving or model.refused}
+            {key: model.serving for key, model in self.versions.items() if model.serving or model.refused}
         )
         self.on_change()
 
@@ -272,7 +212,7 @@ class Catalog:
         """Let no call in; return when those that run have been answered, with UNAVAILABLE once the seconds are over."""
         self.stopping.set()
         self._exact, self._highest = {}, {}
-        models = [*self._table.values(), *self._leaving]
+        models = [*self.versions.values(), *self._leaving]
         running = [asyncio.ensure_future(model.unused()) for model in models]
         late: set[asyncio.Future[None]] = set()
         if running:
