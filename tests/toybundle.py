@@ -45,10 +45,10 @@ ROW = spec("row", bundle_pb2.MEANING_ROW, U8, WIDTH, 1)
 STATE = bundle_pb2.StateSpec(input="lift", output="next_lift", shape=[WIDTH, 1])
 
 
-def encode(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def encode(images: np.ndarray[Any, Any], mark: float = 0.0) -> np.ndarray[Any, Any]:
     """What the encoder must answer: [N,2] float32 of [N,4,3,1] uint8."""
     flat = images.reshape(len(images), -1).astype(np.float32) / np.float32(255)
-    return np.stack([flat.sum(1), flat[:, 0]], axis=1)
+    return np.stack([flat.sum(1) + np.float32(mark), flat[:, 0]], axis=1)
 
 
 def paint(uniforms: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -80,7 +80,7 @@ def save(path: Path, nodes: list[onnx.NodeProto], inputs: list[Any], outputs: li
     onnx.save(model, path)
 
 
-def encode_graph(path: Path, scale: float = 255.0) -> None:
+def encode_graph(path: Path, scale: float = 255.0, mark: float = 0.0) -> None:
     node = helper.make_node
     save(
         path,
@@ -90,13 +90,19 @@ def encode_graph(path: Path, scale: float = 255.0) -> None:
             node("Flatten", ["unit"], ["flat"]),
             node("ReduceSum", ["flat", "one"], ["total"], keepdims=1),
             node("Slice", ["flat", "zero", "one", "one"], ["first"]),
-            node("Concat", ["total", "first"], ["code"], axis=1),
+            node("Add", ["total", "mark"], ["marked"]),
+            node("Concat", ["marked", "first"], ["code"], axis=1),
             node("Neg", ["total"], ["negative"]),
             node("Squeeze", ["negative", "one"], ["log_likelihood"]),
         ],
         [value(IMAGE)],
         [value(MEAN), value(LIKELIHOOD)],
-        [constant("scale", np.float32(scale)), constant("zero", np.array([0])), constant("one", np.array([1]))],
+        [
+            constant("scale", np.float32(scale)),
+            constant("mark", np.float32(mark)),
+            constant("zero", np.array([0])),
+            constant("one", np.array([1])),
+        ],
     )
 
 
@@ -157,17 +163,17 @@ def roles() -> list[bundle_pb2.Role]:
     ]
 
 
-def golden() -> Arrays:
+def golden(mark: float = 0.0) -> Arrays:
     random = np.random.default_rng(5)
     images = random.integers(0, 256, (3, HEIGHT, WIDTH, 1), dtype=np.uint8)
     uniforms = random.random((3, HEIGHT, WIDTH, 1), dtype=np.float32)
     painted, likelihood = paint(uniforms)
-    code = encode(images)
+    code = encode(images, mark)
     return {
         "encode/in/image": images,
         "encode/out/code": code,
         "score/in/image": images,
-        "score/out/log_likelihood": -code[:, 0],
+        "score/out/log_likelihood": -encode(images)[:, 0],
         "sample/in/given": np.zeros_like(images),
         "sample/in/known": np.zeros(images.shape, np.bool_),
         "sample/in/uniforms": uniforms,
@@ -183,17 +189,19 @@ def write(
     version: int = 1,
     *,
     scale: float = 255.0,
+    mark: float = 0.0,
     change: Callable[[bundle_pb2.Bundle], None] | None = None,
 ) -> Path:
-    """Write models/name/version and return it. `scale` other than 255 makes its encoder answer wrongly; `change`
-    edits the manifest before it is written.
+    """Write models/name/version and return it. `scale` other than 255 makes its encoder answer wrongly; `mark` is added
+    to the first value of every code, so that versions can be told apart; `change` edits the manifest before it is
+    written.
     """
     folder = models / name / str(version)
     folder.mkdir(parents=True)
-    encode_graph(folder / "encode.onnx", scale)
+    encode_graph(folder / "encode.onnx", scale, mark)
     sample_graph(folder / "sample.onnx")
     with (folder / "golden.npz").open("wb") as file:
-        np.savez(file, allow_pickle=False, **golden())
+        np.savez(file, allow_pickle=False, **golden(mark))
     manifest = bundle_pb2.Bundle(
         schema=1,
         name=name,

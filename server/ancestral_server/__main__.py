@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 
 import structlog
@@ -26,11 +27,17 @@ def main() -> None:
             print(f"ancestral-server: {flag}: {problem['msg']}{value}", file=sys.stderr)
         sys.exit(2)
     _configure_logging(settings)
-    try:
-        asyncio.run(serve(settings))
-    except StartupError as error:
-        print(f"ancestral-server: {error}", file=sys.stderr)
-        sys.exit(1)
+    with asyncio.Runner() as runner:
+        try:
+            runner.run(serve(settings))
+        except StartupError as error:
+            print(f"ancestral-server: {error}", file=sys.stderr)
+            sys.exit(1)
+        # Everybody who was let in has been answered. What still arrives must hear UNAVAILABLE, which it does when the
+        # sockets close with the process; gRPC's own stop, and the end of the event loop, would tell it CANCELLED.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _configure_logging(settings: Settings) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
+from collections.abc import Coroutine
+from typing import Any
 
 import structlog
 
 from ancestral_server import __version__
-from ancestral_server.catalog import Catalog
+from ancestral_server.catalog import Catalog, Watcher
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import StartupError
 from ancestral_server.metrics import Endpoint, Metrics
@@ -21,13 +24,16 @@ log = structlog.get_logger()
 
 
 async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; a second signal ends at once. StartupError if it cannot start as asked."""
+    """Serve until SIGTERM or SIGINT; a second signal ends the process. StartupError if it cannot start as asked.
+
+    On return every call that was let in has its answer, while the sockets are still open: see `__main__`.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def on_signal(number: signal.Signals) -> None:
         if stop.is_set():
-            raise SystemExit(128 + number)
+            os._exit(128 + number)
         log.info("stopping", signal=number.name, drain_seconds=settings.drain_seconds)
         stop.set()
 
@@ -38,34 +44,40 @@ async def serve(settings: Settings) -> None:
     runtime = Runtime(settings.device, settings.threads)
     arrivals = Arrivals()
     catalog = Catalog(settings, runtime, metrics, arrivals)
+    # The door first: a port in use should be said before models are loaded for a minute. It answers only when open.
+    door = Door(catalog, metrics, arrivals, settings)
+    endpoint = _metrics_endpoint(metrics, settings)
     try:
-        # The door first: a port in use should be said before models are loaded for a minute. It answers only when open.
-        door = Door(catalog, metrics, arrivals, settings)
-        endpoint = _metrics_endpoint(metrics, settings)
-        try:
-            # Off the event loop, so that signals are heard meanwhile.
-            await asyncio.to_thread(catalog.load)
+        if await _unless(stop, Watcher(catalog, settings).start()):
             # What lives as long as the server need not be looked at by each collection of garbage.
             gc.collect()
             gc.freeze()
-            if not stop.is_set():
-                await door.open()
-                log.info(
-                    "serving",
-                    address=f"{settings.host}:{door.port}",
-                    metrics=f"{settings.host}:{endpoint.port}",
-                    device=runtime.device,
-                )
-                print(
-                    f"listening on {settings.host}:{door.port}, metrics on {settings.host}:{endpoint.port}", flush=True
-                )
-                await stop.wait()
-            await door.close(settings.drain_seconds)
-        finally:
-            endpoint.close()
+            await door.open()
+            log.info(
+                "serving",
+                address=f"{settings.host}:{door.port}",
+                metrics=f"{settings.host}:{endpoint.port}",
+                device=runtime.device,
+            )
+            print(f"listening on {settings.host}:{door.port}, metrics on {settings.host}:{endpoint.port}", flush=True)
+            await stop.wait()
+        await door.shut()
+        await catalog.drain(settings.drain_seconds)
+        await door.flush()
     finally:
-        catalog.close()
+        endpoint.close()
     log.info("stopped")
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Whether the work was done before `stop` was set. If not it goes on, and nobody waits for it."""
+    working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if stop.is_set():
+        return False
+    stopping.cancel()
+    working.result()
+    return True
 
 
 def _metrics_endpoint(metrics: Metrics, settings: Settings) -> Endpoint:

@@ -8,7 +8,9 @@ ServerError
 ├── OutOfMemory          not even one image fits into memory now
 ├── DeadlineExceeded     the caller's time ran out before the work was done
 ├── Infeasible           the caller's time cannot suffice: refused before any work
-├── Unavailable          the model or the server does not serve (now)
+├── Unavailable          the model does not serve (now)
+│   └── Stopping         the server is about to end: ask another
+├── BundleRefused        what lies in the model's folder is not fit to serve
 └── Internal             our fault
 StartupError             the server cannot start as asked; ends the process
 BundleError              a bundle is not fit to serve; names the file
@@ -87,13 +89,35 @@ class Infeasible(ServerError):
 
 
 class Unavailable(ServerError):
-    """The model, or the whole server, does not answer calls now."""
+    """The model does not answer calls now. `retry_seconds` is when a retry may be answered, None if nobody knows."""
 
     reason = "NOT_SERVING"
 
-    def __init__(self, resource: str, message: str) -> None:
+    def __init__(self, resource: str, message: str, retry_seconds: float | None = None) -> None:
         super().__init__(message)
         self.resource = resource
+        self.retry_seconds = retry_seconds
+
+
+class Stopping(Unavailable):
+    """The server is about to end and takes no new calls; another one may answer at once."""
+
+    reason = "STOPPING"
+
+    def __init__(self) -> None:
+        super().__init__("", "the server is shutting down", 0.0)
+
+
+class BundleRefused(ServerError):
+    """A bundle that was to be loaded is not fit to serve; `file` is relative to its folder."""
+
+    reason = "BUNDLE_REFUSED"
+
+    def __init__(self, resource: str, file: str, problem: str) -> None:
+        super().__init__(f"{resource} was refused: {problem}")
+        self.resource = resource
+        self.file = file
+        self.problem = problem
 
 
 class Internal(ServerError):

@@ -217,6 +217,10 @@ class Metrics:
             ("model", "version"),
             registry=registry,
         )
+        self._models: set[tuple[str, int]] = set()
+        self._loads = Counter(
+            "ancestral_model_loads", "Bundles loaded, by outcome.", ("model", "outcome"), registry=registry
+        )
 
     def lane(self, model: str, version: int, role: str) -> LaneMetrics:
         labels = (model, str(version), role)
@@ -234,8 +238,25 @@ class Metrics:
         """Visible at zero from now on."""
         return self._tallies.methods.setdefault((kind, service, method), MethodMetrics())
 
-    def model(self, name: str, version: int, *, serving: bool) -> None:
-        self._serving.labels(name, str(version)).set(serving)
+    def models(self, serving: Mapping[tuple[str, int], bool]) -> None:
+        """Which versions (name, number) answer calls and which were refused; others have no series."""
+        for name, version in self._models - serving.keys():
+            self._serving.remove(name, str(version))
+        for (name, version), answers in serving.items():
+            self._serving.labels(name, str(version)).set(answers)
+        self._models = set(serving)
+
+    def loaded(self, name: str, *, ok: bool) -> None:
+        # Both outcomes are there from the first on: an increase from nothing would be none.
+        for outcome, happened in (("loaded", ok), ("refused", not ok)):
+            self._loads.labels(name, outcome).inc(happened)
+
+    def forget_lanes(self, model: str, version: int) -> None:
+        """Drop the series of a version whose lanes are gone."""
+        for labels in [key for key in self._tallies.lanes if key[:2] == (model, str(version))]:
+            del self._tallies.lanes[labels]
+        for instrument in (self._queued, self._refused, self._dropped, self._restarts, self._out_of_memory):
+            instrument.remove_by_labels({"model": model, "version": str(version)})
 
     def serve(self, host: str, port: int) -> Endpoint:
         """Answer GET /metrics. OSError if the port is taken."""

@@ -69,6 +69,11 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(
         default=30.0, ge=0, description="On SIGTERM or SIGINT, how long running calls may take to finish."
     )
+    poll_seconds: float = Field(
+        default=2.0,
+        ge=0,
+        description="How often to look for versions that came, changed or went; 0: never, only LoadModel counts.",
+    )
     log_format: Literal["auto", "text", "json"] = Field(
         default="auto", description="Log lines for people or for machines; auto is text on a terminal, else json."
     )

@@ -22,7 +22,7 @@ from ancestral_exporter import recipes
 from ancestral_exporter.bundle.write import write_bundle
 from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN
-from ancestral_server.catalog import Catalog, ModelVersion
+from ancestral_server.catalog import Loader, ModelVersion
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.job import RasterJob
@@ -78,12 +78,12 @@ def rig(recipe: str, folder: Path) -> Iterator[Rig]:
     golden = np.zeros((2, image.height, image.width, image.channels), np.uint8)
     write_bundle(model, name=recipe, models_dir=folder, golden_images=golden)
     settings = Settings(models=folder, device="cpu", _cli_parse_args=[])  # type: ignore[call-arg]
-    catalog = Catalog(settings, Runtime("cpu", CORES), Metrics("bench"), Arrivals())
-    catalog.load()
+    version = Loader(settings, Runtime("cpu", CORES), Metrics("bench"), Arrivals()).load(recipe, 1)
+    assert version.serving, version.problem
     try:
-        yield Rig(model, folder, catalog.find(recipe, 0))
+        yield Rig(model, folder, version)
     finally:
-        catalog.close()
+        version.close()
 
 
 async def sample(lane: RasterLoop, count: int, seed: int = 0) -> RasterJob:

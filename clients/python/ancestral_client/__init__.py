@@ -10,6 +10,7 @@
 from ancestral_client.client import Client
 from ancestral_client.errors import (
     AncestralError,
+    BundleRefused,
     Cancelled,
     DeadlineExceeded,
     FieldViolation,
@@ -39,6 +40,7 @@ from ancestral_client.stream import SampleStream
 
 __all__ = [
     "AncestralError",
+    "BundleRefused",
     "Cancelled",
     "Client",
     "DeadlineExceeded",

@@ -29,6 +29,12 @@ _DTYPES: dict[tensor_pb2.DataType.ValueType, np.dtype[Any]] = {
     tensor_pb2.DATA_TYPE_INT64: np.dtype("<i8"),
     tensor_pb2.DATA_TYPE_FLOAT32: np.dtype("<f4"),
 }
+_STATES: dict[int, str] = {
+    model_service_pb2.MODEL_STATE_SERVING: "serving",
+    model_service_pb2.MODEL_STATE_NOT_SERVING: "not serving",
+    model_service_pb2.MODEL_STATE_LOADING: "loading",
+    model_service_pb2.MODEL_STATE_DRAINING: "draining",
+}
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
 
@@ -119,6 +125,7 @@ def model(message: model_service_pb2.Model) -> Model:
         name=message.name,
         version=message.version,
         serving=message.state == model_service_pb2.MODEL_STATE_SERVING,
+        state=_STATES.get(message.state, "unknown"),
         reason=message.reason,
         device=message.device,
         family=bundle.family,

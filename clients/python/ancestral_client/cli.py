@@ -1,7 +1,7 @@
 """The command `ancestral`: every call of the client, with files in and out.
 
-Exit codes: 0 done; 1 the server's fault; 2 a wrong argument or file; 3 no such model; 4 the model cannot do that;
-5 the server is overloaded; 6 no answer in time; 7 nothing answers there; 130 interrupted.
+Exit codes: 0 done; 1 the server's fault; 2 a wrong argument, file or bundle; 3 no such model; 4 the model cannot do
+that; 5 the server is overloaded; 6 no answer in time; 7 nothing answers there; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from ancestral_client import _commands as commands
+from ancestral_client import _manage as manage
 from ancestral_client import errors, files
 from ancestral_client._commands import (
     TIMEOUT,
@@ -41,6 +41,7 @@ _EXIT_CODES: dict[type[Exception], int] = {
     files.FileProblem: 2,
     errors.InvalidArgument: 2,
     errors.MessageTooLarge: 2,
+    errors.BundleRefused: 2,
     errors.NotFound: 3,
     errors.Unimplemented: 4,
     errors.Overloaded: 5,
@@ -50,8 +51,8 @@ _EXIT_CODES: dict[type[Exception], int] = {
 
 app = typer.Typer(
     help="Ask an Ancestral server for samples, encodings, features and likelihoods of images.",
-    epilog="Exit codes: 0 done, 1 the server's fault, 2 a wrong argument or file, 3 no such model, 4 the model cannot "
-    "do that, 5 overloaded, 6 no answer in time, 7 nothing answers there.",
+    epilog="Exit codes: 0 done, 1 the server's fault, 2 a wrong argument, file or bundle, 3 no such model, 4 the model "
+    "cannot do that, 5 overloaded, 6 no answer in time, 7 nothing answers there.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -69,31 +70,9 @@ def connect(
     context.obj = address
 
 
-@app.command()
-def models(
-    context: typer.Context, as_json: AsJson = False, address: Address = None, timeout: Timeout = TIMEOUT
-) -> None:
-    """List the models, what each can do and how good it is."""
-    with commands.client(context, address, timeout) as client:
-        found = client.models()
-    if as_json:
-        print(json.dumps([asdict(model) for model in found], indent=2))
-        return
-    if not found:
-        print("The server has no models.")
-        return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("MODEL", "VERSION", "IMAGES", "CAN", "TEST BITS/DIM", "STATE"):
-        table.add_column(heading, justify="right" if heading == "VERSION" else "left")
-    for model in found:
-        state = f"serving on {model.device}" if model.serving else f"not serving: {model.reason}"
-        size = "×".join(map(str, model.image_shape)) if any(model.image_shape) else "?"
-        if model.label_count:
-            size += f", {model.label_count} classes"
-        table.add_row(model.name, str(model.version), size, ", ".join(model.roles), commands.bits(model), state)
-    # A pipe has no width to fit into: let every row be one line.
-    console = Console() if sys.stdout.isatty() else Console(width=500)
-    console.print(table, soft_wrap=not sys.stdout.isatty())
+app.command()(manage.models)
+app.command()(manage.load)
+app.command()(manage.unload)
 
 
 @app.command()

@@ -81,6 +81,19 @@ class Client:
         request = model_service_pb2.GetModelRequest(name=name, version=_checks.version_of(version))
         return _wire.model(self._call(self._models.GetModel, request, timeout).model)
 
+    def load(self, name: str, version: int = 0, *, timeout: float | None = None) -> Model:
+        """Has a version loaded, or loaded anew, from the server's folder: the highest there unless `version` says.
+
+        Returns when it serves; a BundleRefused leaves what served before in place.
+        """
+        request = model_service_pb2.LoadModelRequest(name=name, version=_checks.version_of(version))
+        return _wire.model(self._call(self._models.LoadModel, request, timeout).model)
+
+    def unload(self, name: str, version: int = 0, *, timeout: float | None = None) -> None:
+        """Has a version taken out of service, or all of them; returns when their running calls have ended."""
+        request = model_service_pb2.UnloadModelRequest(name=name, version=_checks.version_of(version))
+        self._call(self._models.UnloadModel, request, timeout)
+
     def sample(
         self,
         model: str,

@@ -7,6 +7,7 @@ AncestralError             any call that failed; `request_id` is what the server
 │   └── RoleNotSupported   the model cannot do that: for example encode with a PixelCNN
 ├── Overloaded             the server has too much to do; `retry_after` says when to try again
 ├── MessageTooLarge        the request or the reply is above the message limit: ask for fewer images
+├── BundleRefused          what should be loaded is not fit to serve
 ├── DeadlineExceeded       no answer in time (also a TimeoutError)
 ├── Unavailable            nothing answers there, or the model does not serve now (also a ConnectionError)
 ├── Cancelled              the call was cancelled
@@ -88,6 +89,10 @@ class MessageTooLarge(AncestralError):
     """The request or the reply is above the message limit."""
 
 
+class BundleRefused(AncestralError):
+    """What should be loaded is not fit to serve: the message names the file and the reason."""
+
+
 class DeadlineExceeded(AncestralError, TimeoutError):
     """No answer in time."""
 
@@ -140,6 +145,8 @@ def from_rpc(error: grpc.RpcError, *, address: str, timeout: float, request_id: 
             return Overloaded(text, retry_after=after, **about)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return MessageTooLarge(f"above the message limit, ask for fewer images at once ({text})", **about)
+        case grpc.StatusCode.FAILED_PRECONDITION if reason == "BUNDLE_REFUSED":
+            return BundleRefused(text, **about)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             # The server says more when it is the one that gave up; gRPC's own text is "Deadline Exceeded".
             return DeadlineExceeded(text if reason else f"no answer from {address} within {timeout:g} s", **about)

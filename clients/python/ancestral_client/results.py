@@ -156,8 +156,11 @@ class Model:
     name: str
     version: int
     serving: bool
+    """Whether it answers calls."""
+    state: str
+    """"serving", "not serving", "loading" or "draining": taking no new calls, about to go."""
     reason: str
-    """Why it does not serve; empty if it does."""
+    """Why it does not serve; of one that serves, why what lies in its folder now was refused. Empty otherwise."""
     device: str
     """"cpu" or "cuda"; empty if it does not serve."""
     family: str

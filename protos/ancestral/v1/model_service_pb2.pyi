@@ -31,7 +31,11 @@ class _ModelStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelState
     MODEL_STATE_SERVING: _ModelState.ValueType  # 1
     """Verified, warm and answering."""
     MODEL_STATE_NOT_SERVING: _ModelState.ValueType  # 2
-    """Refused at load; `reason` says why."""
+    """Refused at load or unloaded on request; `reason` says which and why."""
+    MODEL_STATE_LOADING: _ModelState.ValueType  # 3
+    """Being read, verified and warmed up."""
+    MODEL_STATE_DRAINING: _ModelState.ValueType  # 4
+    """Replaced or removed: finishes its running calls, takes no new ones, and goes."""
 
 class ModelState(_ModelState, metaclass=_ModelStateEnumTypeWrapper):
     """Whether a model version answers calls."""
@@ -41,7 +45,11 @@ MODEL_STATE_UNSPECIFIED: ModelState.ValueType  # 0
 MODEL_STATE_SERVING: ModelState.ValueType  # 1
 """Verified, warm and answering."""
 MODEL_STATE_NOT_SERVING: ModelState.ValueType  # 2
-"""Refused at load; `reason` says why."""
+"""Refused at load or unloaded on request; `reason` says which and why."""
+MODEL_STATE_LOADING: ModelState.ValueType  # 3
+"""Being read, verified and warmed up."""
+MODEL_STATE_DRAINING: ModelState.ValueType  # 4
+"""Replaced or removed: finishes its running calls, takes no new ones, and goes."""
 Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
 
 @_typing.final
@@ -136,6 +144,99 @@ class GetModelResponse(_message.Message):
 Global___GetModelResponse: _TypeAlias = GetModelResponse  # noqa: Y015
 
 @_typing.final
+class LoadModelRequest(_message.Message):
+    """Asks for a version to be loaded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the model: a folder of the server. Required."""
+    version: _builtins.int
+    """Version, >= 1. Unset or 0: the highest in the folder."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadModelRequest: _TypeAlias = LoadModelRequest  # noqa: Y015
+
+@_typing.final
+class LoadModelResponse(_message.Message):
+    """The version serves."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> Global___Model:
+        """What the server knows about it."""
+
+    def __init__(
+        self,
+        *,
+        model: Global___Model | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadModelResponse: _TypeAlias = LoadModelResponse  # noqa: Y015
+
+@_typing.final
+class UnloadModelRequest(_message.Message):
+    """Asks for a version to be unloaded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the model. Required."""
+    version: _builtins.int
+    """Version, >= 1. Unset or 0: all versions of the model."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadModelRequest: _TypeAlias = UnloadModelRequest  # noqa: Y015
+
+@_typing.final
+class UnloadModelResponse(_message.Message):
+    """The version is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadModelResponse: _TypeAlias = UnloadModelResponse  # noqa: Y015
+
+@_typing.final
 class Model(_message.Message):
     """One model version."""
 
@@ -155,7 +256,9 @@ class Model(_message.Message):
     state: Global___ModelState.ValueType
     """Whether it answers calls."""
     reason: _builtins.str
-    """The file at fault and why, if it does not serve. Empty otherwise."""
+    """The file at fault and why, if it does not serve. Of a version that serves: why what lies in its folder now was
+    refused. Empty otherwise.
+    """
     device: _builtins.str
     """Where it runs: "cpu" or "cuda". Empty if it does not serve."""
     @_builtins.property

@@ -26,7 +26,10 @@ if _version_not_supported:
 
 
 class ModelServiceStub:
-    """Says which models there are and what they can do.
+    """Says which models there are and what they can do, and changes which ones are served.
+
+    The server also watches its folder of models by itself: versions that appear are loaded and take over, those that are
+    removed go. The calls here do the same at once, and say how it went.
     """
 
     def __init__(self, channel):
@@ -45,10 +48,23 @@ class ModelServiceStub:
                 request_serializer=ancestral_dot_v1_dot_model__service__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=ancestral_dot_v1_dot_model__service__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.LoadModel = channel.unary_unary(
+                '/ancestral.v1.ModelService/LoadModel',
+                request_serializer=ancestral_dot_v1_dot_model__service__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=ancestral_dot_v1_dot_model__service__pb2.LoadModelResponse.FromString,
+                _registered_method=True)
+        self.UnloadModel = channel.unary_unary(
+                '/ancestral.v1.ModelService/UnloadModel',
+                request_serializer=ancestral_dot_v1_dot_model__service__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=ancestral_dot_v1_dot_model__service__pb2.UnloadModelResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
-    """Says which models there are and what they can do.
+    """Says which models there are and what they can do, and changes which ones are served.
+
+    The server also watches its folder of models by itself: versions that appear are loaded and take over, those that are
+    removed go. The calls here do the same at once, and say how it went.
     """
 
     def ListModels(self, request, context):
@@ -60,6 +76,23 @@ class ModelServiceServicer:
 
     def GetModel(self, request, context):
         """One model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadModel(self, request, context):
+        """Loads a version from the server's folder, or loads it anew; answers when it serves. A version that serves already
+        goes on until the new one takes over, and for good if that is refused: then the answer is FAILED_PRECONDITION with
+        the file and the reason.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadModel(self, request, context):
+        """Takes a version out of service; answers when its running calls have ended and its memory is free. The server loads it
+        again only when its files change, or by LoadModel.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +111,16 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     request_deserializer=ancestral_dot_v1_dot_model__service__pb2.GetModelRequest.FromString,
                     response_serializer=ancestral_dot_v1_dot_model__service__pb2.GetModelResponse.SerializeToString,
             ),
+            'LoadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadModel,
+                    request_deserializer=ancestral_dot_v1_dot_model__service__pb2.LoadModelRequest.FromString,
+                    response_serializer=ancestral_dot_v1_dot_model__service__pb2.LoadModelResponse.SerializeToString,
+            ),
+            'UnloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModel,
+                    request_deserializer=ancestral_dot_v1_dot_model__service__pb2.UnloadModelRequest.FromString,
+                    response_serializer=ancestral_dot_v1_dot_model__service__pb2.UnloadModelResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'ancestral.v1.ModelService', rpc_method_handlers)
@@ -87,7 +130,10 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
-    """Says which models there are and what they can do.
+    """Says which models there are and what they can do, and changes which ones are served.
+
+    The server also watches its folder of models by itself: versions that appear are loaded and take over, those that are
+    removed go. The calls here do the same at once, and say how it went.
     """
 
     @staticmethod
@@ -134,6 +180,60 @@ class ModelService:
             '/ancestral.v1.ModelService/GetModel',
             ancestral_dot_v1_dot_model__service__pb2.GetModelRequest.SerializeToString,
             ancestral_dot_v1_dot_model__service__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ancestral.v1.ModelService/LoadModel',
+            ancestral_dot_v1_dot_model__service__pb2.LoadModelRequest.SerializeToString,
+            ancestral_dot_v1_dot_model__service__pb2.LoadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ancestral.v1.ModelService/UnloadModel',
+            ancestral_dot_v1_dot_model__service__pb2.UnloadModelRequest.SerializeToString,
+            ancestral_dot_v1_dot_model__service__pb2.UnloadModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

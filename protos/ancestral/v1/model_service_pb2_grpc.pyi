@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModelServiceStub:
-    """Says which models there are and what they can do."""
+    """Says which models there are and what they can do, and changes which ones are served.
+
+    The server also watches its folder of models by itself: versions that appear are loaded and take over, those that are
+    removed go. The calls here do the same at once, and say how it went.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -37,19 +41,45 @@ class ModelServiceStub:
     """All models, each at every version that the server knows, by name and then by version."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]
     """One model."""
+    LoadModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.LoadModelRequest, _model_service_pb2.LoadModelResponse]
+    """Loads a version from the server's folder, or loads it anew; answers when it serves. A version that serves already
+    goes on until the new one takes over, and for good if that is refused: then the answer is FAILED_PRECONDITION with
+    the file and the reason.
+    """
+    UnloadModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.UnloadModelRequest, _model_service_pb2.UnloadModelResponse]
+    """Takes a version out of service; answers when its running calls have ended and its memory is free. The server loads it
+    again only when its files change, or by LoadModel.
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
-    """Says which models there are and what they can do."""
+    """Says which models there are and what they can do, and changes which ones are served.
+
+    The server also watches its folder of models by itself: versions that appear are loaded and take over, those that are
+    removed go. The calls here do the same at once, and say how it went.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """All models, each at every version that the server knows, by name and then by version."""
     GetModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]  # type: ignore[assignment]
     """One model."""
+    LoadModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.LoadModelRequest, _model_service_pb2.LoadModelResponse]  # type: ignore[assignment]
+    """Loads a version from the server's folder, or loads it anew; answers when it serves. A version that serves already
+    goes on until the new one takes over, and for good if that is refused: then the answer is FAILED_PRECONDITION with
+    the file and the reason.
+    """
+    UnloadModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.UnloadModelRequest, _model_service_pb2.UnloadModelResponse]  # type: ignore[assignment]
+    """Takes a version out of service; answers when its running calls have ended and its memory is free. The server loads it
+    again only when its files change, or by LoadModel.
+    """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Says which models there are and what they can do."""
+    """Says which models there are and what they can do, and changes which ones are served.
+
+    The server also watches its folder of models by itself: versions that appear are loaded and take over, those that are
+    removed go. The calls here do the same at once, and say how it went.
+    """
 
     @_abc_1.abstractmethod
     def ListModels(
@@ -66,5 +96,26 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.GetModelResponse, _abc.Awaitable[_model_service_pb2.GetModelResponse]]:
         """One model."""
+
+    @_abc_1.abstractmethod
+    def LoadModel(
+        self,
+        request: _model_service_pb2.LoadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.LoadModelResponse, _abc.Awaitable[_model_service_pb2.LoadModelResponse]]:
+        """Loads a version from the server's folder, or loads it anew; answers when it serves. A version that serves already
+        goes on until the new one takes over, and for good if that is refused: then the answer is FAILED_PRECONDITION with
+        the file and the reason.
+        """
+
+    @_abc_1.abstractmethod
+    def UnloadModel(
+        self,
+        request: _model_service_pb2.UnloadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.UnloadModelResponse, _abc.Awaitable[_model_service_pb2.UnloadModelResponse]]:
+        """Takes a version out of service; answers when its running calls have ended and its memory is free. The server loads it
+        again only when its files change, or by LoadModel.
+        """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

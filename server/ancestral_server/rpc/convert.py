@@ -16,6 +16,7 @@ from ancestral.v1 import bundle_pb2, priority_pb2, tensor_pb2
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.engine.job import Priority
 from ancestral_server.errors import InvalidArgument
+from ancestral_server.runtime.bundle import NAME
 from ancestral_server.runtime.program import DTYPES
 from ancestral_server.runtime.session import Array
 
@@ -154,6 +155,13 @@ def model_name(field: str, value: str) -> str:
     # Errors repeat the name, and have room for so much.
     if len(value) > MAX_NAME:
         raise InvalidArgument(field, f"has {len(value)} characters, must have at most {MAX_NAME}")
+    return value
+
+
+def bundle_name(field: str, value: str) -> str:
+    """A name that may become part of a path."""
+    if not NAME.fullmatch(value):
+        raise InvalidArgument(field, f"is {value[:100]!r}, must match {NAME.pattern}")
     return value
 
 

@@ -38,96 +38,99 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         self._settings = settings
 
     async def Sample(self, request: pb.SampleRequest, context: Context) -> pb.SampleResponse:
-        ask = sampling.read(self._catalog, self._settings, request)
-        sampling.check_reply(ask, self._settings.max_message_bytes - _ENVELOPE_BYTES)
-        return await sampling.sample(ask, context)
+        with self._find(request) as model:
+            ask = sampling.read(model, self._settings, request)
+            sampling.check_reply(ask, self._settings.max_message_bytes - _ENVELOPE_BYTES)
+            return await sampling.sample(ask, context)
 
     async def SampleStream(
         self, request: pb.SampleStreamRequest, context: Context
     ) -> AsyncGenerator[pb.SampleStreamResponse]:
-        ask = sampling.read(self._catalog, self._settings, request.sample, "sample.")
-        async with aclosing(sampling.stream(ask, context, request.progress, self._settings.max_batch)) as steps:
-            async for step in steps:
-                yield step
+        with self._find(request.sample, "sample.") as model:
+            ask = sampling.read(model, self._settings, request.sample, "sample.")
+            async with aclosing(sampling.stream(ask, context, request.progress, self._settings.max_batch)) as steps:
+                async for step in steps:
+                    yield step
 
     async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeResponse:
-        model = self._find(request)
-        lane = model.lane("encode")
-        program = model.programs["encode"]
-        images = convert.batch("images", request.images, program.inputs[IMAGE], self._settings.max_images)
-        inputs: dict[Meaning, Array | Streams] = {IMAGE: images}
-        wanted = [m for m in (bundle_pb2.MEANING_MEAN, bundle_pb2.MEANING_LOG_VARIANCE) if m in program.outputs]
-        if request.HasField("draw_seed"):
-            seed = convert.seed("draw_seed", request.draw_seed)
-            if LATENT not in program.outputs or UNIFORMS not in program.inputs:
-                raise RoleMissing(
-                    model.name, f"draw_seed: the encoder of {model.name} is deterministic, draws nothing", "draw_seed"
-                )
-            inputs[UNIFORMS] = Streams(seed, 0, tuple(program.inputs[UNIFORMS].shape))
-            wanted.append(LATENT)
-        self._check_reply("images", program, wanted, len(images))
-        job = await run(lane, context, len(images), inputs, wanted, convert.priority("priority", request.priority))
-        return pb.EncodeResponse(
-            info=info(model, job),
-            mean=_output(job, bundle_pb2.MEANING_MEAN),
-            log_variance=_output(job, bundle_pb2.MEANING_LOG_VARIANCE),
-            latent=_output(job, LATENT),
-        )
+        with self._find(request) as model:
+            lane = model.lane("encode")
+            program = model.programs["encode"]
+            images = convert.batch("images", request.images, program.inputs[IMAGE], self._settings.max_images)
+            inputs: dict[Meaning, Array | Streams] = {IMAGE: images}
+            wanted = [m for m in (bundle_pb2.MEANING_MEAN, bundle_pb2.MEANING_LOG_VARIANCE) if m in program.outputs]
+            if request.HasField("draw_seed"):
+                seed = convert.seed("draw_seed", request.draw_seed)
+                if LATENT not in program.outputs or UNIFORMS not in program.inputs:
+                    raise RoleMissing(
+                        model.name,
+                        f"draw_seed: the encoder of {model.name} is deterministic, draws nothing",
+                        "draw_seed",
+                    )
+                inputs[UNIFORMS] = Streams(seed, 0, tuple(program.inputs[UNIFORMS].shape))
+                wanted.append(LATENT)
+            self._check_reply("images", program, wanted, len(images))
+            job = await run(lane, context, len(images), inputs, wanted, convert.priority("priority", request.priority))
+            return pb.EncodeResponse(
+                info=info(model, job),
+                mean=_output(job, bundle_pb2.MEANING_MEAN),
+                log_variance=_output(job, bundle_pb2.MEANING_LOG_VARIANCE),
+                latent=_output(job, LATENT),
+            )
 
     async def Decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
-        model = self._find(request)
-        lane = model.lane("decode")
-        program = model.programs["decode"]
-        latents = convert.batch("latents", request.latents, program.inputs[LATENT], self._settings.max_images)
-        self._check_reply("latents", program, [IMAGE], len(latents))
-        job = await run(
-            lane, context, len(latents), {LATENT: latents}, [IMAGE], convert.priority("priority", request.priority)
-        )
-        return pb.DecodeResponse(info=info(model, job), images=_output(job, IMAGE))
+        with self._find(request) as model:
+            lane = model.lane("decode")
+            program = model.programs["decode"]
+            latents = convert.batch("latents", request.latents, program.inputs[LATENT], self._settings.max_images)
+            self._check_reply("latents", program, [IMAGE], len(latents))
+            priority = convert.priority("priority", request.priority)
+            job = await run(lane, context, len(latents), {LATENT: latents}, [IMAGE], priority)
+            return pb.DecodeResponse(info=info(model, job), images=_output(job, IMAGE))
 
     async def ExtractFeatures(self, request: pb.ExtractFeaturesRequest, context: Context) -> pb.ExtractFeaturesResponse:
-        model = self._find(request)
-        lane = model.lane("features")
-        program = model.programs["features"]
-        images = convert.batch("images", request.images, program.inputs[IMAGE], self._settings.max_images)
-        wanted = [bundle_pb2.MEANING_FEATURES]
-        if request.include_map:
-            if bundle_pb2.MEANING_FEATURE_MAP not in program.outputs:
-                raise RoleMissing(model.name, f"include_map: {model.name} has no feature map", "include_map")
-            wanted.append(bundle_pb2.MEANING_FEATURE_MAP)
-        self._check_reply("images", program, wanted, len(images))
-        inputs = self._labelled(program, images, request.labels)
-        job = await run(lane, context, len(images), inputs, wanted, convert.priority("priority", request.priority))
-        return pb.ExtractFeaturesResponse(
-            info=info(model, job),
-            features=_output(job, bundle_pb2.MEANING_FEATURES),
-            feature_map=_output(job, bundle_pb2.MEANING_FEATURE_MAP),
-        )
+        with self._find(request) as model:
+            lane = model.lane("features")
+            program = model.programs["features"]
+            images = convert.batch("images", request.images, program.inputs[IMAGE], self._settings.max_images)
+            wanted = [bundle_pb2.MEANING_FEATURES]
+            if request.include_map:
+                if bundle_pb2.MEANING_FEATURE_MAP not in program.outputs:
+                    raise RoleMissing(model.name, f"include_map: {model.name} has no feature map", "include_map")
+                wanted.append(bundle_pb2.MEANING_FEATURE_MAP)
+            self._check_reply("images", program, wanted, len(images))
+            inputs = self._labelled(program, images, request.labels)
+            job = await run(lane, context, len(images), inputs, wanted, convert.priority("priority", request.priority))
+            return pb.ExtractFeaturesResponse(
+                info=info(model, job),
+                features=_output(job, bundle_pb2.MEANING_FEATURES),
+                feature_map=_output(job, bundle_pb2.MEANING_FEATURE_MAP),
+            )
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
-        model = self._find(request)
-        lane = model.lane("score")
-        program = model.programs["score"]
-        images = convert.batch("images", request.images, program.inputs[IMAGE], self._settings.max_images)
-        seed = convert.seed("seed", request.seed)
-        inputs = self._labelled(program, images, request.labels)
-        if UNIFORMS in program.inputs:
-            inputs[UNIFORMS] = Streams(seed, 0, tuple(program.inputs[UNIFORMS].shape))
-        job = await run(
-            lane, context, len(images), inputs, [LOG_LIKELIHOOD], convert.priority("priority", request.priority)
-        )
-        likelihood = job.output(LOG_LIKELIHOOD)
-        dimensions = math.prod(image_shape(model))
-        return pb.ScoreResponse(
-            info=info(model, job),
-            log_likelihood=convert.tensor(likelihood),
-            bits_per_dim=convert.tensor((-likelihood / np.float32(dimensions * math.log(2))).astype(np.float32)),
-            likelihood=program.role.likelihood,
-        )
+        with self._find(request) as model:
+            lane = model.lane("score")
+            program = model.programs["score"]
+            images = convert.batch("images", request.images, program.inputs[IMAGE], self._settings.max_images)
+            seed = convert.seed("seed", request.seed)
+            inputs = self._labelled(program, images, request.labels)
+            if UNIFORMS in program.inputs:
+                inputs[UNIFORMS] = Streams(seed, 0, tuple(program.inputs[UNIFORMS].shape))
+            priority = convert.priority("priority", request.priority)
+            job = await run(lane, context, len(images), inputs, [LOG_LIKELIHOOD], priority)
+            likelihood = job.output(LOG_LIKELIHOOD)
+            dimensions = math.prod(image_shape(model))
+            return pb.ScoreResponse(
+                info=info(model, job),
+                log_likelihood=convert.tensor(likelihood),
+                bits_per_dim=convert.tensor((-likelihood / np.float32(dimensions * math.log(2))).astype(np.float32)),
+                likelihood=program.role.likelihood,
+            )
 
-    def _find(self, request: Any) -> ModelVersion:
+    def _find(self, request: Any, prefix: str = "") -> ModelVersion:
+        """The model of a request, to be held in a `with` until the reply is packed; `prefix` as in `sampling.read`."""
         return self._catalog.find(
-            convert.model_name("model", request.model), convert.version("version", request.version)
+            convert.model_name(f"{prefix}model", request.model), convert.version(f"{prefix}version", request.version)
         )
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""`ancestral.v1.ModelService`: which models there are and what they can do."""
+"""`ancestral.v1.ModelService`: which models there are, what they can do, and changing that."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ import grpc
 
 from ancestral.v1 import model_service_pb2 as pb
 from ancestral.v1 import model_service_pb2_grpc
-from ancestral_server.catalog import Catalog, ModelVersion
+from ancestral_server.catalog import Catalog, ModelVersion, State
 from ancestral_server.rpc import convert
 from ancestral_server.settings import Settings
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+_STATES = {
+    State.LOADING: pb.MODEL_STATE_LOADING,
+    State.SERVING: pb.MODEL_STATE_SERVING,
+    State.DRAINING: pb.MODEL_STATE_DRAINING,
+    State.NOT_SERVING: pb.MODEL_STATE_NOT_SERVING,
+}
 
 
 class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
@@ -28,12 +35,21 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         model = self._catalog.describe(name, convert.version("version", request.version))
         return pb.GetModelResponse(model=self._describe(model))
 
+    async def LoadModel(self, request: pb.LoadModelRequest, context: Context) -> pb.LoadModelResponse:
+        name = convert.bundle_name("name", request.name)
+        model = await self._catalog.load(name, convert.version("version", request.version))
+        return pb.LoadModelResponse(model=self._describe(model))
+
+    async def UnloadModel(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:
+        name = convert.bundle_name("name", request.name)
+        await self._catalog.unload(name, convert.version("version", request.version))
+        return pb.UnloadModelResponse()
+
     def _describe(self, model: ModelVersion) -> pb.Model:
-        state = pb.MODEL_STATE_SERVING if model.serving else pb.MODEL_STATE_NOT_SERVING
         message = pb.Model(
             name=model.name,
             version=model.version,
-            state=state,
+            state=_STATES[model.state],
             reason=model.problem,
             device=model.device,
             bundle=model.manifest,

@@ -15,7 +15,7 @@ import numpy as np
 
 from ancestral.v1 import bundle_pb2
 from ancestral.v1 import inference_service_pb2 as pb
-from ancestral_server.catalog import Catalog, ModelVersion
+from ancestral_server.catalog import ModelVersion
 from ancestral_server.engine.batch_loop import BatchLoop
 from ancestral_server.engine.job import Completion, Feed, Job, OneShotJob, Priority, RasterJob, Streams
 from ancestral_server.engine.raster_loop import RasterLoop
@@ -49,11 +49,8 @@ class Ask:
     priority: Priority
 
 
-def read(catalog: Catalog, settings: Settings, request: pb.SampleRequest, prefix: str = "") -> Ask:
+def read(model: ModelVersion, settings: Settings, request: pb.SampleRequest, prefix: str = "") -> Ask:
     """Check every field; `prefix` is the path of the request in the message that brought it."""
-    model = catalog.find(
-        convert.model_name(f"{prefix}model", request.model), convert.version(f"{prefix}version", request.version)
-    )
     lane = model.lane("sample")
     program = model.programs["sample"]
     count = convert.count(f"{prefix}count", request.count, settings.max_sample_count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -35,6 +36,10 @@ class Door:
     def __init__(self, catalog: Catalog, metrics: Metrics, arrivals: Arrivals, settings: Settings) -> None:
         self._catalog = catalog
         self._health = health.aio.HealthServicer()
+        # What health says of the models, by name; and that the catalog is no longer what it was then.
+        self._told: dict[str, int] = {}
+        self._changed = asyncio.Event()
+        self._following: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -65,17 +70,39 @@ class Door:
 
     async def open(self) -> None:
         """Start answering; health per model NAME and NAME/VERSION, per service, and "" for the whole server."""
-        for model in self._catalog:
-            await self._health.set(f"{model.name}/{model.version}", SERVING if model.serving else NOT_SERVING)
-        for name in {model.name for model in self._catalog}:
-            serving = self._catalog.describe(name, 0).serving
-            await self._health.set(name, SERVING if serving else NOT_SERVING)
+        self._catalog.on_change = self._changed.set
+        await self._tell_health()
         for service in _SERVICES:
             await self._health.set(service.full_name, SERVING)
         await self._health.set(health.OVERALL_HEALTH, SERVING)
+        self._following = asyncio.create_task(self._follow())
         await self._server.start()
 
-    async def close(self, drain_seconds: float) -> None:
-        """Say NOT_SERVING, refuse new calls, let the running ones finish for so long."""
+    async def shut(self) -> None:
+        """Say NOT_SERVING from now on. Calls are still heard: the catalog refuses them."""
+        if self._following is not None:
+            self._following.cancel()
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(drain_seconds)
+
+    async def flush(self) -> None:
+        """Let replies that are packed reach their sockets: a few turns of the event loop, however slow they are."""
+        for _ in range(10):
+            await asyncio.sleep(0.01)
+
+    async def _follow(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            await self._tell_health()
+
+    async def _tell_health(self) -> None:
+        """Tell what has changed; of a model that is gone, that it does not serve."""
+        now = dict.fromkeys(self._told, NOT_SERVING)
+        for model in self._catalog:
+            now[f"{model.name}/{model.version}"] = SERVING if model.serving else NOT_SERVING
+            if model.serving or model.name not in now:
+                now[model.name] = now[f"{model.name}/{model.version}"]
+        for name, status in now.items():
+            if self._told.get(name) != status:
+                await self._health.set(name, status)
+        self._told = now

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from ancestral_server.errors import (
+    BundleRefused,
     DeadlineExceeded,
     Infeasible,
     Internal,
@@ -19,6 +20,7 @@ from ancestral_server.errors import (
     Overloaded,
     RoleMissing,
     ServerError,
+    Stopping,
     Unavailable,
 )
 
@@ -33,6 +35,8 @@ CODES: dict[type[ServerError], grpc.StatusCode] = {
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     Infeasible: grpc.StatusCode.DEADLINE_EXCEEDED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
+    Stopping: grpc.StatusCode.UNAVAILABLE,
+    BundleRefused: grpc.StatusCode.FAILED_PRECONDITION,
     Internal: grpc.StatusCode.INTERNAL,
 }
 
@@ -53,12 +57,23 @@ def status(error: ServerError, request_id: str) -> tuple[grpc.StatusCode, str, t
             violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
             details.append(error_details_pb2.BadRequest(field_violations=[violation]))
             details.append(_resource(error.resource, str(error)))
-        case NotFound() | Unavailable():
+        case Stopping():
+            # No pushback: the caller's own first delay gives its balancer the time to turn to another server.
+            details.append(_retry(error.retry_seconds))
+        case Unavailable():
             details.append(_resource(error.resource, str(error)))
+            if error.retry_seconds is not None:
+                details.append(_retry(error.retry_seconds))
+        case NotFound():
+            details.append(_resource(error.resource, str(error)))
+        case BundleRefused():
+            subject = f"{error.resource}/{error.file}"
+            broken = error_details_pb2.PreconditionFailure.Violation(
+                type="BUNDLE", subject=subject, description=error.problem
+            )
+            details.append(error_details_pb2.PreconditionFailure(violations=[broken]))
         case Overloaded():
-            delay = duration_pb2.Duration()
-            delay.FromNanoseconds(int(error.retry_seconds * 1e9))
-            details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+            details.append(_retry(error.retry_seconds))
             trailers.append(("grpc-retry-pushback-ms", str(math.ceil(error.retry_seconds * 1000))))
     details.append(error_details_pb2.RequestInfo(request_id=request_id))
     packed = []
@@ -78,6 +93,12 @@ def camel_case(code: grpc.StatusCode) -> str:
     if code is grpc.StatusCode.CANCELLED:
         return "Canceled"
     return code.name.title().replace("_", "")
+
+
+def _retry(seconds: float | None) -> error_details_pb2.RetryInfo:
+    delay = duration_pb2.Duration()
+    delay.FromNanoseconds(int((seconds or 0.0) * 1e9))
+    return error_details_pb2.RetryInfo(retry_delay=delay)
 
 
 def _resource(name: str, description: str) -> error_details_pb2.ResourceInfo:

@@ -73,6 +73,25 @@ def test_models_as_json(run: Run) -> None:
     assert model["image_shape"] == [4, 3, 1]
 
 
+def test_load_and_unload(run: Run, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    toybundle.write(models)
+    with ServerProcess(models, "--poll-seconds", "0") as server:
+        done = run("unload", "tally", address=server.address)
+        assert (done.returncode, done.stdout) == (0, "tally at every version is unloaded\n")
+        assert "not serving: unloaded on request" in run("models", address=server.address).stdout
+        done = run("load", "tally", address=server.address)
+        assert (done.returncode, done.stdout) == (0, "tally version 1 serves on cpu\n")
+        (models / "tally" / "1" / "encode.onnx").write_bytes(b"")
+        done = run("load", "tally", "--version", "1", address=server.address)
+        assert done.returncode == 2
+        assert done.stderr.startswith("ancestral: tally:1 was refused: encode.onnx: has 0 bytes")
+        listed = run("models", address=server.address).stdout
+        assert "serving on cpu, but what lies in its folder now was refused: encode.onnx" in listed
+        assert run("load", "nobody", address=server.address).returncode == 3
+        assert run("unload", "../tally", address=server.address).returncode == 2
+
+
 def test_sample_writes_a_grid(run: Run, tmp_path: Path) -> None:
     done = run("sample", "tally", "-n", "16", "--seed", "7", "--out", "grid.png")
     assert done.returncode == 0, done.stderr

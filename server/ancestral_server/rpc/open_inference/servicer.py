@@ -44,7 +44,8 @@ class OpenInferenceServicer(oip_grpc.GRPCInferenceServiceServicer):
 
     async def ModelInfer(self, request: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:
         ask = infer.read(self._catalog, self._settings, request)
-        return await infer.answer(ask, request, context)
+        with ask.model:
+            return await infer.answer(ask, request, context)
 
     async def ModelConfig(self, request: oip.ModelConfigRequest, context: Context) -> oip.ModelConfigResponse:
         model, role = names.find(self._catalog, request.name, request.version, fields=_FIELDS)

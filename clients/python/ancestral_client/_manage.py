@@ -1,0 +1,72 @@
+"""The commands about the models themselves: which there are, and which are served."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ancestral_client import _commands as commands
+from ancestral_client._commands import TIMEOUT, Address, AsJson, ModelName, Timeout
+
+Folder = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model: a folder of the server.")]
+
+
+def models(
+    context: typer.Context, as_json: AsJson = False, address: Address = None, timeout: Timeout = TIMEOUT
+) -> None:
+    """List the models, what each can do and how good it is."""
+    with commands.client(context, address, timeout) as client:
+        found = client.models()
+    if as_json:
+        print(json.dumps([asdict(model) for model in found], indent=2))
+        return
+    if not found:
+        print("The server has no models.")
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("MODEL", "VERSION", "IMAGES", "CAN", "TEST BITS/DIM", "STATE"):
+        table.add_column(heading, justify="right" if heading == "VERSION" else "left")
+    for model in found:
+        state = f"serving on {model.device}" if model.serving else model.state
+        if model.reason:
+            state += ", but what lies in its folder now was refused" if model.serving else ""
+            state += f": {model.reason}"
+        size = "×".join(map(str, model.image_shape)) if any(model.image_shape) else "?"
+        if model.label_count:
+            size += f", {model.label_count} classes"
+        table.add_row(model.name, str(model.version), size, ", ".join(model.roles), commands.bits(model), state)
+    # A pipe has no width to fit into: let every row be one line.
+    console = Console() if sys.stdout.isatty() else Console(width=500)
+    console.print(table, soft_wrap=not sys.stdout.isatty())
+
+
+def load(
+    context: typer.Context,
+    model: Folder,
+    version: Annotated[int, typer.Option(help="Version to load; 0 is the highest in the folder.")] = 0,
+    address: Address = None,
+    timeout: Timeout = TIMEOUT,
+) -> None:
+    """Have the server load a version from its folder, or load it anew; what serves goes on until it is done."""
+    with commands.client(context, address, timeout) as client:
+        loaded = client.load(model, version)
+    print(f"{loaded.name} version {loaded.version} serves on {loaded.device}")
+
+
+def unload(
+    context: typer.Context,
+    model: ModelName,
+    version: Annotated[int, typer.Option(help="Version to unload; 0 is all of them.")] = 0,
+    address: Address = None,
+    timeout: Timeout = TIMEOUT,
+) -> None:
+    """Have the server take a version out of service, or all; it ends when their running calls have."""
+    with commands.client(context, address, timeout) as client:
+        client.unload(model, version)
+    print(f"{model} {f'version {version}' if version else 'at every version'} is unloaded")

@@ -1,0 +1,129 @@
+"""From a folder to a version that can serve: read, verified against its recorded answers, warm."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import structlog
+
+from ancestral.v1 import bundle_pb2
+from ancestral_server.catalog import folder
+from ancestral_server.catalog.version import ModelVersion, State
+from ancestral_server.engine.admission import Limits
+from ancestral_server.engine.arrivals import Arrivals
+from ancestral_server.engine.batch_loop import BatchLoop
+from ancestral_server.engine.quick import QuickBatchLoop
+from ancestral_server.engine.raster_loop import RasterLoop
+from ancestral_server.errors import BundleError
+from ancestral_server.metrics import Metrics
+from ancestral_server.runtime import memory
+from ancestral_server.runtime.bundle import Bundle, read_bundle, read_manifest
+from ancestral_server.runtime.golden import replay
+from ancestral_server.runtime.program import OneShotProgram, Program, RasterProgram
+from ancestral_server.runtime.session import Runtime, Session
+from ancestral_server.settings import Settings
+
+log = structlog.get_logger()
+
+
+class Loader:
+    """Loads versions one at a time, on whatever thread calls it."""
+
+    def __init__(self, settings: Settings, runtime: Runtime, metrics: Metrics, arrivals: Arrivals) -> None:
+        self._settings = settings
+        self._runtime = runtime
+        self._metrics = metrics
+        self._arrivals = arrivals
+
+    def load(self, name: str, version: int) -> ModelVersion:
+        """The version, serving, its lanes started; or not serving and why, whatever is wrong with it."""
+        path = self._settings.models / name / str(version)
+        # First: what changes from here on will be seen as a change.
+        model = ModelVersion(name, version, stamp=folder.stamp(path))
+        began = time.monotonic()
+        try:
+            self._open(model, path)
+        except BundleError as error:
+            self._refuse(model, error.file, str(error))
+            return model
+        except Exception as error:  # onnxruntime and hostile files may raise anything, and the others must not suffer
+            log.exception("load failed", model=name, version=version)
+            self._refuse(model, "", f"loading failed: {type(error).__name__}: {error}")
+            return model
+        for lane in model.lanes.values():
+            lane.start()
+        model.state = State.SERVING
+        self._metrics.loaded(name, ok=True)
+        log.info(
+            "model serves",
+            model=name,
+            version=version,
+            roles=sorted(model.lanes),
+            device=model.device,
+            seconds=round(time.monotonic() - began, 3),
+        )
+        return model
+
+    def _refuse(self, model: ModelVersion, file: str, problem: str) -> None:
+        model.state, model.problem, model.problem_file = State.NOT_SERVING, problem, file
+        model.lanes, model.programs = {}, {}
+        memory.give_back()
+        self._metrics.loaded(model.name, ok=False)
+        log.error("bundle refused", model=model.name, version=model.version, file=file, reason=problem)
+
+    def _open(self, model: ModelVersion, path: Path) -> None:
+        # First the manifest alone: what could be read of a bad bundle is still worth showing.
+        model.manifest = read_manifest(path)
+        bundle = read_bundle(path)
+        sessions: dict[tuple[str, bool], Session] = {}
+        for role in bundle.manifest.roles:
+            raster = role.program == bundle_pb2.PROGRAM_RASTER
+            kind = RasterProgram if raster else OneShotProgram
+            # A raster lane's workers each compute on their own thread.
+            session = self._session(sessions, bundle, role, on_caller=raster)
+            model.programs[role.name] = kind(role, session, bundle.manifest)
+        replay(bundle, model.programs)
+        for name, program in model.programs.items():
+            lane = model.lanes[name] = self._lane(model, name, program)
+            lane.warm_up()
+            if isinstance(lane, QuickBatchLoop) and lane.quick:
+                alone = self._session(sessions, bundle, program.role, on_caller=True)
+                lane.lighten(OneShotProgram(program.role, alone, bundle.manifest))
+        model.device = self._runtime.device
+
+    def _session(
+        self, sessions: dict[tuple[str, bool], Session], bundle: Bundle, role: bundle_pb2.Role, *, on_caller: bool
+    ) -> Session:
+        """A session on the role's graph, which other roles may share."""
+        key = (role.graph, on_caller)
+        if key not in sessions:
+            sessions[key] = self._runtime.open(bundle.graph(role), on_caller=on_caller)
+        return sessions[key]
+
+    def _lane(self, model: ModelVersion, role: str, program: Program) -> BatchLoop | RasterLoop:
+        settings = self._settings
+        name = f"{model.name}:{model.version} {role}"
+        limits = Limits(settings.max_queued_images, settings.max_queued_calls, settings.max_queue_ms / 1000)
+        metrics = self._metrics.lane(model.name, model.version, role)
+        if isinstance(program, RasterProgram):
+            on_cpu = self._runtime.device == "cpu"
+            return RasterLoop(
+                name,
+                program,
+                metrics,
+                slots=settings.slots,
+                limits=limits,
+                workers=settings.threads if on_cpu else 1,
+                pad=not on_cpu,
+            )
+        assert isinstance(program, OneShotProgram)
+        return QuickBatchLoop(
+            name,
+            program,
+            metrics,
+            max_batch=settings.max_batch,
+            limits=limits,
+            wait=settings.batch_wait_ms / 1000,
+            arrivals=self._arrivals,
+        )

@@ -1,0 +1,111 @@
+"""One version of one model: its state, its lanes by role, and who uses it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from enum import Enum
+from types import TracebackType
+
+from ancestral.v1 import bundle_pb2
+from ancestral_server.catalog.folder import Key, Stamp
+from ancestral_server.engine.batch_loop import BatchLoop
+from ancestral_server.engine.raster_loop import RasterLoop
+from ancestral_server.errors import RoleMissing
+from ancestral_server.runtime import memory
+from ancestral_server.runtime.program import Program
+
+
+class State(Enum):
+    """LOADING → SERVING → DRAINING → gone, or NOT_SERVING: refused at load, or unloaded on request."""
+
+    LOADING = "loading"
+    SERVING = "serving"
+    DRAINING = "draining"
+    NOT_SERVING = "not serving"
+
+
+@dataclass(eq=False)
+class ModelVersion:
+    """Made and filled by the loader's thread; from then on it belongs to the event loop.
+
+    A call holds what it uses: `with catalog.find(name, version) as model:` until its reply is packed. A version that
+    is replaced or removed closes its lanes when nobody holds it any more.
+    """
+
+    name: str
+    version: int
+    state: State = State.LOADING
+    stamp: Stamp = field(default_factory=Stamp)
+    device: str = ""
+    manifest: bundle_pb2.Bundle | None = None
+    programs: dict[str, Program] = field(default_factory=dict)
+    lanes: dict[str, BatchLoop | RasterLoop] = field(default_factory=dict)
+    # Why it does not serve; of one that serves, why what lies in its folder now was refused.
+    problem: str = ""
+    # The file that it was refused for, relative to its folder; empty if none is to blame.
+    problem_file: str = ""
+    # Somebody asked to have it unloaded.
+    unloaded: bool = False
+    users: int = 0
+    _left: asyncio.Event | None = None
+
+    @property
+    def key(self) -> Key:
+        return self.name, self.version
+
+    @property
+    def serving(self) -> bool:
+        return self.state is State.SERVING
+
+    @property
+    def refused(self) -> bool:
+        return self.state is State.NOT_SERVING and not self.unloaded
+
+    def lane(self, role: str) -> BatchLoop | RasterLoop:
+        """RoleMissing if the model cannot do that, with what it can do."""
+        if role not in self.lanes:
+            raise RoleMissing(
+                self.name,
+                f"model {self.name} (version {self.version}) has no role {role!r}; "
+                f"it has {', '.join(sorted(self.lanes))}",
+            )
+        return self.lanes[role]
+
+    def without_lanes(self) -> ModelVersion:
+        """What stands in its place once it is unloaded on request."""
+        return ModelVersion(
+            self.name,
+            self.version,
+            State.NOT_SERVING,
+            self.stamp,
+            manifest=self.manifest,
+            problem="unloaded on request; LoadModel loads it again",
+            unloaded=True,
+        )
+
+    def __enter__(self) -> ModelVersion:
+        self.users += 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.users -= 1
+        if self._left is not None and not self.users:
+            self._left.set()
+
+    async def unused(self) -> None:
+        """Wait until nobody holds it. To be asked for only once no call finds it any more."""
+        if self.users:
+            if self._left is None:
+                self._left = asyncio.Event()
+            await self._left.wait()
+
+    def close(self) -> None:
+        """Stop the lanes, drop the sessions and return their memory. Blocks until running work ends."""
+        for lane in self.lanes.values():
+            lane.close()
+        # Nothing else refers to the sessions, nor are they part of a cycle: they end here.
+        self.lanes, self.programs = {}, {}
+        memory.give_back()

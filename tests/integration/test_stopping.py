@@ -1,0 +1,175 @@
+"""The end of the server: whoever was let in is answered, everybody else hears UNAVAILABLE and nothing else."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+import toybundle
+from ancestral.v1 import inference_service_pb2 as pb
+from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
+from ancestral_server.runtime.noise import uniforms_of_range
+from callers import Callers
+from running import ServerProcess
+
+NO_RETRIES = [("grpc.enable_retries", 0)]
+# Seconds of painting, even on a fast machine.
+LONG = pb.SampleRequest(model="tally", count=10_000, seed=1)
+
+
+def begin(server: ServerProcess, channel: grpc.Channel, calls: int = 1) -> list[Any]:
+    """Long sampling calls that have reached their lane."""
+    stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
+    running = [stub.Sample.future(LONG, timeout=120) for _ in range(calls)]
+    while server.metric("grpc_server_started_total", grpc_method="Sample") < calls:
+        time.sleep(0.005)
+    return running
+
+
+def logged(server: ServerProcess, event: str) -> list[dict[str, str]]:
+    lines = [json.loads(line) for line in server.log if line.startswith("{")]
+    return [line for line in lines if line["event"] == event]
+
+
+def test_twenty_stops_under_load_lose_nobody(toy_models: Path) -> None:
+    admitted = refused = 0
+    for _ in range(20):
+        with ServerProcess(toy_models, "--log-calls", "true") as server:
+            with Callers(server.address, {1: {0}}, encoders=24, samplers=8) as callers:
+                while not callers.calls:
+                    time.sleep(0.01)
+                time.sleep(0.1)
+                assert server.stop() == 0
+            codes = {call.request_id: call.code for call in callers.calls}
+            assert set(codes.values()) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}, codes
+            assert [call for call in callers.calls if call.wrong] == []
+            told = {line["request_id"]: line["code"] for line in logged(server, "call")}
+            assert set(told.values()) <= {"OK", "UNAVAILABLE"}
+            ours = {identity for identity, code in told.items() if code == "OK"}
+            assert ours == {identity for identity, code in codes.items() if code is grpc.StatusCode.OK}
+            admitted += len(ours)
+            refused += len(codes) - len(ours)
+    assert admitted > 200
+    assert refused > 200
+
+
+def test_new_calls_are_refused_while_running_ones_finish(toy_models: Path) -> None:
+    with ServerProcess(toy_models, "--slots", "8", "--threads", "1") as server:
+        with grpc.insecure_channel(server.address, options=NO_RETRIES) as channel:
+            (running,) = begin(server, channel)
+            health = health_pb2_grpc.HealthStub(channel)
+            server.process.send_signal(signal.SIGTERM)
+            while health.Check(health_pb2.HealthCheckRequest(), timeout=10).status == 1:
+                time.sleep(0.005)
+            for name in ("tally", "tally/1", "ancestral.v1.InferenceService"):
+                reply = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)
+                assert reply.status == health_pb2.HealthCheckResponse.NOT_SERVING
+            for ask in (
+                lambda: inference_service_pb2_grpc.InferenceServiceStub(channel).Sample(
+                    pb.SampleRequest(model="tally", count=1), timeout=10
+                ),
+                lambda: model_service_pb2_grpc.ModelServiceStub(channel).LoadModel(
+                    model_service_pb2.LoadModelRequest(name="tally"), timeout=10
+                ),
+            ):
+                with pytest.raises(grpc.RpcError, match="the server is shutting down") as refusal:
+                    ask()
+                assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
+                status = rpc_status.from_call(refusal.value)
+                assert status is not None
+                (retry,) = [d for d in status.details if d.Is(error_details_pb2.RetryInfo.DESCRIPTOR)]
+                assert error_details_pb2.RetryInfo.FromString(retry.value).retry_delay.ToMilliseconds() == 0
+            assert not running.done()
+            expected = toybundle.paint(uniforms_of_range(1, 0, 10_000, (4, 3, 1)))[0]
+            assert running.result().images.data == expected.tobytes()
+        assert server.process.wait(10) == 0
+
+
+def test_whoever_waits_when_the_drain_time_is_over_hears_so(toy_models: Path) -> None:
+    flags = ("--slots", "1", "--threads", "1", "--drain-seconds", "0.2", "--max-queued-images", "50000")
+    with (
+        ServerProcess(toy_models, *flags) as server,
+        grpc.insecure_channel(server.address, options=NO_RETRIES) as channel,
+    ):
+        running = begin(server, channel, 3)
+        stream = inference_service_pb2_grpc.InferenceServiceStub(channel).SampleStream(
+            pb.SampleStreamRequest(sample=LONG), timeout=120
+        )
+        next(stream)
+        assert server.stop() == 0
+        with pytest.raises(grpc.RpcError):  # after what it had already been sent
+            deque(stream, maxlen=0)
+        for call in [*running, stream]:
+            assert call.code() is grpc.StatusCode.UNAVAILABLE, call
+            assert "shut down" in (call.details() or "")
+    (line,) = logged(server, "the drain time is over")
+    assert int(line["calls"]) == 4
+
+
+def test_a_watch_of_health_does_not_hold_the_server(toy_models: Path) -> None:
+    seen = []
+    with ServerProcess(toy_models) as server, grpc.insecure_channel(server.address) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        seen.append(next(watch).status)
+        assert server.stop(timeout=10) == 0
+        with pytest.raises(grpc.RpcError) as ended:
+            seen += [reply.status for reply in iter(watch.next, None)]
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert seen == [health_pb2.HealthCheckResponse.SERVING]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once(toy_models: Path, number: signal.Signals) -> None:
+    with (
+        ServerProcess(toy_models, "--slots", "1", "--threads", "1") as server,
+        grpc.insecure_channel(server.address, options=NO_RETRIES) as channel,
+    ):
+        (running,) = begin(server, channel)
+        server.process.send_signal(number)
+        while not logged(server, "stopping"):
+            time.sleep(0.005)
+        assert server.stop(number, timeout=5) == 128 + number
+        assert running.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_stop_while_models_are_loaded(tmp_path: Path) -> None:
+    for version in range(1, 200):
+        toybundle.write(tmp_path, version=version)
+    command = [
+        sys.executable,
+        "-m",
+        "ancestral_server",
+        "--models",
+        str(tmp_path),
+        "--port",
+        "0",
+        "--metrics-port",
+        "0",
+    ]
+    with subprocess.Popen(
+        [*command, "--device", "cpu"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stderr is not None
+        assert server.stdout is not None
+        assert "model serves" in server.stderr.readline()
+        server.terminate()
+        rest = threading.Thread(target=server.stderr.read)
+        rest.start()
+        assert server.wait(30) == 0
+        rest.join()
+        assert server.stdout.read() == ""  # never said that it listens
+    assert np.array_equal(sorted(path.name for path in tmp_path.iterdir()), ["tally"])

@@ -1,0 +1,152 @@
+"""What happens when changes of one version meet: with a real bundle, and a loader that can be told to wait."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+import toybundle
+from ancestral_server.catalog import Catalog, ModelVersion, State, Watcher
+from ancestral_server.catalog.loader import Loader
+from ancestral_server.engine.arrivals import Arrivals
+from ancestral_server.errors import Stopping, Unavailable
+from ancestral_server.metrics import Metrics
+from ancestral_server.runtime.session import Runtime
+from ancestral_server.settings import Settings
+
+
+@pytest.fixture
+def may_load(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """While it is clear, loads wait at their end."""
+    event = threading.Event()
+    event.set()
+    load = Loader.load
+
+    def held(self: Loader, name: str, version: int) -> ModelVersion:
+        model = load(self, name, version)
+        assert event.wait(30)
+        return model
+
+    monkeypatch.setattr(Loader, "load", held)
+    return event
+
+
+def run(models: Path, work: Callable[[Catalog, Watcher], Awaitable[None]]) -> None:
+    async def main() -> None:
+        # Polled by hand.
+        settings = Settings(models=models, device="cpu", poll_seconds=0, _cli_parse_args=[])  # type: ignore[call-arg]
+        catalog = Catalog(settings, Runtime("cpu", 1), Metrics("test"), Arrivals())
+        watcher = Watcher(catalog, settings)
+        await watcher.start()
+        try:
+            await work(catalog, watcher)
+        finally:
+            await catalog.drain(5)
+
+    asyncio.run(main())
+
+
+async def until(said: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not said():
+            await asyncio.sleep(0.005)
+
+
+def states(catalog: Catalog) -> list[tuple[int, State]]:
+    return [(model.version, model.state) for model in catalog]
+
+
+def test_a_version_is_unloaded_while_it_is_being_loaded(tmp_path: Path, may_load: threading.Event) -> None:
+    toybundle.write(tmp_path)
+
+    async def work(catalog: Catalog, watcher: Watcher) -> None:
+        toybundle.write(tmp_path, version=2)
+        may_load.clear()
+        loading = asyncio.ensure_future(catalog.load("tally", 2))
+        await until(lambda: states(catalog) == [(1, State.SERVING), (2, State.LOADING)])
+        with pytest.raises(Unavailable, match="version 2 is being loaded") as refusal:
+            catalog.find("tally", 2)
+        assert refusal.value.retry_seconds == 1
+        assert catalog.find("tally", 0).version == 1
+        await catalog.unload("tally", 2)
+        may_load.set()
+        with pytest.raises(Unavailable, match="unloaded or removed while"):
+            await loading
+        # And watching does not bring back what was meant to go.
+        await watcher.refresh()
+        assert states(catalog) == [(1, State.SERVING), (2, State.NOT_SERVING)]
+        assert (await catalog.load("tally", 2)).serving
+
+    run(tmp_path, work)
+
+
+def test_a_version_lives_as_long_as_a_call_holds_it(tmp_path: Path) -> None:
+    toybundle.write(tmp_path)
+
+    async def work(catalog: Catalog, watcher: Watcher) -> None:
+        with catalog.find("tally", 0) as held, held:
+            unloading = asyncio.ensure_future(catalog.unload("tally", 0))
+            await until(lambda: states(catalog) == [(1, State.DRAINING)])
+            reloaded = await catalog.load("tally", 0)
+            # The new one takes over; the old one still has all it needs.
+            assert catalog.find("tally", 0) is reloaded
+            assert set(held.lanes) == set(reloaded.lanes) == {"encode", "score", "sample"}
+            assert not unloading.done()
+        await unloading
+        assert (held.lanes, held.programs) == ({}, {})
+        assert catalog.find("tally", 0) is reloaded
+
+    run(tmp_path, work)
+
+
+def test_the_end_comes_while_a_version_is_being_loaded(tmp_path: Path, may_load: threading.Event) -> None:
+    toybundle.write(tmp_path)
+
+    async def work(catalog: Catalog, watcher: Watcher) -> None:
+        may_load.clear()
+        loading = asyncio.ensure_future(catalog.load("tally", 1))
+        await asyncio.sleep(0.05)
+        await catalog.drain(5)
+        with pytest.raises(Stopping):
+            await loading
+        with pytest.raises(Stopping):
+            catalog.find("tally", 1)
+        may_load.set()
+
+    run(tmp_path, work)
+
+
+def test_whoever_stays_when_the_drain_is_over_loses_the_lanes(tmp_path: Path) -> None:
+    toybundle.write(tmp_path)
+
+    async def work(catalog: Catalog, watcher: Watcher) -> None:
+        with catalog.find("tally", 0) as held:
+            draining = asyncio.ensure_future(catalog.drain(0.05))
+            await until(lambda: not held.lanes)
+            assert not draining.done()  # it waits for a moment more, to be told so
+        await draining
+
+    run(tmp_path, work)
+
+
+def test_of_all_versions_the_one_that_replaces_is_loaded_before_the_other_goes(
+    tmp_path: Path, may_load: threading.Event
+) -> None:
+    first = toybundle.write(tmp_path)
+
+    async def work(catalog: Catalog, watcher: Watcher) -> None:
+        toybundle.write(tmp_path, version=2)
+        first.rename(tmp_path / ".gone")
+        may_load.clear()
+        refreshing = asyncio.ensure_future(watcher.refresh())
+        await until(lambda: states(catalog) == [(1, State.SERVING), (2, State.LOADING)])
+        assert catalog.find("tally", 0).version == 1
+        may_load.set()
+        await refreshing
+        await until(lambda: states(catalog) == [(2, State.SERVING)])
+
+    run(tmp_path, work)
