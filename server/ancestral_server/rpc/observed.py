@@ -30,7 +30,8 @@ _GOOD_ID = re.compile(r"[\x21-\x7e]{1,128}")
 # Ids of calls that bring none: as unlikely to meet another server's as a random one, at the price of a counter.
 _OURS = secrets.token_hex(8)
 _numbers = itertools.count(1)
-_OK = camel_case(grpc.StatusCode.OK)
+_OK, _CANCELLED = grpc.StatusCode.OK, grpc.StatusCode.CANCELLED
+_IN_METRICS = {code: camel_case(code) for code in grpc.StatusCode}
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -122,15 +123,15 @@ class _Observer:
     def sent(self) -> None:
         self._metrics.sent += 1
 
-    def done(self, began: float, code: str, details: str = "") -> None:
+    def done(self, began: float, code: grpc.StatusCode, details: str = "") -> None:
         seconds = time.monotonic() - began
         self._metrics.seconds.observe(seconds)
-        self._metrics.handled[code] += 1
+        self._metrics.handled[_IN_METRICS[code]] += 1
         if self._log_calls or code is not _OK:
             log.info(
                 "call",
                 method=self._path,
-                code=code,
+                code=code.name,
                 seconds=round(seconds, 6),
                 request_id=request_id.get(),
                 details=details,
@@ -140,14 +141,14 @@ class _Observer:
         """Count the call, and end it with the error's status unless its caller has left."""
         # A caller that leaves cancels the handler, or has an unfinished stream thrown away.
         if not isinstance(error, Exception):
-            self.done(began, camel_case(grpc.StatusCode.CANCELLED))
+            self.done(began, _CANCELLED)
             return
         identity = request_id.get()
         if not isinstance(error, ServerError):
             log.error("call failed", method=self._path, request_id=identity, exc_info=error)
             error = Internal(f"{type(error).__name__}: {error}")
         code, message, trailers = status(error, identity)
-        self.done(began, camel_case(code), message)
+        self.done(began, code, message)
         await context.abort(code, message, trailers)
 
 
