@@ -89,11 +89,13 @@ def test_a_failure_of_the_loop_itself_is_recovered_by_the_thread(
     lane: QuickBatchLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def work() -> None:
+        told: list[bool] = []
+        lane.on_health = lambda lane: told.append(lane.healthy)
         with monkeypatch.context() as patch:
             patch.setattr(lane, "_finish", lambda jobs: 1 / 0)
             with pytest.raises(Internal, match="toy failed"):
                 await double(lane, 1)
-        await until(lambda: lane.healthy)
+        await until(lambda: told == [False, True])
         assert await double(lane, 2) == [4.0]
 
     run(work())
