@@ -8,6 +8,7 @@ ServerError
 ├── DeadlineExceeded     the caller's time ran out before the work was done
 ├── Infeasible           the caller's time cannot suffice: refused before any work
 ├── Unavailable          the model or the server does not serve (now)
+├── Drained              the server stops, and a stream ends before its end
 └── Internal             our fault
 StartupError             the server cannot start as asked; ends the process
 BundleError              a bundle is not fit to serve; names the file
@@ -87,6 +88,16 @@ class Unavailable(ServerError):
     def __init__(self, resource: str, message: str) -> None:
         super().__init__(message)
         self.resource = resource
+
+
+class Drained(ServerError):
+    """The server stops, and so does a stream: all below `next_index` was answered, go on from there elsewhere."""
+
+    reason = "SERVER_DRAINING"
+
+    def __init__(self, next_index: int) -> None:
+        super().__init__(f"the server is stopping; what is below index {next_index} was answered, go on from there")
+        self.next_index = next_index
 
 
 class Internal(ServerError):

@@ -93,6 +93,18 @@ class RasterLoop(Lane[RasterJob]):
             job.cancelled = True
         self.metrics.record_request(job.queue_seconds, job.compute_seconds)
 
+    def begin_no_more(self, job: RasterJob) -> None:
+        """Let a submitted job end with the samples that have begun, the first ones; `rows` says how many."""
+        with self._changed:
+            if job.taken == job.rows:
+                return
+            self._forget([job])
+            job.rows = job.taken
+            job.started = job.started or time.monotonic()
+            finished = job.done == job.rows
+        if finished:
+            self._finish([job])
+
     def _needed_seconds(self, job: RasterJob) -> float:
         workers = len(self._slots)
         running = self.used

@@ -67,13 +67,30 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             async def call(request: Any, context: Context) -> Any:
                 self._arrivals.read()
                 async with _Observed(path, metrics, context, self._log_calls):
+                    metrics.received.inc()
                     reply = await behaviour(request, context)
                     metrics.sent.inc()
                     return reply
 
             return grpc.unary_unary_rpc_method_handler(call, **codecs)
 
-        assert handler.unary_stream is not None, f"{path}: no method takes a stream"
+        if handler.stream_stream is not None:
+            bidi_metrics = self._metrics.method("bidi_stream", service, method)
+            bidi_behaviour: Any = handler.stream_stream
+
+            async def bidi(_: Any, context: Context) -> AsyncIterator[Any]:
+                self._arrivals.read()
+                async with (
+                    _Observed(path, bidi_metrics, context, self._log_calls),
+                    aclosing(bidi_behaviour(_Messages(context, bidi_metrics), context)) as replies,
+                ):
+                    async for reply in replies:
+                        bidi_metrics.sent.inc()
+                        yield reply
+
+            return grpc.stream_stream_rpc_method_handler(bidi, **codecs)
+
+        assert handler.unary_stream is not None, f"{path}: no method takes a stream and gives one answer"
         stream_metrics = self._metrics.method("server_stream", service, method)
         stream_behaviour: Any = handler.unary_stream
 
@@ -83,11 +100,30 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 _Observed(path, stream_metrics, context, self._log_calls),
                 aclosing(stream_behaviour(request, context)) as replies,
             ):
+                stream_metrics.received.inc()
                 async for reply in replies:
                     stream_metrics.sent.inc()
                     yield reply
 
         return grpc.unary_stream_rpc_method_handler(stream, **codecs)
+
+
+class _Messages:
+    """The messages of a stream, counted. After the DecodeError of one that is no message the next can still be read."""
+
+    def __init__(self, context: Context, metrics: MethodMetrics) -> None:
+        self._context = context
+        self._metrics = metrics
+
+    def __aiter__(self) -> _Messages:
+        return self
+
+    async def __anext__(self) -> Any:
+        message = await self._context.read()
+        if message is grpc.aio.EOF:
+            raise StopAsyncIteration
+        self._metrics.received.inc()
+        return message
 
 
 class _Observed:
@@ -104,7 +140,6 @@ class _Observed:
     async def __aenter__(self) -> None:
         self._began = time.monotonic()
         self._metrics.started.inc()
-        self._metrics.received.inc()
         self._identity = _request_id(self._context)
         request_id.set(self._identity)
 

@@ -11,6 +11,7 @@ from ancestral_server.catalog import Catalog
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import StartupError
 from ancestral_server.metrics import Metrics
+from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.inference import InferenceServicer
 from ancestral_server.rpc.interceptor import CallInterceptor
 from ancestral_server.rpc.models import ModelServicer
@@ -21,6 +22,8 @@ _SERVICES = (
     inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"],
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
 )
+# As in go-grpc-middleware, by which sides stream: the caller's, ours.
+_TYPES = {(False, False): "unary", (False, True): "server_stream", (True, True): "bidi_stream"}
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -31,6 +34,7 @@ class Door:
     def __init__(self, catalog: Catalog, metrics: Metrics, arrivals: Arrivals, settings: Settings) -> None:
         self._catalog = catalog
         self._health = health.aio.HealthServicer()
+        self._draining = Draining()
         self._server = grpc.aio.server(
             interceptors=[CallInterceptor(metrics, arrivals, PACKAGE, log_calls=settings.log_calls)],
             options=[
@@ -41,12 +45,12 @@ class Door:
             ],
         )
         metrics.declare(
-            ("server_stream" if method.server_streaming else "unary", service.full_name, method.name)
+            (_TYPES[method.client_streaming, method.server_streaming], service.full_name, method.name)
             for service in _SERVICES
             for method in service.methods
         )
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceServicer(catalog, settings), self._server
+            InferenceServicer(catalog, settings, self._draining), self._server
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(catalog, settings), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -73,6 +77,7 @@ class Door:
         await self._server.start()
 
     async def close(self, drain_seconds: float) -> None:
-        """Say NOT_SERVING, refuse new calls, let the running ones finish for so long."""
+        """Say NOT_SERVING, refuse new calls, bring streams to an end, let the rest finish for so long."""
+        self._draining.begin()
         await self._health.enter_graceful_shutdown()
         await self._server.stop(drain_seconds)

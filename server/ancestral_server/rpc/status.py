@@ -9,8 +9,10 @@ from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
+from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.errors import (
     DeadlineExceeded,
+    Drained,
     Infeasible,
     Internal,
     InvalidArgument,
@@ -31,15 +33,24 @@ CODES: dict[type[ServerError], grpc.StatusCode] = {
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     Infeasible: grpc.StatusCode.DEADLINE_EXCEEDED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
+    Drained: grpc.StatusCode.UNAVAILABLE,
     Internal: grpc.StatusCode.INTERNAL,
 }
 
 
 def status(error: ServerError, request_id: str) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]:
-    """Code, message and trailing metadata of an error."""
-    code = CODES[type(error)]
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
-    trailers: list[tuple[str, str | bytes]] = []
+    """Code, message and trailing metadata of an error that ends a call."""
+    trailers: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", rich(error, request_id).SerializeToString())]
+    delay = _retry_seconds(error)
+    if delay is not None:
+        trailers.append(("grpc-retry-pushback-ms", str(math.ceil(delay * 1000))))
+    return CODES[type(error)], str(error), tuple(trailers)
+
+
+def rich(error: ServerError, request_id: str) -> status_pb2.Status:
+    """An error with its google.rpc details."""
+    about = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
+    details: list[Message] = [about]
     match error:
         case InvalidArgument():
             violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.problem)
@@ -53,19 +64,34 @@ def status(error: ServerError, request_id: str) -> tuple[grpc.StatusCode, str, t
             details.append(_resource(error.resource, str(error)))
         case NotFound() | Unavailable():
             details.append(_resource(error.resource, str(error)))
-        case Overloaded():
-            delay = duration_pb2.Duration()
-            delay.FromNanoseconds(int(error.retry_seconds * 1e9))
-            details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-            trailers.append(("grpc-retry-pushback-ms", str(math.ceil(error.retry_seconds * 1000))))
+        case Drained():
+            about.metadata["next_index"] = str(error.next_index)
+    seconds = _retry_seconds(error)
+    if seconds is not None:
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(seconds * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     details.append(error_details_pb2.RequestInfo(request_id=request_id))
     packed = []
     for detail in details:
         packed.append(any_pb2.Any())
         packed[-1].Pack(detail)
-    rich = status_pb2.Status(code=code.value[0], message=str(error), details=packed)
-    trailers.append(("grpc-status-details-bin", rich.SerializeToString()))
-    return code, str(error), tuple(trailers)
+    return status_pb2.Status(code=CODES[type(error)].value[0], message=str(error), details=packed)
+
+
+def message_error(error: ServerError, request_id: str) -> pb.MessageError:
+    """An error that ends one message of a stream and not the call."""
+    return pb.MessageError.FromString(rich(error, request_id).SerializeToString())
+
+
+def _retry_seconds(error: ServerError) -> float | None:
+    """When to try again, where the server knows."""
+    match error:
+        case Overloaded():
+            return error.retry_seconds
+        case Drained():
+            return 0.0  # another replica, or whoever comes after this one, answers at once
+    return None
 
 
 def camel_case(code: grpc.StatusCode) -> str:
