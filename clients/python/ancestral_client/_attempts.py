@@ -39,7 +39,10 @@ class Server:
 
 
 class Attempts:
-    """One request id, and one deadline `timeout` seconds from now. A `rolling` deadline moves with every answer."""
+    """One request id, and one deadline `timeout` seconds from now.
+
+    A `rolling` one is for the next answer: an attempt that got some before its time was up is followed by another.
+    """
 
     def __init__(self, server: Server, timeout: float, *, rolling: bool = False) -> None:
         _checks.timeout_of(timeout)
@@ -55,15 +58,13 @@ class Attempts:
     def options(self) -> dict[str, Any]:
         """What goes with the next attempt."""
         self._any_answer = False
-        remaining = max(self._ends - time.monotonic(), 1e-3)
+        remaining = self._timeout if self._rolling else max(self._ends - time.monotonic(), 1e-3)
         return {"timeout": _checks.timeout_of(remaining), "metadata": (("x-request-id", self._request_id),)}
 
     def answered(self) -> None:
         """Something came: what fails from now on fails anew."""
         self._server.met = self._any_answer = True
         self._failing_since, self._failures = None, 0
-        if self._rolling:
-            self._ends = time.monotonic() + self._timeout
 
     def pause(self, failed: grpc.RpcError) -> float:
         """Seconds after which to try again; raises what there is to tell if that makes no sense."""
@@ -78,7 +79,8 @@ class Attempts:
         if isinstance(error, errors.Overloaded):
             pause = max(pause, error.retry_after or 0.0)
         self._failures += 1
-        if now + pause > min(self._failing_since + self._patience(error), self._ends):
+        ends = self._failing_since + self._timeout if self._rolling else self._ends
+        if now + pause > min(self._failing_since + self._patience(error), ends):
             raise error from None
         return pause
 
