@@ -22,6 +22,8 @@ from ancestral_client.results import Encoding, Scores
 
 _Result = TypeVar("_Result", bound=Encoding | Scores)
 
+MESSAGE_SIZE = 64
+"""Images in a message unless the caller says otherwise: a batch of the server's."""
 # Enough for the few batches that the server reads ahead, and for those on their way. Two keep it busy, however large.
 _MOST_AHEAD, _LEAST_AHEAD = 16, 2
 _MOST_BYTES_AHEAD = 32 * 2**20

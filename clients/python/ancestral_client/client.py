@@ -23,7 +23,7 @@ from ancestral_client import _channel, _checks, _wire
 from ancestral_client._attempts import Attempts, Server, call
 from ancestral_client._batches import Batches
 from ancestral_client._requests import Requests
-from ancestral_client.bulk import BulkStream, Role, cut
+from ancestral_client.bulk import MESSAGE_SIZE, BulkStream, Role, cut
 from ancestral_client.results import Decoding, Encoding, Features, Model, Samples, Scores
 from ancestral_client.stream import SampleStream
 
@@ -185,7 +185,7 @@ class Client:
         model: str,
         images: NDArray[np.uint8] | Iterable[ArrayLike],
         *,
-        message_size: int = 64,
+        message_size: int = MESSAGE_SIZE,
         draw_seed: int | None = None,
         version: int = 0,
         timeout: float | None = None,
@@ -259,7 +259,7 @@ class Client:
         model: str,
         images: NDArray[np.uint8] | Iterable[ArrayLike],
         *,
-        message_size: int = 64,
+        message_size: int = MESSAGE_SIZE,
         seed: int = 0,
         labels: ArrayLike | None = None,
         version: int = 0,

@@ -198,6 +198,38 @@ def test_the_cancelled_and_the_expired_are_never_run(batches: BatchLoop, doubler
     run(work())
 
 
+@pytest.mark.parametrize("after_rows", [0, 2, 6])
+def test_a_job_that_begins_no_more_samples_ends_with_those_that_it_has_begun(
+    raster: RasterLoop, painter: Painter, after_rows: int
+) -> None:
+    async def work() -> None:
+        if not after_rows:
+            painter.gate.clear()
+        painter.row_seconds = 0.02
+        other = asyncio.create_task(paint(raster, 3, seed=2)) if not after_rows else None
+        if other:
+            await until(lambda: raster.used == 3)
+        future = asyncio.get_running_loop().create_future()
+        job = RasterJob(rows=500, future=future, seed=1)
+        asking = asyncio.create_task(raster.ask(job))
+        await until(lambda: bool(raster._queue) and painter.rows >= after_rows)
+        raster.begin_no_more(job)
+        painter.gate.set()
+        await asking
+        assert job.rows == job.taken == job.done < 500
+        assert (job.rows > 0) == (after_rows > 0)
+        if job.rows:
+            assert np.array_equal(job.images[: job.rows], expected_images(1, 0, job.rows))
+        assert job.queue_seconds >= 0
+        assert raster._queued_rows == 0
+        raster.begin_no_more(job)
+        if other:
+            await other
+        assert (await paint(raster, 3, seed=2)).done == 3
+
+    run(work())
+
+
 def test_closing_answers_whoever_still_waits(batches: BatchLoop, doubler: Doubler) -> None:
     async def work() -> None:
         doubler.gate.clear()
