@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +13,15 @@ import torch
 from ancestral_exporter.bundle import write_bundle
 from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN
+from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.bundle import read_bundle
 from ancestral_server.runtime.program import RasterProgram
 from ancestral_server.runtime.session import Runtime
+
+# Tests of what is painted ask for more than a server would let wait.
+UNBOUNDED = Limits(images=10**7, calls=10**7, seconds=math.inf)
 
 
 def sharp_pixelcnn(shape: ImageShape, *, seed: int = 1, label_count: int = 0, sharpness: float = 8.0) -> GatedPixelCNN:
@@ -45,7 +50,7 @@ def raster_lane(bundle_folder: Path, *, slots: int, workers: int) -> Iterator[Ra
     role = next(role for role in bundle.manifest.roles if role.name == "sample")
     program = RasterProgram(role, Runtime("cpu", 1).open(bundle.graph(role), on_caller=True), bundle.manifest)
     metrics = Metrics("test").lane("toy", 1, "sample")
-    lane = RasterLoop("toy", program, metrics, slots=slots, max_queued=10**7, workers=workers)
+    lane = RasterLoop("toy", program, metrics, slots=slots, limits=UNBOUNDED, workers=workers)
     lane.warm_up()
     lane.start()
     try:

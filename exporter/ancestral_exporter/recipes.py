@@ -23,6 +23,9 @@ class VAENet:
     blocks: int
     encoder_dropout: float
     decoder_dropout: float
+    encoder_widths: tuple[int, ...] | None = None  # unset: as the decoder
+    encoder_blocks: int | None = None
+    encoder_features: int | None = None
 
     def build(self, image: ImageShape) -> ImageModel:
         return VAE(
@@ -32,6 +35,9 @@ class VAENet:
             channels=self.channels,
             features=self.features,
             blocks=self.blocks,
+            encoder_widths=self.encoder_widths,
+            encoder_blocks=self.encoder_blocks,
+            encoder_features=self.encoder_features,
             encoder_dropout=self.encoder_dropout,
             decoder_dropout=self.decoder_dropout,
         )
@@ -224,6 +230,9 @@ RECIPES: dict[str, Recipe] = {
                 blocks=1,
                 encoder_dropout=0.0,
                 decoder_dropout=0.0,
+                encoder_widths=(16, 32, 64),
+                encoder_blocks=0,
+                encoder_features=256,
             ),
             schedule=Schedule(
                 epochs=100,

@@ -10,6 +10,7 @@ from pathlib import Path
 import structlog
 
 from ancestral.v1 import bundle_pb2
+from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.batch_loop import BatchLoop
 from ancestral_server.engine.raster_loop import RasterLoop
@@ -158,6 +159,7 @@ class Catalog:
         settings = self._settings
         name = f"{model.name}:{model.version} {role}"
         metrics = self._metrics.lane(model.name, model.version, role)
+        limits = Limits(settings.max_queued_images, settings.max_queued_calls, settings.max_queue_ms / 1000)
         if isinstance(program, RasterProgram):
             on_cpu = self._runtime.device == "cpu"
             return RasterLoop(
@@ -165,7 +167,7 @@ class Catalog:
                 program,
                 metrics,
                 slots=settings.slots,
-                max_queued=settings.max_queued_images,
+                limits=limits,
                 workers=settings.threads if on_cpu else 1,
                 pad=not on_cpu,
             )
@@ -175,7 +177,7 @@ class Catalog:
             program,
             metrics,
             max_batch=settings.max_batch,
-            max_queued=settings.max_queued_images,
+            limits=limits,
             wait=settings.batch_wait_ms / 1000,
             arrivals=self._arrivals,
         )

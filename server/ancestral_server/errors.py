@@ -5,6 +5,7 @@ ServerError
 ├── NotFound             no such model or version
 ├── RoleMissing          the model cannot do that
 ├── Overloaded           the queue is full: come back later
+├── OutOfMemory          not even one image fits into memory now
 ├── DeadlineExceeded     the caller's time ran out before the work was done
 ├── Infeasible           the caller's time cannot suffice: refused before any work
 ├── Unavailable          the model or the server does not serve (now)
@@ -66,6 +67,12 @@ class Overloaded(ServerError):
     def __init__(self, message: str, retry_seconds: float) -> None:
         super().__init__(message)
         self.retry_seconds = retry_seconds
+
+
+class OutOfMemory(ServerError):
+    """A run did not fit into memory; the caller hears of it only where one row alone does not."""
+
+    reason = "OUT_OF_MEMORY"
 
 
 class DeadlineExceeded(ServerError):

@@ -7,14 +7,18 @@ once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
 from threading import Thread
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 # Constant relative error from a sub-millisecond encode to a sampling of many seconds: 15 µs × 1.5^n up to about 14.6 s
 # (the choice of text-embeddings-inference), then on to 4 minutes for large sampling calls.
@@ -41,30 +45,125 @@ GRPC_CODES = (
     "Unauthenticated",
 )
 
+# Why a lane refuses a request, and why it gives one up.
+REFUSALS = ("queue_full", "deadline")
+DROPS = ("expired", "cancelled")
 
-@dataclass(frozen=True)
+
+class Tally:
+    """A histogram of seconds that only the event loop writes: a search and two additions, where the library's own
+    instrument takes a lock for each of its values. A scrape may see a call that is half counted.
+    """
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(SECONDS_BUCKETS) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(SECONDS_BUCKETS, seconds)] += 1
+        self.total += seconds
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Upper bounds and how many were at most that, as Prometheus wants them."""
+        bounds = (*map(str, SECONDS_BUCKETS), "+Inf")
+        return list(zip(bounds, map(float, accumulate(self.counts)), strict=True))
+
+
+@dataclass(slots=True)
 class LaneMetrics:
-    """The instruments of one lane, labels bound."""
+    """The instruments of one lane. The tallies are the event loop's, per request; the others the lane's, per run."""
 
-    queue_seconds: Any
-    compute_seconds: Any
     batch_size: Any
     queued: Any
+    # By reason.
+    _refused: Mapping[str, Any]
+    _dropped: Mapping[str, Any]
+    restarts: Any
+    out_of_memory: Any
+    queue_seconds: Tally = field(default_factory=Tally)
+    compute_seconds: Tally = field(default_factory=Tally)
+
+    def refused(self, reason: str) -> None:
+        self._refused[reason].inc()
+
+    def dropped(self, reason: str, requests: int) -> None:
+        self._dropped[reason].inc(requests)
 
     def record_request(self, queue_seconds: float, compute_seconds: float) -> None:
         self.queue_seconds.observe(queue_seconds)
         self.compute_seconds.observe(compute_seconds)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class MethodMetrics:
-    """The instruments of one RPC, labels bound."""
+    """The counts of one RPC, written by the event loop only."""
 
-    started: Any
-    handled: dict[str, Any]
-    received: Any
-    sent: Any
-    seconds: Any
+    started: int = 0
+    received: int = 0
+    sent: int = 0
+    handled: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GRPC_CODES, 0))
+    seconds: Tally = field(default_factory=Tally)
+
+
+RPC_LABELS = ("grpc_type", "grpc_service", "grpc_method")
+LANE_LABELS = ("model", "version", "role")
+
+
+class _Tallies(Collector):
+    """Shows to Prometheus what the event loop counts."""
+
+    def __init__(self) -> None:
+        self.methods: dict[tuple[str, ...], MethodMetrics] = {}
+        self.lanes: dict[tuple[str, ...], LaneMetrics] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        methods = dict(self.methods)
+        for name, text, attribute in (
+            ("grpc_server_started", "Calls started.", "started"),
+            ("grpc_server_msg_received", "Messages received.", "received"),
+            ("grpc_server_msg_sent", "Messages sent.", "sent"),
+        ):
+            counter = CounterMetricFamily(name, text, labels=RPC_LABELS)
+            for labels, method in methods.items():
+                counter.add_metric(labels, getattr(method, attribute))
+            yield counter
+        handled = CounterMetricFamily(
+            "grpc_server_handled", "Calls completed, by status code.", labels=(*RPC_LABELS, "grpc_code")
+        )
+        for labels, method in methods.items():
+            for code, count in method.handled.items():
+                handled.add_metric((*labels, code), count)
+        yield handled
+        yield _histogram(
+            "grpc_server_handling_seconds",
+            "Seconds from the start of a call in the server to its end.",
+            RPC_LABELS,
+            {labels: method.seconds for labels, method in methods.items()},
+        )
+        lanes = dict(self.lanes)
+        yield _histogram(
+            "ancestral_request_queue_seconds",
+            "Seconds from admission until work on a request began.",
+            LANE_LABELS,
+            {labels: lane.queue_seconds for labels, lane in lanes.items()},
+        )
+        yield _histogram(
+            "ancestral_request_compute_seconds",
+            "Seconds from the start of work on a request until its last image was ready.",
+            LANE_LABELS,
+            {labels: lane.compute_seconds for labels, lane in lanes.items()},
+        )
+
+
+def _histogram(
+    name: str, text: str, labels: tuple[str, ...], tallies: Mapping[tuple[str, ...], Tally]
+) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for values, tally in tallies.items():
+        family.add_metric(values, buckets=tally.buckets(), sum_value=tally.total)
+    return family
 
 
 class Metrics:
@@ -76,44 +175,42 @@ class Metrics:
         PlatformCollector(registry=registry)
         Info("ancestral_server", "Version of the server.", registry=registry).info({"version": version})
 
-        rpc = ("grpc_type", "grpc_service", "grpc_method")
-        self._started = Counter("grpc_server_started", "Calls started.", rpc, registry=registry)
-        self._handled = Counter(
-            "grpc_server_handled", "Calls completed, by status code.", (*rpc, "grpc_code"), registry=registry
-        )
-        self._received = Counter("grpc_server_msg_received", "Messages received.", rpc, registry=registry)
-        self._sent = Counter("grpc_server_msg_sent", "Messages sent.", rpc, registry=registry)
-        self._seconds = Histogram(
-            "grpc_server_handling_seconds",
-            "Seconds from the start of a call in the server to its end.",
-            rpc,
-            buckets=SECONDS_BUCKETS,
-            registry=registry,
-        )
-
-        lane = ("model", "version", "role")
-        self._queue_seconds = Histogram(
-            "ancestral_request_queue_seconds",
-            "Seconds from admission until work on a request began.",
-            lane,
-            buckets=SECONDS_BUCKETS,
-            registry=registry,
-        )
-        self._compute_seconds = Histogram(
-            "ancestral_request_compute_seconds",
-            "Seconds from the start of work on a request until its last image was ready.",
-            lane,
-            buckets=SECONDS_BUCKETS,
-            registry=registry,
-        )
+        self._tallies = _Tallies()
+        registry.register(self._tallies)
         self._batch_size = Histogram(
             "ancestral_batch_size",
             "Images in one run, without padding; of a raster role, samples in one row.",
-            lane,
+            LANE_LABELS,
             buckets=BATCH_BUCKETS,
             registry=registry,
         )
-        self._queued = Gauge("ancestral_queued_images", "Images admitted and not yet begun.", lane, registry=registry)
+        self._queued = Gauge(
+            "ancestral_queued_images", "Images admitted and not yet begun.", LANE_LABELS, registry=registry
+        )
+        self._refused = Counter(
+            "ancestral_requests_refused",
+            "Requests refused before any work: queue_full, or deadline where it could not have been met.",
+            (*LANE_LABELS, "reason"),
+            registry=registry,
+        )
+        self._dropped = Counter(
+            "ancestral_requests_dropped",
+            "Requests given up after admission: expired, or cancelled by the caller.",
+            (*LANE_LABELS, "reason"),
+            registry=registry,
+        )
+        self._restarts = Counter(
+            "ancestral_lane_restarts",
+            "Times a lane failed outside of a run and began anew.",
+            LANE_LABELS,
+            registry=registry,
+        )
+        self._out_of_memory = Counter(
+            "ancestral_out_of_memory",
+            "Runs that did not fit into memory and were done again in parts.",
+            LANE_LABELS,
+            registry=registry,
+        )
         self._serving = Gauge(
             "ancestral_model_serving",
             "1 if the model version answers calls, 0 if it was refused at load.",
@@ -123,27 +220,20 @@ class Metrics:
 
     def lane(self, model: str, version: int, role: str) -> LaneMetrics:
         labels = (model, str(version), role)
-        return LaneMetrics(
-            self._queue_seconds.labels(*labels),
-            self._compute_seconds.labels(*labels),
+        metrics = LaneMetrics(
             self._batch_size.labels(*labels),
             self._queued.labels(*labels),
+            {reason: self._refused.labels(*labels, reason) for reason in REFUSALS},
+            {reason: self._dropped.labels(*labels, reason) for reason in DROPS},
+            self._restarts.labels(*labels),
+            self._out_of_memory.labels(*labels),
         )
+        self._tallies.lanes[labels] = metrics
+        return metrics
 
     def method(self, kind: str, service: str, method: str) -> MethodMetrics:
-        labels = (kind, service, method)
-        return MethodMetrics(
-            self._started.labels(*labels),
-            {code: self._handled.labels(*labels, code) for code in GRPC_CODES},
-            self._received.labels(*labels),
-            self._sent.labels(*labels),
-            self._seconds.labels(*labels),
-        )
-
-    def declare(self, methods: Iterable[tuple[str, str, str]]) -> None:
-        """Make every (type, service, method) visible at zero."""
-        for kind, service, method in methods:
-            self.method(kind, service, method)
+        """Visible at zero from now on."""
+        return self._tallies.methods.setdefault((kind, service, method), MethodMetrics())
 
     def model(self, name: str, version: int, *, serving: bool) -> None:
         self._serving.labels(name, str(version)).set(serving)

@@ -48,6 +48,15 @@ class Settings(BaseSettings):
     max_queued_images: int = Field(
         default=20_000, ge=1, description="Images that may wait per model and role before calls are refused."
     )
+    max_queued_calls: int = Field(
+        default=1_000, ge=1, description="Calls that may wait per model and role before others are refused."
+    )
+    max_queue_ms: float = Field(
+        default=50.0,
+        ge=0,
+        description="Work that may wait per model and role before interactive calls are refused; a full batch always "
+        "may. More smooths bursts, at the cost of latency under overload.",
+    )
     max_sample_count: int = Field(default=10_000, ge=1, description="Most images of one Sample call.")
     max_images: int = Field(default=10_000, ge=1, description="Most images or latents in one call that brings its own.")
     max_message_mib: int = Field(default=64, ge=1, le=2000, description="Largest gRPC message, MiB.")

@@ -6,6 +6,7 @@ Speed does not depend on the weights, so nothing needs to be trained.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from ancestral_exporter.bundle.write import write_bundle
 from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN
 from ancestral_server.catalog import Catalog, ModelVersion
+from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.job import RasterJob
 from ancestral_server.engine.raster_loop import RasterLoop
@@ -59,7 +61,7 @@ class Rig:
         assert isinstance(program, RasterProgram)
         metrics = Metrics("bench").lane("static", 1, "sample")
         slots = self.lane.capacity // CORES
-        lane = StaticLoop("static", program, metrics, slots=slots, max_queued=10**6, workers=CORES)
+        lane = StaticLoop("static", program, metrics, slots=slots, limits=Limits(10**6, 10**6, math.inf), workers=CORES)
         lane.warm_up()
         lane.start()
         return lane

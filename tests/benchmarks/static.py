@@ -22,7 +22,7 @@ class StaticLoop(RasterLoop):
                 return
             while not self._open and not self._closing:
                 if self._queue and not self.used:
-                    self._open = min(self._queued_rows, self.capacity)
+                    self._open = min(self._queue.total_rows, self.capacity)
                     self._changed.notify_all()
                 else:
                     self._sleep(1, None)

@@ -139,7 +139,8 @@ def test_a_killed_server_that_comes_back_answers_the_calls_that_it_left(place: R
         place.server = place.start()
         samples = [call.result() for call in calls]
     assert np.array_equal(np.concatenate([each.images for each in samples]), expected.images)
-    assert place.server.metric("grpc_server_started_total", grpc_method="Sample") == 4
+    # Refusals that were waited out count too.
+    assert place.server.metric("grpc_server_started_total", grpc_method="Sample") >= 4
 
 
 def test_a_drain_lets_unary_calls_finish_where_they_are(place: Replaceable, expected: Samples) -> None:

@@ -100,7 +100,7 @@ def test_a_sample_is_the_same_in_any_company_joined_at_any_row_amid_a_cancel_sto
         assert compared >= 250
         # The storm left nothing behind.
         assert lane.used == 0
-        assert lane._queued_rows == 0
+        assert lane._queue.total_rows == 0
 
     with raster_lane(bundle, slots=8, workers=workers) as lane:
         asyncio.run(work())

@@ -290,7 +290,7 @@ def test_the_same_call_gives_the_same_bytes_after_a_restart(tmp_path: Path) -> N
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_running_calls_finish_before_the_server_stops(tmp_path: Path, number: signal.Signals) -> None:
     toybundle.write(tmp_path)
-    with ServerProcess(tmp_path) as server:
+    with ServerProcess(tmp_path, "--max-queue-ms", "60000") as server:
         stub = inference(server)
         stub.Sample(pb.SampleRequest(model="tally", count=1), timeout=30)
         calls = [stub.Sample.future(pb.SampleRequest(model="tally", count=5000, seed=s), timeout=60) for s in range(4)]

@@ -37,29 +37,33 @@ class Residual(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images [N,H,W,C] uint8 to features [N,F]; two halvings of the image, then one dense layer.
+    """Images [N,H,W,C] uint8 to features [N,F]: a halving of the image for each width, then one dense layer.
 
-    Nothing but the first convolution reads the image at full size: on small images that is where the time would go.
+    widths: M after each halving. Nothing but the first convolution reads the image at full size: on small images that
+    is where the time would go.
     """
 
-    def __init__(self, image: ImageShape, channels: int, blocks: int, features: int, dropout: float) -> None:
+    def __init__(
+        self, image: ImageShape, widths: tuple[int, ...], blocks: int, features: int, dropout: float
+    ) -> None:
         super().__init__()
-        self.levels = image.levels
-        h, w = _quarter(image)
-        self.convolutions = nn.Sequential(
-            nn.Conv2d(image.channels, channels, 3, stride=2, padding=1),
-            *[Residual(channels, dropout) for _ in range(blocks)],
-            nn.SiLU(),
-            nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
-            *[Residual(2 * channels, dropout) for _ in range(blocks)],
-            nn.SiLU(),
-            nn.Flatten(),
-            nn.Dropout(dropout),
-        )
-        self.dense = nn.Linear(2 * channels * h * w, features)
+        # What the first convolution reads for each byte, in [-1, 1]: one look-up where the arithmetic is seven operations,
+        # which a single image would wait for.
+        table = to_levels(torch.arange(256), image.levels).to(torch.float32) * (2 / (image.levels - 1)) - 1
+        self.table: Tensor
+        self.register_buffer("table", table[:, None], persistent=False)
+        layers: list[nn.Module] = []
+        inputs, height, width = image.channels, image.height, image.width
+        for channels in widths:
+            layers.append(nn.Conv2d(inputs, channels, 3, stride=2, padding=1))
+            layers += [Residual(channels, dropout) for _ in range(blocks)]
+            layers.append(nn.SiLU())
+            inputs, height, width = channels, -(-height // 2), -(-width // 2)
+        self.convolutions = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(dropout))
+        self.dense = nn.Linear(inputs * height * width, features)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = to_levels(images, self.levels).to(torch.float32) * (2 / (self.levels - 1)) - 1
+        x = F.embedding(images.to(torch.int32), self.table).squeeze(-1)
         return F.silu(self.dense(self.convolutions(x.permute(0, 3, 1, 2))))
 
 
@@ -110,7 +114,11 @@ def _quarter(image: ImageShape) -> tuple[int, int]:
 
 
 class VAE(ImageModel):
-    """See the module's text. `likelihood_name` is one of likelihoods.LIKELIHOODS."""
+    """See the module's text. `likelihood_name` is one of likelihoods.LIKELIHOODS.
+
+    channels, blocks, features: M, the residual blocks after each change of size, and F, of the decoder; of the encoder
+    too unless `encoder_...` says otherwise: it is what is asked for one image at a time, so it may have to be light.
+    """
 
     family: ClassVar[str] = "vae"
     likelihood: ClassVar[bundle_pb2.Likelihood.ValueType] = bundle_pb2.LIKELIHOOD_LOWER_BOUND
@@ -123,16 +131,25 @@ class VAE(ImageModel):
         channels: int,
         features: int,
         blocks: int = 1,
+        encoder_widths: tuple[int, ...] | None = None,
+        encoder_blocks: int | None = None,
+        encoder_features: int | None = None,
         encoder_dropout: float = 0.0,
         decoder_dropout: float = 0.0,
         likelihood_name: str = "categorical",
     ) -> None:
         super().__init__()
-        self.image, self.latent_size, self.feature_count = image, latent_size, features
+        self.image, self.latent_size, self.feature_count = image, latent_size, encoder_features or features
         self.pixels: PixelLikelihood = likelihood(likelihood_name, image.levels)
         self.discrete = self.pixels.discrete
-        self.encoder = Encoder(image, channels, blocks, features, encoder_dropout)
-        self.posterior = nn.Linear(features, 2 * latent_size)
+        self.encoder = Encoder(
+            image,
+            encoder_widths or (channels, 2 * channels),
+            blocks if encoder_blocks is None else encoder_blocks,
+            self.feature_count,
+            encoder_dropout,
+        )
+        self.posterior = nn.Linear(self.feature_count, 2 * latent_size)
         self.decoder = Decoder(
             image, latent_size, self.pixels.parameters_per_value, channels, blocks, features, decoder_dropout
         )

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from ancestral.v1 import bundle_pb2 as _bundle_pb2
+from ancestral.v1 import priority_pb2 as _priority_pb2
 from ancestral.v1 import tensor_pb2 as _tensor_pb2
 from ancestral.v1 import timing_pb2 as _timing_pb2
 from collections import abc as _abc
@@ -37,6 +38,7 @@ class SampleRequest(_message.Message):
     LABEL_FIELD_NUMBER: _builtins.int
     GIVEN_FIELD_NUMBER: _builtins.int
     KNOWN_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. Required."""
     version: _builtins.int
@@ -51,6 +53,8 @@ class SampleRequest(_message.Message):
     """Temperature of the pixel distribution, 0 to 100. 0: the most likely value of each pixel. Unset: 1, the model itself."""
     label: _builtins.int
     """Class to draw from, 0 to the model's label_count - 1. Required by class-conditional models, an error for others."""
+    priority: _priority_pb2.Priority.ValueType
+    """Who goes first where calls have to wait. Unset: interactive."""
     @_builtins.property
     def given(self) -> _tensor_pb2.Tensor:
         """Completion: images of which some pixels are kept, [1,H,W,C] for all samples or [count,H,W,C], uint8. Read where `known`
@@ -75,10 +79,11 @@ class SampleRequest(_message.Message):
         label: _builtins.int | None = ...,
         given: _tensor_pb2.Tensor | None = ...,
         known: _tensor_pb2.Tensor | None = ...,
+        priority: _priority_pb2.Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_label", b"_label", "_seed", b"_seed", "_temperature", b"_temperature", "given", b"given", "known", b"known", "label", b"label", "seed", b"seed", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_label", b"_label", "_seed", b"_seed", "_temperature", b"_temperature", "count", b"count", "first_index", b"first_index", "given", b"given", "known", b"known", "label", b"label", "model", b"model", "seed", b"seed", "temperature", b"temperature", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_label", b"_label", "_seed", b"_seed", "_temperature", b"_temperature", "count", b"count", "first_index", b"first_index", "given", b"given", "known", b"known", "label", b"label", "model", b"model", "priority", b"priority", "seed", b"seed", "temperature", b"temperature", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__label: _TypeAlias = _typing.Literal["label"]  # noqa: Y015
     _WhichOneofArgType__label: _TypeAlias = _typing.Literal["_label", b"_label"]  # noqa: Y015
@@ -290,6 +295,7 @@ class EncodeRequest(_message.Message):
     IMAGES_FIELD_NUMBER: _builtins.int
     DRAW_SEED_FIELD_NUMBER: _builtins.int
     FIRST_INDEX_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. Required."""
     version: _builtins.int
@@ -300,6 +306,8 @@ class EncodeRequest(_message.Message):
     """Index of the first image in the seed's sequence, >= 0. With it the draws do not depend on how many images are cut into
     calls or messages.
     """
+    priority: _priority_pb2.Priority.ValueType
+    """Who goes first where calls have to wait. Unset: interactive."""
     @_builtins.property
     def images(self) -> _tensor_pb2.Tensor:
         """Images [N,H,W,C] uint8, N >= 1."""
@@ -312,10 +320,11 @@ class EncodeRequest(_message.Message):
         images: _tensor_pb2.Tensor | None = ...,
         draw_seed: _builtins.int | None = ...,
         first_index: _builtins.int = ...,
+        priority: _priority_pb2.Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_draw_seed", b"_draw_seed", "draw_seed", b"draw_seed", "images", b"images"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_draw_seed", b"_draw_seed", "draw_seed", b"draw_seed", "first_index", b"first_index", "images", b"images", "model", b"model", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_draw_seed", b"_draw_seed", "draw_seed", b"draw_seed", "first_index", b"first_index", "images", b"images", "model", b"model", "priority", b"priority", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__draw_seed: _TypeAlias = _typing.Literal["draw_seed"]  # noqa: Y015
     _WhichOneofArgType__draw_seed: _TypeAlias = _typing.Literal["_draw_seed", b"_draw_seed"]  # noqa: Y015
@@ -374,10 +383,13 @@ class DecodeRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     LATENTS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. Required."""
     version: _builtins.int
     """Version of the model, >= 1. Unset or 0: the highest that is served."""
+    priority: _priority_pb2.Priority.ValueType
+    """Who goes first where calls have to wait. Unset: interactive."""
     @_builtins.property
     def latents(self) -> _tensor_pb2.Tensor:
         """Latents [N,Z] float32, N >= 1, all finite."""
@@ -388,10 +400,11 @@ class DecodeRequest(_message.Message):
         model: _builtins.str = ...,
         version: _builtins.int = ...,
         latents: _tensor_pb2.Tensor | None = ...,
+        priority: _priority_pb2.Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latents", b"latents"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["latents", b"latents", "model", b"model", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["latents", b"latents", "model", b"model", "priority", b"priority", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -438,12 +451,15 @@ class ExtractFeaturesRequest(_message.Message):
     IMAGES_FIELD_NUMBER: _builtins.int
     INCLUDE_MAP_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. Required."""
     version: _builtins.int
     """Version of the model, >= 1. Unset or 0: the highest that is served."""
     include_map: _builtins.bool
     """Also return the whole feature map. Unset: only the vector."""
+    priority: _priority_pb2.Priority.ValueType
+    """Who goes first where calls have to wait. Unset: interactive."""
     @_builtins.property
     def images(self) -> _tensor_pb2.Tensor:
         """Images [N,H,W,C] uint8, N >= 1."""
@@ -462,10 +478,11 @@ class ExtractFeaturesRequest(_message.Message):
         images: _tensor_pb2.Tensor | None = ...,
         include_map: _builtins.bool = ...,
         labels: _abc.Iterable[_builtins.int] | None = ...,
+        priority: _priority_pb2.Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["images", b"images"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "include_map", b"include_map", "labels", b"labels", "model", b"model", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "include_map", b"include_map", "labels", b"labels", "model", b"model", "priority", b"priority", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -519,6 +536,7 @@ class ScoreRequest(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     FIRST_INDEX_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. Required."""
     version: _builtins.int
@@ -529,6 +547,8 @@ class ScoreRequest(_message.Message):
     """
     first_index: _builtins.int
     """Index of the first image in the seed's sequence, >= 0, as in EncodeRequest."""
+    priority: _priority_pb2.Priority.ValueType
+    """Who goes first where calls have to wait. Unset: interactive."""
     @_builtins.property
     def images(self) -> _tensor_pb2.Tensor:
         """Images [N,H,W,C] uint8, N >= 1."""
@@ -548,10 +568,11 @@ class ScoreRequest(_message.Message):
         seed: _builtins.int = ...,
         labels: _abc.Iterable[_builtins.int] | None = ...,
         first_index: _builtins.int = ...,
+        priority: _priority_pb2.Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["images", b"images"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_index", b"first_index", "images", b"images", "labels", b"labels", "model", b"model", "seed", b"seed", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_index", b"first_index", "images", b"images", "labels", b"labels", "model", b"model", "priority", b"priority", "seed", b"seed", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -606,7 +627,7 @@ class EncodeStreamRequest(_message.Message):
     ENCODE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def encode(self) -> Global___EncodeRequest:
-        """What to encode. `model` and `version` may be unset once the stream is bound to a model."""
+        """What to encode. `model` and `version` may be unset once the stream is bound to a model; `priority` unset means batch."""
 
     def __init__(
         self,
@@ -666,7 +687,7 @@ class ScoreStreamRequest(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def score(self) -> Global___ScoreRequest:
-        """What to score. `model` and `version` may be unset once the stream is bound to a model."""
+        """What to score. `model` and `version` may be unset once the stream is bound to a model; `priority` unset means batch."""
 
     def __init__(
         self,

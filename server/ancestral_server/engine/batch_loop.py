@@ -14,10 +14,12 @@ import numpy as np
 import structlog
 
 from ancestral_server.engine import policy
+from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
-from ancestral_server.engine.job import OneShotJob
+from ancestral_server.engine.job import OneShotJob, Priority
 from ancestral_server.engine.lane import Lane
-from ancestral_server.errors import Internal
+from ancestral_server.engine.room import Room
+from ancestral_server.errors import Internal, OutOfMemory, ServerError
 from ancestral_server.metrics import LaneMetrics
 from ancestral_server.runtime.program import Meaning, OneShotProgram
 from ancestral_server.runtime.session import Array
@@ -44,62 +46,111 @@ class BatchLoop(Lane[OneShotJob]):
         metrics: LaneMetrics,
         *,
         max_batch: int,
-        max_queued: int,
+        limits: Limits,
         wait: float,
         arrivals: Arrivals,
     ) -> None:
-        super().__init__(name, metrics, max_queued)
+        super().__init__(name, metrics, limits)
         self._program = program
         self._buckets = policy.buckets(max_batch)
+        self._quantum = max_batch
+        self._room = Room(self._buckets)
+        # Nobody is refused before a full batch waits, unless by a bound that is lower still.
+        self._sure_rows = min(max_batch, limits.images, limits.calls)
         self._longest_wait = wait
         self._arrivals = arrivals
         self._pieces: list[Piece] = []
+        # What is left of a batch that did not fit into memory.
+        self._postponed: list[Piece] = []
+        # When the run that is going on should end, time.monotonic() seconds; 0 between runs.
+        self._busy_until = 0.0
         # How many requests were in flight together, of the last batches: who may still be on the way.
         self._crowds: deque[int] = deque([1], maxlen=16)
 
     def warm_up(self) -> None:
-        """Run every bucket once, so that no caller pays for a first run."""
+        """Run every bucket twice, so that no caller pays for a first run and the cost of each is known.
+
+        A bucket that does not fit into memory bounds the batches; OutOfMemory if one row does not.
+        """
         for rows in self._buckets:
-            inputs = {meaning: self._program.blank(meaning, rows) for meaning in self._program.inputs}
-            self._program.run(inputs, list(self._program.outputs))
+            try:
+                self._run_blank(rows)
+                began = time.monotonic()
+                self._run_blank(rows)
+            except OutOfMemory:
+                self.metrics.out_of_memory.inc()
+                if not self._room.shrink(rows):
+                    raise
+                return
+            self._costs.learn(rows, time.monotonic() - began)
 
-    def _needed_seconds(self, job: OneShotJob) -> float:
-        return self._work_seconds(job.rows)
+    def _run_blank(self, rows: int) -> None:
+        inputs = {meaning: self._program.blank(meaning, rows) for meaning in self._program.inputs}
+        self._program.run(inputs, list(self._program.outputs))
 
-    def _work_seconds(self, rows: int) -> float:
-        whole, rest = divmod(rows, self._buckets[-1])
-        seconds = whole * self._costs.seconds(self._buckets[-1])
+    def _probe(self) -> None:
+        self._run_blank(self._buckets[0])
+
+    def _surely_fits(self, job: OneShotJob) -> bool:
+        # At most the run that goes on and one full one are before the answer, which most deadlines leave time for.
+        return (
+            self._queue.rows[job.priority] + job.rows <= self._sure_rows
+            and job.deadline - job.submitted > 2 * self._batch_seconds
+            and job.priority is Priority.INTERACTIVE
+        )
+
+    def _needed_seconds(self, rows: int, ahead: int) -> float:
+        until = self._busy_until
+        running = max(0.0, until - time.monotonic()) if until else 0.0
+        return running + self._queue_seconds(ahead + rows)
+
+    def _queue_seconds(self, rows: int) -> float:
+        most = self._room.most
+        whole, rest = divmod(rows, most)
+        seconds = whole * self._costs.seconds(most)
         return seconds + (self._costs.seconds(policy.bucket(rest, self._buckets)) if rest else 0.0)
+
+    @property
+    def _batch_seconds(self) -> float:
+        return self._costs.seconds(self._buckets[-1])
+
+    @property
+    def _row_seconds(self) -> float:
+        return self._batch_seconds / self._buckets[-1]
+
+    @property
+    def _running(self) -> bool:
+        return bool(self._busy_until)
 
     def _turn(self, worker: int) -> None:
         self._admit()
-        if self._pieces:
+        while self._pieces:
             self._run_and_retire()
+            self._next_part()
 
     def _in_hand(self, worker: int) -> Iterable[OneShotJob]:
-        jobs = [piece.job for piece in self._pieces]
-        self._pieces = []
-        return jobs
+        jobs = {id(piece.job): piece.job for piece in (*self._pieces, *self._postponed)}
+        self._pieces, self._postponed, self._busy_until = [], [], 0.0
+        return jobs.values()
 
     def _admit(self) -> None:
         with self._changed:
             self._wait_for_work()
             self._wait_for_others()
             self._drop_departed()
-            room = self._buckets[-1]
-            while room and self._queue:
-                job = self._queue[0]
-                rows = min(room, job.rows - job.taken)
-                self._pieces.append(Piece(job, job.taken, job.taken + rows))
-                self._take_rows(job, rows)
-                room -= rows
-                if job.taken == job.rows:
-                    self._queue.popleft()
+            room = self._room.most
+            for jobs in self._queue.order():
+                while room and jobs:
+                    job = jobs[0]
+                    rows = min(room, job.waiting)
+                    self._pieces.append(Piece(job, job.taken, job.taken + rows))
+                    self._take_rows(job, rows)
+                    room -= rows
 
     def _wait_for_others(self) -> None:
         crowd = max(self._crowds)
         began = time.monotonic()
-        while not self._closing and self._queued_rows < self._buckets[-1]:
+        while not self._closing and self._queue.total_rows < self._buckets[-1]:
             now = time.monotonic()
             seconds = policy.batch_wait(
                 queued=len(self._queue),
@@ -117,18 +168,20 @@ class BatchLoop(Lane[OneShotJob]):
 
     def _run_and_retire(self) -> None:
         pieces, rows = self._pieces, sum(piece.stop - piece.start for piece in self._pieces)
+        size = policy.bucket(rows, self._buckets)
         began = time.monotonic()
+        self._busy_until = began + self._costs.seconds(size)
         try:
             wanted = list({meaning: None for piece in pieces for meaning in piece.job.wanted})
             outputs = self._program.run(self._stack(rows), wanted)
+        except (OutOfMemory, MemoryError) as error:
+            self._split(rows, size, error)
+            return
         except Exception as error:
             log.exception("run failed", lane=self.name, rows=rows)
-            jobs = self._in_hand(0)
-            self._abandon({id(job): job for job in jobs}.values())
-            self._fail(jobs, Internal(f"{self.name}: the run failed: {error}"))
+            self._drop_pieces(Internal(f"{self.name}: the run failed: {error}"))
             return
-        self._pieces = []
-        self._costs.learn(policy.bucket(rows, self._buckets), time.monotonic() - began)
+        self._costs.learn(size, time.monotonic() - began)
         self.metrics.batch_size.observe(rows)
 
         finished, at = [], 0
@@ -143,14 +196,44 @@ class BatchLoop(Lane[OneShotJob]):
         # Before the post: afterwards the answered callers send again.
         self._crowds.append(len(pieces) + len(self._queue))
         self._finish(finished)
+        # Last: whatever fails above, the lane knows whom to answer.
+        self._pieces, self._busy_until = [], 0.0
 
-    def _abandon(self, jobs: Iterable[OneShotJob]) -> None:
-        """Take the rest of failed jobs out of the queue."""
-        with self._changed:
-            for job in jobs:
-                if job in self._queue:
-                    self._queue.remove(job)
-                    self._unqueue(job.rows - job.taken)
+    def _drop_pieces(self, error: ServerError) -> None:
+        """Answer those whose rows were in the run with an error."""
+        jobs = {id(piece.job): piece.job for piece in self._pieces}
+        self._pieces, self._busy_until = [], 0.0
+        self._give_up(list(jobs.values()), error)
+
+    def _split(self, rows: int, size: int, error: Exception) -> None:
+        """A run did not fit into memory: the same rows again, half as many at a time. Nobody hears of it, unless not
+        even one row fits.
+        """
+        self.metrics.out_of_memory.inc()
+        smaller = self._room.shrink(size)
+        log.warning("out of memory", lane=self.name, rows=rows, next_rows=self._room.most, reason=str(error))
+        if smaller:
+            self._pieces, self._postponed = [], self._pieces + self._postponed
+        else:
+            self._drop_pieces(OutOfMemory(f"{self.name}: not even {rows} image fits into memory: {error}"))
+
+    def _next_part(self) -> None:
+        """Take up as much of what was postponed as a run may have; those who have left meanwhile are left out."""
+        if not self._postponed:
+            return
+        now = time.monotonic()
+        departed = {id(piece.job): piece.job for piece in self._postponed if piece.job.departed(now)}
+        self._expire(departed.values())
+        left = [piece for piece in self._postponed if id(piece.job) not in departed]
+        room = self._room.most
+        self._pieces, self._postponed = [], []
+        for piece in left:
+            middle = min(piece.stop, piece.start + room)
+            if middle > piece.start:
+                self._pieces.append(Piece(piece.job, piece.start, middle))
+            if middle < piece.stop:
+                self._postponed.append(Piece(piece.job, middle, piece.stop))
+            room -= middle - piece.start
 
     def _stack(self, rows: int) -> dict[Meaning, Array]:
         """The batch's inputs, padded to a bucket: [B, ...] by meaning."""

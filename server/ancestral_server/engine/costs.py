@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 # The weight of the newest run. A few slow runs on a busy machine must not turn callers away.
 WEIGHT = 0.1
+# What was measured since then is true, whatever is refused by it.
+FRESH_SECONDS = 1.0
 
 
 class Costs:
@@ -11,17 +15,24 @@ class Costs:
 
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
+        self._measured: dict[int, float] = {}
 
     def learn(self, size: int, seconds: float) -> None:
         known = self._seconds.get(size, seconds)
         self._seconds[size] = known + WEIGHT * (seconds - known)
+        self._measured[size] = time.monotonic()
 
-    def relent(self) -> None:
+    def relent(self, *, idle: bool) -> None:
         """Trust the estimates a little less, as after each refusal: what is refused is never run and measures nothing,
         so that one slow phase would else turn callers away for ever.
+
+        Of a lane that is not idle only those that nothing has measured lately: an overload refuses thousands while its
+        runs show what they cost.
         """
+        now = time.monotonic()
         for size, known in list(self._seconds.items()):
-            self._seconds[size] = known * (1 - WEIGHT)
+            if idle or now - self._measured[size] > FRESH_SECONDS:
+                self._seconds[size] = known * (1 - WEIGHT)
 
     def seconds(self, size: int) -> float:
         """Of a run of that size; of the nearest smaller size that was measured where that one was not, else 0.

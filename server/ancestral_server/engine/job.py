@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import math
 import time
 from collections import deque
@@ -28,6 +29,13 @@ class Streams:
         return uniforms_of_range(self.seed, self.first + start, stop - start, self.shape)
 
 
+class Priority(enum.IntEnum):
+    """Who goes first: somebody waits for the answer of an interactive job, a batch job takes what is left over."""
+
+    INTERACTIVE = 0
+    BATCH = 1
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """`rows` images of work. Made on the event loop's thread; from `Lane.submit` on, the lane's thread owns all but
@@ -40,6 +48,7 @@ class Job:
     # time.monotonic() seconds.
     deadline: float = math.inf
     cancelled: bool = False
+    priority: Priority = Priority.INTERACTIVE
 
     submitted: float = field(default_factory=time.monotonic)
     started: float = 0.0
@@ -50,6 +59,11 @@ class Job:
     done: int = 0
     # The lane has given its answer: a result or an error.
     answered: bool = False
+
+    @property
+    def waiting(self) -> int:
+        """Rows that no run has taken yet."""
+        return self.rows - self.taken
 
     @property
     def queue_seconds(self) -> float:

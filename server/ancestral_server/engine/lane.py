@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import structlog
 
+from ancestral_server.engine import policy
+from ancestral_server.engine.admission import Limits, check_queue
+from ancestral_server.engine.answers import post, settle
 from ancestral_server.engine.costs import Costs
 from ancestral_server.engine.job import Job
+from ancestral_server.engine.queue import JobQueue
 from ancestral_server.errors import DeadlineExceeded, Infeasible, Internal, Overloaded, ServerError, Unavailable
 from ancestral_server.metrics import LaneMetrics
 
@@ -23,16 +27,23 @@ J = TypeVar("J", bound=Job)
 
 log = structlog.get_logger()
 
+# A lane that has run for so long since it last failed is sound again.
+SOUND_SECONDS = 60.0
+
 
 class Lane(ABC, Generic[J]):
     """Owns one role of one model version. Subclasses say what a turn of the loop is; `workers` threads take turns."""
 
-    def __init__(self, name: str, metrics: LaneMetrics, max_queued: int, workers: int = 1) -> None:
+    def __init__(self, name: str, metrics: LaneMetrics, limits: Limits, workers: int = 1) -> None:
         self.name = name
         self.metrics = metrics
-        self._max_queued = max_queued
-        self._queue: deque[J] = deque()
-        self._queued_rows = 0
+        # Whether calls are taken. `on_health` is called with the lane, from a thread of it, when that changes.
+        self.healthy = True
+        self.on_health: Callable[[Lane[Any]], None] = lambda lane: None
+        self._limits = limits
+        self._queue: JobQueue[J] = JobQueue()
+        # Asked for at a scrape, rather than told at every change.
+        metrics.queued.set_function(lambda: self._queue.total_rows)
         self._last_arrival = 0.0
         # A thread sleeps until this many requests are queued; 0 while none does, so that arrivals need not wake any.
         self._wake_at = 0
@@ -40,6 +51,10 @@ class Lane(ABC, Generic[J]):
         self._changed = threading.Condition(threading.Lock())
         self._closing = False
         self._costs = Costs()
+        # Workers that wait to be tried again, and how often each has failed in succession, and when last.
+        self._down: set[int] = set()
+        self._failures = [0] * workers
+        self._failed_at = [-math.inf] * workers
         self._threads = [
             threading.Thread(target=self._main, args=(worker,), name=f"lane {name} {worker}", daemon=True)
             for worker in range(workers)
@@ -72,44 +87,67 @@ class Lane(ABC, Generic[J]):
         return job
 
     def submit(self, job: J) -> None:
+        """Admit the job, or raise what it is refused with: Unavailable, Overloaded or Infeasible."""
         with self._changed:
-            if self._closing:
-                raise Unavailable(self.name, f"{self.name} is being shut down")
-            self._check_deadline(job)
-            # An empty queue takes any job: a single one may be larger than the bound.
-            if self._queue and self._queued_rows + job.rows > self._max_queued:
-                retry = max(0.001, self._work_seconds(self._queued_rows))
-                raise Overloaded(
-                    f"{self.name}: {self._queued_rows} images are queued, {job.rows} more would exceed the limit of "
-                    f"{self._max_queued}",
-                    retry,
-                )
-            self._queue.append(job)
-            self._queued_rows += job.rows
+            if self._closing or not self.healthy:
+                raise Unavailable(self.name, self._closed)
+            if not self._surely_fits(job):
+                self._check(job)
+            self._queue.add(job)
             self._last_arrival = job.submitted
             if self._wake_at and len(self._queue) >= self._wake_at:
                 self._changed.notify_all()
 
-    def _check_deadline(self, job: J) -> None:
-        """Refuse before any work is done what cannot be ready in time."""
-        if math.isinf(job.deadline):
-            return
-        remaining = job.deadline - time.monotonic()
-        needed = self._needed_seconds(job)
-        if remaining < needed:
-            self._costs.relent()
-            raise Infeasible(
-                f"deadline: {max(remaining, 0):.3g} s remain, {self.name} needs at least {needed:.3g} s for "
-                f"{job.rows} images"
+    def _check(self, job: J) -> None:
+        """Refuse before any work is done what cannot be ready in time or would wait too long. The lock is held."""
+        queue = self._queue
+        ahead = queue.ahead(job.rows, job.priority, self._quantum)
+        if not math.isinf(job.deadline):
+            remaining, needed = job.deadline - time.monotonic(), self._needed_seconds(job.rows, ahead)
+            if remaining < needed:
+                self._costs.relent(idle=not queue and not self._running)
+                self.metrics.refused("deadline")
+                raise Infeasible(
+                    f"deadline: {max(remaining, 0):.3g} s remain, {self.name} needs at least {needed:.3g} s for "
+                    f"{job.rows} images, {ahead} queued ahead of them"
+                )
+        try:
+            check_queue(
+                self.name, queue, job, ahead, self._limits, self._queue_seconds, self._batch_seconds, self._row_seconds
             )
+        except Overloaded:
+            self.metrics.refused("queue_full")
+            raise
+
+    # The rows of a job's turn: where the queue is longer, no more of it is worked off before the others'.
+    _quantum: int
+
+    def _surely_fits(self, job: J) -> bool:
+        """A cheap yes for the calls of every day; False means to look closer. The lock is held."""
+        return False
 
     @abstractmethod
-    def _needed_seconds(self, job: J) -> float:
-        """The least seconds until a job could be answered if it were admitted now; 0 before anything was measured."""
+    def _needed_seconds(self, rows: int, ahead: int) -> float:
+        """The least seconds until a job of so many rows could be answered; 0 before anything was measured."""
 
     @abstractmethod
-    def _work_seconds(self, rows: int) -> float:
-        """Seconds of work that so many rows are, in full batches."""
+    def _queue_seconds(self, rows: int) -> float:
+        """Seconds of work that so many waiting rows are, in full batches."""
+
+    @property
+    @abstractmethod
+    def _batch_seconds(self) -> float:
+        """Seconds of work that have to wait for the lane to be kept busy."""
+
+    @property
+    @abstractmethod
+    def _row_seconds(self) -> float:
+        """Seconds of work that one row is in a full batch."""
+
+    @property
+    @abstractmethod
+    def _running(self) -> bool:
+        """Whether any row is being worked on."""
 
     # ---- the lane's threads
 
@@ -121,17 +159,63 @@ class Lane(ABC, Generic[J]):
     def _in_hand(self, worker: int) -> Iterable[J]:
         """Jobs of a worker that are not answered; forgets them."""
 
+    @abstractmethod
+    def _probe(self) -> None:
+        """Run once on nothing, to see whether the program still works."""
+
     def _main(self, worker: int) -> None:
         while not self._closing:
             try:
-                self._turn(worker)
-            except Exception as error:
-                # The loops contain failures of a run themselves; this is a bug of ours. Answer everybody and go on.
-                log.exception("lane failed", lane=self.name)
-                self._fail([*self._in_hand(worker), *self._drop_queue()], Internal(f"{self.name} failed: {error}"))
-        self._fail(
-            [*self._in_hand(worker), *self._drop_queue()], Unavailable(self.name, f"{self.name} is being shut down")
-        )
+                while not self._closing:
+                    self._turn(worker)
+            except BaseException as error:  # noqa: BLE001 - a thread that ends takes its callers' answers with it
+                # The loops contain failures of a run themselves; this is a bug of ours, or worse.
+                with contextlib.suppress(BaseException):
+                    self._recover(worker, error)
+        self._fail([*self._in_hand(worker), *self._drop_queue()], Unavailable(self.name, self._closed))
+
+    def _recover(self, worker: int, error: BaseException) -> None:
+        """Answer everybody, say so, and begin anew after a while, once a run shows that the program works."""
+        now = time.monotonic()
+        again = now - self._failed_at[worker] < SOUND_SECONDS
+        self._failures[worker] = self._failures[worker] + 1 if again else 1
+        self._failed_at[worker] = now
+        self._give_up(list(self._in_hand(worker)), Internal(f"{self.name} failed: {error or type(error).__name__}"))
+        self._set_down(worker, True)
+        if not self.healthy:
+            # Not begun, so it is safe and worthwhile to ask again: another replica, or this one in a moment.
+            self._fail(self._drop_queue(), Unavailable(self.name, self._closed))
+        self.metrics.restarts.inc()
+        try:
+            log.error("lane failed", lane=self.name, worker=worker, failures=self._failures[worker], exc_info=error)
+            while not self._works_after(policy.restart_delay(self._failures[worker])):
+                self._failures[worker] += 1
+        finally:
+            self._set_down(worker, False)
+
+    def _works_after(self, seconds: float) -> bool:
+        """Whether a run succeeds after so long a pause; True without one if the lane closes."""
+        with self._changed:
+            if self._changed.wait_for(lambda: self._closing, seconds):
+                return True
+        try:
+            self._probe()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the lane stays down
+            log.warning("lane stays down", lane=self.name, reason=str(error))
+            return False
+        return True
+
+    def _set_down(self, worker: int, down: bool) -> None:
+        with self._changed:
+            (self._down.add if down else self._down.discard)(worker)
+            healthy = len(self._down) < len(self._threads)
+            changed, self.healthy = healthy != self.healthy, healthy
+        if changed:
+            self.on_health(self)
+
+    @property
+    def _closed(self) -> str:
+        return f"{self.name} is being shut down" if self._closing else f"{self.name} has failed and is being restarted"
 
     def _wait_for_work(self) -> None:
         """Sleep until something is queued or the lane closes. The lock is held."""
@@ -141,42 +225,43 @@ class Lane(ABC, Generic[J]):
     def _sleep(self, wake_at: int, seconds: float | None) -> None:
         self._wake_at = wake_at
         self._sleeping += 1
-        self._changed.wait(seconds)
-        self._sleeping -= 1
-        if not self._sleeping:
-            self._wake_at = 0
+        try:
+            self._changed.wait(seconds)
+        finally:
+            self._sleeping -= 1
+            if not self._sleeping:
+                self._wake_at = 0
 
     def _take_rows(self, job: J, rows: int) -> None:
-        """Account for rows that leave the queue. The lock is held."""
+        """Rows of a queued job go to work. The lock is held."""
         if job.taken == 0:
             job.started = time.monotonic()
-        job.taken += rows
-        self._unqueue(rows)
-
-    def _unqueue(self, rows: int) -> None:
-        """Account for rows that are no longer in the queue. The lock is held."""
-        self._queued_rows -= rows
-        self.metrics.queued.set(self._queued_rows)
+        self._queue.take(job, rows)
 
     def _drop_departed(self) -> None:
         """Forget the cancelled and answer the expired before any work is done for them. The lock is held."""
-        now = time.monotonic()
-        if not any(job.departed(now) for job in self._queue):
-            return
-        expired = [job for job in self._queue if job.departed(now)]
-        self._queue = deque(job for job in self._queue if not job.departed(now))
-        self._unqueue(sum(job.rows - job.taken for job in expired))
-        self._expire(expired)
+        if gone := self._queue.departed(time.monotonic()):
+            self._expire(gone)
 
     def _expire(self, jobs: Iterable[J]) -> None:
-        late = [job for job in jobs if not job.cancelled and not job.answered]
+        """Answer those whom somebody may still be waiting for, and count all that nobody had answered."""
+        left = [job for job in jobs if not job.answered]
+        late = [job for job in left if not job.cancelled]
+        self.metrics.dropped("cancelled", len(left) - len(late))
+        self.metrics.dropped("expired", len(late))
+        for job in left:
+            job.answered = True
         self._fail(late, DeadlineExceeded(f"the deadline passed before {self.name} had finished"))
+
+    def _give_up(self, jobs: Sequence[J], error: ServerError) -> None:
+        """Answer jobs with an error, and take what of them still waits out of the queue."""
+        with self._changed:
+            self._queue.remove(jobs)
+        self._fail(jobs, error)
 
     def _drop_queue(self) -> list[J]:
         with self._changed:
-            jobs = list(self._queue)
-            self._queue.clear()
-            self._unqueue(self._queued_rows)
+            jobs = self._queue.clear()
         return jobs
 
     # ---- answers: one post to the event loop per batch
@@ -187,31 +272,10 @@ class Lane(ABC, Generic[J]):
         for job in jobs:
             job.finished = now
             job.answered = True
-        post(jobs, partial(_settle, jobs, None))
+        post(jobs, partial(settle, jobs, None))
 
     def _fail(self, jobs: Iterable[J], error: ServerError) -> None:
         jobs = list(jobs)
         for job in jobs:
             job.answered = True
-        post(jobs, partial(_settle, jobs, error))
-
-
-def post(jobs: Sequence[Job], message: Callable[[], None]) -> None:
-    """Run `message` about these jobs on their event loop."""
-    if not jobs:
-        return
-    try:
-        jobs[0].future.get_loop().call_soon_threadsafe(message)
-    except RuntimeError:
-        # The event loop is gone, and with it everybody who could have waited.
-        log.warning("nobody is told: the event loop is closed", jobs=len(jobs))
-
-
-def _settle(jobs: Sequence[Job], error: ServerError | None) -> None:
-    for job in jobs:
-        if job.future.done():
-            continue
-        if error is None:
-            job.future.set_result(job)
-        else:
-            job.future.set_exception(error)
+        post(jobs, partial(settle, jobs, error))

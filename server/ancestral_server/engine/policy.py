@@ -35,14 +35,30 @@ def reserve(slots: int) -> int:
     return -(-slots // 8) if slots > 1 else 0
 
 
-def sampling_seconds(*, images: int, rows: int, share: int, row_seconds: float) -> float:
-    """Seconds to paint so many images of so many rows in `share` slots that are refilled at once."""
-    return max(1.0, images / max(1, share)) * rows * row_seconds
+def queue_limit(*, floor: float, batch: float, own: float) -> float:
+    """Seconds of work that may wait in a queue once a newcomer has joined it.
+
+    A queue is there to keep the lane busy, which takes one full batch of `batch` seconds; beyond that it makes everybody
+    wait and nothing faster, so that it would stand at its limit for as long as an overload lasts. `floor`: so much is
+    harmless whatever the model costs. own: seconds that the newcomer is itself; a large one may wait for as much again.
+    """
+    return max(floor, batch, 2 * own)
+
+
+def restart_delay(failures: int) -> float:
+    """Seconds until a lane that has failed so many times in succession is tried again: 0.1, 0.2, ... 30 at most."""
+    return min(30.0, 0.1 * 2.0 ** (failures - 1))
 
 
 def bucket(rows: int, sizes: Sequence[int]) -> int:
     """The smallest size that holds `rows`; the largest where none does."""
     return next((size for size in sizes if size >= rows), sizes[-1])
+
+
+def parts(rows: int, most: int, sizes: Sequence[int]) -> list[int]:
+    """The sizes of the runs, none of more than `most`, that together hold `rows`, at most the largest size."""
+    whole, rest = divmod(rows, most)
+    return [most] * whole + ([min(bucket(rest, sizes), sizes[-1] - whole * most)] if rest else [])
 
 
 def batch_wait(*, queued: int, coming: int, crowd: int, waited: float, since_arrival: float, longest: float) -> float:

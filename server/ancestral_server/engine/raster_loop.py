@@ -16,10 +16,13 @@ import numpy as np
 import structlog
 
 from ancestral_server.engine import policy
-from ancestral_server.engine.job import RasterJob
-from ancestral_server.engine.lane import Lane, post
+from ancestral_server.engine.admission import Limits
+from ancestral_server.engine.answers import post
+from ancestral_server.engine.job import Priority, RasterJob
+from ancestral_server.engine.lane import Lane
+from ancestral_server.engine.room import Room
 from ancestral_server.engine.slots import Slots
-from ancestral_server.errors import Internal
+from ancestral_server.errors import Internal, OutOfMemory
 from ancestral_server.metrics import LaneMetrics
 from ancestral_server.runtime.program import RasterProgram
 
@@ -40,17 +43,20 @@ class RasterLoop(Lane[RasterJob]):
         metrics: LaneMetrics,
         *,
         slots: int,
-        max_queued: int,
+        limits: Limits,
         workers: int = 1,
         pad: bool = False,
     ) -> None:
-        super().__init__(name, metrics, max_queued, workers)
+        super().__init__(name, metrics, limits, workers)
         self._program = program
+        self._quantum = 1
         self._limit = slots - policy.reserve(slots)
         # Where nothing needs padding, every size is a bucket, and powers of two are enough to warm up.
         self._warm = policy.buckets(slots)
         self._buckets: Sequence[int] = self._warm if pad else range(1, slots + 1)
         self._slots = [Slots(program, slots) for _ in range(workers)]
+        # Samples of one row's run, at most; slots beyond that are painted in further runs.
+        self._rooms = [Room(policy.buckets(slots)) for _ in range(workers)]
         self.has_log_likelihood = program.has_log_likelihood
 
     @property
@@ -64,13 +70,30 @@ class RasterLoop(Lane[RasterJob]):
         return sum(slots.used for slots in self._slots)
 
     def warm_up(self) -> None:
-        """Run rows of many sizes, so that no caller pays for a first run and the cost of each is known."""
+        """Run rows of many sizes, so that no caller pays for a first run and the cost of each is known.
+
+        A size that does not fit into memory bounds the runs; OutOfMemory if one sample does not.
+        """
         for size in self._warm:
-            for _ in range(2):
-                inputs = {meaning: self._program.blank(meaning, size) for meaning in self._program.inputs}
-                began = time.monotonic()
-                self._program.run_row(inputs, self._program.fresh_states(size))
-            self._costs.learn(size, time.monotonic() - began)
+            try:
+                self._run_blank(size)
+                seconds = self._run_blank(size)
+            except OutOfMemory:
+                self.metrics.out_of_memory.inc()
+                if not all([room.shrink(size) for room in self._rooms]):
+                    raise
+                return
+            self._costs.learn(size, seconds)
+
+    def _run_blank(self, size: int) -> float:
+        """Seconds of a row's run of so many samples."""
+        inputs = {meaning: self._program.blank(meaning, size) for meaning in self._program.inputs}
+        began = time.monotonic()
+        self._program.run_row(inputs, self._program.fresh_states(size))
+        return time.monotonic() - began
+
+    def _probe(self) -> None:
+        self._run_blank(1)
 
     async def watch(self, job: RasterJob) -> AsyncGenerator[tuple[int, int | None]]:
         """Admit a job that has a feed and tell its events as they happen; see `Feed`. ServerError as from `ask`."""
@@ -98,27 +121,43 @@ class RasterLoop(Lane[RasterJob]):
         with self._changed:
             if job.taken == job.rows:
                 return
-            self._forget([job])
+            self._queue.remove([job])
+            self.metrics.queued.set(self._queue.total_rows)
             job.rows = job.taken
             job.started = job.started or time.monotonic()
             finished = job.done == job.rows
         if finished:
             self._finish([job])
 
-    def _needed_seconds(self, job: RasterJob) -> float:
+    def _needed_seconds(self, rows: int, ahead: int) -> float:
+        # The last sample waits for its slot, and then takes as long as any.
         workers = len(self._slots)
-        running = self.used
-        capacity = self._limit * workers
-        # Requests take turns at the slots: a newcomer's share is what equal parts would give it, or all that is free.
-        share = max(capacity // (len(self._queue) + 1), min(capacity - running, job.rows))
-        size = min(self._limit, policy.sample_share(waiting=job.rows, running=running, workers=workers))
-        return policy.sampling_seconds(
-            images=job.rows, rows=self._height, share=share, row_seconds=self._costs.seconds(size)
-        )
+        size = min(self._limit, policy.sample_share(waiting=ahead + rows, running=self.used, workers=workers))
+        return self._queue_seconds(ahead + rows) + self._height * self._costs.seconds(size)
 
-    def _work_seconds(self, rows: int) -> float:
-        size = self._limit
-        return rows / (size * len(self._slots)) * self._height * self._costs.seconds(size)
+    def _queue_seconds(self, rows: int) -> float:
+        # What is free is filled at the next row.
+        waiting = max(0, rows - (self.capacity - self.used))
+        return waiting * self._row_seconds
+
+    @property
+    def _batch_seconds(self) -> float:
+        # Samples leave at every row and few at a time: half of the slots' worth keeps them all in use.
+        return self._image_seconds / 2
+
+    @property
+    def _row_seconds(self) -> float:
+        # A waiting row of the queue is a sample.
+        return self._image_seconds / (self._limit * len(self._slots))
+
+    @property
+    def _image_seconds(self) -> float:
+        """Seconds that an image takes while all slots are in use."""
+        return self._height * self._costs.seconds(self._limit)
+
+    @property
+    def _running(self) -> bool:
+        return self.used > 0
 
     @property
     def _height(self) -> int:
@@ -143,7 +182,7 @@ class RasterLoop(Lane[RasterJob]):
             if not slots.used:
                 self._wait_for_work()
             self._drop_departed()
-            self._fill(slots, self._queued_rows)
+            self._fill(slots, self._queue.total_rows)
 
     def _fill(self, slots: Slots, waiting: int) -> None:
         """Place this worker's share of so many waiting samples. The lock is held."""
@@ -152,20 +191,14 @@ class RasterLoop(Lane[RasterJob]):
             if job.taken == 0:
                 job.images = np.empty((job.rows, *self._program.image_shape), np.uint8)
                 job.log_likelihood = np.empty(job.rows, np.float32)
-            index = job.taken
+            slots.place(job, job.taken)
             self._take_rows(job, 1)
-            slots.place(job, index)
-            if job.taken < job.rows:
-                self._queue.append(job)
 
     def _next(self, slots: Slots) -> RasterJob | None:
-        """Take the request whose turn it is out of the queue; into the last few slots come only those who have none."""
+        """The request whose turn it is; into the last few slots come only interactive ones that have none yet."""
         if slots.used < self._limit:
-            return self._queue.popleft() if self._queue else None
-        job = next((job for job in self._queue if job.taken == 0), None)
-        if job is not None:
-            self._queue.remove(job)
-        return job
+            return next((jobs[0] for jobs in self._queue.order() if jobs), None)
+        return next((job for job in self._queue.classes[Priority.INTERACTIVE] if job.taken == 0), None)
 
     def _free_departed(self, slots: Slots) -> None:
         now = time.monotonic()
@@ -175,33 +208,28 @@ class RasterLoop(Lane[RasterJob]):
         departed = {id(job): job for slot in gone if (job := slots.jobs[slot]) is not None}
         slots.drop(gone)
         with self._changed:
-            self._forget(departed.values())
+            self._queue.remove(departed.values())
         self._expire(departed.values())
-
-    def _forget(self, jobs: Iterable[RasterJob]) -> None:
-        """Take the waiting samples of jobs out of the queue. The lock is held."""
-        for job in jobs:
-            if job in self._queue:
-                self._queue.remove(job)
-                self._unqueue(job.rows - job.taken)
 
     def _run_and_retire(self, worker: int, slots: Slots) -> None:
         began = time.monotonic()
-        size = policy.bucket(slots.used, self._buckets)
+        most = self._rooms[worker].most
+        sizes = policy.parts(slots.used, most, self._buckets)
         try:
-            done = slots.paint_row(size)
+            done = slots.paint_row(sizes)
+        except (OutOfMemory, MemoryError) as error:
+            self._split(worker, slots.used, max(sizes), error)
+            return
         except Exception as error:
             log.exception("run failed", lane=self.name, rows=slots.used)
-            jobs = list(self._in_hand(worker))
-            with self._changed:
-                self._forget(jobs)
-            self._fail(jobs, Internal(f"{self.name}: the run failed: {error}"))
+            self._give_up(list(self._in_hand(worker)), Internal(f"{self.name}: the run failed: {error}"))
             return
         self.metrics.batch_size.observe(slots.used)
         told = self._tell_rows(slots)
         finished = []
         with self._changed:
-            self._costs.learn(size, time.monotonic() - began)
+            if len(sizes) == 1:
+                self._costs.learn(sizes[0], time.monotonic() - began)
             for slot in done:
                 job = slots.jobs[slot]
                 assert job is not None
@@ -217,6 +245,17 @@ class RasterLoop(Lane[RasterJob]):
             slots.drop(done)
         self._wake(list(told.values()))
         self._finish(finished)
+
+    def _split(self, worker: int, rows: int, size: int, error: Exception) -> None:
+        """A row's run did not fit into memory: from now on half as many slots in each. Nobody hears of it, unless not
+        even one fits.
+        """
+        self.metrics.out_of_memory.inc()
+        smaller = self._rooms[worker].shrink(size)
+        log.warning("out of memory", lane=self.name, rows=rows, next_rows=self._rooms[worker].most, reason=str(error))
+        if not smaller:
+            jobs = list(self._in_hand(worker))
+            self._give_up(jobs, OutOfMemory(f"{self.name}: not even one image fits into memory: {error}"))
 
     def _tell_rows(self, slots: Slots) -> dict[int, RasterJob]:
         """Tell the rows that were just painted to those who asked for them; returns whom, by identity."""

@@ -5,6 +5,8 @@ Letters: S slots, B rows of a run (slots in use, padded to a bucket), H, W, C im
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ancestral.v1 import bundle_pb2
@@ -74,11 +76,12 @@ class Slots:
         for array in (*arrays, *self._inputs.values(), *self._states):
             array[target] = array[source]
 
-    def paint_row(self, size: int) -> list[int]:
-        """Run one row of every slot in a run of B = `size` >= `used`; the slots that are finished now.
+    def paint_row(self, sizes: Sequence[int]) -> list[int]:
+        """Run one row of every slot, in runs of so many that together are B >= `used`; the slots that are finished now.
 
-        Afterwards `row` is one more than the row that was painted.
+        Afterwards `row` is one more than the row that was painted. A run that fails leaves everything as it was.
         """
+        size = sum(sizes)
         self._resize_states(size)
         self.row[self.used : size] = 0
         every = np.arange(size)
@@ -87,13 +90,33 @@ class Slots:
             meaning: array[every, row] if array.ndim == self.images.ndim else array[:size]
             for meaning, array in self._inputs.items()
         }
-        painted, likelihood, self._states = self._program.run_row(inputs, self._states)
+        painted, likelihood, self._states = self._run(inputs, sizes)
         used, row = self.used, row[: self.used]
         self.images[np.arange(used), row] = painted[:used]
         if likelihood is not None:
             self.log_likelihood[:used] += likelihood[:used]
         row += 1
         return [int(slot) for slot in np.flatnonzero(row == self._program.image_shape[0])]
+
+    def _run(self, inputs: dict[Meaning, Array], sizes: Sequence[int]) -> tuple[Array, Array | None, list[Array]]:
+        """What `RasterProgram.run_row` gives for all slots, in one run or joined from several."""
+        if len(sizes) == 1:
+            return self._program.run_row(inputs, self._states)
+        rows, likelihoods, states = [], [], []
+        stop = 0
+        for size in sizes:
+            start, stop = stop, stop + size
+            part = {meaning: array[start:stop] for meaning, array in inputs.items()}
+            row, likelihood, after = self._program.run_row(part, [state[start:stop] for state in self._states])
+            rows.append(row)
+            likelihoods.append(likelihood)
+            states.append(after)
+        found = [likelihood for likelihood in likelihoods if likelihood is not None]
+        return (
+            np.concatenate(rows),
+            np.concatenate(found) if found else None,
+            [np.concatenate(parts) for parts in zip(*states, strict=True)],
+        )
 
     def _resize_states(self, size: int) -> None:
         for i, state in enumerate(self._states):

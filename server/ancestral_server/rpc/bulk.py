@@ -16,6 +16,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from ancestral.v1 import inference_service_pb2 as pb
+from ancestral.v1 import priority_pb2
 from ancestral_server.catalog import Catalog, ModelVersion
 from ancestral_server.engine.batch_loop import BatchLoop
 from ancestral_server.engine.job import OneShotJob
@@ -31,7 +32,7 @@ from ancestral_server.errors import (
 from ancestral_server.rpc import convert, oneshot
 from ancestral_server.rpc.calls import Context, caller
 from ancestral_server.rpc.draining import Draining
-from ancestral_server.rpc.interceptor import request_id
+from ancestral_server.rpc.observed import request_id
 from ancestral_server.rpc.status import message_error
 from ancestral_server.settings import Settings
 
@@ -134,8 +135,10 @@ class _Window:
     async def _admit(self, request: Any) -> OneShotJob:
         """The job of a request, in the lane. A full lane is waited for: the caller feels it as backpressure."""
         model, lane = self._bind(request)
-        of_call = caller(self._context)
-        job = self._kind.job(model, request, self._settings, f"{self._kind.role}.", **of_call)
+        # Somebody who sends a stream does not wait for each of its answers.
+        if request.priority == priority_pb2.PRIORITY_UNSPECIFIED:
+            request.priority = priority_pb2.PRIORITY_BATCH
+        job = self._kind.job(model, request, self._settings, f"{self._kind.role}.", **caller(self._context))
         while True:
             try:
                 lane.submit(job)

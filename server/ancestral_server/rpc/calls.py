@@ -13,9 +13,9 @@ import grpc
 from ancestral.v1 import timing_pb2
 from ancestral_server.catalog import ModelVersion
 from ancestral_server.engine.batch_loop import BatchLoop
-from ancestral_server.engine.job import Job, OneShotJob, Streams
+from ancestral_server.engine.job import Job, OneShotJob, Priority, Streams
 from ancestral_server.engine.raster_loop import RasterLoop
-from ancestral_server.rpc.interceptor import request_id
+from ancestral_server.rpc.observed import request_id
 from ancestral_server.runtime.program import Meaning
 from ancestral_server.runtime.session import Array
 
@@ -35,10 +35,11 @@ async def run(
     rows: int,
     inputs: Mapping[Meaning, Array | Streams],
     wanted: Sequence[Meaning],
+    priority: Priority = Priority.INTERACTIVE,
 ) -> OneShotJob:
     """Ask a one-shot lane for `wanted` of so many rows of `inputs`."""
     assert isinstance(lane, BatchLoop), "only `sample` may be a raster role; a bundle with another is refused"
-    job = OneShotJob(**caller(context), rows=rows, inputs=inputs, wanted=wanted)
+    job = OneShotJob(**caller(context), rows=rows, inputs=inputs, wanted=wanted, priority=priority)
     await lane.ask(job)
     return job
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ancestral.v1 import bundle_pb2, tensor_pb2
+from ancestral.v1 import bundle_pb2, priority_pb2, tensor_pb2
 from ancestral.v1 import inference_service_pb2 as pb
+from ancestral_server.engine.job import Priority
 from ancestral_server.errors import InvalidArgument
 from ancestral_server.runtime.program import DTYPES
 from ancestral_server.runtime.session import Array
@@ -21,6 +22,11 @@ from ancestral_server.runtime.session import Array
 MAX_SEED = 2**63 - 1
 MAX_TEMPERATURE = 100.0
 
+_PRIORITIES: dict[int, Priority] = {
+    priority_pb2.PRIORITY_UNSPECIFIED: Priority.INTERACTIVE,
+    priority_pb2.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
+    priority_pb2.PRIORITY_BATCH: Priority.BATCH,
+}
 _WIRE = {dtype: number for number, dtype in DTYPES.items()}
 
 
@@ -46,6 +52,12 @@ def batch(field: str, tensor: tensor_pb2.Tensor, spec: bundle_pb2.TensorSpec, li
     if dtype.kind == "f" and not np.isfinite(array).all():
         raise InvalidArgument(f"{field}.data", "holds NaN or infinite values, all must be finite")
     return array
+
+
+def priority(field: str, value: int) -> Priority:
+    if value not in _PRIORITIES:
+        raise InvalidArgument(field, f"is {value}, must be PRIORITY_INTERACTIVE or PRIORITY_BATCH")
+    return _PRIORITIES[value]
 
 
 def seed(field: str, value: int) -> int:

@@ -54,7 +54,9 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         program = model.programs["decode"]
         latents = convert.batch("latents", request.latents, program.inputs[LATENT], self._settings.max_images)
         check_reply("latents", program, [IMAGE], len(latents), self._settings)
-        job = await run(lane, context, len(latents), {LATENT: latents}, [IMAGE])
+        job = await run(
+            lane, context, len(latents), {LATENT: latents}, [IMAGE], convert.priority("priority", request.priority)
+        )
         return pb.DecodeResponse(info=info(model, job), images=output(job, IMAGE))
 
     async def ExtractFeatures(self, request: pb.ExtractFeaturesRequest, context: Context) -> pb.ExtractFeaturesResponse:
@@ -69,7 +71,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             wanted.append(bundle_pb2.MEANING_FEATURE_MAP)
         check_reply("images", program, wanted, len(images), self._settings)
         inputs = oneshot.labelled(program, images, request.labels)
-        job = await run(lane, context, len(images), inputs, wanted)
+        job = await run(lane, context, len(images), inputs, wanted, convert.priority("priority", request.priority))
         return pb.ExtractFeaturesResponse(
             info=info(model, job),
             features=output(job, bundle_pb2.MEANING_FEATURES),

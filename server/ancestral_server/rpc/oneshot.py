@@ -58,7 +58,8 @@ def encode_job(
         inputs[UNIFORMS] = Streams(seed, first, tuple(program.inputs[UNIFORMS].shape))
         wanted.append(LATENT)
     check_reply(f"{prefix}images", program, wanted, len(images), settings)
-    return OneShotJob(**of_call, rows=len(images), inputs=inputs, wanted=wanted)
+    priority = convert.priority(f"{prefix}priority", request.priority)
+    return OneShotJob(**of_call, rows=len(images), inputs=inputs, wanted=wanted, priority=priority)
 
 
 def encode_reply(model: ModelVersion, job: OneShotJob) -> pb.EncodeResponse:
@@ -80,7 +81,8 @@ def score_job(
     inputs = labelled(program, images, request.labels, prefix)
     if UNIFORMS in program.inputs:
         inputs[UNIFORMS] = Streams(seed, first, tuple(program.inputs[UNIFORMS].shape))
-    return OneShotJob(**of_call, rows=len(images), inputs=inputs, wanted=[LOG_LIKELIHOOD])
+    priority = convert.priority(f"{prefix}priority", request.priority)
+    return OneShotJob(**of_call, rows=len(images), inputs=inputs, wanted=[LOG_LIKELIHOOD], priority=priority)
 
 
 def score_reply(model: ModelVersion, job: OneShotJob) -> pb.ScoreResponse:

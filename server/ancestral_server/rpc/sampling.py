@@ -17,7 +17,7 @@ from ancestral.v1 import bundle_pb2
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.catalog import Catalog, ModelVersion
 from ancestral_server.engine.batch_loop import BatchLoop
-from ancestral_server.engine.job import Completion, Feed, Job, OneShotJob, RasterJob, Streams
+from ancestral_server.engine.job import Completion, Feed, Job, OneShotJob, Priority, RasterJob, Streams
 from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.errors import Drained, RoleMissing
 from ancestral_server.rpc import convert
@@ -47,6 +47,7 @@ class Ask:
     temperature: float
     label: int
     completion: Completion | None
+    priority: Priority
 
 
 def read(catalog: Catalog, settings: Settings, request: pb.SampleRequest, prefix: str = "") -> Ask:
@@ -74,7 +75,8 @@ def read(catalog: Catalog, settings: Settings, request: pb.SampleRequest, prefix
             f"{prefix}given",
         )
     completion = Completion(*kept) if kept else None
-    return Ask(model, lane, program, count, seed, first, temperature, label, completion)
+    priority = convert.priority(f"{prefix}priority", request.priority)
+    return Ask(model, lane, program, count, seed, first, temperature, label, completion, priority)
 
 
 def check_reply(ask: Ask, room: int) -> None:
@@ -146,6 +148,7 @@ def _raster_job(ask: Ask, context: Context, feed: Feed | None = None) -> RasterJ
         label=ask.label,
         completion=ask.completion,
         feed=feed,
+        priority=ask.priority,
     )
 
 
@@ -160,7 +163,7 @@ async def _run(ask: Ask, context: Context, start: int, stop: int) -> OneShotJob:
     if LABEL in specs:
         inputs[LABEL] = np.full(rows, ask.label, np.int64)
     wanted = [meaning for meaning in (IMAGE, LOG_LIKELIHOOD) if meaning in ask.program.outputs]
-    return await run(ask.lane, context, rows, inputs, wanted)
+    return await run(ask.lane, context, rows, inputs, wanted, ask.priority)
 
 
 def _outputs(job: OneShotJob) -> tuple[Array, Array | None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -13,17 +15,14 @@ from ancestral_server.errors import StartupError
 from ancestral_server.metrics import Metrics
 from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.inference import InferenceServicer
-from ancestral_server.rpc.interceptor import CallInterceptor
 from ancestral_server.rpc.models import ModelServicer
+from ancestral_server.rpc.observed import Observed
 from ancestral_server.settings import Settings
 
-PACKAGE = "ancestral.v1"
 _SERVICES = (
     inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"],
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
 )
-# As in go-grpc-middleware, by which sides stream: the caller's, ours.
-_TYPES = {(False, False): "unary", (False, True): "server_stream", (True, True): "bidi_stream"}
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -36,7 +35,6 @@ class Door:
         self._health = health.aio.HealthServicer()
         self._draining = Draining()
         self._server = grpc.aio.server(
-            interceptors=[CallInterceptor(metrics, arrivals, PACKAGE, log_calls=settings.log_calls)],
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
@@ -44,15 +42,12 @@ class Door:
                 ("grpc.so_reuseport", 0),
             ],
         )
-        metrics.declare(
-            (_TYPES[method.client_streaming, method.server_streaming], service.full_name, method.name)
-            for service in _SERVICES
-            for method in service.methods
-        )
+        observed: Any = Observed(metrics, arrivals, log_calls=settings.log_calls)
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceServicer(catalog, settings, self._draining), self._server
+            InferenceServicer(catalog, settings, self._draining), observed
         )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(catalog, settings), self._server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(catalog, settings), observed)
+        self._server.add_generic_rpc_handlers((observed,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (*(service.full_name for service in _SERVICES), health.SERVICE_NAME, reflection.SERVICE_NAME), self._server

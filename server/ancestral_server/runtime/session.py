@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import io
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from ancestral_server.errors import BundleError, StartupError
+from ancestral_server.errors import BundleError, OutOfMemory, StartupError
 
 Array = NDArray[Any]
 Device = Literal["cpu", "cuda"]
@@ -85,8 +86,31 @@ class Session:
         self.outputs = {o.name: (DTYPES.get(o.type), _shape(o.shape)) for o in session.get_outputs()}
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
-        """One run; arrays in by name, arrays out in the order of `outputs`. Releases the GIL."""
-        return list(self._session.run(outputs, inputs))
+        """One run; arrays in by name, arrays out in the order of `outputs`. Releases the GIL.
+
+        OutOfMemory if it did not fit; what else onnxruntime raises is passed on.
+        """
+        try:
+            return list(self._session.run(outputs, inputs))
+        except Exception as error:
+            if out_of_memory(error):
+                raise OutOfMemory(f"out of memory: {_first_line(error)}") from error
+            raise
+
+
+# onnxruntime has no type of its own for it. Of its arena, of the C++ library, of CUDA, cuDNN and cuBLAS, in this order.
+_OUT_OF_MEMORY = re.compile(
+    r"failed to allocate memory|smaller than requested bytes"
+    r"|bad_alloc|bad allocation"
+    r"|out of memory|cudaErrorMemoryAllocation"
+    r"|CUDNN_STATUS_(INTERNAL_ERROR_HOST_)?ALLOC|CUBLAS_STATUS_ALLOC_FAILED",
+    re.IGNORECASE,
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a run failed for want of memory, so that a smaller one may succeed."""
+    return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def cuda_problem() -> str | None:

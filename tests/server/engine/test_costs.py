@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ancestral_server.engine.costs import WEIGHT, Costs
+from ancestral_server.engine.costs import FRESH_SECONDS, WEIGHT, Costs
 
 
 def test_an_unmeasured_size_costs_what_the_next_smaller_does() -> None:
@@ -24,5 +24,16 @@ def test_refusals_wear_an_estimate_down() -> None:
     costs = Costs()
     costs.learn(1, 60.0)
     for _ in range(100):
-        costs.relent()
+        costs.relent(idle=True)
     assert costs.seconds(1) < 0.01
+
+
+def test_an_overload_does_not_wear_down_what_its_own_runs_measure() -> None:
+    costs = Costs()
+    costs.learn(1, 1.0)
+    for _ in range(100):
+        costs.relent(idle=False)
+    assert costs.seconds(1) == 1.0
+    costs._measured[1] -= FRESH_SECONDS
+    costs.relent(idle=False)
+    assert costs.seconds(1) == pytest.approx(1 - WEIGHT)

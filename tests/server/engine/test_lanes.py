@@ -1,149 +1,17 @@
-"""Lanes with programs that can be told to fail or to wait: what no real graph does on demand.
-
-The stand-ins take the programs' place at the seam that design section 5 names; everything else is real.
-"""
+"""What both kinds of lane promise, with programs that can be told to fail or to wait."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pytest
 
-import toybundle
-from ancestral.v1 import bundle_pb2
-from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.batch_loop import BatchLoop
-from ancestral_server.engine.job import OneShotJob, RasterJob
+from ancestral_server.engine.job import RasterJob
 from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.errors import DeadlineExceeded, Infeasible, Internal, Overloaded, Unavailable
-from ancestral_server.metrics import Metrics
-from ancestral_server.runtime.noise import uniforms_of_range
-from ancestral_server.runtime.program import Meaning
-
-IMAGE, MEAN = bundle_pb2.MEANING_IMAGE, bundle_pb2.MEANING_MEAN
-Array = np.ndarray[Any, Any]
-
-
-class Doubler:
-    """A one-shot program: the mean is twice the image. Byte 13 makes its run fail; `gate` holds every run."""
-
-    def __init__(self) -> None:
-        self.inputs = {IMAGE: bundle_pb2.TensorSpec(name="x", meaning=IMAGE, dtype=toybundle.U8, shape=[1])}
-        self.outputs = {MEAN: bundle_pb2.TensorSpec(name="y", meaning=MEAN, dtype=toybundle.F32, shape=[1])}
-        self.gate = threading.Event()
-        self.gate.set()
-        self.sizes: list[int] = []
-
-    def blank(self, meaning: Meaning, rows: int) -> Array:
-        return np.zeros((rows, 1), np.uint8)
-
-    def run(self, inputs: Mapping[Meaning, Array], wanted: Sequence[Meaning]) -> dict[Meaning, Array]:
-        self.gate.wait(10)
-        images = inputs[IMAGE]
-        self.sizes.append(len(images))
-        if (images == 13).any():
-            raise RuntimeError("thirteen")
-        return {MEAN: images.astype(np.float32) * 2}
-
-
-class Painter:
-    """A raster program of 4×3×1 images: a pixel is on where its uniform is below a half; the state counts rows."""
-
-    image_shape = (4, 3, 1)
-    has_log_likelihood = True
-
-    def __init__(self) -> None:
-        self.inputs = {spec.meaning: spec for spec in toybundle.ROW_INPUTS}
-        self.fail = False
-        self.gate = threading.Event()
-        self.gate.set()
-        self.rows = 0
-        self.row_seconds = 0.0
-
-    def blank(self, meaning: Meaning, rows: int) -> Array:
-        spec = self.inputs[meaning]
-        dtype = {toybundle.U8: np.uint8, toybundle.BOOL: np.bool_, toybundle.F32: np.float32}[spec.dtype]
-        return np.zeros((rows, *spec.shape), dtype)
-
-    def fresh_states(self, rows: int) -> list[Array]:
-        return [np.zeros((rows, 1), np.float32)]
-
-    def run_row(self, inputs: Mapping[Meaning, Array], states: Sequence[Array]) -> tuple[Array, Array, list[Array]]:
-        self.gate.wait(10)
-        time.sleep(self.row_seconds)
-        if self.fail:
-            raise RuntimeError("out of paint")
-        self.rows += 1
-        row = np.where(inputs[bundle_pb2.MEANING_UNIFORMS] < 0.5, 255, 0).astype(np.uint8)
-        return row, states[0][:, 0], [states[0] + 1]
-
-
-def expected_images(seed: int, first: int, n: int) -> Array:
-    return np.where(uniforms_of_range(seed, first, n, (4, 3, 1)) < 0.5, 255, 0).astype(np.uint8)
-
-
-@pytest.fixture
-def doubler() -> Doubler:
-    return Doubler()
-
-
-@pytest.fixture
-def painter() -> Painter:
-    return Painter()
-
-
-@pytest.fixture
-def batches(doubler: Doubler) -> Iterator[BatchLoop]:
-    metrics = Metrics("test").lane("toy", 1, "encode")
-    lane = BatchLoop("toy", doubler, metrics, max_batch=4, max_queued=10, wait=0.005, arrivals=Arrivals())  # type: ignore[arg-type]
-    lane.start()
-    yield lane
-    doubler.gate.set()
-    lane.close()
-
-
-@pytest.fixture
-def raster(painter: Painter) -> Iterator[RasterLoop]:
-    metrics = Metrics("test").lane("toy", 1, "sample")
-    lane = RasterLoop("toy", painter, metrics, slots=4, max_queued=1000)  # type: ignore[arg-type]
-    lane.start()
-    yield lane
-    painter.gate.set()
-    lane.close()
-
-
-async def double(lane: BatchLoop, *values: int, deadline: float = float("inf")) -> list[float]:
-    images = np.array(values, np.uint8)[:, None]
-    future = asyncio.get_running_loop().create_future()
-    job = OneShotJob(rows=len(values), future=future, deadline=deadline, inputs={IMAGE: images}, wanted=[MEAN])
-    await lane.ask(job)
-    return [float(value) for value in job.output(MEAN)[:, 0]]
-
-
-async def paint(lane: RasterLoop, n: int, seed: int = 1, first: int = 0, deadline: float = float("inf")) -> RasterJob:
-    future = asyncio.get_running_loop().create_future()
-    job = RasterJob(rows=n, future=future, deadline=deadline, seed=seed, first_index=first)
-    return await lane.ask(job)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if condition():
-            return
-        await asyncio.sleep(0.002)
-    raise AssertionError("never came true")
-
-
-def run(work: Awaitable[Any]) -> Any:
-    async def bounded() -> Any:
-        return await asyncio.wait_for(work, 20)
-
-    return asyncio.run(bounded())
+from fakeprograms import Doubler, Painter, double, expected_images, paint, run, until
 
 
 def test_a_request_larger_than_a_batch_is_split_and_joined(batches: BatchLoop, doubler: Doubler) -> None:
@@ -184,7 +52,7 @@ def test_the_cancelled_and_the_expired_are_never_run(batches: BatchLoop, doubler
         running = asyncio.create_task(double(batches, 1))
         await until(lambda: not batches._queue and bool(batches._pieces))
         cancelled = asyncio.create_task(double(batches, 13))
-        expired = asyncio.create_task(double(batches, 13, deadline=time.monotonic() + 0.01))
+        expired = asyncio.create_task(double(batches, 13, deadline=0.01))
         await asyncio.sleep(0.05)
         cancelled.cancel()
         await asyncio.sleep(0)
@@ -221,7 +89,7 @@ def test_a_job_that_begins_no_more_samples_ends_with_those_that_it_has_begun(
         if job.rows:
             assert np.array_equal(job.images[: job.rows], expected_images(1, 0, job.rows))
         assert job.queue_seconds >= 0
-        assert raster._queued_rows == 0
+        assert raster._queue.total_rows == 0
         raster.begin_no_more(job)
         if other:
             await other
@@ -279,7 +147,7 @@ def test_cancelling_frees_the_slots_at_the_next_row(raster: RasterLoop, painter:
         long = asyncio.create_task(paint(raster, 900))
         await until(lambda: painter.rows > 2)
         long.cancel()
-        await until(lambda: raster._slots[0].used == 0 and raster._queued_rows == 0)
+        await until(lambda: raster._slots[0].used == 0 and raster._queue.total_rows == 0)
         assert np.array_equal((await paint(raster, 3)).images, expected_images(1, 0, 3))
 
     run(work())
@@ -297,7 +165,7 @@ def test_a_failed_row_answers_every_sample_in_it_and_the_lane_goes_on(raster: Ra
                 await task
         painter.fail = False
         assert np.array_equal((await paint(raster, 6)).images, expected_images(1, 0, 6))
-        assert raster._queued_rows == 0
+        assert raster._queue.total_rows == 0
 
     run(work())
 
@@ -305,7 +173,7 @@ def test_a_failed_row_answers_every_sample_in_it_and_the_lane_goes_on(raster: Ra
 def test_an_expired_sampling_is_given_up_between_rows(raster: RasterLoop, painter: Painter) -> None:
     async def work() -> None:
         with pytest.raises(DeadlineExceeded):
-            await paint(raster, 990, deadline=time.monotonic() + 0.01)
+            await paint(raster, 990, deadline=0.01)
         assert (await paint(raster, 1)).done == 1
 
     run(work())
@@ -319,7 +187,7 @@ def test_a_slow_phase_does_not_turn_callers_away_for_ever(raster: RasterLoop) ->
         refused = 0
         while True:
             try:
-                job = await paint(raster, 1, deadline=time.monotonic() + 5)
+                job = await paint(raster, 1, deadline=5)
                 break
             except Infeasible:
                 refused += 1

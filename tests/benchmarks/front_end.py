@@ -1,0 +1,237 @@
+"""What the server's front end costs: single-image Encode against a bare gRPC echo, streams against raw onnxruntime.
+
+    python tests/benchmarks/front_end.py                 the report, front_end.md and .json
+    ... echo BYTES                                       a server that answers every call with so many bytes
+    ... calls ADDRESS METHOD CONCURRENCY SECONDS FILE    a closed loop of calls with the request in FILE
+
+Server, echo and load generator are processes of their own. The echo has messages of the same size as Encode's, so it
+is the bound of any server written with the same library. What is compared is timed in turn, round by round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import grpc
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from ancestral.v1 import bundle_pb2, inference_service_pb2_grpc, tensor_pb2
+from ancestral.v1 import inference_service_pb2 as pb
+from ancestral_exporter import recipes
+from ancestral_exporter.bundle.write import write_bundle
+from ancestral_exporter.models.base import ImageShape
+from ancestral_server.runtime.bundle import read_bundle
+from ancestral_server.runtime.program import OneShotProgram
+from ancestral_server.runtime.session import Runtime
+from running import ServerProcess
+
+HERE = Path(__file__)
+MODEL = "mnist-vae"
+ENCODE = "/ancestral.v1.InferenceService/Encode"
+ECHO = "/bench.Echo/Echo"
+CORES = len(os.sched_getaffinity(0))
+
+
+# ---- the processes beside the server
+
+
+async def echo(size: int) -> None:
+    """Answer every call with `size` bytes; prints the port."""
+    reply = bytes(size)
+
+    async def answer(request: bytes, context: Any) -> bytes:
+        return reply
+
+    server = grpc.aio.server()
+    handler = grpc.unary_unary_rpc_method_handler(answer)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", {"Echo": handler}),))
+    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+    await server.start()
+    await server.wait_for_termination()
+
+
+async def calls(address: str, method: str, concurrency: int, seconds: float, request: bytes) -> dict[str, float]:
+    """Keep so many calls in flight: calls/s and latency quantiles, ms."""
+    latencies: list[float] = []
+    async with grpc.aio.insecure_channel(address) as channel:
+        call = channel.unary_unary(method)
+        for _ in range(20):
+            await call(request)
+        began = time.perf_counter()
+
+        async def caller() -> None:
+            while (sent := time.perf_counter()) < began + seconds:
+                await call(request)
+                latencies.append(time.perf_counter() - sent)
+
+        await asyncio.gather(*(caller() for _ in range(concurrency)))
+        spent = time.perf_counter() - began
+    p50, p99 = np.quantile(latencies, (0.5, 0.99)) * 1000
+    return {"rate": len(latencies) / spent, "p50_ms": float(p50), "p99_ms": float(p99), "calls": len(latencies)}
+
+
+def _child(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, str(HERE), *arguments], stdout=subprocess.PIPE, text=True)
+
+
+@contextmanager
+def echo_server(size: int) -> Iterator[str]:
+    process = _child("echo", str(size))
+    try:
+        assert process.stdout is not None
+        yield f"127.0.0.1:{process.stdout.readline().strip()}"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def load(address: str, method: str, concurrency: int, seconds: float, request: Path) -> dict[str, float]:
+    process = _child("calls", address, method, str(concurrency), str(seconds), str(request))
+    output, _ = process.communicate(timeout=seconds + 60)
+    return dict(json.loads(output))
+
+
+# ---- what is measured
+
+
+def images(count: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).integers(0, 256, (count, 28, 28, 1), dtype=np.uint8)
+
+
+def encode_request(count: int) -> pb.EncodeRequest:
+    pixels = images(count)
+    tensor = tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_UINT8, shape=pixels.shape, data=pixels.tobytes())
+    return pb.EncodeRequest(model=MODEL, images=tensor)
+
+
+def raw_images_per_second(bundle: Path, batch: int, seconds: float) -> float:
+    """Of onnxruntime alone, as the server opens it, on batches of this size."""
+    read = read_bundle(bundle)
+    role = next(role for role in read.manifest.roles if role.name == "encode")
+    program = OneShotProgram(role, Runtime("cpu", CORES).open(read.graph(role)), read.manifest)
+    feeds = {meaning: program.blank(meaning, batch) for meaning in program.inputs}
+    feeds[bundle_pb2.MEANING_IMAGE] = images(batch)
+    wanted = [bundle_pb2.MEANING_MEAN, bundle_pb2.MEANING_LOG_VARIANCE]
+    program.run(feeds, wanted)
+    runs, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        program.run(feeds, wanted)
+        runs += 1
+    return runs * batch / (time.perf_counter() - began)
+
+
+def single_calls(
+    server: ServerProcess, bundle: Path, folder: Path, concurrencies: list[int], seconds: float, rounds: int
+) -> list[dict[str, Any]]:
+    """Encode against the echo, at each number of calls in flight."""
+    request = folder / "request"
+    request.write_bytes(encode_request(1).SerializeToString())
+    with grpc.insecure_channel(server.address) as channel:
+        reply = inference_service_pb2_grpc.InferenceServiceStub(channel).Encode(encode_request(1)).ByteSize()
+    rows = []
+    with echo_server(reply) as bare:
+        for concurrency in concurrencies:
+            pairs, before, cpu = [], _batches(server), _cpu_seconds(server)
+            for _ in range(rounds):
+                bound = load(bare, ECHO, concurrency, seconds, request)
+                pairs.append((bound, load(server.address, ENCODE, concurrency, seconds, request)))
+            runs, answered = (now - then for now, then in zip(_batches(server), before, strict=True))
+            batch = answered / max(runs, 1)
+            rows.append(
+                {
+                    "concurrency": concurrency,
+                    "echo_rate": median(bound["rate"] for bound, _ in pairs),
+                    "encode_rate": median(ours["rate"] for _, ours in pairs),
+                    "ratio": median(ours["rate"] / bound["rate"] for bound, ours in pairs),
+                    "ratios": [ours["rate"] / bound["rate"] for bound, ours in pairs],
+                    "p50_ms": median(ours["p50_ms"] for _, ours in pairs),
+                    "p99_ms": median(ours["p99_ms"] for _, ours in pairs),
+                    "mean_batch": batch,
+                    "server_cpu_us_per_call": (_cpu_seconds(server) - cpu) / max(answered, 1) * 1e6,
+                    "raw_images_per_second": raw_images_per_second(bundle, max(1, round(batch)), 0.5),
+                }
+            )
+    return rows
+
+
+def _batches(server: ServerProcess) -> tuple[float, float]:
+    """Runs of the encoder so far, and images in them."""
+    return tuple(server.metric(f"ancestral_batch_size_{kind}", model=MODEL, role="encode") for kind in ("count", "sum"))  # type: ignore[return-value]
+
+
+def _cpu_seconds(server: ServerProcess) -> float:
+    fields = Path(f"/proc/{server.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+# ---- the report
+
+
+def markdown(report: dict[str, Any]) -> str:
+    lines = [
+        f"# The front end on {report['cores']} cores",
+        "",
+        "Single-image `Encode` of an untrained `mnist-vae`, closed loop, against a bare gRPC echo with messages of the",
+        "same size; medians over rounds in turn.",
+        "",
+        "| in flight | echo, calls/s | Encode, calls/s | ratio | p50, ms | p99, ms | mean batch | server CPU, µs/call "
+        "| raw onnxruntime at that batch, images/s |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    lines.extend(
+        f"| {row['concurrency']} | {row['echo_rate']:.0f} | {row['encode_rate']:.0f} | {row['ratio']:.2f} "
+        f"| {row['p50_ms']:.2f} | {row['p99_ms']:.2f} | {row['mean_batch']:.1f} "
+        f"| {row['server_cpu_us_per_call']:.0f} | {row['raw_images_per_second']:.0f} |"
+        for row in report["single_calls"]
+    )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["echo"]:
+        asyncio.run(echo(int(sys.argv[2])))
+    elif sys.argv[1:2] == ["calls"]:
+        address, method, concurrency, seconds, request = sys.argv[2:]
+        print(json.dumps(asyncio.run(calls(address, method, int(concurrency), float(seconds), Path(request).read_bytes()))))
+    else:
+        _report()
+
+
+def _report() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 64], help="calls in flight")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of each load")
+    parser.add_argument("--rounds", type=int, default=5, help="how often what is compared takes turns")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "front_end", help="report without suffix")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        model = recipes.find(MODEL).build(ImageShape(28, 28, 1, 2))
+        bundle = write_bundle(model, name=MODEL, models_dir=folder / "models", golden_images=images(2))
+        report: dict[str, Any] = {"cores": CORES}
+        with ServerProcess(folder / "models") as server:
+            report["single_calls"] = single_calls(
+                server, bundle, folder, options.concurrency, options.seconds, options.rounds
+            )
+    text = markdown(report)
+    print(text)
+    options.out.with_suffix(".md").write_text(text)
+    options.out.with_suffix(".json").write_text(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Programs that can be told to fail or to wait, what no real graph does on demand, and lanes that run them.
+
+The stand-ins take the programs' place at the seam that design section 5 names; everything else is real.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+import toybundle
+from ancestral.v1 import bundle_pb2
+from ancestral_server.engine.admission import Limits
+from ancestral_server.engine.arrivals import Arrivals
+from ancestral_server.engine.batch_loop import BatchLoop
+from ancestral_server.engine.job import OneShotJob, Priority, RasterJob
+from ancestral_server.engine.raster_loop import RasterLoop
+from ancestral_server.errors import OutOfMemory
+from ancestral_server.metrics import Metrics
+from ancestral_server.runtime.noise import uniforms_of_range
+from ancestral_server.runtime.program import Meaning
+
+IMAGE, MEAN = bundle_pb2.MEANING_IMAGE, bundle_pb2.MEANING_MEAN
+INFINITE = float("inf")
+Array = np.ndarray[Any, Any]
+
+
+class Doubler:
+    """A one-shot program: the mean is twice the image. Byte 13 makes its run fail; `gate` holds every run.
+
+    `fits` is how many rows fit into memory; `error` is raised once by the next run.
+    """
+
+    def __init__(self) -> None:
+        self.inputs = {IMAGE: bundle_pb2.TensorSpec(name="x", meaning=IMAGE, dtype=toybundle.U8, shape=[1])}
+        self.outputs = {MEAN: bundle_pb2.TensorSpec(name="y", meaning=MEAN, dtype=toybundle.F32, shape=[1])}
+        self.gate = threading.Event()
+        self.gate.set()
+        self.sizes: list[int] = []
+        # The images of each run, without padding where no image is 0.
+        self.runs: list[list[int]] = []
+        self.fits = 10**6
+        self.error: BaseException | None = None
+        self.run_seconds = 0.0
+
+    def blank(self, meaning: Meaning, rows: int) -> Array:
+        return np.zeros((rows, 1), np.uint8)
+
+    def run(self, inputs: Mapping[Meaning, Array], wanted: Sequence[Meaning]) -> dict[Meaning, Array]:
+        self.gate.wait(10)
+        images = inputs[IMAGE]
+        time.sleep(self.run_seconds)
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        if len(images) > self.fits:
+            raise OutOfMemory("out of memory: the fake is full")
+        self.sizes.append(len(images))
+        self.runs.append([int(image) for image in images[:, 0] if image])
+        if (images == 13).any():
+            raise RuntimeError("thirteen")
+        return {MEAN: images.astype(np.float32) * 2}
+
+
+class Painter:
+    """A raster program of 4×3×1 images: a pixel is on where its uniform is below a half; the state counts rows."""
+
+    image_shape = (4, 3, 1)
+    has_log_likelihood = True
+
+    def __init__(self) -> None:
+        self.inputs = {spec.meaning: spec for spec in toybundle.ROW_INPUTS}
+        self.fail = False
+        self.fits = 10**6
+        self.error: BaseException | None = None
+        self.sizes: list[int] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.rows = 0
+        self.row_seconds = 0.0
+
+    def blank(self, meaning: Meaning, rows: int) -> Array:
+        spec = self.inputs[meaning]
+        dtype = {toybundle.U8: np.uint8, toybundle.BOOL: np.bool_, toybundle.F32: np.float32}[spec.dtype]
+        return np.zeros((rows, *spec.shape), dtype)
+
+    def fresh_states(self, rows: int) -> list[Array]:
+        return [np.zeros((rows, 1), np.float32)]
+
+    def run_row(self, inputs: Mapping[Meaning, Array], states: Sequence[Array]) -> tuple[Array, Array, list[Array]]:
+        self.gate.wait(10)
+        time.sleep(self.row_seconds)
+        if self.fail:
+            raise RuntimeError("out of paint")
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        if len(states[0]) > self.fits:
+            raise OutOfMemory("out of memory: the fake is full")
+        self.sizes.append(len(states[0]))
+        self.rows += 1
+        row = np.where(inputs[bundle_pb2.MEANING_UNIFORMS] < 0.5, 255, 0).astype(np.uint8)
+        return row, states[0][:, 0], [states[0] + 1]
+
+
+def expected_images(seed: int, first: int, n: int) -> Array:
+    return np.where(uniforms_of_range(seed, first, n, (4, 3, 1)) < 0.5, 255, 0).astype(np.uint8)
+
+
+@contextmanager
+def batch_lane(program: Doubler, limits: Limits | None = None, max_batch: int = 4) -> Iterator[BatchLoop]:
+    metrics = Metrics("test").lane("toy", 1, "encode")
+    limits = limits or Limits(images=10)
+    lane = BatchLoop("toy", program, metrics, max_batch=max_batch, limits=limits, wait=0.005, arrivals=Arrivals())  # type: ignore[arg-type]
+    lane.start()
+    yield lane
+    program.gate.set()
+    lane.close()
+
+
+@contextmanager
+def painting_lane(
+    program: Painter, limits: Limits | None = None, slots: int = 4, workers: int = 1
+) -> Iterator[RasterLoop]:
+    metrics = Metrics("test").lane("toy", 1, "sample")
+    lane = RasterLoop("toy", program, metrics, slots=slots, limits=limits or Limits(), workers=workers)  # type: ignore[arg-type]
+    lane.start()
+    yield lane
+    program.gate.set()
+    lane.close()
+
+
+async def double(
+    lane: BatchLoop, *values: int, deadline: float = INFINITE, priority: Priority = Priority.INTERACTIVE
+) -> list[float]:
+    """Twice the values, by a job that must be over `deadline` seconds from now."""
+    job = OneShotJob(
+        rows=len(values),
+        future=asyncio.get_running_loop().create_future(),
+        deadline=time.monotonic() + deadline,
+        inputs={IMAGE: np.array(values, np.uint8)[:, None]},
+        wanted=[MEAN],
+        priority=priority,
+    )
+    await lane.ask(job)
+    return [float(value) for value in job.output(MEAN)[:, 0]]
+
+
+async def paint(
+    lane: RasterLoop,
+    n: int,
+    seed: int = 1,
+    first: int = 0,
+    deadline: float = INFINITE,
+    priority: Priority = Priority.INTERACTIVE,
+) -> RasterJob:
+    job = RasterJob(
+        rows=n,
+        future=asyncio.get_running_loop().create_future(),
+        deadline=time.monotonic() + deadline,
+        seed=seed,
+        first_index=first,
+        priority=priority,
+    )
+    return await lane.ask(job)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(2000):
+        if condition():
+            return
+        await asyncio.sleep(0.002)
+    raise AssertionError("never came true")
+
+
+def run(work: Awaitable[Any]) -> Any:
+    async def bounded() -> Any:
+        return await asyncio.wait_for(work, 20)
+
+    return asyncio.run(bounded())
