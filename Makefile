@@ -28,7 +28,7 @@ serve: $(INSTALLED) ## Serve the models in models/ on port 8500 until Ctrl-C; tr
 install: $(INSTALLED) ## Make .venv with everything at the locked versions
 	@echo "Ready: $(BIN)/ancestral, $(BIN)/ancestral-server, $(BIN)/ancestral-exporter"
 
-tools: $(TOOLS) ## Fetch buf, promtool, prometheus and docker-compose into .tools/
+tools: $(TOOLS) ## Fetch buf, promtool, prometheus, docker-compose and Triton's client into .tools/
 	@echo "Ready: $$(ls .tools/bin | xargs)"
 
 protos: $(INSTALLED) ## Generate the Python code of the protos anew
@@ -64,6 +64,10 @@ gpu-check: ## Compare the graphs on the GPU with the CPU and time both; with PYT
 bench: $(INSTALLED) ## Time sampling against one parallel pass, naive loops and static batching; about 5 minutes
 	@$(BIN)/python tests/benchmarks/run.py $(ARGS)
 
+perf-analyzer: $(INSTALLED) ## Fetch NVIDIA's perf_analyzer into .tools/bin, to measure this server and others alike
+	@.ci/perf-analyzer
+	@echo "Ready: .tools/bin/perf_analyzer"
+
 lock: $(INSTALLED) ## Write requirements.lock from what .venv holds
 	@.ci/lock >requirements.lock.new
 	@mv requirements.lock.new requirements.lock
@@ -82,8 +86,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@.ci/install $(VENV) $(PYTHON)
 	@touch $@
 
-$(TOOLS): .ci/tools
+$(TOOLS): .ci/tools .ci/triton-env | $(INSTALLED)
 	@.ci/tools
 	@touch $@
 
-.PHONY: bench demo serve install tools protos check format test gpu-check lock clean help
+.PHONY: bench demo serve install tools protos check format test gpu-check perf-analyzer lock clean help

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 
 import structlog
@@ -44,6 +45,9 @@ async def serve(settings: Settings) -> None:
         try:
             # Off the event loop, so that signals are heard meanwhile.
             await asyncio.to_thread(catalog.load)
+            # What lives as long as the server need not be looked at by each collection of garbage.
+            gc.collect()
+            gc.freeze()
             if not stop.is_set():
                 await door.open()
                 log.info(

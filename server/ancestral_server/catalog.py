@@ -13,10 +13,11 @@ from ancestral.v1 import bundle_pb2
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.batch_loop import BatchLoop
+from ancestral_server.engine.quick import QuickBatchLoop
 from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.errors import BundleError, NotFound, RoleMissing, StartupError, Unavailable
 from ancestral_server.metrics import Metrics
-from ancestral_server.runtime.bundle import read_bundle, read_manifest
+from ancestral_server.runtime.bundle import Bundle, read_bundle, read_manifest
 from ancestral_server.runtime.golden import replay
 from ancestral_server.runtime.program import OneShotProgram, Program, RasterProgram
 from ancestral_server.runtime.session import Runtime, Session
@@ -79,6 +80,10 @@ class Catalog:
         for model in self:
             for lane in model.lanes.values():
                 lane.close()
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a model of that name, serving or not."""
+        return name in self._models
 
     def __iter__(self) -> Iterator[ModelVersion]:
         """By name, then by version."""
@@ -143,17 +148,27 @@ class Catalog:
         sessions: dict[tuple[str, bool], Session] = {}
         for role in bundle.manifest.roles:
             raster = role.program == bundle_pb2.PROGRAM_RASTER
-            # Roles may share a graph. A raster lane's workers each compute on their own thread.
-            key = (role.graph, raster)
-            if key not in sessions:
-                sessions[key] = self._runtime.open(bundle.graph(role), on_caller=raster)
+            # A raster lane's workers each compute on their own thread.
+            session = self._session(sessions, bundle, role, on_caller=raster)
             kind = RasterProgram if raster else OneShotProgram
-            model.programs[role.name] = kind(role, sessions[key], bundle.manifest)
+            model.programs[role.name] = kind(role, session, bundle.manifest)
         replay(bundle, model.programs)
         for name, program in model.programs.items():
-            model.lanes[name] = self._lane(model, name, program)
-            model.lanes[name].warm_up()
+            lane = model.lanes[name] = self._lane(model, name, program)
+            lane.warm_up()
+            if isinstance(lane, QuickBatchLoop) and lane.quick:
+                alone = self._session(sessions, bundle, program.role, on_caller=True)
+                lane.lighten(OneShotProgram(program.role, alone, bundle.manifest))
         model.device = self._runtime.device
+
+    def _session(
+        self, sessions: dict[tuple[str, bool], Session], bundle: Bundle, role: bundle_pb2.Role, *, on_caller: bool
+    ) -> Session:
+        """A session on the role's graph, which other roles may share."""
+        key = (role.graph, on_caller)
+        if key not in sessions:
+            sessions[key] = self._runtime.open(bundle.graph(role), on_caller=on_caller)
+        return sessions[key]
 
     def _lane(self, model: ModelVersion, role: str, program: Program) -> BatchLoop | RasterLoop:
         settings = self._settings
@@ -172,7 +187,7 @@ class Catalog:
                 pad=not on_cpu,
             )
         assert isinstance(program, OneShotProgram)
-        return BatchLoop(
+        return QuickBatchLoop(
             name,
             program,
             metrics,

@@ -8,13 +8,13 @@ once.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from threading import Thread
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info, start_http_server
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -51,23 +51,24 @@ DROPS = ("expired", "cancelled")
 
 
 class Tally:
-    """A histogram of seconds that only the event loop writes: a search and two additions, where the library's own
-    instrument takes a lock for each of its values. A scrape may see a call that is half counted.
+    """A histogram with one writer at a time: a search and two additions, where the library's own instrument takes a
+    lock for each of its values. A scrape may see a value that is half counted.
     """
 
-    __slots__ = ("counts", "total")
+    __slots__ = ("_bounds", "counts", "total")
 
-    def __init__(self) -> None:
-        self.counts = [0] * (len(SECONDS_BUCKETS) + 1)
+    def __init__(self, bounds: tuple[float, ...] = SECONDS_BUCKETS) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(SECONDS_BUCKETS, seconds)] += 1
-        self.total += seconds
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
 
     def buckets(self) -> list[tuple[str, float]]:
         """Upper bounds and how many were at most that, as Prometheus wants them."""
-        bounds = (*map(str, SECONDS_BUCKETS), "+Inf")
+        bounds = (*map(str, self._bounds), "+Inf")
         return list(zip(bounds, map(float, accumulate(self.counts)), strict=True))
 
 
@@ -75,7 +76,6 @@ class Tally:
 class LaneMetrics:
     """The instruments of one lane. The tallies are the event loop's, per request; the others the lane's, per run."""
 
-    batch_size: Any
     queued: Any
     # By reason.
     _refused: Mapping[str, Any]
@@ -84,6 +84,7 @@ class LaneMetrics:
     out_of_memory: Any
     queue_seconds: Tally = field(default_factory=Tally)
     compute_seconds: Tally = field(default_factory=Tally)
+    batch_size: Tally = field(default_factory=lambda: Tally(BATCH_BUCKETS))
 
     def refused(self, reason: str) -> None:
         self._refused[reason].inc()
@@ -155,6 +156,12 @@ class _Tallies(Collector):
             LANE_LABELS,
             {labels: lane.compute_seconds for labels, lane in lanes.items()},
         )
+        yield _histogram(
+            "ancestral_batch_size",
+            "Images in one run, without padding; of a raster role, samples in one row.",
+            LANE_LABELS,
+            {labels: lane.batch_size for labels, lane in lanes.items()},
+        )
 
 
 def _histogram(
@@ -177,13 +184,6 @@ class Metrics:
 
         self._tallies = _Tallies()
         registry.register(self._tallies)
-        self._batch_size = Histogram(
-            "ancestral_batch_size",
-            "Images in one run, without padding; of a raster role, samples in one row.",
-            LANE_LABELS,
-            buckets=BATCH_BUCKETS,
-            registry=registry,
-        )
         self._queued = Gauge(
             "ancestral_queued_images", "Images admitted and not yet begun.", LANE_LABELS, registry=registry
         )
@@ -221,7 +221,6 @@ class Metrics:
     def lane(self, model: str, version: int, role: str) -> LaneMetrics:
         labels = (model, str(version), role)
         metrics = LaneMetrics(
-            self._batch_size.labels(*labels),
             self._queued.labels(*labels),
             {reason: self._refused.labels(*labels, reason) for reason in REFUSALS},
             {reason: self._dropped.labels(*labels, reason) for reason in DROPS},

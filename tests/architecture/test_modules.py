@@ -28,6 +28,7 @@ def test_import_roots_hold_only_their_package() -> None:
 def test_every_part_says_that_it_is_typed() -> None:
     for package in (
         "protos/ancestral",
+        "protos/inference",
         "server/ancestral_server",
         "exporter/ancestral_exporter",
         "clients/python/ancestral_client",

@@ -45,6 +45,7 @@ MAKE = {
     "format": "changes the tree; check runs the same tools",
     "lock": "tests/architecture/test_dependencies.py checks its result",
     "bench": "tests/benchmarks/test_run.py, in short",
+    "perf-analyzer": "fetches a program that nothing here depends on",
     "gpu-check": "tests/architecture/test_makefile.py",
 }
 

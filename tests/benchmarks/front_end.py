@@ -57,7 +57,7 @@ async def echo(size: int) -> None:
         return reply
 
     server = grpc.aio.server()
-    handler = grpc.unary_unary_rpc_method_handler(answer)
+    handler: Any = grpc.unary_unary_rpc_method_handler(answer)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", {"Echo": handler}),))
     print(server.add_insecure_port("127.0.0.1:0"), flush=True)
     await server.start()
@@ -68,7 +68,7 @@ async def calls(address: str, method: str, concurrency: int, seconds: float, req
     """Keep so many calls in flight: calls/s and latency quantiles, ms."""
     latencies: list[float] = []
     async with grpc.aio.insecure_channel(address) as channel:
-        call = channel.unary_unary(method)
+        call: Any = channel.unary_unary(method)
         for _ in range(20):
             await call(request)
         began = time.perf_counter()
@@ -206,7 +206,11 @@ def main() -> None:
         asyncio.run(echo(int(sys.argv[2])))
     elif sys.argv[1:2] == ["calls"]:
         address, method, concurrency, seconds, request = sys.argv[2:]
-        print(json.dumps(asyncio.run(calls(address, method, int(concurrency), float(seconds), Path(request).read_bytes()))))
+        print(
+            json.dumps(
+                asyncio.run(calls(address, method, int(concurrency), float(seconds), Path(request).read_bytes()))
+            )
+        )
     else:
         _report()
 

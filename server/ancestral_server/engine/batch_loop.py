@@ -5,35 +5,25 @@ Letters: B rows of a batch.
 
 from __future__ import annotations
 
+import math
 import time
-from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-import numpy as np
 import structlog
 
 from ancestral_server.engine import policy
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
+from ancestral_server.engine.batch import Piece, cut, deal, stack, wanted_of
+from ancestral_server.engine.crowd import Crowd
 from ancestral_server.engine.job import OneShotJob, Priority
 from ancestral_server.engine.lane import Lane
 from ancestral_server.engine.room import Room
 from ancestral_server.errors import Internal, OutOfMemory, ServerError
 from ancestral_server.metrics import LaneMetrics
-from ancestral_server.runtime.program import Meaning, OneShotProgram
-from ancestral_server.runtime.session import Array
+from ancestral_server.runtime.program import OneShotProgram
 
 log = structlog.get_logger()
-
-
-@dataclass(slots=True)
-class Piece:
-    """Rows `start` to `stop` of a job in one batch."""
-
-    job: OneShotJob
-    start: int
-    stop: int
 
 
 class BatchLoop(Lane[OneShotJob]):
@@ -64,8 +54,12 @@ class BatchLoop(Lane[OneShotJob]):
         self._postponed: list[Piece] = []
         # When the run that is going on should end, time.monotonic() seconds; 0 between runs.
         self._busy_until = 0.0
-        # How many requests were in flight together, of the last batches: who may still be on the way.
-        self._crowds: deque[int] = deque([1], maxlen=16)
+        # When the batch that is being gathered began to wait, and how many requests complete it.
+        self._waits_since = 0.0
+        self._complete = 1
+        self._crowd = Crowd()
+        # Rows for which a batch waits at most; from the measured costs, looked at anew now and then.
+        self._enough = self._buckets[-1]
 
     def warm_up(self) -> None:
         """Run every bucket twice, so that no caller pays for a first run and the cost of each is known.
@@ -84,9 +78,9 @@ class BatchLoop(Lane[OneShotJob]):
                 return
             self._costs.learn(rows, time.monotonic() - began)
 
-    def _run_blank(self, rows: int) -> None:
-        inputs = {meaning: self._program.blank(meaning, rows) for meaning in self._program.inputs}
-        self._program.run(inputs, list(self._program.outputs))
+    def _run_blank(self, rows: int, program: OneShotProgram | None = None) -> None:
+        program = program or self._program
+        program.run({meaning: program.blank(meaning, rows) for meaning in program.inputs}, list(program.outputs))
 
     def _probe(self) -> None:
         self._run_blank(self._buckets[0])
@@ -124,9 +118,7 @@ class BatchLoop(Lane[OneShotJob]):
 
     def _turn(self, worker: int) -> None:
         self._admit()
-        while self._pieces:
-            self._run_and_retire()
-            self._next_part()
+        self._run_all(self._program)
 
     def _in_hand(self, worker: int) -> Iterable[OneShotJob]:
         jobs = {id(piece.job): piece.job for piece in (*self._pieces, *self._postponed)}
@@ -136,44 +128,55 @@ class BatchLoop(Lane[OneShotJob]):
     def _admit(self) -> None:
         with self._changed:
             self._wait_for_work()
-            self._wait_for_others()
+            self._waits_since = time.monotonic()
+            while not self._closing and (seconds := self._seconds_to_wait()) > 0:
+                # Woken before the time is up only by the arrival that completes the crowd, not by each.
+                self._sleep(self._complete if len(self._queue) < self._complete else self._enough, seconds)
             self._drop_departed()
-            room = self._room.most
-            for jobs in self._queue.order():
-                while room and jobs:
-                    job = jobs[0]
-                    rows = min(room, job.waiting)
-                    self._pieces.append(Piece(job, job.taken, job.taken + rows))
-                    self._take_rows(job, rows)
-                    room -= rows
+            self._take()
 
-    def _wait_for_others(self) -> None:
-        crowd = max(self._crowds)
-        began = time.monotonic()
-        while not self._closing and self._queue.total_rows < self._buckets[-1]:
-            now = time.monotonic()
-            seconds = policy.batch_wait(
-                queued=len(self._queue),
-                coming=self._arrivals.coming(now),
-                crowd=crowd,
-                waited=now - began,
-                since_arrival=now - self._last_arrival,
-                longest=self._longest_wait,
-            )
-            if seconds <= 0:
-                return
-            # Woken before the time is up only by the arrival that completes the crowd, not by each.
-            complete = int(np.ceil(policy.CROWD_SHARE * crowd))
-            self._sleep(complete if len(self._queue) < complete else self._buckets[-1], seconds)
+    def _seconds_to_wait(self) -> float:
+        """How long this batch should wait for others. The lock is held."""
+        if self._queue.total_rows >= self._enough:
+            return 0.0
+        crowd = self._crowd.expected
+        self._complete = math.ceil(min(policy.CROWD_SHARE * crowd, self._enough))
+        now = time.monotonic()
+        return policy.batch_wait(
+            queued=len(self._queue),
+            coming=self._arrivals.coming(now),
+            crowd=crowd,
+            waited=now - self._waits_since,
+            since_arrival=now - self._last_arrival,
+            longest=self._longest_wait,
+            run=self._costs.seconds(policy.bucket(min(self._crowd.known, self._enough), self._buckets)),
+        )
 
-    def _run_and_retire(self) -> None:
-        pieces, rows = self._pieces, sum(piece.stop - piece.start for piece in self._pieces)
+    def _take(self) -> None:
+        """As much of what is queued as a run may have. The lock is held."""
+        room = self._room.most
+        for jobs in self._queue.order():
+            while room and jobs:
+                job = jobs[0]
+                rows = min(room, job.waiting)
+                self._pieces.append(Piece(job, job.taken, job.taken + rows))
+                self._take_rows(job, rows)
+                room -= rows
+
+    def _run_all(self, program: OneShotProgram) -> None:
+        while self._pieces:
+            self._run_and_retire(program)
+            self._next_part()
+
+    def _run_and_retire(self, program: OneShotProgram) -> None:
+        pieces, rows = self._pieces, sum(piece.rows for piece in self._pieces)
         size = policy.bucket(rows, self._buckets)
         began = time.monotonic()
         self._busy_until = began + self._costs.seconds(size)
         try:
-            wanted = list({meaning: None for piece in pieces for meaning in piece.job.wanted})
-            outputs = self._program.run(self._stack(rows), wanted)
+            inputs = stack(program, pieces, size)
+            gathered = time.monotonic()
+            outputs = program.run(inputs, wanted_of(pieces))
         except (OutOfMemory, MemoryError) as error:
             self._split(rows, size, error)
             return
@@ -181,20 +184,16 @@ class BatchLoop(Lane[OneShotJob]):
             log.exception("run failed", lane=self.name, rows=rows)
             self._drop_pieces(Internal(f"{self.name}: the run failed: {error}"))
             return
-        self._costs.learn(size, time.monotonic() - began)
+        ran = time.monotonic()
+        self._costs.learn(size, ran - began)
         self.metrics.batch_size.observe(rows)
 
-        finished, at = [], 0
-        for piece in pieces:
-            size = piece.stop - piece.start
-            for meaning in piece.job.wanted:
-                piece.job.pieces.setdefault(meaning, []).append(outputs[meaning][at : at + size])
-            at += size
-            piece.job.done += size
-            if piece.job.done == piece.job.rows:
-                finished.append(piece.job)
+        finished = deal(pieces, outputs)
+        self.stats.ran(rows, len(pieces), began=began, gathered=gathered, ran=ran, done=time.monotonic())
         # Before the post: afterwards the answered callers send again.
-        self._crowds.append(len(pieces) + len(self._queue))
+        self._crowd.seen(len(pieces) + len(self._queue))
+        if self._crowd.probes:
+            self._enough = policy.enough(self._buckets, self._costs.seconds)
         self._finish(finished)
         # Last: whatever fails above, the lane knows whom to answer.
         self._pieces, self._busy_until = [], 0.0
@@ -225,31 +224,4 @@ class BatchLoop(Lane[OneShotJob]):
         departed = {id(piece.job): piece.job for piece in self._postponed if piece.job.departed(now)}
         self._expire(departed.values())
         left = [piece for piece in self._postponed if id(piece.job) not in departed]
-        room = self._room.most
-        self._pieces, self._postponed = [], []
-        for piece in left:
-            middle = min(piece.stop, piece.start + room)
-            if middle > piece.start:
-                self._pieces.append(Piece(piece.job, piece.start, middle))
-            if middle < piece.stop:
-                self._postponed.append(Piece(piece.job, middle, piece.stop))
-            room -= middle - piece.start
-
-    def _stack(self, rows: int) -> dict[Meaning, Array]:
-        """The batch's inputs, padded to a bucket: [B, ...] by meaning."""
-        size = policy.bucket(rows, self._buckets)
-        stacked: dict[Meaning, Array] = {}
-        for meaning in self._program.inputs:
-            parts = [piece.job.input_rows(meaning, piece.start, piece.stop) for piece in self._pieces]
-            if len(parts) == 1 and parts[0] is not None and rows == size:
-                stacked[meaning] = parts[0]
-                continue
-            array = self._program.blank(meaning, size)
-            at = 0
-            for piece, part in zip(self._pieces, parts, strict=True):
-                stop = at + piece.stop - piece.start
-                if part is not None:
-                    array[at:stop] = part
-                at = stop
-            stacked[meaning] = array
-        return stacked
+        self._pieces, self._postponed = cut(left, self._room.most)

@@ -12,20 +12,23 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ancestral_server.runtime.noise import uniforms_of_range
+from ancestral_server.runtime.noise import uniforms, uniforms_of_range
 from ancestral_server.runtime.program import Meaning
 from ancestral_server.runtime.session import Array
 
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """Noise by the row: row i of a request is the start of stream (seed, first + i)."""
+    """Noise by the row: row i of a request is the start of stream (seed, first + i), or of (seed, indices[i])."""
 
     seed: int
     first: int
     shape: tuple[int, ...]
+    indices: Sequence[int] | None = None
 
     def rows(self, start: int, stop: int) -> Array:
+        if self.indices is not None:
+            return np.stack([uniforms(self.seed, index, self.shape) for index in self.indices[start:stop]])
         return uniforms_of_range(self.seed, self.first + start, stop - start, self.shape)
 
 
@@ -126,10 +129,11 @@ class Feed:
 
 @dataclass(slots=True, eq=False)
 class RasterJob(Job):
-    """`rows` samples of a raster program, sample i drawn from stream (seed, first_index + i)."""
+    """`rows` samples of a raster program, sample i drawn from stream (seed, first_index + i), or (seed, indices[i])."""
 
     seed: int = 0
     first_index: int = 0
+    indices: Sequence[int] | None = None
     temperature: float = 1.0
     label: int = 0
     completion: Completion | None = None
@@ -137,3 +141,7 @@ class RasterJob(Job):
     # Filled as samples finish: [rows,H,W,C] uint8 and [rows] float32, nats.
     images: Array = field(default_factory=lambda: np.empty(0, np.uint8))
     log_likelihood: Array = field(default_factory=lambda: np.empty(0, np.float32))
+
+    def stream(self, sample: int) -> int:
+        """Which of the seed's streams a sample is drawn from."""
+        return self.first_index + sample if self.indices is None else self.indices[sample]

@@ -20,6 +20,7 @@ from ancestral_server.engine.answers import post, settle
 from ancestral_server.engine.costs import Costs
 from ancestral_server.engine.job import Job
 from ancestral_server.engine.queue import JobQueue
+from ancestral_server.engine.stats import LaneStats
 from ancestral_server.errors import DeadlineExceeded, Infeasible, Internal, Overloaded, ServerError, Unavailable
 from ancestral_server.metrics import LaneMetrics
 
@@ -37,6 +38,7 @@ class Lane(ABC, Generic[J]):
     def __init__(self, name: str, metrics: LaneMetrics, limits: Limits, workers: int = 1) -> None:
         self.name = name
         self.metrics = metrics
+        self.stats = LaneStats()
         # Whether calls are taken. `on_health` is called with the lane, from a thread of it, when that changes.
         self.healthy = True
         self.on_health: Callable[[Lane[Any]], None] = lambda lane: None
@@ -95,8 +97,12 @@ class Lane(ABC, Generic[J]):
                 self._check(job)
             self._queue.add(job)
             self._last_arrival = job.submitted
-            if self._wake_at and len(self._queue) >= self._wake_at:
-                self._changed.notify_all()
+            self._arrived()
+
+    def _arrived(self) -> None:
+        """Wake who sleeps until so many requests are queued. The lock is held."""
+        if self._wake_at and len(self._queue) >= self._wake_at:
+            self._changed.notify_all()
 
     def _check(self, job: J) -> None:
         """Refuse before any work is done what cannot be ready in time or would wait too long. The lock is held."""
@@ -272,10 +278,15 @@ class Lane(ABC, Generic[J]):
         for job in jobs:
             job.finished = now
             job.answered = True
-        post(jobs, partial(settle, jobs, None))
+        self.stats.answered(jobs)
+        self._post(jobs, partial(settle, jobs, None))
 
     def _fail(self, jobs: Iterable[J], error: ServerError) -> None:
         jobs = list(jobs)
         for job in jobs:
             job.answered = True
-        post(jobs, partial(settle, jobs, error))
+        self.stats.failed(jobs)
+        self._post(jobs, partial(settle, jobs, error))
+
+    def _post(self, jobs: Sequence[J], message: Callable[[], None]) -> None:
+        post(jobs, message)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-# Shares of the longest wait. A batch stops waiting when nobody came for this long, although some of the crowd are
-# missing ...
+# A batch stops waiting when nobody came for this share of the longest wait, although some of the crowd are missing, or
+# for as long as its run will take: a longer pause costs more than company can save. But not before callers that were
+# answered together, who come back one by one, could have come: that is the shorter share.
 PAUSE_SHARE = 0.4
-# ... or, once the crowd is there, for this long: it may have grown.
-LAST_CALL_SHARE = 0.08
+SHORTEST_PAUSE_SHARE = 0.05
+# What a batch costs beside its run, about; and by how much a row may cost more than in the best batch.
+TURN_SECONDS = 0.00005
+ENOUGH_SHARE = 0.1
 # Waiting for the very last caller of a crowd costs all the others.
 CROWD_SHARE = 0.9
 
@@ -61,14 +64,30 @@ def parts(rows: int, most: int, sizes: Sequence[int]) -> list[int]:
     return [most] * whole + ([min(bucket(rest, sizes), sizes[-1] - whole * most)] if rest else [])
 
 
-def batch_wait(*, queued: int, coming: int, crowd: int, waited: float, since_arrival: float, longest: float) -> float:
+def enough(sizes: Sequence[int], seconds: Callable[[int], float]) -> int:
+    """The smallest size of batch beyond which company hardly makes a row cheaper: nobody need wait for more.
+
+    seconds: what a run of a size takes.
+    """
+
+    def row_seconds(size: int) -> float:
+        return (TURN_SECONDS + seconds(size)) / size
+
+    cheapest = min(map(row_seconds, sizes))
+    return next(size for size in sizes if row_seconds(size) <= (1 + ENOUGH_SHARE) * cheapest)
+
+
+def batch_wait(
+    *, queued: int, coming: int, crowd: float, waited: float, since_arrival: float, longest: float, run: float
+) -> float:
     """Seconds that a batch may go on waiting for more; 0 to run now.
 
-    queued: requests in the queue. coming: calls that reached the server and not yet a lane. crowd: requests that were
-    lately seen together; where all three say that there is one caller, it never waits. waited, since_arrival, longest:
-    seconds since this batch began to wait, since the last arrival, and the bound on the former.
+    queued: requests in the queue. coming: calls that reached the server and not yet a lane. crowd: requests that are
+    expected; where all three say that there is one caller, it never waits. waited, since_arrival, longest:
+    seconds since this batch began to wait, since the last arrival, and the bound on the former. run: seconds that a run
+    of the crowd takes.
     """
-    if max(queued, crowd) <= 1 and not coming:
+    if not coming and queued >= CROWD_SHARE * crowd:
         return 0.0
-    share = LAST_CALL_SHARE if queued >= CROWD_SHARE * crowd and not coming else PAUSE_SHARE
-    return max(0.0, min(longest - waited, share * longest - since_arrival))
+    pause = min(PAUSE_SHARE * longest, max(run, SHORTEST_PAUSE_SHARE * longest))
+    return max(0.0, min(longest - waited, pause - since_arrival))

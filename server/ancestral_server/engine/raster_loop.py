@@ -224,10 +224,13 @@ class RasterLoop(Lane[RasterJob]):
             log.exception("run failed", lane=self.name, rows=slots.used)
             self._give_up(list(self._in_hand(worker)), Internal(f"{self.name}: the run failed: {error}"))
             return
-        self.metrics.batch_size.observe(slots.used)
+        ran = time.monotonic()
+        # A row is gathered, run and handed back in one step.
+        self.stats.ran(slots.used, 0, began=began, gathered=began, ran=ran, done=ran)
         told = self._tell_rows(slots)
         finished = []
         with self._changed:
+            self.metrics.batch_size.observe(slots.used)
             if len(sizes) == 1:
                 self._costs.learn(sizes[0], time.monotonic() - began)
             for slot in done:

@@ -48,7 +48,7 @@ class Slots:
         self.log_likelihood[slot] = 0
         shape = self._program.image_shape
         inputs = self._inputs
-        inputs[bundle_pb2.MEANING_UNIFORMS][slot] = uniforms(job.seed, job.first_index + index, shape)
+        inputs[bundle_pb2.MEANING_UNIFORMS][slot] = uniforms(job.seed, job.stream(index), shape)
         inputs[bundle_pb2.MEANING_TEMPERATURE][slot] = job.temperature
         if bundle_pb2.MEANING_LABEL in inputs:
             inputs[bundle_pb2.MEANING_LABEL][slot] = job.label

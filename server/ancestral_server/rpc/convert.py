@@ -21,6 +21,7 @@ from ancestral_server.runtime.session import Array
 
 MAX_SEED = 2**63 - 1
 MAX_TEMPERATURE = 100.0
+MAX_NAME = 256
 
 _PRIORITIES: dict[int, Priority] = {
     priority_pb2.PRIORITY_UNSPECIFIED: Priority.INTERACTIVE,
@@ -36,21 +37,29 @@ def batch(field: str, tensor: tensor_pb2.Tensor, spec: bundle_pb2.TensorSpec, li
     if tensor.dtype != spec.dtype:
         got = _dtype_name(tensor.dtype)
         raise InvalidArgument(f"{field}.dtype", f"is {got}, must be {_dtype_name(spec.dtype)}")
-    shape, wanted = tuple(tensor.shape), tuple(spec.shape)
+    shape = tuple(tensor.shape)
+    check_shape(f"{field}.shape", shape, tuple(spec.shape), limit)
+    return elements(f"{field}.data", tensor.data, dtype, shape)
+
+
+def check_shape(field: str, shape: tuple[int, ...], wanted: tuple[int, ...], limit: int) -> None:
+    """Refuse what is not [N, *wanted], 1 <= N <= limit."""
     if len(shape) != len(wanted) + 1 or shape[1:] != wanted:
-        raise InvalidArgument(
-            f"{field}.shape", f"is {_show(shape)}, must be {_show(('N', *wanted))} with 1 <= N <= {limit}"
-        )
+        raise InvalidArgument(field, f"is {_show(shape)}, must be {_show(('N', *wanted))} with 1 <= N <= {limit}")
     if not 1 <= shape[0] <= limit:
-        raise InvalidArgument(f"{field}.shape", f"has N = {shape[0]}, must be 1 to {limit}")
+        raise InvalidArgument(field, f"has N = {shape[0]}, must be 1 to {limit}")
+
+
+def elements(field: str, data: bytes, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Array:
+    """The array of that type and shape whose little-endian bytes are `data`."""
     expected = math.prod(shape) * dtype.itemsize
-    if len(tensor.data) != expected:
-        raise InvalidArgument(f"{field}.data", f"has {len(tensor.data)} bytes, shape {_show(shape)} needs {expected}")
-    if dtype == np.bool_ and tensor.data.translate(None, b"\x00\x01"):
-        raise InvalidArgument(f"{field}.data", "holds bytes other than 0 and 1, which are all that a bool can be")
-    array: Array = np.frombuffer(tensor.data, dtype).reshape(shape)
+    if len(data) != expected:
+        raise InvalidArgument(field, f"has {len(data)} bytes, shape {_show(shape)} needs {expected}")
+    if dtype == np.bool_ and data.translate(None, b"\x00\x01"):
+        raise InvalidArgument(field, "holds bytes other than 0 and 1, which are all that a bool can be")
+    array: Array = np.frombuffer(data, dtype).reshape(shape)
     if dtype.kind == "f" and not np.isfinite(array).all():
-        raise InvalidArgument(f"{field}.data", "holds NaN or infinite values, all must be finite")
+        raise InvalidArgument(field, "holds NaN or infinite values, all must be finite")
     return array
 
 
@@ -106,15 +115,15 @@ def labels(field: str, values: Sequence[int], images: int, classes: int) -> Arra
     return np.resize(np.array(checked, np.int64), images)
 
 
-def sample_label(field: str, request: pb.SampleRequest, classes: int) -> int:
+def sample_label(field: str, value: int | None, classes: int) -> int:
     """The class to draw from; 0 for a model that has none."""
     if not classes:
-        if request.HasField("label"):
-            raise InvalidArgument(field, f"is {request.label}, must be unset: the model is not class-conditional")
+        if value is not None:
+            raise InvalidArgument(field, f"is {value}, must be unset: the model is not class-conditional")
         return 0
-    if not request.HasField("label"):
+    if value is None:
         raise InvalidArgument(field, f"is not set, must be 0 to {classes - 1}: the model is class-conditional")
-    return label(field, request.label, classes)
+    return label(field, value, classes)
 
 
 def completion(
@@ -142,6 +151,9 @@ def completion(
 def model_name(field: str, value: str) -> str:
     if not value:
         raise InvalidArgument(field, "is empty, must be the name of a model")
+    # Errors repeat the name, and have room for so much.
+    if len(value) > MAX_NAME:
+        raise InvalidArgument(field, f"has {len(value)} characters, must have at most {MAX_NAME}")
     return value
 
 

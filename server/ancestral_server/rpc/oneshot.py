@@ -107,7 +107,7 @@ def labelled(
 
 def check_reply(field: str, program: Program, wanted: Sequence[Meaning], rows: int, settings: Settings) -> None:
     """Refuse before any work what would not fit a reply."""
-    per_row = sum(4 * math.prod(program.outputs[meaning].shape) for meaning in wanted)
+    per_row = sum(program.row_bytes[meaning] for meaning in wanted)
     convert.reply_size(field, rows, per_row, settings.max_message_bytes - ENVELOPE_BYTES)
 
 

@@ -66,7 +66,7 @@ def read(catalog: Catalog, settings: Settings, request: pb.SampleRequest, prefix
     if request.HasField("temperature"):
         temperature = convert.temperature(f"{prefix}temperature", request.temperature)
     classes = program.label_count if LABEL in program.inputs else 0
-    label = convert.sample_label(f"{prefix}label", request, classes)
+    label = convert.sample_label(f"{prefix}label", request.label if request.HasField("label") else None, classes)
     kept = convert.completion(prefix, request, count, image_shape(model))
     if kept and not isinstance(lane, RasterLoop):
         raise RoleMissing(

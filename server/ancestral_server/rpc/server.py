@@ -17,11 +17,14 @@ from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.inference import InferenceServicer
 from ancestral_server.rpc.models import ModelServicer
 from ancestral_server.rpc.observed import Observed
+from ancestral_server.rpc.open_inference.servicer import OpenInferenceServicer
 from ancestral_server.settings import Settings
+from inference import open_inference_service_pb2, open_inference_service_pb2_grpc
 
 _SERVICES = (
     inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"],
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
+    open_inference_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"],
 )
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -47,6 +50,9 @@ class Door:
             InferenceServicer(catalog, settings, self._draining), observed
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(catalog, settings), observed)
+        open_inference_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+            OpenInferenceServicer(catalog, settings), observed
+        )
         self._server.add_generic_rpc_handlers((observed,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(

@@ -5,6 +5,7 @@ Letters: B rows of a batch, H, W, C image axes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -34,12 +35,17 @@ class Program:
         self.image_shape = (image.height, image.width, image.channels)
         self.label_count = manifest.label_count
         self._session = session
+        self._zeros: dict[tuple[Meaning, int], Array] = {}
         self.inputs = {tensor.meaning: tensor for tensor in role.inputs}
         self.outputs = {tensor.meaning: tensor for tensor in role.outputs}
         for side, found in ((role.inputs, session.inputs), (role.outputs, session.outputs)):
             for tensor in side:
                 self._check_meaning(tensor)
                 self._check(tensor.name, tensor.dtype, tensor.shape, found)
+        # Bytes of one row of each output.
+        self.row_bytes = {
+            tensor.meaning: math.prod(tensor.shape) * DTYPES[tensor.dtype].itemsize for tensor in role.outputs
+        }
         fed = {tensor.name for tensor in role.inputs} | {state.input for state in role.states}
         if unfed := session.inputs.keys() - fed:
             raise BundleError(role.graph, f"role {role.name}: the manifest does not say how to feed {sorted(unfed)}")
@@ -103,9 +109,16 @@ class Program:
             )
 
     def blank(self, meaning: Meaning, rows: int) -> Array:
-        """Zeros [rows, ...] for an input that nobody asked to be anything else."""
+        """Zeros [rows, ...] in the shape and type of an input, to write to."""
         tensor = self.inputs[meaning]
         return np.zeros((rows, *tensor.shape), DTYPES[tensor.dtype])
+
+    def zeros(self, meaning: Meaning, rows: int) -> Array:
+        """The same for an input that nobody asked to be anything else: made once, only to be read."""
+        key = (meaning, rows)
+        if key not in self._zeros:
+            self._zeros[key] = self.blank(meaning, rows)
+        return self._zeros[key]
 
 
 # What the RPC of a one-shot role reads and writes; roles that no RPC asks for may be anything.

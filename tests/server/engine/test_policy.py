@@ -2,15 +2,22 @@ from __future__ import annotations
 
 import pytest
 
-from ancestral_server.engine.policy import LAST_CALL_SHARE, PAUSE_SHARE, batch_wait, bucket, buckets
+from ancestral_server.engine.policy import PAUSE_SHARE, SHORTEST_PAUSE_SHARE, batch_wait, bucket, buckets
 
 LONGEST = 0.005
 PAUSE_SECONDS = PAUSE_SHARE * LONGEST
-LAST_CALL_SECONDS = LAST_CALL_SHARE * LONGEST
 
 
 def wait(**changes: float) -> float:
-    settings = {"queued": 3, "coming": 0, "crowd": 10, "waited": 0.0, "since_arrival": 0.0, "longest": LONGEST}
+    settings = {
+        "queued": 3,
+        "coming": 0,
+        "crowd": 10,
+        "waited": 0.0,
+        "since_arrival": 0.0,
+        "longest": LONGEST,
+        "run": 1.0,
+    }
     return batch_wait(**{**settings, **changes})  # type: ignore[arg-type]
 
 
@@ -29,11 +36,7 @@ def test_a_lone_caller_never_waits() -> None:
 
 def test_a_lone_call_waits_for_one_that_is_being_read() -> None:
     assert wait(queued=1, crowd=1, coming=1) > 0
-    assert wait(queued=9, coming=1, since_arrival=LAST_CALL_SECONDS) > 0
-
-
-def test_two_at_once_are_a_crowd() -> None:
-    assert wait(queued=2, crowd=1) > 0
+    assert wait(queued=10, coming=1) > 0
 
 
 def test_a_pause_in_the_arrivals_ends_the_wait_for_the_missing() -> None:
@@ -41,10 +44,15 @@ def test_a_pause_in_the_arrivals_ends_the_wait_for_the_missing() -> None:
     assert wait(since_arrival=PAUSE_SECONDS / 4) == pytest.approx(PAUSE_SECONDS * 3 / 4)
 
 
-def test_a_short_pause_is_enough_once_the_crowd_is_there() -> None:
-    assert wait(queued=8, since_arrival=LAST_CALL_SECONDS) > 0
-    assert wait(queued=9, since_arrival=LAST_CALL_SECONDS) == 0
-    assert wait(queued=9) == pytest.approx(LAST_CALL_SECONDS)
+def test_nobody_waits_once_the_crowd_is_there_save_a_few() -> None:
+    assert wait(queued=8) > 0
+    assert wait(queued=9) == 0
+
+
+def test_a_pause_that_costs_more_than_a_run_is_too_long() -> None:
+    assert wait(run=0.001) == pytest.approx(0.001)
+    assert wait(run=0.0) == pytest.approx(SHORTEST_PAUSE_SHARE * LONGEST)
+    assert wait(run=1.0) == pytest.approx(PAUSE_SECONDS)
 
 
 def test_the_wait_is_bounded() -> None:

@@ -1,0 +1,115 @@
+"""A batch loop whose short runs the event loop takes itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ancestral_server.engine import policy
+from ancestral_server.engine.batch_loop import BatchLoop
+from ancestral_server.engine.job import OneShotJob
+from ancestral_server.runtime.program import OneShotProgram
+
+# A run that takes no longer than this may hold up the event loop: handing it to a thread and back costs about as much.
+HERE_SECONDS = 0.002
+
+
+class QuickBatchLoop(BatchLoop):
+    """Where runs are short (`lighten`), no thread has to be woken for a call and none for its answer, which together
+    take longer than such a run. `_here` says that the event loop has the lane's turns; the lane's thread keeps still
+    meanwhile. Longer runs, and what fails here for a reason of ours, are the thread's as ever.
+    """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        # The same graph on a session that computes on the thread that calls it; None where runs are too long for that.
+        self._light: OneShotProgram | None = None
+        self._here = False
+        # The next turn here: about to come, or when the wait for others is over.
+        self._soon = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._trouble: BaseException | None = None
+
+    @property
+    def quick(self) -> bool:
+        """Whether runs are so short that the event loop might take them itself."""
+        return self._costs.seconds(1) <= HERE_SECONDS / 2
+
+    def lighten(self, program: OneShotProgram) -> None:
+        """Let the event loop take short runs, on `program`, which computes on the thread that calls it. Warms it up."""
+        for rows in self._buckets:
+            self._run_blank(rows, program)
+            began = time.monotonic()
+            self._run_blank(rows, program)
+            if time.monotonic() - began > HERE_SECONDS:
+                break
+        self._light = program
+
+    def submit(self, job: OneShotJob) -> None:
+        super().submit(job)
+        if not self._here or self._soon:
+            return
+        if self._timer is not None:
+            if len(self._queue) < self._complete:
+                return
+            self._timer.cancel()
+        self._turn_soon()
+
+    def _turn_soon(self) -> None:
+        # Not at once: who is read in the same breath as this call makes a batch with it.
+        self._soon = True
+        asyncio.get_running_loop().call_soon(self._turn_here)
+
+    def _arrived(self) -> None:
+        # Only a thread that sleeps with nothing queued can be left asleep.
+        if not self._here and self._sleeping and len(self._queue) == 1 and self._short():
+            self._here = True
+            self._waits_since = self._last_arrival
+        if not self._here:
+            super()._arrived()
+
+    def _short(self) -> bool:
+        """Whether the next run, of those who are queued or may be coming, is short."""
+        rows = max(self._queue.total_rows, min(self._crowd.known, self._enough))
+        return self._light is not None and self._costs.seconds(policy.bucket(rows, self._buckets)) <= HERE_SECONDS
+
+    def _turn_here(self) -> None:
+        self._soon, self._timer = False, None
+        try:
+            with self._changed:
+                seconds = self._seconds_to_wait()
+                if seconds > 0 and self._queue:
+                    self._timer = asyncio.get_running_loop().call_later(seconds, self._turn_here)
+                    return
+                self._drop_departed()
+                self._take()
+            self._run_all(self._light or self._program)
+        except BaseException as error:  # noqa: BLE001 - the thread raises it, answers and recovers
+            self._trouble = error
+        with self._changed:
+            self._waits_since = time.monotonic()
+            if self._queue and self._trouble is None and self._short():
+                self._turn_soon()
+                return
+            self._here = False
+            if self._queue or self._trouble is not None:
+                self._changed.notify_all()
+
+    def _post(self, jobs: Sequence[OneShotJob], message: Callable[[], None]) -> None:
+        if self._here:
+            message()
+        else:
+            super()._post(jobs, message)
+
+    # ---- the lane's thread
+
+    def _wait_for_work(self) -> None:
+        while (self._here or not self._queue) and self._trouble is None and not self._closing:
+            self._sleep(1, None)
+        # Where the lane is closing, what is queued is the thread's to answer.
+        self._here = False
+        if (trouble := self._trouble) is not None:
+            self._trouble = None
+            raise trouble

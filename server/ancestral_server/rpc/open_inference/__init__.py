@@ -1,0 +1,1 @@
+"""The Open Inference Protocol: another face of the same lanes, for clients and load generators that people have."""

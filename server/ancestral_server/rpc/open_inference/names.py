@@ -1,0 +1,60 @@
+"""Names of models in the protocol: NAME.ROLE is a role of a model, NAME its main one."""
+
+from __future__ import annotations
+
+from ancestral_server.catalog import Catalog, ModelVersion
+from ancestral_server.errors import InvalidArgument, NotFound
+from ancestral_server.rpc import convert
+from ancestral_server.rpc.open_inference.parameters import short
+
+# A protocol of tensors in and tensors out is asked for features first; a model without an encoder draws images.
+MAIN_ROLES = ("encode", "sample")
+
+
+def find(catalog: Catalog, name: str, version: str, *, fields: tuple[str, str]) -> tuple[ModelVersion, str]:
+    """The model version that answers and the role that is meant; `fields` are the paths of name and version in the
+    request. NotFound or Unavailable if none does.
+    """
+    field, version_field = fields
+    base, role = split(catalog, convert.model_name(field, name))
+    model = catalog.find(base, _number(version_field, version))
+    if role is None:
+        return model, main_role(model)
+    if role not in model.lanes:
+        there_are = ", ".join(f"{base}.{known}" for known in model.lanes)
+        raise NotFound(name, f"no model {name!r}: {base} (version {model.version}) is served as {base}, {there_are}")
+    return model, role
+
+
+def split(catalog: Catalog, name: str) -> tuple[str, str | None]:
+    """The name of a model and a role of it, None where none is named. Names may have dots, so whole names go first."""
+    if name not in catalog:
+        base, _, role = name.rpartition(".")
+        if base in catalog:
+            return base, role
+    return name, None
+
+
+def main_role(model: ModelVersion) -> str:
+    return next((role for role in MAIN_ROLES if role in model.lanes), next(iter(model.lanes)))
+
+
+def serving(catalog: Catalog, name: str) -> list[tuple[ModelVersion, str]]:
+    """The versions that serve what a name means, ascending, and the role that it means of each."""
+    base, role = split(catalog, name)
+    versions = [model for model in catalog if model.name == base and model.serving]
+    if role is None:
+        return [(model, main_role(model)) for model in versions]
+    return [(model, role) for model in versions if role in model.lanes]
+
+
+def _number(field: str, version: str) -> int:
+    """0 for "", the highest that is served."""
+    if not version:
+        return 0
+    # 18 digits fit any integer type; a model of a higher version does not exist.
+    if not (version.isascii() and version.isdecimal() and len(version) <= 18 and int(version) >= 1):
+        raise InvalidArgument(
+            field, f'is {short(version)!r}, must be "" (the highest that is served) or a version >= 1'
+        )
+    return int(version)

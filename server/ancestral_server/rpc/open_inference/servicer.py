@@ -1,0 +1,64 @@
+"""`inference.GRPCInferenceService`: the protocol's methods, each a few words about what the modules beside do."""
+
+from __future__ import annotations
+
+from ancestral_server import __version__
+from ancestral_server.catalog import Catalog
+from ancestral_server.errors import InvalidArgument, NotFound, Unavailable
+from ancestral_server.rpc.calls import Context
+from ancestral_server.rpc.open_inference import describe, infer, names
+from ancestral_server.rpc.open_inference.parameters import short
+from ancestral_server.settings import Settings
+from inference import open_inference_service_pb2 as oip
+from inference import open_inference_service_pb2_grpc as oip_grpc
+
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "schedule_policy", "statistics")
+_FIELDS = ("name", "version")
+
+
+class OpenInferenceServicer(oip_grpc.GRPCInferenceServiceServicer):
+    def __init__(self, catalog: Catalog, settings: Settings) -> None:
+        self._catalog = catalog
+        self._settings = settings
+
+    async def ServerLive(self, request: oip.ServerLiveRequest, context: Context) -> oip.ServerLiveResponse:
+        return oip.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: oip.ServerReadyRequest, context: Context) -> oip.ServerReadyResponse:
+        # The door opens when every model is warm, and takes no calls once it is told to close.
+        return oip.ServerReadyResponse(ready=True)
+
+    async def ModelReady(self, request: oip.ModelReadyRequest, context: Context) -> oip.ModelReadyResponse:
+        try:
+            names.find(self._catalog, request.name, request.version, fields=_FIELDS)
+        except (NotFound, Unavailable):
+            return oip.ModelReadyResponse(ready=False)
+        return oip.ModelReadyResponse(ready=True)
+
+    async def ServerMetadata(self, request: oip.ServerMetadataRequest, context: Context) -> oip.ServerMetadataResponse:
+        return oip.ServerMetadataResponse(name="ancestral", version=__version__, extensions=EXTENSIONS)
+
+    async def ModelMetadata(self, request: oip.ModelMetadataRequest, context: Context) -> oip.ModelMetadataResponse:
+        model, role = names.find(self._catalog, request.name, request.version, fields=_FIELDS)
+        return describe.metadata(request.name, model, role, names.serving(self._catalog, request.name))
+
+    async def ModelInfer(self, request: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:
+        ask = infer.read(self._catalog, self._settings, request)
+        return await infer.answer(ask, request, context)
+
+    async def ModelConfig(self, request: oip.ModelConfigRequest, context: Context) -> oip.ModelConfigResponse:
+        model, role = names.find(self._catalog, request.name, request.version, fields=_FIELDS)
+        return oip.ModelConfigResponse(config=describe.config(request.name, model, role, self._settings))
+
+    async def ModelStatistics(
+        self, request: oip.ModelStatisticsRequest, context: Context
+    ) -> oip.ModelStatisticsResponse:
+        if request.name:
+            found = names.find(self._catalog, request.name, request.version, fields=_FIELDS)
+            which = [found] if request.version else names.serving(self._catalog, request.name)
+            shown = [(request.name, model, role) for model, role in which]
+        elif request.version:
+            raise InvalidArgument("version", f"is {short(request.version)!r}, must be empty where name is")
+        else:
+            shown = [(f"{model.name}.{role}", model, role) for model in self._catalog for role in model.lanes]
+        return oip.ModelStatisticsResponse(model_stats=[describe.statistics(*entry) for entry in shown])

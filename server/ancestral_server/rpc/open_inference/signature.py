@@ -1,0 +1,102 @@
+"""What a role takes and gives in the protocol: tensors by name.
+
+Letters: N rows of a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from ancestral.v1 import bundle_pb2, tensor_pb2
+from ancestral_server.runtime.program import DTYPES, Meaning, Program, RasterProgram
+
+IMAGE = bundle_pb2.MEANING_IMAGE
+UNIFORMS = bundle_pb2.MEANING_UNIFORMS
+TEMPERATURE = bundle_pb2.MEANING_TEMPERATURE
+LABEL = bundle_pb2.MEANING_LABEL
+LATENT = bundle_pb2.MEANING_LATENT
+LOG_LIKELIHOOD = bundle_pb2.MEANING_LOG_LIKELIHOOD
+# The one tensor that no graph has: which samples of the seed's sequence are wanted.
+INDEX = bundle_pb2.MEANING_UNSPECIFIED
+
+DATATYPES: dict[int, str] = {
+    tensor_pb2.DATA_TYPE_UINT8: "UINT8",
+    tensor_pb2.DATA_TYPE_BOOL: "BOOL",
+    tensor_pb2.DATA_TYPE_INT32: "INT32",
+    tensor_pb2.DATA_TYPE_INT64: "INT64",
+    tensor_pb2.DATA_TYPE_FLOAT32: "FP32",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One tensor [N, *shape]."""
+
+    name: str
+    meaning: Meaning
+    datatype: str
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+    # Of one row.
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A role as the protocol shows it.
+
+    One that `draws` has no input but noise, temperature and label: a request says by index which samples it wants, and
+    the rest by parameters.
+    """
+
+    draws: bool
+    inputs: Mapping[str, Port]
+    outputs: Mapping[str, Port]
+    # Outputs where the request names none, without and with a seed.
+    default: tuple[Port, ...]
+    default_seeded: tuple[Port, ...]
+
+
+def signature(program: Program) -> Signature:
+    """Made once per program; forgotten with it."""
+    known = _SIGNATURES.get(program)
+    if known is None:
+        known = _SIGNATURES[program] = _signature(program)
+    return known
+
+
+_SIGNATURES: WeakKeyDictionary[Program, Signature] = WeakKeyDictionary()
+
+
+def _signature(program: Program) -> Signature:
+    draws = isinstance(program, RasterProgram) or program.inputs.keys() <= {UNIFORMS, TEMPERATURE, LABEL}
+    if draws:
+        inputs = [_port("index", INDEX, tensor_pb2.DATA_TYPE_INT64, ())]
+    else:
+        inputs = [_of(tensor) for meaning, tensor in program.inputs.items() if meaning != UNIFORMS]
+    outputs = [_of(tensor) for meaning, tensor in program.outputs.items() if meaning != bundle_pb2.MEANING_ROW]
+    if isinstance(program, RasterProgram):
+        # What rows become, and under the name that one-shot samplers give it.
+        outputs.insert(0, _port("image", IMAGE, tensor_pb2.DATA_TYPE_UINT8, program.image_shape))
+    # Of an encoder, z drawn from q(z|x) is wanted by those who give a seed, or name it.
+    certain = tuple(port for port in outputs if not (port.meaning == LATENT and UNIFORMS in program.inputs))
+    return Signature(
+        draws=draws,
+        inputs={port.name: port for port in inputs},
+        outputs={port.name: port for port in outputs},
+        default=certain or tuple(outputs),
+        default_seeded=tuple(outputs),
+    )
+
+
+def _of(tensor: bundle_pb2.TensorSpec) -> Port:
+    return _port(tensor.name, tensor.meaning, tensor.dtype, tuple(tensor.shape))
+
+
+def _port(name: str, meaning: Meaning, dtype: int, shape: tuple[int, ...]) -> Port:
+    return Port(name, meaning, DATATYPES[dtype], DTYPES[dtype], shape, prod(shape) * DTYPES[dtype].itemsize)

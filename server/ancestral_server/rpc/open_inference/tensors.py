@@ -1,0 +1,133 @@
+"""Inputs of a request to arrays, arrays to outputs of a reply; every check of the tensors that a caller sent.
+
+Letters: N rows of a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+import numpy as np
+
+from ancestral_server.errors import InvalidArgument
+from ancestral_server.rpc import convert
+from ancestral_server.rpc.open_inference.parameters import refuse_other_ways, short
+from ancestral_server.rpc.open_inference.signature import INDEX, LABEL, TEMPERATURE, Port, Signature
+from ancestral_server.runtime.program import Meaning
+from ancestral_server.runtime.session import Array
+from inference import open_inference_service_pb2 as oip
+
+# In which field of InferTensorContents elements of a datatype come, and as what.
+_CONTENTS: dict[str, tuple[str, type[np.generic]]] = {
+    "BOOL": ("bool_contents", np.bool_),
+    "UINT8": ("uint_contents", np.uint32),
+    "INT32": ("int_contents", np.int32),
+    "INT64": ("int64_contents", np.int64),
+    "FP32": ("fp32_contents", np.float32),
+}
+
+
+def read(request: oip.ModelInferRequest, signature: Signature, limit: int, classes: int) -> dict[Meaning, Array]:
+    """Every input of the signature, by meaning: [N, ...], the same N for all, 1 <= N <= limit.
+
+    classes: how many labels the model knows.
+    """
+    raw, arrays = request.raw_input_contents, {}
+    if raw and len(raw) != len(request.inputs):
+        raise InvalidArgument(
+            "raw_input_contents", f"holds {len(raw)} tensors, must hold {len(request.inputs)}, one for each of inputs"
+        )
+    rows = 0
+    for i, tensor in enumerate(request.inputs):
+        field = f"inputs[{i}]"
+        port = signature.inputs.get(tensor.name) or _no_such(f"{field}.name", tensor.name, signature.inputs, "input")
+        if port.meaning in arrays:
+            raise InvalidArgument(f"{field}.name", f"is {port.name!r} a second time, each input is given once")
+        if tensor.parameters:
+            refuse_other_ways(field, tensor.parameters)
+        if tensor.datatype != port.datatype:
+            raise InvalidArgument(f"{field}.datatype", f"is {short(tensor.datatype)!r}, must be {port.datatype!r}")
+        shape = tuple(tensor.shape)
+        if not port.shape and len(shape) == 2 and shape[1] == 1:
+            shape = shape[:1]  # as the metadata has it, [N,1]
+        convert.check_shape(f"{field}.shape", shape, port.shape, limit)
+        if rows and shape[0] != rows:
+            raise InvalidArgument(f"{field}.shape", f"has N = {shape[0]}, must be {rows} as in the inputs before it")
+        rows = shape[0]
+        if not raw:
+            where, array = _typed(f"{field}.contents", tensor, port, shape)
+        elif tensor.HasField("contents"):
+            raise InvalidArgument(f"{field}.contents", "is set, must not be beside raw_input_contents")
+        else:
+            where = f"raw_input_contents[{i}]"
+            array = convert.elements(where, raw[i], port.dtype, shape)
+        _check_values(where, port, array, classes)
+        arrays[port.meaning] = array
+    for name, port in signature.inputs.items():
+        if port.meaning not in arrays:
+            raise InvalidArgument("inputs", f"has no {name!r}, must have {_names(signature.inputs)}")
+    return arrays
+
+
+def wanted(request: oip.ModelInferRequest, signature: Signature, *, seeded: bool) -> Sequence[Port]:
+    """The outputs that a request asks for, in its order."""
+    if not request.outputs:
+        return signature.default_seeded if seeded else signature.default
+    ports: list[Port] = []
+    for i, output in enumerate(request.outputs):
+        known = signature.outputs
+        port = known.get(output.name) or _no_such(f"outputs[{i}].name", output.name, known, "output")
+        if port in ports:
+            raise InvalidArgument(f"outputs[{i}].name", f"is {port.name!r} a second time, each output is given once")
+        if output.parameters:
+            refuse_other_ways(f"outputs[{i}]", output.parameters)
+        ports.append(port)
+    return ports
+
+
+def write(reply: oip.ModelInferResponse, port: Port, array: Array) -> None:
+    """Add an output to a reply."""
+    reply.outputs.add(name=port.name, datatype=port.datatype, shape=array.shape)
+    reply.raw_output_contents.append(array.tobytes())
+
+
+def _typed(
+    field: str, tensor: oip.ModelInferRequest.InferInputTensor, port: Port, shape: tuple[int, ...]
+) -> tuple[str, Array]:
+    """The elements that a tensor carries itself, and the path of the field that they came in."""
+    name, kind = _CONTENTS[port.datatype]
+    for other, _ in tensor.contents.ListFields():
+        if other.name != name:
+            raise InvalidArgument(f"{field}.{other.name}", f"is set, elements of {port.datatype} come in {name}")
+    where = f"{field}.{name}"
+    values = np.array(getattr(tensor.contents, name), kind)
+    expected = int(np.prod(shape))
+    if len(values) != expected:
+        raise InvalidArgument(where, f"holds {len(values)} elements, shape {list(shape)} needs {expected}")
+    if port.datatype == "UINT8" and values.max() > 255:
+        raise InvalidArgument(where, f"holds {values.max()}, must hold 0 to 255")
+    return where, convert.elements(where, values.astype(port.dtype).tobytes(), port.dtype, shape)
+
+
+def _check_values(field: str, port: Port, array: Array, classes: int) -> None:
+    """What the meaning of a tensor allows; of images and the like, everything."""
+    if port.meaning == INDEX:
+        most: float = convert.MAX_SEED
+    elif port.meaning == LABEL:
+        most = classes - 1
+    elif port.meaning == TEMPERATURE:
+        most = convert.MAX_TEMPERATURE
+    else:
+        return
+    wrong = np.flatnonzero((array < 0) | (array > most))
+    if wrong.size:
+        raise InvalidArgument(field, f"holds {array[wrong[0]]} in row {wrong[0]}, must hold 0 to {most}")
+
+
+def _no_such(field: str, name: str, ports: Mapping[str, Port], kind: str) -> NoReturn:
+    raise InvalidArgument(field, f"is {short(name)!r}, there is no such {kind}; there are {_names(ports)}")
+
+
+def _names(ports: Mapping[str, Port]) -> str:
+    return ", ".join(map(repr, ports))

@@ -1,0 +1,124 @@
+"""Short runs, which the event loop takes itself: on which thread, and that nothing is lost when it changes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from ancestral_server.engine.admission import Limits
+from ancestral_server.engine.arrivals import Arrivals
+from ancestral_server.engine.quick import QuickBatchLoop
+from ancestral_server.errors import DeadlineExceeded, Internal
+from ancestral_server.metrics import Metrics
+from ancestral_server.runtime.program import Meaning
+from fakeprograms import Array, Doubler, double, run, until
+
+
+class Watched(Doubler):
+    """A doubler that tells on which thread it ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[int] = []
+
+    def run(self, inputs: Mapping[Meaning, Array], wanted: Sequence[Meaning]) -> dict[Meaning, Array]:
+        self.threads.append(threading.get_ident())
+        return super().run(inputs, wanted)
+
+
+@pytest.fixture
+def program() -> Watched:
+    return Watched()
+
+
+@pytest.fixture
+def lane(program: Watched) -> Iterator[QuickBatchLoop]:
+    settings: dict[str, Any] = {"max_batch": 4, "limits": Limits(), "wait": 0.005, "arrivals": Arrivals()}
+    lane = QuickBatchLoop("toy", program, Metrics("test").lane("toy", 1, "encode"), **settings)
+    lane.warm_up()
+    assert lane.quick
+    lane.lighten(program)  # type: ignore[arg-type]
+    lane.start()
+    program.threads.clear()
+    yield lane
+    program.gate.set()
+    lane.close()
+
+
+def test_short_runs_stay_on_the_event_loops_thread(lane: QuickBatchLoop, program: Watched) -> None:
+    async def work() -> None:
+        for value in range(1, 20):
+            assert await double(lane, value if value != 13 else 0) == [2.0 * (value if value != 13 else 0)]
+        assert await asyncio.gather(*(double(lane, value) for value in range(20, 60))) == [
+            [2.0 * value] for value in range(20, 60)
+        ]
+        assert set(program.threads) == {threading.get_ident()}
+
+    run(work())
+
+
+def test_a_lane_whose_runs_have_become_long_goes_to_its_thread(lane: QuickBatchLoop, program: Watched) -> None:
+    async def work() -> None:
+        here = threading.get_ident()
+        program.run_seconds = 0.02
+        for _ in range(8):
+            assert await double(lane, 1) == [2.0]
+        assert program.threads[0] == here
+        assert program.threads[-1] != here
+        assert await asyncio.gather(*(double(lane, value) for value in range(1, 9))) == [
+            [2.0 * value] for value in range(1, 9)
+        ]
+
+    run(work())
+
+
+def test_a_failed_run_answers_its_callers_and_the_next_is_fine(lane: QuickBatchLoop) -> None:
+    async def work() -> None:
+        with pytest.raises(Internal, match="thirteen"):
+            await double(lane, 13)
+        assert await double(lane, 4) == [8.0]
+
+    run(work())
+
+
+def test_a_failure_of_the_loop_itself_is_recovered_by_the_thread(
+    lane: QuickBatchLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(lane, "_finish", lambda jobs: 1 / 0)
+            with pytest.raises(Internal, match="toy failed"):
+                await double(lane, 1)
+        await until(lambda: lane.healthy)
+        assert await double(lane, 2) == [4.0]
+
+    run(work())
+
+
+def test_what_has_expired_by_its_turn_is_not_run(
+    lane: QuickBatchLoop, program: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        # Admitted as if it had been in time.
+        monkeypatch.setattr(lane, "_check", lambda job: None)
+        with pytest.raises(DeadlineExceeded):
+            await double(lane, 7, deadline=0.0)
+        assert [7] not in program.runs
+
+    run(work())
+
+
+def test_whoever_waits_for_company_when_the_lane_closes_is_answered(lane: QuickBatchLoop) -> None:
+    async def work() -> None:
+        lane._longest_wait = 30.0
+        lane._crowd.seen(4)
+        waiting = asyncio.create_task(double(lane, 1))
+        await until(lambda: len(lane._queue) == 1)
+        await asyncio.to_thread(lane.close)
+        assert await waiting == [2.0]
+
+    run(work())
