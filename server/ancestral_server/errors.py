@@ -10,6 +10,7 @@ ServerError
 ├── Infeasible           the caller's time cannot suffice: refused before any work
 ├── Unavailable          the model does not serve (now)
 │   └── Stopping         the server is about to end: ask another
+├── Drained              the server stops, and a stream ends before its end
 ├── BundleRefused        what lies in the model's folder is not fit to serve
 └── Internal             our fault
 StartupError             the server cannot start as asked; ends the process
@@ -118,6 +119,16 @@ class BundleRefused(ServerError):
         self.resource = resource
         self.file = file
         self.problem = problem
+
+
+class Drained(ServerError):
+    """The server stops, and so does a stream: all below `next_index` was answered, go on from there elsewhere."""
+
+    reason = "SERVER_DRAINING"
+
+    def __init__(self, next_index: int) -> None:
+        super().__init__(f"the server is stopping; what is below index {next_index} was answered, go on from there")
+        self.next_index = next_index
 
 
 class Internal(ServerError):

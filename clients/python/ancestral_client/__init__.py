@@ -7,6 +7,7 @@
 (16, 8, 8, 1)
 """
 
+from ancestral_client.bulk import BulkStream
 from ancestral_client.client import Client
 from ancestral_client.errors import (
     AncestralError,
@@ -40,6 +41,7 @@ from ancestral_client.stream import SampleStream
 
 __all__ = [
     "AncestralError",
+    "BulkStream",
     "BundleRefused",
     "Cancelled",
     "Client",

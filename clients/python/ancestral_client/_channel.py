@@ -1,32 +1,14 @@
-"""The channel: message limits, retries, balancing, keepalive."""
+"""The channel: message limits, balancing, keepalive."""
 
 from __future__ import annotations
-
-import json
 
 import grpc
 
 MAX_MESSAGE_BYTES = 64 * 2**20
 """Largest message both ways: the server's default. gRPC's own 4 MiB is 5,000 images of 28x28."""
 
-# Sampling, encoding and scoring are functions of their request (the seed is part of it, see Client.sample), so every
-# call may be repeated. A deadline spans all attempts. The throttle keeps retries from making an overload worse.
-_SERVICE_CONFIG = {
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "methodConfig": [
-        {
-            "name": [{}],
-            "retryPolicy": {
-                "maxAttempts": 4,
-                "initialBackoff": "0.1s",
-                "maxBackoff": "1s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ],
-    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
-}
+# Without a retry policy: see _attempts.
+_SERVICE_CONFIG = '{"loadBalancingConfig": [{"round_robin": {}}]}'
 
 
 def open_channel(address: str, max_message_bytes: int = MAX_MESSAGE_BYTES) -> grpc.Channel:
@@ -39,8 +21,7 @@ def open_channel(address: str, max_message_bytes: int = MAX_MESSAGE_BYTES) -> gr
         options=[
             ("grpc.max_send_message_length", max_message_bytes),
             ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-            ("grpc.enable_retries", 1),
+            ("grpc.service_config", _SERVICE_CONFIG),
             # A peer that vanished is noticed although no packet says so. Servers close a connection that is pinged more
             # often than every 5 minutes, and only calls in flight need it.
             ("grpc.keepalive_time_ms", 310_000),
@@ -48,6 +29,6 @@ def open_channel(address: str, max_message_bytes: int = MAX_MESSAGE_BYTES) -> gr
             ("grpc.keepalive_permit_without_calls", 0),
             # After a refused connection try again soon: servers restart within seconds.
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 5_000),
+            ("grpc.max_reconnect_backoff_ms", 2_000),
         ],
     )

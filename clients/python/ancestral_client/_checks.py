@@ -11,10 +11,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ancestral_client.errors import InvalidArgument, invalid
+from ancestral_client.errors import STREAMS, FieldViolation, InvalidArgument, MessageTooLarge, invalid
 
 _MAX_INT32 = 2**31 - 1
 _MAX_INT64 = 2**63 - 1
+# What a request needs beside its array.
+_ENVELOPE_BYTES = 1024
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -28,6 +30,17 @@ def image_array(field: str, images: ArrayLike) -> NDArray[np.uint8]:
     if array.size == 0:
         raise invalid(field, f"has shape {list(array.shape)}: no image in it")
     return array
+
+
+def fits_message(field: str, array: NDArray[np.generic], limit: int) -> None:
+    """MessageTooLarge unless the array fits a message of `limit` bytes."""
+    if array.nbytes > limit - _ENVELOPE_BYTES:
+        raise MessageTooLarge(
+            f"{field}: {len(array)} × {array.nbytes // len(array)} bytes are above the message limit of {limit}: "
+            f"send fewer at once; {STREAMS}",
+            violations=(FieldViolation(field, f"has {array.nbytes} bytes, a message holds {limit}"),),
+            reason="MESSAGE_TOO_LARGE",
+        )
 
 
 def mask_array(field: str, mask: ArrayLike) -> NDArray[np.bool_]:
@@ -89,8 +102,10 @@ def latent_batch(latents: ArrayLike) -> NDArray[np.float32]:
     return batch
 
 
-def labels_of(labels: ArrayLike) -> list[int]:
+def labels_of(labels: ArrayLike | None) -> list[int] | None:
     """Classes for the wire: takes [N], or one number for all images, of any whole dtype."""
+    if labels is None:
+        return None
     array = np.asarray(labels)
     if array.dtype.kind not in "iu":
         raise invalid("labels", f"must be whole numbers, not {array.dtype}")
@@ -106,10 +121,10 @@ def label_of(field: str, label: int) -> int:
     return int(label)
 
 
-def count_of(n: int) -> int:
+def count_of(field: str, n: int) -> int:
     """A number of images for the wire; only the server knows how many it allows."""
     if not 1 <= n <= _MAX_INT32:
-        raise invalid("count", f"is {n}; must be at least 1")
+        raise invalid(field, f"is {n}; must be at least 1")
     return int(n)
 
 
@@ -132,6 +147,13 @@ def seed_of(name: str, seed: int) -> int:
     if not 0 <= seed <= _MAX_INT64:
         raise invalid(name, f"is {seed}; must be 0 to 2^63 - 1")
     return int(seed)
+
+
+def retry_seconds_of(seconds: float) -> float:
+    """For how long failures are tried again."""
+    if not seconds >= 0:
+        raise invalid("retry_seconds", f"is {seconds}; must be at least 0 (no call is tried again)")
+    return float(seconds)
 
 
 def timeout_of(timeout: float) -> float | None:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 
 from ancestral_client import errors, files
+from ancestral_client.bulk import MESSAGE_SIZE, BulkStream
 from ancestral_client.client import Client
-from ancestral_client.results import Info, Model, Samples
+from ancestral_client.results import Encoding, Info, Model, Samples, Scores
 
 TIMEOUT = 60.0
+
+_Result = TypeVar("_Result", bound=Encoding | Scores)
+_TIMES = ("queue_seconds", "compute_seconds", "total_seconds")
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model; `ancestral models` lists them.")]
 ImageFile = Annotated[
@@ -81,6 +89,24 @@ def about(info: Info) -> None:
         f"(queue {info.queue_seconds * 1000:.1f}, compute {info.compute_seconds * 1000:.1f})",
         file=sys.stderr,
     )
+
+
+def joined(parts: BulkStream[_Result], images: int) -> _Result:
+    """The answers of a stream of so many images as one, with the times of all; a bar shows how far it is."""
+    console = Console(stderr=True)
+    messages = math.ceil(images / MESSAGE_SIZE)
+    with parts:
+        # Gone when it is done, or before an error is told; and nothing of it in a log.
+        bar = track(parts, "images", total=messages, console=console, transient=True, disable=not console.is_terminal)
+        found = list(bar)
+    infos = [part.info for part in found]
+    times = {name: sum(getattr(info, name) for info in infos) for name in _TIMES}
+    arrays: dict[str, Any] = {
+        field.name: np.concatenate([getattr(part, field.name) for part in found])
+        for field in fields(found[0])
+        if isinstance(getattr(found[0], field.name), np.ndarray)
+    }
+    return replace(found[0], **arrays, info=replace(infos[0], **times))
 
 
 def labels(text: str | None) -> NDArray[Any] | int | None:

@@ -43,6 +43,11 @@ def pack(array: NDArray[Any]) -> tensor_pb2.Tensor:
     return tensor_pb2.Tensor(dtype=_CODES[array.dtype], shape=array.shape, data=array.tobytes())
 
 
+def from_row(tensor: tensor_pb2.Tensor, start: int) -> tensor_pb2.Tensor:
+    """The tensor without what lies before index `start` of its first axis; all of it where that has length 1."""
+    return tensor if tensor.shape[0] == 1 else pack(unpack(tensor)[start:])
+
+
 def unpack(tensor: tensor_pb2.Tensor) -> NDArray[Any]:
     """The array of a tensor: a copy that may be written to."""
     return np.frombuffer(tensor.data, _DTYPES[tensor.dtype]).reshape(tuple(tensor.shape)).copy()

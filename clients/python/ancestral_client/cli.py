@@ -165,7 +165,9 @@ def encode(
     """Map images to the mean and log-variance of q(z|x)."""
     files.check_target(out, ".npz", ".npy")
     with commands.client(context, address, timeout) as client:
-        posterior = client.encode(model, commands.images(images), draw_seed=draw_seed, version=version)
+        array = commands.images(images)
+        parts = client.encode_stream(model, array, draw_seed=draw_seed, version=version)
+        posterior = commands.joined(parts, len(array))
     arrays = {"mean": posterior.mean, "log_variance": posterior.log_variance, "latent": posterior.latent}
     files.write_arrays(out, arrays)
     commands.done(out, f"{len(posterior.mean)} × {posterior.mean.shape[1]} latents", posterior.info)
@@ -231,9 +233,9 @@ def score(
     if out is not None:
         files.check_target(out, ".npz")
     with commands.client(context, address, timeout) as client:
-        scores = client.score(
-            model, commands.images(images), seed=seed, labels=commands.labels(labels), version=version
-        )
+        array = commands.images(images)
+        parts = client.score_stream(model, array, seed=seed, labels=commands.labels(labels), version=version)
+        scores = commands.joined(parts, len(array))
     if out is not None:
         files.write_arrays(out, {"log_likelihood": scores.log_likelihood, "bits_per_dim": scores.bits_per_dim})
     if as_json:

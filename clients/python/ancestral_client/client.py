@@ -5,16 +5,13 @@ Shapes: N images of a call, H rows, W columns, C channels, Z latent dimensions, 
 
 from __future__ import annotations
 
-import secrets
-import uuid
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
-import grpc
+import numpy as np
 from google.protobuf.message import Message
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ancestral.v1 import (
     inference_service_pb2,
@@ -22,20 +19,25 @@ from ancestral.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
 )
-from ancestral_client import _channel, _checks, _wire, errors
+from ancestral_client import _channel, _checks, _wire
+from ancestral_client._attempts import Attempts, Server, call
 from ancestral_client._batches import Batches
+from ancestral_client._requests import Requests
+from ancestral_client.bulk import MESSAGE_SIZE, BulkStream, Role, cut
 from ancestral_client.results import Decoding, Encoding, Features, Model, Samples, Scores
 from ancestral_client.stream import SampleStream
 
-_Request = TypeVar("_Request", bound=Message)
-_Reply = TypeVar("_Reply", bound=Message)
+_Result = TypeVar("_Result", bound=Encoding | Scores)
 
 
 class Client:
     """Calls one Ancestral server, or several replicas behind one name. May be shared between threads.
 
     `timeout` is the deadline of every call in seconds, all its attempts together; each method takes another one for
-    its call, and `math.inf` means none. Calls that find nobody answering are tried four times within about a second.
+    its call, and `math.inf` means none. A server that was there may be away, or too busy, for `retry_seconds`: calls
+    are repeated until it answers, which changes nothing in what they return. One that never was there is asked for
+    about a second.
+
     Images are uint8, 0 to 255: [N,H,W,C] or one image [H,W,C]; for a model with one channel also [N,H,W] and [H,W].
     Results always have the axis N. `version` 0 is the highest that is served. Class-conditional models, those whose
     `Model.label_count` is not 0, need labels to sample, score and extract features; others refuse them.
@@ -49,15 +51,18 @@ class Client:
         address: str = "localhost:8500",
         *,
         timeout: float = 60.0,
+        retry_seconds: float = 30.0,
         max_message_bytes: int = _channel.MAX_MESSAGE_BYTES,
     ) -> None:
         _checks.timeout_of(timeout)
+        self._server = Server(address, _checks.retry_seconds_of(retry_seconds))
         self.address = address
         self.timeout = timeout
         self._channel = _channel.open_channel(address, max_message_bytes)
         self._inference = inference_service_pb2_grpc.InferenceServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
-        self._batches = Batches(lambda name, version, timeout: self.model(name, version, timeout=timeout).image_shape)
+        batches = Batches(lambda name, version, timeout: self.model(name, version, timeout=timeout).image_shape)
+        self._requests = Requests(batches, max_message_bytes)
 
     def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""
@@ -73,13 +78,13 @@ class Client:
 
     def models(self, *, timeout: float | None = None) -> list[Model]:
         """Every version of every model, by name and version, including those that do not serve."""
-        reply = self._call(self._models.ListModels, model_service_pb2.ListModelsRequest(), timeout)
+        reply = call(self._models.ListModels, model_service_pb2.ListModelsRequest(), self._attempts(timeout))
         return [_wire.model(message) for message in reply.models]
 
     def model(self, name: str, version: int = 0, *, timeout: float | None = None) -> Model:
         """What one model is and can do."""
         request = model_service_pb2.GetModelRequest(name=name, version=_checks.version_of(version))
-        return _wire.model(self._call(self._models.GetModel, request, timeout).model)
+        return _wire.model(call(self._models.GetModel, request, self._attempts(timeout)).model)
 
     def load(self, name: str, version: int = 0, *, timeout: float | None = None) -> Model:
         """Has a version loaded, or loaded anew, from the server's folder: the highest there unless `version` says.
@@ -87,12 +92,12 @@ class Client:
         Returns when it serves; a BundleRefused leaves what served before in place.
         """
         request = model_service_pb2.LoadModelRequest(name=name, version=_checks.version_of(version))
-        return _wire.model(self._call(self._models.LoadModel, request, timeout).model)
+        return _wire.model(call(self._models.LoadModel, request, self._attempts(timeout)).model)
 
     def unload(self, name: str, version: int = 0, *, timeout: float | None = None) -> None:
         """Has a version taken out of service, or all of them; returns when their running calls have ended."""
         request = model_service_pb2.UnloadModelRequest(name=name, version=_checks.version_of(version))
-        self._call(self._models.UnloadModel, request, timeout)
+        call(self._models.UnloadModel, request, self._attempts(timeout))
 
     def sample(
         self,
@@ -118,7 +123,7 @@ class Client:
         are drawn. Each is one for all samples or [n,H,W,C]; the mask may lack the channels. A pixel is conditioned on
         what comes before it in raster order, so keep the top and draw the bottom rather than the other way round.
         """
-        request = self._sample_request(
+        request = self._requests.sample(
             model,
             n,
             seed=seed,
@@ -130,7 +135,7 @@ class Client:
             version=version,
             timeout=timeout,
         )
-        return _wire.samples(self._call(self._inference.Sample, request, timeout))
+        return _wire.samples(call(self._inference.Sample, request, self._attempts(timeout)))
 
     def sample_stream(
         self,
@@ -155,7 +160,7 @@ class Client:
         >>> with client.sample_stream("digits-pixelcnn", 16, seed=7) as events:  # doctest: +SKIP
         ...     first = next(events)
         """
-        sample = self._sample_request(
+        sample = self._requests.sample(
             model,
             n,
             seed=seed,
@@ -168,8 +173,7 @@ class Client:
             timeout=timeout,
         )
         request = inference_service_pb2.SampleStreamRequest(sample=sample, progress=progress)
-        options, failure = self._options(timeout)
-        return SampleStream(self._inference.SampleStream(request, **options), n, failure)
+        return SampleStream(self._inference.SampleStream, request, self._attempts(timeout))
 
     def encode(
         self,
@@ -177,25 +181,49 @@ class Client:
         images: ArrayLike,
         *,
         draw_seed: int | None = None,
+        first_index: int = 0,
         version: int = 0,
         timeout: float | None = None,
     ) -> Encoding:
-        """Mean and log-variance of q(z|x) for each image, [N,Z]; with `draw_seed` also one draw of z each."""
-        batch = self._batches.images("images", images, model, version, timeout)
-        request = inference_service_pb2.EncodeRequest(
-            model=model,
-            version=_checks.version_of(version),
-            images=_wire.pack(batch),
-            draw_seed=None if draw_seed is None else _checks.seed_of("draw_seed", draw_seed),
-        )
-        return _wire.encoding(self._call(self._inference.Encode, request, timeout))
+        """Mean and log-variance of q(z|x) for each image, [N,Z]; with `draw_seed` also one draw of z each.
+
+        The draws are those at `first_index` to `first_index + N - 1` of the seed's sequence.
+        """
+        batch = self._requests.images(images, model, version, timeout)
+        request = self._requests.encode(model, batch, draw_seed=draw_seed, first_index=first_index, version=version)
+        return _wire.encoding(call(self._inference.Encode, request, self._attempts(timeout)))
+
+    def encode_stream(
+        self,
+        model: str,
+        images: NDArray[np.uint8] | Iterable[ArrayLike],
+        *,
+        message_size: int = MESSAGE_SIZE,
+        draw_seed: int | None = None,
+        version: int = 0,
+        timeout: float | None = None,
+    ) -> BulkStream[Encoding]:
+        """`encode` of any number of images in one call, as fast as the model goes, in bounded memory.
+
+        `images` is an array, which is sent in messages of `message_size` images (one may be a memory map of a file), or
+        any iterable of arrays, each a message. There is one Encoding for each message, in order, and together they are
+        what one `encode` would give. `timeout` is how long to wait for an answer, not for all. See `BulkStream` for
+        what becomes of errors:
+
+        >>> for part in client.encode_stream("digits-vae", images):  # doctest: +SKIP
+        ...     part.mean  # [64,Z], of the last one perhaps fewer
+        """
+
+        def request(batch: NDArray[np.uint8], first: int) -> Message:
+            return self._requests.encode(model, batch, draw_seed=draw_seed, first_index=first, version=version)
+
+        role = Role("encode", self._inference.EncodeStream, inference_service_pb2.EncodeStreamRequest, _wire.encoding)
+        return self._bulk(role, request, model, images, message_size, version, timeout)
 
     def decode(self, model: str, latents: ArrayLike, *, version: int = 0, timeout: float | None = None) -> Decoding:
         """The image of each latent: `latents` is [N,Z] or one latent [Z], any real dtype, all finite."""
-        request = inference_service_pb2.DecodeRequest(
-            model=model, version=_checks.version_of(version), latents=_wire.pack(_checks.latent_batch(latents))
-        )
-        return _wire.decoding(self._call(self._inference.Decode, request, timeout))
+        request = self._requests.decode(model, latents, version=version)
+        return _wire.decoding(call(self._inference.Decode, request, self._attempts(timeout)))
 
     def features(
         self,
@@ -211,15 +239,10 @@ class Client:
 
         `labels` are the images' classes, [N] or one for all.
         """
-        batch = self._batches.images("images", images, model, version, timeout)
-        request = inference_service_pb2.ExtractFeaturesRequest(
-            model=model,
-            version=_checks.version_of(version),
-            images=_wire.pack(batch),
-            include_map=include_map,
-            labels=None if labels is None else _checks.labels_of(labels),
-        )
-        return _wire.features(self._call(self._inference.ExtractFeatures, request, timeout))
+        batch = self._requests.images(images, model, version, timeout)
+        classes = _checks.labels_of(labels)
+        request = self._requests.features(model, batch, include_map=include_map, labels=classes, version=version)
+        return _wire.features(call(self._inference.ExtractFeatures, request, self._attempts(timeout)))
 
     def score(
         self,
@@ -227,6 +250,7 @@ class Client:
         images: ArrayLike,
         *,
         seed: int = 0,
+        first_index: int = 0,
         labels: ArrayLike | None = None,
         version: int = 0,
         timeout: float | None = None,
@@ -234,62 +258,51 @@ class Client:
         """Log-likelihood in nats and bits per dimension of each image, [N].
 
         `labels` are the images' classes, [N] or one for all: a likelihood is that of the image given its class. Where
-        the model gives only a lower bound, that needs draws: `seed` fixes them.
+        the model gives only a lower bound, that needs draws: `seed` fixes them, from its `first_index` on.
         """
-        batch = self._batches.images("images", images, model, version, timeout)
-        request = inference_service_pb2.ScoreRequest(
-            model=model,
-            version=_checks.version_of(version),
-            images=_wire.pack(batch),
-            seed=_checks.seed_of("seed", seed),
-            labels=None if labels is None else _checks.labels_of(labels),
+        batch = self._requests.images(images, model, version, timeout)
+        classes = _checks.labels_of(labels)
+        request = self._requests.score(
+            model, batch, seed=seed, first_index=first_index, labels=classes, version=version
         )
-        return _wire.scores(self._call(self._inference.Score, request, timeout))
+        return _wire.scores(call(self._inference.Score, request, self._attempts(timeout)))
 
-    def _sample_request(
+    def score_stream(
         self,
         model: str,
-        n: int,
+        images: NDArray[np.uint8] | Iterable[ArrayLike],
         *,
-        seed: int | None,
-        first_index: int,
-        temperature: float | None,
-        label: int | None,
-        given: ArrayLike | None,
-        known: ArrayLike | None,
+        message_size: int = MESSAGE_SIZE,
+        seed: int = 0,
+        labels: ArrayLike | None = None,
+        version: int = 0,
+        timeout: float | None = None,
+    ) -> BulkStream[Scores]:
+        """`score` of any number of images in one call; as `encode_stream`. `labels`: one for all, or one per image."""
+        classes = _checks.labels_of(labels)
+
+        def request(batch: NDArray[np.uint8], first: int) -> Message:
+            own = classes[first : first + len(batch)] if classes is not None and len(classes) > 1 else classes
+            return self._requests.score(model, batch, seed=seed, first_index=first, labels=own, version=version)
+
+        role = Role("score", self._inference.ScoreStream, inference_service_pb2.ScoreStreamRequest, _wire.scores)
+        return self._bulk(role, request, model, images, message_size, version, timeout)
+
+    def _bulk(
+        self,
+        role: Role[_Result],
+        request: Callable[[NDArray[np.uint8], int], Message],
+        model: str,
+        images: NDArray[np.uint8] | Iterable[ArrayLike],
+        message_size: int,
         version: int,
         timeout: float | None,
-    ) -> inference_service_pb2.SampleRequest:
-        request = inference_service_pb2.SampleRequest(
-            model=model,
-            version=_checks.version_of(version),
-            count=_checks.count_of(n),
-            # Drawn here and not by the server, so that a call that is tried again asks for the same images.
-            seed=secrets.randbits(63) if seed is None else _checks.seed_of("seed", seed),
-            first_index=_checks.first_index_of(first_index),
-            temperature=temperature,
-            label=None if label is None else _checks.label_of("label", label),
-        )
-        if given is not None:
-            request.given.CopyFrom(_wire.pack(self._batches.images("given", given, model, version, timeout)))
-        if known is not None:
-            request.known.CopyFrom(_wire.pack(self._batches.mask("known", known, model, version, timeout)))
-        return request
+    ) -> BulkStream[_Result]:
+        def fit(batch: ArrayLike) -> NDArray[np.uint8]:
+            return self._requests.images(batch, model, version, timeout)
 
-    def _call(
-        self, rpc: grpc.UnaryUnaryMultiCallable[_Request, _Reply], request: _Request, timeout: float | None
-    ) -> _Reply:
-        options, failure = self._options(timeout)
-        try:
-            return rpc(request, **options)
-        except grpc.RpcError as error:
-            raise failure(error) from None
+        batches = cut(images, _checks.count_of("message_size", message_size), fit)
+        return BulkStream(batches, fit, request, role, self._attempts(timeout, rolling=True))
 
-    def _options(
-        self, timeout: float | None
-    ) -> tuple[dict[str, Any], Callable[[grpc.RpcError], errors.AncestralError]]:
-        """What goes with every call, and what makes an exception of its failure."""
-        seconds = self.timeout if timeout is None else timeout
-        request_id = uuid.uuid4().hex  # ours, so that it is known even if no answer comes
-        options = {"timeout": _checks.timeout_of(seconds), "metadata": (("x-request-id", request_id),)}
-        return options, partial(errors.from_rpc, address=self.address, timeout=seconds, request_id=request_id)
+    def _attempts(self, timeout: float | None, *, rolling: bool = False) -> Attempts:
+        return Attempts(self._server, self.timeout if timeout is None else timeout, rolling=rolling)

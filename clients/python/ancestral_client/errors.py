@@ -2,11 +2,11 @@
 
 AncestralError             any call that failed; `request_id` is what the server logged it under
 ├── InvalidArgument        a value is wrong; found by the client or by the server (also a ValueError)
+│   └── MessageTooLarge    the request or the reply is above the message limit: ask for fewer images, or use a stream
 ├── NotFound               no such model or version (also a LookupError)
 ├── Unimplemented          the server does not know the call: another or an older server
 │   └── RoleNotSupported   the model cannot do that: for example encode with a PixelCNN
 ├── Overloaded             the server has too much to do; `retry_after` says when to try again
-├── MessageTooLarge        the request or the reply is above the message limit: ask for fewer images
 ├── BundleRefused          what should be loaded is not fit to serve
 ├── DeadlineExceeded       no answer in time (also a TimeoutError)
 ├── Unavailable            nothing answers there, or the model does not serve now (also a ConnectionError)
@@ -16,12 +16,13 @@ AncestralError             any call that failed; `request_id` is what the server
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 _Detail = TypeVar("_Detail")
@@ -45,6 +46,15 @@ class AncestralError(Exception):
         """The id that the server logged the call under; empty if it never reached a server."""
         self.reason = reason
         """UPPER_SNAKE, for programs; empty if the server gave none."""
+        self.index: int | None = None
+        """Which message of a stream it is about, counted from 0; None if it is about a call."""
+
+    def of_message(self, index: int) -> Self:
+        """The same error, about one message of a stream."""
+        self.index = index
+        self.message = f"message {index}: {self.message}"
+        self.args = (self.message,)
+        return self
 
 
 class InvalidArgument(AncestralError, ValueError):
@@ -55,6 +65,10 @@ class InvalidArgument(AncestralError, ValueError):
     ) -> None:
         super().__init__(message, request_id=request_id, reason=reason)
         self.violations = violations
+
+
+class MessageTooLarge(InvalidArgument):
+    """The request or the reply is above the message limit."""
 
 
 class NotFound(AncestralError, LookupError):
@@ -85,10 +99,6 @@ class Overloaded(AncestralError):
         """Seconds after which a retry may fit; None if the server did not say."""
 
 
-class MessageTooLarge(AncestralError):
-    """The request or the reply is above the message limit."""
-
-
 class BundleRefused(AncestralError):
     """What should be loaded is not fit to serve: the message names the file and the reason."""
 
@@ -99,6 +109,11 @@ class DeadlineExceeded(AncestralError, TimeoutError):
 
 class Unavailable(AncestralError, ConnectionError):
     """Nothing answers there, or the model does not serve now."""
+
+    def __init__(self, message: str, *, connected: bool = True, request_id: str = "", reason: str = "") -> None:
+        super().__init__(message, request_id=request_id, reason=reason)
+        self.connected = connected
+        """Whether something was there: a server that says so, or a connection that broke."""
 
 
 class Cancelled(AncestralError):
@@ -120,11 +135,22 @@ def from_rpc(error: grpc.RpcError, *, address: str, timeout: float, request_id: 
     """The exception for a failed call to `address` that had `timeout` seconds."""
     code: grpc.StatusCode = error.code()
     text: str = error.details() or code.name
-    details = _details(error)
+    return _error(code, text, _details(error), address=address, timeout=timeout, request_id=request_id)
+
+
+def from_status(status: status_pb2.Status) -> AncestralError:
+    """The exception for one message of a stream."""
+    code = next((code for code in grpc.StatusCode if code.value[0] == status.code), grpc.StatusCode.UNKNOWN)
+    return _error(code, status.message, _unpacked(status), address="", timeout=0, request_id="")
+
+
+def _error(
+    code: grpc.StatusCode, text: str, details: list[object], *, address: str, timeout: float, request_id: str
+) -> AncestralError:
     info = _find(details, error_details_pb2.ErrorInfo)
     reason = info.reason if info is not None else ""
     request = _find(details, error_details_pb2.RequestInfo)
-    about = {"request_id": request.request_id if request is not None else request_id, "reason": reason}
+    about: Any = {"request_id": request.request_id if request is not None else request_id, "reason": reason}
 
     match code:
         case grpc.StatusCode.INVALID_ARGUMENT:
@@ -144,7 +170,7 @@ def from_rpc(error: grpc.RpcError, *, address: str, timeout: float, request_id: 
             after = retry.retry_delay.ToTimedelta().total_seconds() if retry is not None else None
             return Overloaded(text, retry_after=after, **about)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return MessageTooLarge(f"above the message limit, ask for fewer images at once ({text})", **about)
+            return MessageTooLarge(_too_large(text), **about)
         case grpc.StatusCode.FAILED_PRECONDITION if reason == "BUNDLE_REFUSED":
             return BundleRefused(text, **about)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -153,7 +179,8 @@ def from_rpc(error: grpc.RpcError, *, address: str, timeout: float, request_id: 
         case grpc.StatusCode.UNAVAILABLE if reason:
             return Unavailable(text, **about)
         case grpc.StatusCode.UNAVAILABLE if _nothing_listens(text):
-            return Unavailable(f"nothing listens at {address}; start a server with: make serve", **about)
+            said = f"nothing listens at {address}; start a server with: make serve"
+            return Unavailable(said, connected=False, **about)
         case grpc.StatusCode.UNAVAILABLE:
             return Unavailable(f"the server at {address} does not answer ({text})", **about)
         case grpc.StatusCode.CANCELLED:
@@ -168,6 +195,17 @@ def _nothing_listens(text: str) -> bool:
     return any(sign in lower for sign in ("failed to connect", "connection refused", "dns resolution failed"))
 
 
+STREAMS = "encode_stream and score_stream cut an array into messages, sample_stream sends each image by itself"
+"""What to do about a message that is too large."""
+
+
+def _too_large(text: str) -> str:
+    """What gRPC says in "SERVER: Received message larger than max (1200025 vs. 1048576)", and what to do about it."""
+    sizes = re.search(r"\((\d+) vs\. (\d+)\)", text)
+    found = f"a message of {sizes[1]} bytes is above the limit of {sizes[2]}" if sizes else "above the message limit"
+    return f"{found}: send or ask for fewer images at once; {STREAMS} ({text})"
+
+
 _KINDS = (
     error_details_pb2.BadRequest,
     error_details_pb2.ErrorInfo,
@@ -179,14 +217,15 @@ _KINDS = (
 
 def _details(error: grpc.RpcError) -> list[object]:
     """The google.rpc messages that came with an error; none where they cannot be read."""
-    found: list[object] = []
     try:
         status = rpc_status.from_call(error)
-        for packed in status.details if status is not None else ():
-            found += [kind.FromString(packed.value) for kind in _KINDS if packed.Is(kind.DESCRIPTOR)]
+        return _unpacked(status) if status is not None else []
     except (ValueError, DecodeError):
         return []  # they contradict the status or are garbled: not from a server of ours
-    return found
+
+
+def _unpacked(status: status_pb2.Status) -> list[object]:
+    return [kind.FromString(packed.value) for packed in status.details for kind in _KINDS if packed.Is(kind.DESCRIPTOR)]
 
 
 def _find(details: list[object], kind: type[_Detail]) -> _Detail | None:

@@ -26,43 +26,54 @@ from ancestral.v1 import bundle_pb2 as ancestral_dot_v1_dot_bundle__pb2
 from ancestral.v1 import priority_pb2 as ancestral_dot_v1_dot_priority__pb2
 from ancestral.v1 import tensor_pb2 as ancestral_dot_v1_dot_tensor__pb2
 from ancestral.v1 import timing_pb2 as ancestral_dot_v1_dot_timing__pb2
+from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$ancestral/v1/inference_service.proto\x12\x0c\x61ncestral.v1\x1a\x19\x61ncestral/v1/bundle.proto\x1a\x1b\x61ncestral/v1/priority.proto\x1a\x19\x61ncestral/v1/tensor.proto\x1a\x19\x61ncestral/v1/timing.proto\"\xab\x02\n\rSampleRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\x12\x11\n\x04seed\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x0b\x66irst_index\x18\x05 \x01(\x03\x12\x18\n\x0btemperature\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05label\x18\x07 \x01(\x05H\x02\x88\x01\x01\x12#\n\x05given\x18\x08 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12#\n\x05known\x18\t \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12(\n\x08priority\x18\n \x01(\x0e\x32\x16.ancestral.v1.PriorityB\x07\n\x05_seedB\x0e\n\x0c_temperatureB\x08\n\x06_label\"\xae\x01\n\x0eSampleResponse\x12%\n\x04info\x18\x01 \x01(\x0b\x32\x17.ancestral.v1.ReplyInfo\x12$\n\x06images\x18\x02 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12,\n\x0elog_likelihood\x18\x03 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12\x0c\n\x04seed\x18\x04 \x01(\x03\x12\x13\n\x0b\x66irst_index\x18\x05 \x01(\x03\"T\n\x13SampleStreamRequest\x12+\n\x06sample\x18\x01 \x01(\x0b\x32\x1b.ancestral.v1.SampleRequest\x12\x10\n\x08progress\x18\x02 \x01(\x08\"\x9c\x01\n\x14SampleStreamResponse\x12%\n\x04info\x18\x01 \x01(\x0b\x32\x17.ancestral.v1.ReplyInfo\x12+\n\x05image\x18\x02 \x01(\x0b\x32\x1a.ancestral.v1.SampledImageH\x00\x12\'\n\x03row\x18\x03 \x01(\x0b\x32\x18.ancestral.v1.PaintedRowH\x00\x42\x07\n\x05\x65vent\"\x80\x01\n\x0cSampledImage\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x0c\n\x04seed\x18\x02 \x01(\x03\x12#\n\x05image\x18\x03 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12\x1b\n\x0elog_likelihood\x18\x04 \x01(\x02H\x00\x88\x01\x01\x42\x11\n\x0f_log_likelihood\"N\n\nPaintedRow\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x0b\n\x03row\x18\x02 \x01(\x05\x12$\n\x06pixels\x18\x03 \x01(\x0b\x32\x14.ancestral.v1.Tensor\"\xa5\x01\n\rEncodeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12$\n\x06images\x18\x03 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12\x16\n\tdraw_seed\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12(\n\x08priority\x18\x06 \x01(\x0e\x32\x16.ancestral.v1.PriorityB\x0c\n\n_draw_seed\"\xad\x01\n\x0e\x45ncodeResponse\x12%\n\x04info\x18\x01 \x01(\x0b\x32\x17.ancestral.v1.ReplyInfo\x12\"\n\x04mean\x18\x02 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12*\n\x0clog_variance\x18\x03 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12$\n\x06latent\x18\x04 \x01(\x0b\x32\x14.ancestral.v1.Tensor\"\x80\x01\n\rDecodeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12%\n\x07latents\x18\x03 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.ancestral.v1.Priority\"]\n\x0e\x44\x65\x63odeResponse\x12%\n\x04info\x18\x01 \x01(\x0b\x32\x17.ancestral.v1.ReplyInfo\x12$\n\x06images\x18\x02 \x01(\x0b\x32\x14.ancestral.v1.Tensor\"\xad\x01\n\x16\x45xtractFeaturesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12$\n\x06images\x18\x03 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12\x13\n\x0binclude_map\x18\x04 \x01(\x08\x12\x0e\n\x06labels\x18\x05 \x03(\x05\x12(\n\x08priority\x18\x06 \x01(\x0e\x32\x16.ancestral.v1.Priority\"\x93\x01\n\x17\x45xtractFeaturesResponse\x12%\n\x04info\x18\x01 \x01(\x0b\x32\x17.ancestral.v1.ReplyInfo\x12&\n\x08\x66\x65\x61tures\x18\x02 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12)\n\x0b\x66\x65\x61ture_map\x18\x03 \x01(\x0b\x32\x14.ancestral.v1.Tensor\"\x9c\x01\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12$\n\x06images\x18\x03 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12\x0c\n\x04seed\x18\x04 \x01(\x03\x12\x0e\n\x06labels\x18\x05 \x03(\x05\x12(\n\x08priority\x18\x07 \x01(\x0e\x32\x16.ancestral.v1.Priority\"\xbe\x01\n\rScoreResponse\x12%\n\x04info\x18\x01 \x01(\x0b\x32\x17.ancestral.v1.ReplyInfo\x12,\n\x0elog_likelihood\x18\x02 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12*\n\x0c\x62its_per_dim\x18\x03 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12,\n\nlikelihood\x18\x04 \x01(\x0e\x32\x18.ancestral.v1.Likelihood2\xdc\x03\n\x10InferenceService\x12\x43\n\x06Sample\x12\x1b.ancestral.v1.SampleRequest\x1a\x1c.ancestral.v1.SampleResponse\x12W\n\x0cSampleStream\x12!.ancestral.v1.SampleStreamRequest\x1a\".ancestral.v1.SampleStreamResponse0\x01\x12\x43\n\x06\x45ncode\x12\x1b.ancestral.v1.EncodeRequest\x1a\x1c.ancestral.v1.EncodeResponse\x12\x43\n\x06\x44\x65\x63ode\x12\x1b.ancestral.v1.DecodeRequest\x1a\x1c.ancestral.v1.DecodeResponse\x12^\n\x0f\x45xtractFeatures\x12$.ancestral.v1.ExtractFeaturesRequest\x1a%.ancestral.v1.ExtractFeaturesResponse\x12@\n\x05Score\x12\x1a.ancestral.v1.ScoreRequest\x1a\x1b.ancestral.v1.ScoreResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$ancestral/v1/inference_service.proto\x12\x0c\x61ncestral.v1\x1a\x19\x61ncestral/v1/bundle.proto\x1a\x1b\x61ncestral/v1/priority.proto\x1a\x19\x61ncestral/v1/tensor.proto\x1a\x19\x61ncestral/v1/timing.proto\x1a\x19google/protobuf/any.proto\"\xab\x02\n\rSampleRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\x12\x11\n\x04seed\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x0b\x66irst_index\x18\x05 \x01(\x03\x12\x18\n\x0btemperature\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05label\x18\x07 \x01(\x05H\x02\x88\x01\x01\x12#\n\x05given\x18\x08 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12#\n\x05known\x18\t \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12(\n\x08priority\x18\n \x01(\x0e\x32\x16.ancestral.v1.PriorityB\x07\n\x05_seedB\x0e\n\x0c_temperatureB\x08\n\x06_label\"\xae\x01\n\x0eSampleResponse\x12%\n\x04info\x18\x01 \x01(\x0b\x32\x17.ancestral.v1.ReplyInfo\x12$\n\x06images\x18\x02 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12,\n\x0elog_likelihood\x18\x03 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12\x0c\n\x04seed\x18\x04 \x01(\x03\x12\x13\n\x0b\x66irst_index\x18\x05 \x01(\x03\"T\n\x13SampleStreamRequest\x12+\n\x06sample\x18\x01 \x01(\x0b\x32\x1b.ancestral.v1.SampleRequest\x12\x10\n\x08progress\x18\x02 \x01(\x08\"\x9c\x01\n\x14SampleStreamResponse\x12%\n\x04info\x18\x01 \x01(\x0b\x32\x17.ancestral.v1.ReplyInfo\x12+\n\x05image\x18\x02 \x01(\x0b\x32\x1a.ancestral.v1.SampledImageH\x00\x12\'\n\x03row\x18\x03 \x01(\x0b\x32\x18.ancestral.v1.PaintedRowH\x00\x42\x07\n\x05\x65vent\"\x80\x01\n\x0cSampledImage\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x0c\n\x04seed\x18\x02 \x01(\x03\x12#\n\x05image\x18\x03 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12\x1b\n\x0elog_likelihood\x18\x04 \x01(\x02H\x00\x88\x01\x01\x42\x11\n\x0f_log_likelihood\"N\n\nPaintedRow\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x0b\n\x03row\x18\x02 \x01(\x05\x12$\n\x06pixels\x18\x03 \x01(\x0b\x32\x14.ancestral.v1.Tensor\"\xba\x01\n\rEncodeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12$\n\x06images\x18\x03 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12\x16\n\tdraw_seed\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x0b\x66irst_index\x18\x05 \x01(\x03\x12(\n\x08priority\x18\x06 \x01(\x0e\x32\x16.ancestral.v1.PriorityB\x0c\n\n_draw_seed\"\xad\x01\n\x0e\x45ncodeResponse\x12%\n\x04info\x18\x01 \x01(\x0b\x32\x17.ancestral.v1.ReplyInfo\x12\"\n\x04mean\x18\x02 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12*\n\x0clog_variance\x18\x03 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12$\n\x06latent\x18\x04 \x01(\x0b\x32\x14.ancestral.v1.Tensor\"\x80\x01\n\rDecodeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12%\n\x07latents\x18\x03 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.ancestral.v1.Priority\"]\n\x0e\x44\x65\x63odeResponse\x12%\n\x04info\x18\x01 \x01(\x0b\x32\x17.ancestral.v1.ReplyInfo\x12$\n\x06images\x18\x02 \x01(\x0b\x32\x14.ancestral.v1.Tensor\"\xad\x01\n\x16\x45xtractFeaturesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12$\n\x06images\x18\x03 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12\x13\n\x0binclude_map\x18\x04 \x01(\x08\x12\x0e\n\x06labels\x18\x05 \x03(\x05\x12(\n\x08priority\x18\x06 \x01(\x0e\x32\x16.ancestral.v1.Priority\"\x93\x01\n\x17\x45xtractFeaturesResponse\x12%\n\x04info\x18\x01 \x01(\x0b\x32\x17.ancestral.v1.ReplyInfo\x12&\n\x08\x66\x65\x61tures\x18\x02 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12)\n\x0b\x66\x65\x61ture_map\x18\x03 \x01(\x0b\x32\x14.ancestral.v1.Tensor\"\xb1\x01\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12$\n\x06images\x18\x03 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12\x0c\n\x04seed\x18\x04 \x01(\x03\x12\x0e\n\x06labels\x18\x05 \x03(\x05\x12\x13\n\x0b\x66irst_index\x18\x06 \x01(\x03\x12(\n\x08priority\x18\x07 \x01(\x0e\x32\x16.ancestral.v1.Priority\"\xbe\x01\n\rScoreResponse\x12%\n\x04info\x18\x01 \x01(\x0b\x32\x17.ancestral.v1.ReplyInfo\x12,\n\x0elog_likelihood\x18\x02 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12*\n\x0c\x62its_per_dim\x18\x03 \x01(\x0b\x32\x14.ancestral.v1.Tensor\x12,\n\nlikelihood\x18\x04 \x01(\x0e\x32\x18.ancestral.v1.Likelihood\"B\n\x13\x45ncodeStreamRequest\x12+\n\x06\x65ncode\x18\x01 \x01(\x0b\x32\x1b.ancestral.v1.EncodeRequest\"\x8d\x01\n\x14\x45ncodeStreamResponse\x12\r\n\x05index\x18\x01 \x01(\x03\x12.\n\x06\x65ncode\x18\x02 \x01(\x0b\x32\x1c.ancestral.v1.EncodeResponseH\x00\x12+\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1a.ancestral.v1.MessageErrorH\x00\x42\t\n\x07outcome\"?\n\x12ScoreStreamRequest\x12)\n\x05score\x18\x01 \x01(\x0b\x32\x1a.ancestral.v1.ScoreRequest\"\x8a\x01\n\x13ScoreStreamResponse\x12\r\n\x05index\x18\x01 \x01(\x03\x12,\n\x05score\x18\x02 \x01(\x0b\x32\x1b.ancestral.v1.ScoreResponseH\x00\x12+\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1a.ancestral.v1.MessageErrorH\x00\x42\t\n\x07outcome\"T\n\x0cMessageError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12%\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32\x14.google.protobuf.Any2\x8f\x05\n\x10InferenceService\x12\x43\n\x06Sample\x12\x1b.ancestral.v1.SampleRequest\x1a\x1c.ancestral.v1.SampleResponse\x12W\n\x0cSampleStream\x12!.ancestral.v1.SampleStreamRequest\x1a\".ancestral.v1.SampleStreamResponse0\x01\x12\x43\n\x06\x45ncode\x12\x1b.ancestral.v1.EncodeRequest\x1a\x1c.ancestral.v1.EncodeResponse\x12Y\n\x0c\x45ncodeStream\x12!.ancestral.v1.EncodeStreamRequest\x1a\".ancestral.v1.EncodeStreamResponse(\x01\x30\x01\x12\x43\n\x06\x44\x65\x63ode\x12\x1b.ancestral.v1.DecodeRequest\x1a\x1c.ancestral.v1.DecodeResponse\x12^\n\x0f\x45xtractFeatures\x12$.ancestral.v1.ExtractFeaturesRequest\x1a%.ancestral.v1.ExtractFeaturesResponse\x12@\n\x05Score\x12\x1a.ancestral.v1.ScoreRequest\x1a\x1b.ancestral.v1.ScoreResponse\x12V\n\x0bScoreStream\x12 .ancestral.v1.ScoreStreamRequest\x1a!.ancestral.v1.ScoreStreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ancestral.v1.inference_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SAMPLEREQUEST']._serialized_start=165
-  _globals['_SAMPLEREQUEST']._serialized_end=464
-  _globals['_SAMPLERESPONSE']._serialized_start=467
-  _globals['_SAMPLERESPONSE']._serialized_end=641
-  _globals['_SAMPLESTREAMREQUEST']._serialized_start=643
-  _globals['_SAMPLESTREAMREQUEST']._serialized_end=727
-  _globals['_SAMPLESTREAMRESPONSE']._serialized_start=730
-  _globals['_SAMPLESTREAMRESPONSE']._serialized_end=886
-  _globals['_SAMPLEDIMAGE']._serialized_start=889
-  _globals['_SAMPLEDIMAGE']._serialized_end=1017
-  _globals['_PAINTEDROW']._serialized_start=1019
-  _globals['_PAINTEDROW']._serialized_end=1097
-  _globals['_ENCODEREQUEST']._serialized_start=1100
-  _globals['_ENCODEREQUEST']._serialized_end=1265
-  _globals['_ENCODERESPONSE']._serialized_start=1268
-  _globals['_ENCODERESPONSE']._serialized_end=1441
-  _globals['_DECODEREQUEST']._serialized_start=1444
-  _globals['_DECODEREQUEST']._serialized_end=1572
-  _globals['_DECODERESPONSE']._serialized_start=1574
-  _globals['_DECODERESPONSE']._serialized_end=1667
-  _globals['_EXTRACTFEATURESREQUEST']._serialized_start=1670
-  _globals['_EXTRACTFEATURESREQUEST']._serialized_end=1843
-  _globals['_EXTRACTFEATURESRESPONSE']._serialized_start=1846
-  _globals['_EXTRACTFEATURESRESPONSE']._serialized_end=1993
-  _globals['_SCOREREQUEST']._serialized_start=1996
-  _globals['_SCOREREQUEST']._serialized_end=2152
-  _globals['_SCORERESPONSE']._serialized_start=2155
-  _globals['_SCORERESPONSE']._serialized_end=2345
-  _globals['_INFERENCESERVICE']._serialized_start=2348
-  _globals['_INFERENCESERVICE']._serialized_end=2824
+  _globals['_SAMPLEREQUEST']._serialized_start=192
+  _globals['_SAMPLEREQUEST']._serialized_end=491
+  _globals['_SAMPLERESPONSE']._serialized_start=494
+  _globals['_SAMPLERESPONSE']._serialized_end=668
+  _globals['_SAMPLESTREAMREQUEST']._serialized_start=670
+  _globals['_SAMPLESTREAMREQUEST']._serialized_end=754
+  _globals['_SAMPLESTREAMRESPONSE']._serialized_start=757
+  _globals['_SAMPLESTREAMRESPONSE']._serialized_end=913
+  _globals['_SAMPLEDIMAGE']._serialized_start=916
+  _globals['_SAMPLEDIMAGE']._serialized_end=1044
+  _globals['_PAINTEDROW']._serialized_start=1046
+  _globals['_PAINTEDROW']._serialized_end=1124
+  _globals['_ENCODEREQUEST']._serialized_start=1127
+  _globals['_ENCODEREQUEST']._serialized_end=1313
+  _globals['_ENCODERESPONSE']._serialized_start=1316
+  _globals['_ENCODERESPONSE']._serialized_end=1489
+  _globals['_DECODEREQUEST']._serialized_start=1492
+  _globals['_DECODEREQUEST']._serialized_end=1620
+  _globals['_DECODERESPONSE']._serialized_start=1622
+  _globals['_DECODERESPONSE']._serialized_end=1715
+  _globals['_EXTRACTFEATURESREQUEST']._serialized_start=1718
+  _globals['_EXTRACTFEATURESREQUEST']._serialized_end=1891
+  _globals['_EXTRACTFEATURESRESPONSE']._serialized_start=1894
+  _globals['_EXTRACTFEATURESRESPONSE']._serialized_end=2041
+  _globals['_SCOREREQUEST']._serialized_start=2044
+  _globals['_SCOREREQUEST']._serialized_end=2221
+  _globals['_SCORERESPONSE']._serialized_start=2224
+  _globals['_SCORERESPONSE']._serialized_end=2414
+  _globals['_ENCODESTREAMREQUEST']._serialized_start=2416
+  _globals['_ENCODESTREAMREQUEST']._serialized_end=2482
+  _globals['_ENCODESTREAMRESPONSE']._serialized_start=2485
+  _globals['_ENCODESTREAMRESPONSE']._serialized_end=2626
+  _globals['_SCORESTREAMREQUEST']._serialized_start=2628
+  _globals['_SCORESTREAMREQUEST']._serialized_end=2691
+  _globals['_SCORESTREAMRESPONSE']._serialized_start=2694
+  _globals['_SCORESTREAMRESPONSE']._serialized_end=2832
+  _globals['_MESSAGEERROR']._serialized_start=2834
+  _globals['_MESSAGEERROR']._serialized_end=2918
+  _globals['_INFERENCESERVICE']._serialized_start=2921
+  _globals['_INFERENCESERVICE']._serialized_end=3576
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from ancestral.v1 import priority_pb2 as _priority_pb2
 from ancestral.v1 import tensor_pb2 as _tensor_pb2
 from ancestral.v1 import timing_pb2 as _timing_pb2
 from collections import abc as _abc
+from google.protobuf import any_pb2 as _any_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -293,13 +294,18 @@ class EncodeRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
     DRAW_SEED_FIELD_NUMBER: _builtins.int
+    FIRST_INDEX_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. Required."""
     version: _builtins.int
     """Version of the model, >= 1. Unset or 0: the highest that is served."""
     draw_seed: _builtins.int
-    """Draw z from q(z|x) with this seed, 0 to 2^63 - 1; image i uses stream (seed, i). Unset: no draw."""
+    """Draw z from q(z|x) with this seed, 0 to 2^63 - 1; image i uses stream (seed, first_index + i). Unset: no draw."""
+    first_index: _builtins.int
+    """Index of the first image in the seed's sequence, >= 0. With it the draws do not depend on how many images are cut into
+    calls or messages.
+    """
     priority: _priority_pb2.Priority.ValueType
     """Who goes first where calls have to wait. Unset: interactive."""
     @_builtins.property
@@ -313,11 +319,12 @@ class EncodeRequest(_message.Message):
         version: _builtins.int = ...,
         images: _tensor_pb2.Tensor | None = ...,
         draw_seed: _builtins.int | None = ...,
+        first_index: _builtins.int = ...,
         priority: _priority_pb2.Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_draw_seed", b"_draw_seed", "draw_seed", b"draw_seed", "images", b"images"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_draw_seed", b"_draw_seed", "draw_seed", b"draw_seed", "images", b"images", "model", b"model", "priority", b"priority", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_draw_seed", b"_draw_seed", "draw_seed", b"draw_seed", "first_index", b"first_index", "images", b"images", "model", b"model", "priority", b"priority", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__draw_seed: _TypeAlias = _typing.Literal["draw_seed"]  # noqa: Y015
     _WhichOneofArgType__draw_seed: _TypeAlias = _typing.Literal["_draw_seed", b"_draw_seed"]  # noqa: Y015
@@ -528,15 +535,18 @@ class ScoreRequest(_message.Message):
     IMAGES_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    FIRST_INDEX_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. Required."""
     version: _builtins.int
     """Version of the model, >= 1. Unset or 0: the highest that is served."""
     seed: _builtins.int
-    """Seed of the draws that a stochastic bound needs, 0 to 2^63 - 1; image i uses stream (seed, i). Unset: 0. Exact
-    likelihoods do not depend on it.
+    """Seed of the draws that a stochastic bound needs, 0 to 2^63 - 1; image i uses stream (seed, first_index + i). Unset: 0.
+    Exact likelihoods do not depend on it.
     """
+    first_index: _builtins.int
+    """Index of the first image in the seed's sequence, >= 0, as in EncodeRequest."""
     priority: _priority_pb2.Priority.ValueType
     """Who goes first where calls have to wait. Unset: interactive."""
     @_builtins.property
@@ -557,11 +567,12 @@ class ScoreRequest(_message.Message):
         images: _tensor_pb2.Tensor | None = ...,
         seed: _builtins.int = ...,
         labels: _abc.Iterable[_builtins.int] | None = ...,
+        first_index: _builtins.int = ...,
         priority: _priority_pb2.Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["images", b"images"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "labels", b"labels", "model", b"model", "priority", b"priority", "seed", b"seed", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_index", b"first_index", "images", b"images", "labels", b"labels", "model", b"model", "priority", b"priority", "seed", b"seed", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -606,3 +617,155 @@ class ScoreResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ScoreResponse: _TypeAlias = ScoreResponse  # noqa: Y015
+
+@_typing.final
+class EncodeStreamRequest(_message.Message):
+    """One message of an EncodeStream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENCODE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def encode(self) -> Global___EncodeRequest:
+        """What to encode. `model` and `version` may be unset once the stream is bound to a model; `priority` unset means batch."""
+
+    def __init__(
+        self,
+        *,
+        encode: Global___EncodeRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["encode", b"encode"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encode", b"encode"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EncodeStreamRequest: _TypeAlias = EncodeStreamRequest  # noqa: Y015
+
+@_typing.final
+class EncodeStreamResponse(_message.Message):
+    """The answer to one message of an EncodeStream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    ENCODE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Which message this answers, counted from 0. Answers come in order, each once."""
+    @_builtins.property
+    def encode(self) -> Global___EncodeResponse:
+        """The posteriors of its images."""
+
+    @_builtins.property
+    def error(self) -> Global___MessageError:
+        """Why there are none. The stream goes on."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        encode: Global___EncodeResponse | None = ...,
+        error: Global___MessageError | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["encode", b"encode", "error", b"error", "outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encode", b"encode", "error", b"error", "index", b"index", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["encode", "error"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___EncodeStreamResponse: _TypeAlias = EncodeStreamResponse  # noqa: Y015
+
+@_typing.final
+class ScoreStreamRequest(_message.Message):
+    """One message of a ScoreStream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCORE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def score(self) -> Global___ScoreRequest:
+        """What to score. `model` and `version` may be unset once the stream is bound to a model; `priority` unset means batch."""
+
+    def __init__(
+        self,
+        *,
+        score: Global___ScoreRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["score", b"score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoreStreamRequest: _TypeAlias = ScoreStreamRequest  # noqa: Y015
+
+@_typing.final
+class ScoreStreamResponse(_message.Message):
+    """The answer to one message of a ScoreStream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Which message this answers, counted from 0. Answers come in order, each once."""
+    @_builtins.property
+    def score(self) -> Global___ScoreResponse:
+        """The log-likelihoods of its images."""
+
+    @_builtins.property
+    def error(self) -> Global___MessageError:
+        """Why there are none. The stream goes on."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        score: Global___ScoreResponse | None = ...,
+        error: Global___MessageError | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "score", b"score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "index", b"index", "outcome", b"outcome", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["score", "error"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___ScoreStreamResponse: _TypeAlias = ScoreStreamResponse  # noqa: Y015
+
+@_typing.final
+class MessageError(_message.Message):
+    """The error of one message of a stream. Field by field a google.rpc.Status, and may be parsed as one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """A google.rpc.Code, the same that a call of its own would end with."""
+    message: _builtins.str
+    """The field, the value and the limit, for people."""
+    @_builtins.property
+    def details(self) -> _containers.RepeatedCompositeFieldContainer[_any_pb2.Any]:
+        """google.rpc details, the same that a call of its own would end with."""
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        message: _builtins.str = ...,
+        details: _abc.Iterable[_any_pb2.Any] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "details", b"details", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MessageError: _TypeAlias = MessageError  # noqa: Y015

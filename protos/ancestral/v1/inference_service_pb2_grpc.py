@@ -51,6 +51,11 @@ class InferenceServiceStub:
                 request_serializer=ancestral_dot_v1_dot_inference__service__pb2.EncodeRequest.SerializeToString,
                 response_deserializer=ancestral_dot_v1_dot_inference__service__pb2.EncodeResponse.FromString,
                 _registered_method=True)
+        self.EncodeStream = channel.stream_stream(
+                '/ancestral.v1.InferenceService/EncodeStream',
+                request_serializer=ancestral_dot_v1_dot_inference__service__pb2.EncodeStreamRequest.SerializeToString,
+                response_deserializer=ancestral_dot_v1_dot_inference__service__pb2.EncodeStreamResponse.FromString,
+                _registered_method=True)
         self.Decode = channel.unary_unary(
                 '/ancestral.v1.InferenceService/Decode',
                 request_serializer=ancestral_dot_v1_dot_inference__service__pb2.DecodeRequest.SerializeToString,
@@ -65,6 +70,11 @@ class InferenceServiceStub:
                 '/ancestral.v1.InferenceService/Score',
                 request_serializer=ancestral_dot_v1_dot_inference__service__pb2.ScoreRequest.SerializeToString,
                 response_deserializer=ancestral_dot_v1_dot_inference__service__pb2.ScoreResponse.FromString,
+                _registered_method=True)
+        self.ScoreStream = channel.stream_stream(
+                '/ancestral.v1.InferenceService/ScoreStream',
+                request_serializer=ancestral_dot_v1_dot_inference__service__pb2.ScoreStreamRequest.SerializeToString,
+                response_deserializer=ancestral_dot_v1_dot_inference__service__pb2.ScoreStreamResponse.FromString,
                 _registered_method=True)
 
 
@@ -82,7 +92,8 @@ class InferenceServiceServicer:
 
     def SampleStream(self, request, context):
         """Draws the same images as Sample and sends each as soon as it is finished; on request also rows as they are painted.
-        Cancelling the call stops the work.
+        Cancelling the call stops the work. A server that is told to stop ends the stream with UNAVAILABLE, reason
+        SERVER_DRAINING; the ErrorInfo's metadata `next_index` is the first_index to go on with: images below it were sent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,6 +101,19 @@ class InferenceServiceServicer:
 
     def Encode(self, request, context):
         """Maps images to the posterior q(z|x).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EncodeStream(self, request_iterator, context):
+        """Encode in bulk: one answer for each message, in order, an error included; one message's error leaves the others be.
+        The first message whose model and version are found binds the stream to them: later ones repeat them or leave them
+        unset. The server reads only a few batches ahead of its answers, so send without waiting and read as you send.
+
+        A server that is told to stop answers what it has read and ends the stream with UNAVAILABLE, reason SERVER_DRAINING;
+        the ErrorInfo's metadata `next_index` is the index of the first message that was not answered. Messages depend on
+        nothing but themselves, so send the rest in a new stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,6 +140,13 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ScoreStream(self, request_iterator, context):
+        """Score in bulk, as EncodeStream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -134,6 +165,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     request_deserializer=ancestral_dot_v1_dot_inference__service__pb2.EncodeRequest.FromString,
                     response_serializer=ancestral_dot_v1_dot_inference__service__pb2.EncodeResponse.SerializeToString,
             ),
+            'EncodeStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.EncodeStream,
+                    request_deserializer=ancestral_dot_v1_dot_inference__service__pb2.EncodeStreamRequest.FromString,
+                    response_serializer=ancestral_dot_v1_dot_inference__service__pb2.EncodeStreamResponse.SerializeToString,
+            ),
             'Decode': grpc.unary_unary_rpc_method_handler(
                     servicer.Decode,
                     request_deserializer=ancestral_dot_v1_dot_inference__service__pb2.DecodeRequest.FromString,
@@ -148,6 +184,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Score,
                     request_deserializer=ancestral_dot_v1_dot_inference__service__pb2.ScoreRequest.FromString,
                     response_serializer=ancestral_dot_v1_dot_inference__service__pb2.ScoreResponse.SerializeToString,
+            ),
+            'ScoreStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ScoreStream,
+                    request_deserializer=ancestral_dot_v1_dot_inference__service__pb2.ScoreStreamRequest.FromString,
+                    response_serializer=ancestral_dot_v1_dot_inference__service__pb2.ScoreStreamResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -244,6 +285,33 @@ class InferenceService:
             _registered_method=True)
 
     @staticmethod
+    def EncodeStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/ancestral.v1.InferenceService/EncodeStream',
+            ancestral_dot_v1_dot_inference__service__pb2.EncodeStreamRequest.SerializeToString,
+            ancestral_dot_v1_dot_inference__service__pb2.EncodeStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Decode(request,
             target,
             options=(),
@@ -314,6 +382,33 @@ class InferenceService:
             '/ancestral.v1.InferenceService/Score',
             ancestral_dot_v1_dot_inference__service__pb2.ScoreRequest.SerializeToString,
             ancestral_dot_v1_dot_inference__service__pb2.ScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScoreStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/ancestral.v1.InferenceService/ScoreStream',
+            ancestral_dot_v1_dot_inference__service__pb2.ScoreStreamRequest.SerializeToString,
+            ancestral_dot_v1_dot_inference__service__pb2.ScoreStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

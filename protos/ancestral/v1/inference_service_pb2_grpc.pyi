@@ -39,16 +39,28 @@ class InferenceServiceStub:
     """Draws images from a model. The same model, version, seed and index always give the same bytes."""
     SampleStream: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.SampleStreamRequest, _inference_service_pb2.SampleStreamResponse]
     """Draws the same images as Sample and sends each as soon as it is finished; on request also rows as they are painted.
-    Cancelling the call stops the work.
+    Cancelling the call stops the work. A server that is told to stop ends the stream with UNAVAILABLE, reason
+    SERVER_DRAINING; the ErrorInfo's metadata `next_index` is the first_index to go on with: images below it were sent.
     """
     Encode: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.EncodeRequest, _inference_service_pb2.EncodeResponse]
     """Maps images to the posterior q(z|x)."""
+    EncodeStream: _grpc.StreamStreamMultiCallable[_inference_service_pb2.EncodeStreamRequest, _inference_service_pb2.EncodeStreamResponse]
+    """Encode in bulk: one answer for each message, in order, an error included; one message's error leaves the others be.
+    The first message whose model and version are found binds the stream to them: later ones repeat them or leave them
+    unset. The server reads only a few batches ahead of its answers, so send without waiting and read as you send.
+
+    A server that is told to stop answers what it has read and ends the stream with UNAVAILABLE, reason SERVER_DRAINING;
+    the ErrorInfo's metadata `next_index` is the index of the first message that was not answered. Messages depend on
+    nothing but themselves, so send the rest in a new stream.
+    """
     Decode: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.DecodeRequest, _inference_service_pb2.DecodeResponse]
     """Maps latents to images: the mean of p(x|z)."""
     ExtractFeatures: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ExtractFeaturesRequest, _inference_service_pb2.ExtractFeaturesResponse]
     """Maps images to a hidden layer of the model."""
     Score: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ScoreRequest, _inference_service_pb2.ScoreResponse]
     """Gives the log-likelihood of images, or a lower bound of it."""
+    ScoreStream: _grpc.StreamStreamMultiCallable[_inference_service_pb2.ScoreStreamRequest, _inference_service_pb2.ScoreStreamResponse]
+    """Score in bulk, as EncodeStream."""
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -61,16 +73,28 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Draws images from a model. The same model, version, seed and index always give the same bytes."""
     SampleStream: _aio.UnaryStreamMultiCallable[_inference_service_pb2.SampleStreamRequest, _inference_service_pb2.SampleStreamResponse]  # type: ignore[assignment]
     """Draws the same images as Sample and sends each as soon as it is finished; on request also rows as they are painted.
-    Cancelling the call stops the work.
+    Cancelling the call stops the work. A server that is told to stop ends the stream with UNAVAILABLE, reason
+    SERVER_DRAINING; the ErrorInfo's metadata `next_index` is the first_index to go on with: images below it were sent.
     """
     Encode: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.EncodeRequest, _inference_service_pb2.EncodeResponse]  # type: ignore[assignment]
     """Maps images to the posterior q(z|x)."""
+    EncodeStream: _aio.StreamStreamMultiCallable[_inference_service_pb2.EncodeStreamRequest, _inference_service_pb2.EncodeStreamResponse]  # type: ignore[assignment]
+    """Encode in bulk: one answer for each message, in order, an error included; one message's error leaves the others be.
+    The first message whose model and version are found binds the stream to them: later ones repeat them or leave them
+    unset. The server reads only a few batches ahead of its answers, so send without waiting and read as you send.
+
+    A server that is told to stop answers what it has read and ends the stream with UNAVAILABLE, reason SERVER_DRAINING;
+    the ErrorInfo's metadata `next_index` is the index of the first message that was not answered. Messages depend on
+    nothing but themselves, so send the rest in a new stream.
+    """
     Decode: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.DecodeRequest, _inference_service_pb2.DecodeResponse]  # type: ignore[assignment]
     """Maps latents to images: the mean of p(x|z)."""
     ExtractFeatures: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ExtractFeaturesRequest, _inference_service_pb2.ExtractFeaturesResponse]  # type: ignore[assignment]
     """Maps images to a hidden layer of the model."""
     Score: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ScoreRequest, _inference_service_pb2.ScoreResponse]  # type: ignore[assignment]
     """Gives the log-likelihood of images, or a lower bound of it."""
+    ScoreStream: _aio.StreamStreamMultiCallable[_inference_service_pb2.ScoreStreamRequest, _inference_service_pb2.ScoreStreamResponse]  # type: ignore[assignment]
+    """Score in bulk, as EncodeStream."""
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs models. Errors carry google.rpc details: BadRequest names the field, the value and the limit; ResourceInfo the
@@ -92,7 +116,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_service_pb2.SampleStreamResponse], _abc.AsyncIterator[_inference_service_pb2.SampleStreamResponse]]:
         """Draws the same images as Sample and sends each as soon as it is finished; on request also rows as they are painted.
-        Cancelling the call stops the work.
+        Cancelling the call stops the work. A server that is told to stop ends the stream with UNAVAILABLE, reason
+        SERVER_DRAINING; the ErrorInfo's metadata `next_index` is the first_index to go on with: images below it were sent.
         """
 
     @_abc_1.abstractmethod
@@ -102,6 +127,21 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.EncodeResponse, _abc.Awaitable[_inference_service_pb2.EncodeResponse]]:
         """Maps images to the posterior q(z|x)."""
+
+    @_abc_1.abstractmethod
+    def EncodeStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_inference_service_pb2.EncodeStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inference_service_pb2.EncodeStreamResponse], _abc.AsyncIterator[_inference_service_pb2.EncodeStreamResponse]]:
+        """Encode in bulk: one answer for each message, in order, an error included; one message's error leaves the others be.
+        The first message whose model and version are found binds the stream to them: later ones repeat them or leave them
+        unset. The server reads only a few batches ahead of its answers, so send without waiting and read as you send.
+
+        A server that is told to stop answers what it has read and ends the stream with UNAVAILABLE, reason SERVER_DRAINING;
+        the ErrorInfo's metadata `next_index` is the index of the first message that was not answered. Messages depend on
+        nothing but themselves, so send the rest in a new stream.
+        """
 
     @_abc_1.abstractmethod
     def Decode(
@@ -126,5 +166,13 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.ScoreResponse, _abc.Awaitable[_inference_service_pb2.ScoreResponse]]:
         """Gives the log-likelihood of images, or a lower bound of it."""
+
+    @_abc_1.abstractmethod
+    def ScoreStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_inference_service_pb2.ScoreStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inference_service_pb2.ScoreStreamResponse], _abc.AsyncIterator[_inference_service_pb2.ScoreStreamResponse]]:
+        """Score in bulk, as EncodeStream."""
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -116,6 +116,19 @@ class RasterLoop(Lane[RasterJob]):
             job.cancelled = True
         self.metrics.record_request(job.queue_seconds, job.compute_seconds)
 
+    def begin_no_more(self, job: RasterJob) -> None:
+        """Let a submitted job end with the samples that have begun, the first ones; `rows` says how many."""
+        with self._changed:
+            if job.taken == job.rows:
+                return
+            self._queue.remove([job])
+            self.metrics.queued.set(self._queue.total_rows)
+            job.rows = job.taken
+            job.started = job.started or time.monotonic()
+            finished = job.done == job.rows
+        if finished:
+            self._finish([job])
+
     def _needed_seconds(self, rows: int, ahead: int) -> float:
         # The last sample waits for its slot, and then takes as long as any.
         workers = len(self._slots)

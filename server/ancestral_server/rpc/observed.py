@@ -85,7 +85,27 @@ class Observed(grpc.GenericRpcHandler):
 
             return grpc.unary_unary_rpc_method_handler(call, **codecs)
 
-        assert handler.unary_stream is not None, f"{path}: no method takes a stream"
+        if handler.stream_stream is not None:
+            bidi_observer = _Observer(path, self._metrics.method("bidi_stream", service, method), self._log_calls)
+            bidi_behaviour: Any = handler.stream_stream
+
+            async def bidi(_: Any, context: Context) -> AsyncIterator[Any]:
+                arrivals.read()
+                began = bidi_observer.begin(context, received=0)
+                try:
+                    messages = _Messages(context, bidi_observer)
+                    async with aclosing(bidi_behaviour(messages, context)) as replies:
+                        async for reply in replies:
+                            bidi_observer.sent()
+                            yield reply
+                except BaseException as error:
+                    await bidi_observer.failed(began, error, context)
+                    raise
+                bidi_observer.done(began, _OK)
+
+            return grpc.stream_stream_rpc_method_handler(bidi, **codecs)
+
+        assert handler.unary_stream is not None, f"{path}: no method takes a stream and gives one answer"
         stream_observer = _Observer(path, self._metrics.method("server_stream", service, method), self._log_calls)
         stream_behaviour: Any = handler.unary_stream
 
@@ -105,6 +125,24 @@ class Observed(grpc.GenericRpcHandler):
         return grpc.unary_stream_rpc_method_handler(stream, **codecs)
 
 
+class _Messages:
+    """The messages of a stream, counted. After the DecodeError of one that is no message the next can still be read."""
+
+    def __init__(self, context: Context, observer: _Observer) -> None:
+        self._context = context
+        self._observer = observer
+
+    def __aiter__(self) -> _Messages:
+        return self
+
+    async def __anext__(self) -> Any:
+        message = await self._context.read()
+        if message is grpc.aio.EOF:
+            raise StopAsyncIteration
+        self._observer.received()
+        return message
+
+
 class _Observer:
     """Counts and names the calls of one method, and turns what they raise into a status."""
 
@@ -113,12 +151,15 @@ class _Observer:
         self._metrics = metrics
         self._log_calls = log_calls
 
-    def begin(self, context: Context) -> float:
-        """Seconds on the monotonic clock at which the call began."""
+    def begin(self, context: Context, received: int = 1) -> float:
+        """Seconds on the monotonic clock at which the call began, with so many messages."""
         self._metrics.started += 1
-        self._metrics.received += 1
+        self._metrics.received += received
         request_id.set(_request_id(context))
         return time.monotonic()
+
+    def received(self) -> None:
+        self._metrics.received += 1
 
     def sent(self) -> None:
         self._metrics.sent += 1

@@ -19,9 +19,10 @@ from ancestral_server.catalog import ModelVersion
 from ancestral_server.engine.batch_loop import BatchLoop
 from ancestral_server.engine.job import Completion, Feed, Job, OneShotJob, Priority, RasterJob, Streams
 from ancestral_server.engine.raster_loop import RasterLoop
-from ancestral_server.errors import RoleMissing
+from ancestral_server.errors import Drained, RoleMissing
 from ancestral_server.rpc import convert
 from ancestral_server.rpc.calls import Context, caller, image_shape, info, run
+from ancestral_server.rpc.draining import Draining
 from ancestral_server.runtime.program import Meaning, Program
 from ancestral_server.runtime.session import Array
 from ancestral_server.settings import Settings
@@ -99,25 +100,34 @@ async def sample(ask: Ask, context: Context) -> pb.SampleResponse:
     )
 
 
-async def stream(ask: Ask, context: Context, progress: bool, chunk: int) -> AsyncGenerator[pb.SampleStreamResponse]:
-    """Images as they finish; with `progress` rows as they are painted.
+async def stream(
+    ask: Ask, context: Context, progress: bool, chunk: int, draining: Draining
+) -> AsyncGenerator[pb.SampleStreamResponse]:
+    """Images as they finish; with `progress` rows as they are painted. Drained if the server stops before the last one.
 
     A one-shot model gives `chunk` images at a time.
     """
     if isinstance(ask.lane, RasterLoop):
-        job = _raster_job(ask, context, Feed(progress))
-        async with aclosing(ask.lane.watch(job)) as events:
-            async for index, row in events:
-                if row is not None:
-                    pixels = convert.tensor(job.images[index, row])
-                    painted = pb.PaintedRow(index=ask.first + index, row=row, pixels=pixels)
-                    yield pb.SampleStreamResponse(info=info(ask.model, job), row=painted)
-                else:
-                    likelihood = job.log_likelihood[index] if ask.lane.has_log_likelihood else None
-                    image = _image(ask, index, job.images[index], likelihood)
-                    yield pb.SampleStreamResponse(info=info(ask.model, job), image=image)
+        if draining.begun:
+            raise Drained(ask.first)
+        lane, job = ask.lane, _raster_job(ask, context, Feed(progress))
+        with draining.calling(lambda: lane.begin_no_more(job)):
+            async with aclosing(lane.watch(job)) as events:
+                async for index, row in events:
+                    if row is not None:
+                        pixels = convert.tensor(job.images[index, row])
+                        painted = pb.PaintedRow(index=ask.first + index, row=row, pixels=pixels)
+                        yield pb.SampleStreamResponse(info=info(ask.model, job), row=painted)
+                    else:
+                        likelihood = job.log_likelihood[index] if lane.has_log_likelihood else None
+                        image = _image(ask, index, job.images[index], likelihood)
+                        yield pb.SampleStreamResponse(info=info(ask.model, job), image=image)
+        if job.rows < ask.count:
+            raise Drained(ask.first + job.rows)
         return
     for start in range(0, ask.count, chunk):
+        if draining.begun:
+            raise Drained(ask.first + start)
         one_shot = await _run(ask, context, start, min(start + chunk, ask.count))
         images, likelihoods = _outputs(one_shot)
         for i, pixels in enumerate(images):

@@ -14,6 +14,7 @@ from ancestral_server.catalog import Catalog
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import StartupError
 from ancestral_server.metrics import Metrics
+from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.inference import InferenceServicer
 from ancestral_server.rpc.models import ModelServicer
 from ancestral_server.rpc.observed import Observed
@@ -40,6 +41,7 @@ class Door:
         self._told: dict[str, int] = {}
         self._changed = asyncio.Event()
         self._following: asyncio.Task[None] | None = None
+        self._draining = Draining()
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -50,7 +52,7 @@ class Door:
         )
         observed: Any = Observed(metrics, arrivals, log_calls=settings.log_calls)
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceServicer(catalog, settings), observed
+            InferenceServicer(catalog, settings, self._draining), observed
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(catalog, settings), observed)
         open_inference_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
@@ -82,6 +84,7 @@ class Door:
         """Say NOT_SERVING from now on. Calls are still heard: the catalog refuses them."""
         if self._following is not None:
             self._following.cancel()
+        self._draining.begin()
         await self._health.enter_graceful_shutdown()
 
     async def flush(self) -> None:

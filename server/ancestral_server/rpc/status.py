@@ -9,9 +9,11 @@ from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
+from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.errors import (
     BundleRefused,
     DeadlineExceeded,
+    Drained,
     Infeasible,
     Internal,
     InvalidArgument,
@@ -37,15 +39,25 @@ CODES: dict[type[ServerError], grpc.StatusCode] = {
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     Stopping: grpc.StatusCode.UNAVAILABLE,
     BundleRefused: grpc.StatusCode.FAILED_PRECONDITION,
+    Drained: grpc.StatusCode.UNAVAILABLE,
     Internal: grpc.StatusCode.INTERNAL,
 }
 
 
 def status(error: ServerError, request_id: str) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]:
-    """Code, message and trailing metadata of an error."""
-    code = CODES[type(error)]
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
-    trailers: list[tuple[str, str | bytes]] = []
+    """Code, message and trailing metadata of an error that ends a call."""
+    trailers: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", rich(error, request_id).SerializeToString())]
+    delay = _retry_seconds(error)
+    # None for a server that ends: the caller's own first delay gives its balancer the time to turn to another one.
+    if delay is not None and not isinstance(error, Stopping):
+        trailers.append(("grpc-retry-pushback-ms", str(math.ceil(delay * 1000))))
+    return CODES[type(error)], str(error), tuple(trailers)
+
+
+def rich(error: ServerError, request_id: str) -> status_pb2.Status:
+    """An error with its google.rpc details."""
+    about = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
+    details: list[Message] = [about]
     match error:
         case InvalidArgument():
             violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.problem)
@@ -57,13 +69,8 @@ def status(error: ServerError, request_id: str) -> tuple[grpc.StatusCode, str, t
             violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
             details.append(error_details_pb2.BadRequest(field_violations=[violation]))
             details.append(_resource(error.resource, str(error)))
-        case Stopping():
-            # No pushback: the caller's own first delay gives its balancer the time to turn to another server.
-            details.append(_retry(error.retry_seconds))
-        case Unavailable():
+        case Unavailable() if error.resource:
             details.append(_resource(error.resource, str(error)))
-            if error.retry_seconds is not None:
-                details.append(_retry(error.retry_seconds))
         case NotFound():
             details.append(_resource(error.resource, str(error)))
         case BundleRefused():
@@ -72,17 +79,34 @@ def status(error: ServerError, request_id: str) -> tuple[grpc.StatusCode, str, t
                 type="BUNDLE", subject=subject, description=error.problem
             )
             details.append(error_details_pb2.PreconditionFailure(violations=[broken]))
-        case Overloaded():
-            details.append(_retry(error.retry_seconds))
-            trailers.append(("grpc-retry-pushback-ms", str(math.ceil(error.retry_seconds * 1000))))
+        case Drained():
+            about.metadata["next_index"] = str(error.next_index)
+    seconds = _retry_seconds(error)
+    if seconds is not None:
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(seconds * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     details.append(error_details_pb2.RequestInfo(request_id=request_id))
     packed = []
     for detail in details:
         packed.append(any_pb2.Any())
         packed[-1].Pack(detail)
-    rich = status_pb2.Status(code=code.value[0], message=str(error), details=packed)
-    trailers.append(("grpc-status-details-bin", rich.SerializeToString()))
-    return code, str(error), tuple(trailers)
+    return status_pb2.Status(code=CODES[type(error)].value[0], message=str(error), details=packed)
+
+
+def message_error(error: ServerError, request_id: str) -> pb.MessageError:
+    """An error that ends one message of a stream and not the call."""
+    return pb.MessageError.FromString(rich(error, request_id).SerializeToString())
+
+
+def _retry_seconds(error: ServerError) -> float | None:
+    """When to try again, where the server knows."""
+    match error:
+        case Overloaded() | Unavailable():
+            return error.retry_seconds
+        case Drained():
+            return 0.0  # another replica, or whoever comes after this one, answers at once
+    return None
 
 
 def camel_case(code: grpc.StatusCode) -> str:
@@ -93,12 +117,6 @@ def camel_case(code: grpc.StatusCode) -> str:
     if code is grpc.StatusCode.CANCELLED:
         return "Canceled"
     return code.name.title().replace("_", "")
-
-
-def _retry(seconds: float | None) -> error_details_pb2.RetryInfo:
-    delay = duration_pb2.Duration()
-    delay.FromNanoseconds(int((seconds or 0.0) * 1e9))
-    return error_details_pb2.RetryInfo(retry_delay=delay)
 
 
 def _resource(name: str, description: str) -> error_details_pb2.ResourceInfo:

@@ -264,6 +264,25 @@ def test_the_bar_is_gone_before_an_error_is_told(run: Run, monkeypatch: pytest.M
     assert last.startswith("ancestral: sample.count: is 99999, must be 1 to ")
 
 
+def test_large_files_are_streamed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.random.default_rng(3).integers(0, 256, (1000, 4, 3, 1), dtype=np.uint8)
+    np.save(tmp_path / "many.npy", array)
+    done = run("encode", "tally", "many.npy", "--out", "z.npz")
+    assert (done.returncode, done.stdout) == (0, "wrote z.npz: 1000 × 2 latents\n"), done.stderr
+    assert done.stderr.count("\n") == 1, "no bar where nobody watches it"
+    with np.load(tmp_path / "z.npz") as archive:
+        assert np.allclose(archive["mean"], toybundle.encode(array), atol=1e-5)
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # lets rich take the captured stderr for a terminal
+    done = run("score", "tally", "many.npy", "--json")
+    assert np.allclose(json.loads(done.stdout)["log_likelihood"], -toybundle.encode(array)[:, 0], atol=1e-4)
+    assert "100%" in done.stderr
+    done = run("encode", "tally", "many.npy", "--draw-seed", "1", "--out", "y.npz")
+    assert done.returncode == 4
+    last = done.stderr.rsplit("\x1b[2K", 1)[-1]  # after the bar's line was erased
+    assert last.startswith("ancestral: message 0: encode.draw_seed: the encoder of tally is deterministic")
+    assert not (tmp_path / "y.npz").exists()
+
+
 def test_a_stream_that_fails_leaves_no_file(run: Run, tmp_path: Path, fake_server: FakeServer) -> None:
     fake_server.stream = lambda request, context: context.abort(grpc.StatusCode.INTERNAL, "a run failed")
     done = run("sample", "m", "--progress", "--out", "a.npz", address=fake_server.address)

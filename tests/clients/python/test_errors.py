@@ -24,13 +24,17 @@ def client(fake_server: FakeServer) -> Iterator[ac.Client]:
         yield client
 
 
-def fail(fake: FakeServer, code: int, message: str, *details: Any) -> None:
-    """Lets every call fail with this status."""
+def status_of(code: int, message: str, *details: Any) -> Any:
     packed = []
     for detail in details:
         packed.append(any_pb2.Any())
         packed[-1].Pack(detail)
-    status = rpc_status.to_status(status_pb2.Status(code=code, message=message, details=packed))
+    return rpc_status.to_status(status_pb2.Status(code=code, message=message, details=packed))
+
+
+def fail(fake: FakeServer, code: int, message: str, *details: Any) -> None:
+    """Lets every call fail with this status."""
+    status = status_of(code, message, *details)
 
     def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
         context.abort_with_status(status)
@@ -87,13 +91,27 @@ def test_a_missing_role_and_a_missing_call_differ(client: ac.Client, fake_server
     assert fake_server.address in str(error)
 
 
-def test_overload_says_when_to_try_again(client: ac.Client, fake_server: FakeServer) -> None:
+def test_overload_says_when_to_try_again(fake_server: FakeServer) -> None:
     delay = error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=1, nanos=500_000_000))
     fail(fake_server, code_pb2.RESOURCE_EXHAUSTED, "queue full", because("QUEUE_FULL"), delay)
-    error = raised(client)
+    with ac.Client(fake_server.address, retry_seconds=1) as client:
+        error = raised(client)
     assert isinstance(error, ac.Overloaded)
     assert error.retry_after == 1.5
     assert len(fake_server.calls) == 1, "an overloaded server must not be asked again at once"
+
+
+def test_overload_is_waited_for_as_long_as_the_server_says(client: ac.Client, fake_server: FakeServer) -> None:
+    def second_time(request: bytes, context: grpc.ServicerContext) -> bytes:
+        if len(fake_server.calls) < 2:
+            details = (because("QUEUE_FULL"), error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=1)))
+            context.abort_with_status(status_of(code_pb2.RESOURCE_EXHAUSTED, "queue full", *details))
+        return model_service_pb2.ListModelsResponse().SerializeToString()
+
+    fake_server.answer = second_time
+    began = time.monotonic()
+    assert client.models() == []
+    assert time.monotonic() - began >= 1
 
 
 def test_a_reply_above_the_limit_is_no_overload(fake_server: FakeServer) -> None:
@@ -165,6 +183,30 @@ def test_what_stays_unavailable_is_said_with_the_servers_words(client: ac.Client
     assert isinstance(error, ac.Unavailable)
     assert str(error) == "m:1 does not serve: bad hash"
     assert len(fake_server.calls) == 4
+
+
+def test_what_is_gone_is_waited_for_only_where_it_was_before(fake_server: FakeServer) -> None:
+    def aborting(reason: str) -> None:
+        fail(fake_server, code_pb2.UNAVAILABLE, "no", *([because(reason)] if reason else []))
+
+    with ac.Client(fake_server.address, timeout=30, retry_seconds=3) as client:
+        for reason, attempts in (("NOT_SERVING", {4}), ("", {5, 6}), ("SERVER_DRAINING", {5, 6})):
+            aborting(reason)
+            fake_server.calls.clear()
+            assert isinstance(raised(client), ac.Unavailable)
+            assert len(fake_server.calls) in attempts, reason
+    fake_server.calls.clear()
+    with ac.Client(fake_server.address, retry_seconds=0) as client:
+        raised(client)
+    assert len(fake_server.calls) == 1
+
+
+def test_the_deadline_bounds_the_attempts(fake_server: FakeServer) -> None:
+    fail(fake_server, code_pb2.UNAVAILABLE, "gone")
+    began = time.monotonic()
+    with ac.Client(fake_server.address, timeout=1) as client:
+        assert isinstance(raised(client), ac.Unavailable)
+    assert time.monotonic() - began < 1.5
 
 
 def test_a_call_that_was_cancelled(client: ac.Client, fake_server: FakeServer) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ancestral.v1 import inference_service_pb2 as pb
+from ancestral.v1 import model_service_pb2
 from ancestral_client import (
     Cancelled,
     Client,
@@ -188,17 +189,58 @@ def test_the_clients_deadline_holds_unless_the_call_has_its_own(fake_server: Fak
         list(client.sample_stream("m", 2))
 
 
-def test_a_server_that_goes_away_midway(client: Client, fake_server: FakeServer) -> None:
+def test_a_server_that_goes_away_midway_and_is_not_waited_for(fake_server: FakeServer) -> None:
     def answer(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         yield image(0)
         context.abort(grpc.StatusCode.UNAVAILABLE, "draining")
 
     fake_server.stream = answer
-    stream = client.sample_stream("m", 2)
-    assert next(stream).index == 0
-    with pytest.raises(Unavailable, match="draining"):
-        next(stream)
-    assert len(fake_server.calls) == 1, "what has begun is not begun again"
+    with Client(fake_server.address, retry_seconds=0) as client:
+        stream = client.sample_stream("m", 2)
+        assert next(stream).index == 0
+        with pytest.raises(Unavailable, match="draining"):
+            next(stream)
+    assert list(stream) == []
+
+
+def row(index: int, number: int) -> bytes:
+    painted = pb.PaintedRow(index=index, row=number, pixels=_wire.pack(np.zeros((3, 1), np.uint8)))
+    return pb.SampleStreamResponse(row=painted).SerializeToString()
+
+
+def test_what_is_missing_is_asked_for_again_and_everything_is_told_once(
+    client: Client, fake_server: FakeServer
+) -> None:
+    requests: list[pb.SampleRequest] = []
+    replies = [
+        [row(5, 0), row(6, 0), row(5, 1), image(5), image(7)],
+        [row(6, 0), row(6, 1), image(6), image(7)],
+        [row(8, 0), image(8)],
+    ]
+
+    def answer(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        requests.append(pb.SampleStreamRequest.FromString(request).sample)
+        yield from replies[len(requests) - 1]
+        if len(requests) < 3:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+
+    fake_server.stream = answer
+    given, known = np.arange(48, dtype=np.uint8).reshape(4, 4, 3, 1), np.ones((1, 4, 3, 1), bool)
+    fake_server.answer = lambda request, context: shape_reply()
+    events = list(client.sample_stream("m", 4, seed=7, first_index=5, given=given, known=known, progress=True))
+    told = [(e.index, e.row) if isinstance(e, PaintedRow) else e.index for e in events]
+    assert told == [(5, 0), (6, 0), (5, 1), 5, 7, (6, 1), 6, (8, 0), 8]
+    assert [(r.first_index, r.count, r.seed) for r in requests] == [(5, 4, 7), (6, 3, 7), (8, 1, 7)]
+    for request in requests:
+        assert np.array_equal(_wire.unpack(request.given), given[request.first_index - 5 :])
+        assert np.array_equal(_wire.unpack(request.known), known)
+
+
+def shape_reply() -> bytes:
+    reply = model_service_pb2.GetModelResponse()
+    image = reply.model.bundle.image
+    image.height, image.width, image.channels = 4, 3, 1
+    return reply.SerializeToString()
 
 
 def test_what_is_unavailable_before_the_first_event_is_tried_again(client: Client, fake_server: FakeServer) -> None:

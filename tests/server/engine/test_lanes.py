@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ancestral_server.engine.batch_loop import BatchLoop
+from ancestral_server.engine.job import RasterJob
 from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.errors import DeadlineExceeded, Infeasible, Internal, Overloaded, Unavailable
 from fakeprograms import Doubler, Painter, double, expected_images, paint, run, until
@@ -61,6 +62,38 @@ def test_the_cancelled_and_the_expired_are_never_run(batches: BatchLoop, doubler
         assert await running == [2.0]
         assert await double(batches, 4) == [8.0]
         assert doubler.sizes == [1, 1]
+
+    run(work())
+
+
+@pytest.mark.parametrize("after_rows", [0, 2, 6])
+def test_a_job_that_begins_no_more_samples_ends_with_those_that_it_has_begun(
+    raster: RasterLoop, painter: Painter, after_rows: int
+) -> None:
+    async def work() -> None:
+        if not after_rows:
+            painter.gate.clear()
+        painter.row_seconds = 0.02
+        other = asyncio.create_task(paint(raster, 3, seed=2)) if not after_rows else None
+        if other:
+            await until(lambda: raster.used == 3)
+        future = asyncio.get_running_loop().create_future()
+        job = RasterJob(rows=500, future=future, seed=1)
+        asking = asyncio.create_task(raster.ask(job))
+        await until(lambda: bool(raster._queue) and painter.rows >= after_rows)
+        raster.begin_no_more(job)
+        painter.gate.set()
+        await asking
+        assert job.rows == job.taken == job.done < 500
+        assert (job.rows > 0) == (after_rows > 0)
+        if job.rows:
+            assert np.array_equal(job.images[: job.rows], expected_images(1, 0, job.rows))
+        assert job.queue_seconds >= 0
+        assert raster._queue.total_rows == 0
+        raster.begin_no_more(job)
+        if other:
+            await other
+        assert (await paint(raster, 3, seed=2)).done == 3
 
     run(work())
 

@@ -1,0 +1,106 @@
+"""What calls ask: arguments to requests. Every check that needs no server, or only a model's shape, is made here."""
+
+from __future__ import annotations
+
+import secrets
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ancestral.v1 import inference_service_pb2 as pb
+from ancestral_client import _checks, _wire
+from ancestral_client._batches import Batches
+
+
+class Requests:
+    """`version` and `timeout` are those of the call; messages are to have at most so many bytes."""
+
+    def __init__(self, batches: Batches, max_message_bytes: int) -> None:
+        self._batches = batches
+        self._max_message_bytes = max_message_bytes
+
+    def images(self, images: ArrayLike, model: str, version: int, timeout: float | None) -> NDArray[np.uint8]:
+        """`images` as [N,H,W,C]."""
+        return self._batches.images("images", images, model, version, timeout)
+
+    def sample(
+        self,
+        model: str,
+        n: int,
+        *,
+        seed: int | None,
+        first_index: int,
+        temperature: float | None,
+        label: int | None,
+        given: ArrayLike | None,
+        known: ArrayLike | None,
+        version: int,
+        timeout: float | None,
+    ) -> pb.SampleRequest:
+        request = pb.SampleRequest(
+            model=model,
+            version=_checks.version_of(version),
+            count=_checks.count_of("count", n),
+            # Drawn here and not by the server, so that a call that is tried again asks for the same images.
+            seed=secrets.randbits(63) if seed is None else _checks.seed_of("seed", seed),
+            first_index=_checks.first_index_of(first_index),
+            temperature=temperature,
+            label=None if label is None else _checks.label_of("label", label),
+        )
+        if given is not None:
+            request.given.CopyFrom(_wire.pack(self._batches.images("given", given, model, version, timeout)))
+        if known is not None:
+            request.known.CopyFrom(_wire.pack(self._batches.mask("known", known, model, version, timeout)))
+        return request
+
+    def encode(
+        self, model: str, batch: NDArray[np.uint8], *, draw_seed: int | None, first_index: int, version: int
+    ) -> pb.EncodeRequest:
+        """Of images that `images` made."""
+        _checks.fits_message("images", batch, self._max_message_bytes)
+        return pb.EncodeRequest(
+            model=model,
+            version=_checks.version_of(version),
+            images=_wire.pack(batch),
+            draw_seed=None if draw_seed is None else _checks.seed_of("draw_seed", draw_seed),
+            first_index=_checks.first_index_of(first_index),
+        )
+
+    def score(
+        self,
+        model: str,
+        batch: NDArray[np.uint8],
+        *,
+        seed: int,
+        first_index: int,
+        labels: list[int] | None,
+        version: int,
+    ) -> pb.ScoreRequest:
+        """Of images that `images` made."""
+        _checks.fits_message("images", batch, self._max_message_bytes)
+        return pb.ScoreRequest(
+            model=model,
+            version=_checks.version_of(version),
+            images=_wire.pack(batch),
+            seed=_checks.seed_of("seed", seed),
+            labels=labels,
+            first_index=_checks.first_index_of(first_index),
+        )
+
+    def features(
+        self, model: str, batch: NDArray[np.uint8], *, include_map: bool, labels: list[int] | None, version: int
+    ) -> pb.ExtractFeaturesRequest:
+        """Of images that `images` made."""
+        _checks.fits_message("images", batch, self._max_message_bytes)
+        return pb.ExtractFeaturesRequest(
+            model=model,
+            version=_checks.version_of(version),
+            images=_wire.pack(batch),
+            include_map=include_map,
+            labels=labels,
+        )
+
+    def decode(self, model: str, latents: ArrayLike, *, version: int) -> pb.DecodeRequest:
+        batch = _checks.latent_batch(latents)
+        _checks.fits_message("latents", batch, self._max_message_bytes)
+        return pb.DecodeRequest(model=model, version=_checks.version_of(version), latents=_wire.pack(batch))

@@ -1,0 +1,220 @@
+"""EncodeStream and ScoreStream: many messages of one model through its lane, answered in order, in bounded memory.
+
+A stream reads ahead of its answers, so that the lane always has a batch to go on with, but only so far: while its
+window is full it reads nothing, and gRPC's flow control holds the caller back. A message leaves the window when its
+answer was sent, so a caller that does not read its answers is held back likewise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from ancestral.v1 import inference_service_pb2 as pb
+from ancestral.v1 import priority_pb2
+from ancestral_server.catalog import Catalog, ModelVersion
+from ancestral_server.engine.batch_loop import BatchLoop
+from ancestral_server.engine.job import OneShotJob
+from ancestral_server.errors import (
+    DeadlineExceeded,
+    Drained,
+    Infeasible,
+    InvalidArgument,
+    Overloaded,
+    ServerError,
+    Unavailable,
+)
+from ancestral_server.rpc import convert, oneshot
+from ancestral_server.rpc.calls import Context, caller
+from ancestral_server.rpc.draining import Draining
+from ancestral_server.rpc.observed import request_id
+from ancestral_server.rpc.status import message_error
+from ancestral_server.settings import Settings
+
+# The window, in full batches: one in the lane, one that waits for it, and as much on its way in and out.
+BATCHES_AHEAD = 4
+# The same for messages, in how many batches they would fill with one image each.
+MESSAGE_BATCHES_AHEAD = 2
+# A message may be larger than the window. Two of them keep the lane busy.
+LEAST_MESSAGES_AHEAD = 2
+# The lane says when a retry may fit; others may leave it sooner.
+LONGEST_PAUSE_SECONDS = 1.0
+# What is wrong with the whole stream, and not with the message that met it first.
+_OF_THE_STREAM = (Unavailable, DeadlineExceeded, Infeasible)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the streams of a role do in their own way. `role` also names the fields of their messages."""
+
+    role: str
+    job: Callable[..., OneShotJob]
+    reply: Callable[[ModelVersion, OneShotJob], Any]
+    response: type[Any]
+
+
+ENCODE = Kind("encode", oneshot.encode_job, oneshot.encode_reply, pb.EncodeStreamResponse)
+SCORE = Kind("score", oneshot.score_job, oneshot.score_reply, pb.ScoreStreamResponse)
+
+
+async def stream(
+    kind: Kind,
+    messages: AsyncIterator[Any],
+    context: Context,
+    catalog: Catalog,
+    settings: Settings,
+    draining: Draining,
+) -> AsyncGenerator[Any]:
+    """The answers to `messages`. ServerError if the stream cannot go on; Drained if the server stops before its end."""
+    window = _Window(kind, context, catalog, settings)
+    reader = asyncio.create_task(window.read(messages))
+    reader.add_done_callback(lambda _: window.changed.set())
+    index = 0
+    try:
+        if draining.begun:
+            reader.cancel()
+        with draining.calling(reader.cancel):
+            while await window.holds_any(reader):
+                yield kind.response(index=index, **await window.outcome())
+                window.leave()
+                index += 1
+        if reader.cancelled() and draining.begun:
+            raise Drained(index)
+        reader.result()
+    finally:
+        reader.cancel()
+        window.abandon()
+
+
+class _Window:
+    """The messages that were read and are not answered, in order: each a job in the lane, or its error."""
+
+    def __init__(self, kind: Kind, context: Context, catalog: Catalog, settings: Settings) -> None:
+        self._kind = kind
+        self._context = context
+        self._catalog = catalog
+        self._settings = settings
+        self._bound: tuple[ModelVersion, BatchLoop] | None = None
+        # Holds the model, so that it is not unloaded, until the stream ends.
+        self._holds = ExitStack()
+        self._messages: deque[OneShotJob | ServerError] = deque()
+        self._images = 0
+        # Something came or left, or no more will come.
+        self.changed = asyncio.Event()
+
+    # ---- the reader's side
+
+    async def read(self, messages: AsyncIterator[Any]) -> None:
+        """Take in messages to the last, as the window allows."""
+        while True:
+            while self._full():
+                await self._change()
+            try:
+                message = await anext(messages)
+            except StopAsyncIteration:
+                return
+            except DecodeError as error:
+                self._enter(InvalidArgument(self._kind.role, f"is in a message that cannot be parsed: {error}"))
+                continue
+            try:
+                self._enter(await self._admit(getattr(message, self._kind.role)))
+            except _OF_THE_STREAM:
+                raise
+            except ServerError as error:
+                self._enter(error)
+
+    def _full(self) -> bool:
+        batch, messages = self._settings.max_batch, len(self._messages)
+        if messages < LEAST_MESSAGES_AHEAD:
+            return False
+        return self._images >= BATCHES_AHEAD * batch or messages >= MESSAGE_BATCHES_AHEAD * batch
+
+    async def _admit(self, request: Any) -> OneShotJob:
+        """The job of a request, in the lane. A full lane is waited for: the caller feels it as backpressure."""
+        model, lane = self._bind(request)
+        # Somebody who sends a stream does not wait for each of its answers.
+        if request.priority == priority_pb2.PRIORITY_UNSPECIFIED:
+            request.priority = priority_pb2.PRIORITY_BATCH
+        job = self._kind.job(model, request, self._settings, f"{self._kind.role}.", **caller(self._context))
+        while True:
+            try:
+                lane.submit(job)
+            except Overloaded as full:
+                await asyncio.sleep(min(full.retry_seconds, LONGEST_PAUSE_SECONDS))
+            else:
+                return job
+
+    def _bind(self, request: Any) -> tuple[ModelVersion, BatchLoop]:
+        """The model that the stream is bound to, by this message or an earlier one, and its lane."""
+        role = self._kind.role
+        if self._bound is None:
+            name = convert.model_name(f"{role}.model", request.model)
+            model = self._catalog.find(name, convert.version(f"{role}.version", request.version))
+            self._bound = self._holds.enter_context(model), oneshot.lane(model, role)
+            return self._bound
+        model, _ = self._bound
+        for field, found, bound in (("model", request.model, model.name), ("version", request.version, model.version)):
+            if found and found != bound:
+                raise InvalidArgument(
+                    f"{role}.{field}",
+                    f"is {found!r}, must be unset or {bound!r}: an earlier message bound the stream to model "
+                    f"{model.name} version {model.version}",
+                )
+        return self._bound
+
+    def _enter(self, message: OneShotJob | ServerError) -> None:
+        self._messages.append(message)
+        self._images += _images(message)
+        self.changed.set()
+
+    # ---- the writer's side
+
+    async def holds_any(self, reader: asyncio.Task[None]) -> bool:
+        """Whether there is a message to answer; waits while one may still come."""
+        while not self._messages and not reader.done():
+            await self._change()
+        return bool(self._messages)
+
+    async def outcome(self) -> dict[str, Any]:
+        """The answer to the first message, by its field in the response."""
+        message = self._messages[0]
+        try:
+            if isinstance(message, ServerError):
+                raise message
+            await message.future
+        except _OF_THE_STREAM:
+            raise
+        except ServerError as error:
+            return {"error": message_error(error, request_id.get())}
+        assert self._bound is not None
+        model, lane = self._bound
+        lane.metrics.record_request(message.queue_seconds, message.compute_seconds)
+        return {self._kind.role: self._kind.reply(model, message)}
+
+    def leave(self) -> None:
+        """The answer to the first message was sent."""
+        self._images -= _images(self._messages.popleft())
+        self.changed.set()
+
+    def abandon(self) -> None:
+        """Nobody waits for the rest."""
+        self._holds.close()
+        for message in self._messages:
+            if isinstance(message, OneShotJob):
+                message.cancelled = True
+                if not message.future.cancel() and not message.future.cancelled():
+                    message.future.exception()  # seen, or asyncio would report it as lost
+
+    async def _change(self) -> None:
+        self.changed.clear()
+        await self.changed.wait()
+
+
+def _images(message: OneShotJob | ServerError) -> int:
+    return message.rows if isinstance(message, OneShotJob) else 0

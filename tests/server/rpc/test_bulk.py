@@ -1,0 +1,132 @@
+"""The window of a stream over a lane whose program waits or fails when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ancestral.v1 import inference_service_pb2 as pb
+from ancestral.v1 import tensor_pb2
+from ancestral_server.engine.admission import Limits
+from ancestral_server.engine.batch_loop import BatchLoop
+from ancestral_server.errors import Drained
+from ancestral_server.rpc import bulk
+from ancestral_server.rpc.draining import Draining
+from fakeprograms import Doubler, batch_lane, run, until
+
+BATCH = 4
+SETTINGS: Any = SimpleNamespace(max_batch=BATCH, max_images=100, max_message_bytes=10**6)
+CONTEXT: Any = SimpleNamespace(time_remaining=lambda: None)
+
+
+class Source:
+    """Messages of so many images each, all of them 1 but for the first messages' `values`; counts what was read."""
+
+    def __init__(self, messages: int, images: int, values: Sequence[int] = ()) -> None:
+        self.read = 0
+        self._messages = messages
+        self._images = images
+        self._values = values
+
+    async def each(self) -> AsyncIterator[pb.EncodeStreamRequest]:
+        for index in range(self._messages):
+            value = self._values[index] if index < len(self._values) else 1
+            data = bytes([value] * self._images)
+            images = tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_UINT8, shape=[self._images, 1], data=data)
+            self.read += 1
+            yield pb.EncodeStreamRequest(encode=pb.EncodeRequest(model="toy", images=images))
+
+
+@pytest.fixture
+def doubler() -> Doubler:
+    return Doubler()
+
+
+@pytest.fixture
+def lane(doubler: Doubler) -> Iterator[BatchLoop]:
+    with batch_lane(doubler, Limits(images=1000)) as lane:
+        yield lane
+
+
+def stream(lane: BatchLoop, doubler: Doubler, source: Source, draining: Draining | None = None) -> Any:
+    model = SimpleNamespace(name="toy", version=1, programs={"encode": doubler}, lane=lambda role: lane)
+    catalog: Any = SimpleNamespace(find=lambda name, version: model)
+    return bulk.stream(bulk.ENCODE, source.each(), CONTEXT, catalog, SETTINGS, draining or Draining())
+
+
+@pytest.mark.parametrize(
+    ("images", "most"),
+    [
+        # By images, by messages, and the two that there always may be.
+        (2, bulk.BATCHES_AHEAD * BATCH // 2),
+        (1, bulk.MESSAGE_BATCHES_AHEAD * BATCH),
+        (50, bulk.LEAST_MESSAGES_AHEAD),
+    ],
+)
+def test_no_more_is_read_than_the_window_holds(lane: BatchLoop, doubler: Doubler, images: int, most: int) -> None:
+    async def work() -> None:
+        source = Source(100, images)
+        doubler.gate.clear()
+        async with aclosing(stream(lane, doubler, source)) as replies:
+            asking = asyncio.ensure_future(anext(replies))
+            await until(lambda: source.read == most)
+            await asyncio.sleep(0.1)
+            assert source.read == most
+            doubler.gate.set()
+            indices = [(await asking).index]
+            async for reply in replies:
+                indices.append(reply.index)
+                assert source.read <= reply.index + most
+            assert indices == list(range(100))
+
+    run(work())
+
+
+def test_what_nobody_waits_for_any_more_is_not_run(lane: BatchLoop, doubler: Doubler) -> None:
+    async def work() -> None:
+        doubler.gate.clear()
+        async with aclosing(stream(lane, doubler, Source(100, BATCH))) as replies:
+            asking = asyncio.ensure_future(anext(replies))
+            await until(lambda: len(lane._queue) == bulk.BATCHES_AHEAD - 1)
+            asking.cancel()
+            await asyncio.wait([asking])
+        doubler.gate.set()
+        await until(lambda: not lane._queue and not lane._pieces)
+        assert doubler.sizes == [BATCH], "only the batch that was running"
+
+    run(work())
+
+
+def test_a_failed_run_is_an_error_of_its_messages(lane: BatchLoop, doubler: Doubler) -> None:
+    async def work() -> None:
+        async with aclosing(stream(lane, doubler, Source(5, BATCH, values=[1, 13, 1]))) as replies:
+            outcomes = [reply.WhichOneof("outcome") async for reply in replies]
+        assert outcomes == ["encode", "error", "encode", "encode", "encode"]
+
+    run(work())
+
+
+def test_a_drain_answers_what_was_read_and_names_the_next(lane: BatchLoop, doubler: Doubler) -> None:
+    async def work() -> None:
+        draining, source = Draining(), Source(100, BATCH)
+        doubler.gate.clear()
+        replies = stream(lane, doubler, source, draining)
+        asking = asyncio.ensure_future(anext(replies))
+        await until(lambda: source.read == bulk.BATCHES_AHEAD)
+        draining.begin()
+        doubler.gate.set()
+        indices = [(await asking).index, *[(await anext(replies)).index for _ in range(bulk.BATCHES_AHEAD - 1)]]
+        with pytest.raises(Drained) as drained:
+            await anext(replies)
+        assert indices == list(range(bulk.BATCHES_AHEAD))
+        assert drained.value.next_index == bulk.BATCHES_AHEAD
+        with pytest.raises(Drained) as drained:
+            await anext(stream(lane, doubler, source, draining))
+        assert drained.value.next_index == 0
+
+    run(work())
