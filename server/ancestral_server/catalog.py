@@ -14,7 +14,7 @@ from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.batch_loop import BatchLoop
 from ancestral_server.engine.raster_loop import RasterLoop
-from ancestral_server.errors import BundleError, NotFound, RoleMissing, StartupError, Unavailable
+from ancestral_server.errors import BundleError, NotFound, OutOfMemory, RoleMissing, StartupError, Unavailable
 from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.bundle import read_bundle, read_manifest
 from ancestral_server.runtime.golden import replay
@@ -152,7 +152,10 @@ class Catalog:
         replay(bundle, model.programs)
         for name, program in model.programs.items():
             model.lanes[name] = self._lane(model, name, program)
-            model.lanes[name].warm_up()
+            try:
+                model.lanes[name].warm_up()
+            except OutOfMemory as error:
+                raise BundleError(program.role.graph, f"role {name}: {error}") from error
         model.device = self._runtime.device
 
     def _lane(self, model: ModelVersion, role: str, program: Program) -> BatchLoop | RasterLoop:

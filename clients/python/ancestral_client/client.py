@@ -24,6 +24,7 @@ from ancestral.v1 import (
 )
 from ancestral_client import _channel, _checks, _wire, errors
 from ancestral_client._batches import Batches
+from ancestral_client._checks import Priority
 from ancestral_client.results import Decoding, Encoding, Features, Model, Samples, Scores
 from ancestral_client.stream import SampleStream
 
@@ -40,6 +41,9 @@ class Client:
     Results always have the axis N. `version` 0 is the highest that is served. Class-conditional models, those whose
     `Model.label_count` is not 0, need labels to sample, score and extract features; others refuse them.
 
+    `priority` is that of every call. An interactive one that would wait for long is an `Overloaded` at once, which
+    says when to try again; with "batch" calls take what interactive ones leave over and may wait for long: for bulk.
+
     Every method raises an AncestralError (see `ancestral_client.errors`); a wrong value is an InvalidArgument, whether
     the client finds it or the server does.
     """
@@ -49,11 +53,13 @@ class Client:
         address: str = "localhost:8500",
         *,
         timeout: float = 60.0,
+        priority: Priority = "interactive",
         max_message_bytes: int = _channel.MAX_MESSAGE_BYTES,
     ) -> None:
         _checks.timeout_of(timeout)
         self.address = address
         self.timeout = timeout
+        self._priority = _checks.priority_of(priority)
         self._channel = _channel.open_channel(address, max_message_bytes)
         self._inference = inference_service_pb2_grpc.InferenceServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
@@ -172,6 +178,7 @@ class Client:
         request = inference_service_pb2.EncodeRequest(
             model=model,
             version=_checks.version_of(version),
+            priority=self._priority,
             images=_wire.pack(batch),
             draw_seed=None if draw_seed is None else _checks.seed_of("draw_seed", draw_seed),
         )
@@ -180,7 +187,10 @@ class Client:
     def decode(self, model: str, latents: ArrayLike, *, version: int = 0, timeout: float | None = None) -> Decoding:
         """The image of each latent: `latents` is [N,Z] or one latent [Z], any real dtype, all finite."""
         request = inference_service_pb2.DecodeRequest(
-            model=model, version=_checks.version_of(version), latents=_wire.pack(_checks.latent_batch(latents))
+            model=model,
+            version=_checks.version_of(version),
+            priority=self._priority,
+            latents=_wire.pack(_checks.latent_batch(latents)),
         )
         return _wire.decoding(self._call(self._inference.Decode, request, timeout))
 
@@ -202,6 +212,7 @@ class Client:
         request = inference_service_pb2.ExtractFeaturesRequest(
             model=model,
             version=_checks.version_of(version),
+            priority=self._priority,
             images=_wire.pack(batch),
             include_map=include_map,
             labels=None if labels is None else _checks.labels_of(labels),
@@ -227,6 +238,7 @@ class Client:
         request = inference_service_pb2.ScoreRequest(
             model=model,
             version=_checks.version_of(version),
+            priority=self._priority,
             images=_wire.pack(batch),
             seed=_checks.seed_of("seed", seed),
             labels=None if labels is None else _checks.labels_of(labels),
@@ -250,6 +262,7 @@ class Client:
         request = inference_service_pb2.SampleRequest(
             model=model,
             version=_checks.version_of(version),
+            priority=self._priority,
             count=_checks.count_of(n),
             # Drawn here and not by the server, so that a call that is tried again asks for the same images.
             seed=secrets.randbits(63) if seed is None else _checks.seed_of("seed", seed),

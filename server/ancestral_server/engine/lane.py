@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -161,7 +163,12 @@ class Lane(ABC, Generic[J]):
     def _probe(self) -> None:
         """Run once on nothing, to see whether the program still works."""
 
+    # Added to the niceness of the lane's threads.
+    _niceness = 0
+
     def _main(self, worker: int) -> None:
+        if self._niceness:
+            give_way(self._niceness)
         while not self._closing:
             try:
                 while not self._closing:
@@ -281,3 +288,12 @@ class Lane(ABC, Generic[J]):
         for job in jobs:
             job.answered = True
         post(jobs, partial(settle, jobs, error))
+
+
+def give_way(niceness: int) -> None:
+    """Let the calling thread yield to others that want the same core, where the system knows of such a thing."""
+    if sys.platform == "linux":
+        # On Linux niceness is a thread's own, and raising it needs no privileges.
+        thread = threading.get_native_id()
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + niceness))

@@ -24,6 +24,9 @@ log = structlog.get_logger()
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
 _GOOD_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
+# In an overload refusals come by the thousand, and a line for each would cost more than the refusal.
+_COUNTED_ONLY = {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -130,7 +133,7 @@ class _Observed:
         seconds = time.monotonic() - self._began
         self._metrics.seconds.observe(seconds)
         self._metrics.handled[camel_case(code)].inc()
-        if self._log_call or code is not grpc.StatusCode.OK:
+        if self._log_call or code not in _COUNTED_ONLY:
             log.info(
                 "call",
                 method=self._path,
