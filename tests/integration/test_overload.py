@@ -53,7 +53,7 @@ def test_a_flood_is_refused_with_a_delay_and_those_who_were_taken_do_not_wait_fo
     calls = [stub.Score.future(score(16), timeout=60) for _ in range(400)]
     taken, refused = [], []
     for call in calls:
-        error = call.exception()
+        error: Any = call.exception()
         if error is None:
             taken.append(call.result())
             continue

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import os
-import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -21,6 +19,7 @@ from ancestral_server.engine.admission import Limits, check_queue
 from ancestral_server.engine.answers import post, settle
 from ancestral_server.engine.costs import Costs
 from ancestral_server.engine.job import Job
+from ancestral_server.engine.niceness import give_way
 from ancestral_server.engine.queue import JobQueue
 from ancestral_server.errors import DeadlineExceeded, Infeasible, Internal, Overloaded, ServerError, Unavailable
 from ancestral_server.metrics import LaneMetrics
@@ -260,11 +259,15 @@ class Lane(ABC, Generic[J]):
             job.answered = True
         self._fail(late, DeadlineExceeded(f"the deadline passed before {self.name} had finished"))
 
-    def _give_up(self, jobs: Sequence[J], error: ServerError) -> None:
-        """Answer jobs with an error, and take what of them still waits out of the queue."""
+    def _withdraw(self, jobs: Iterable[J]) -> None:
+        """Take what of jobs still waits out of the queue."""
         with self._changed:
             self._queue.remove(jobs)
             self.metrics.queued.set(self._queue.total_rows)
+
+    def _give_up(self, jobs: Sequence[J], error: ServerError) -> None:
+        """Answer jobs with an error, and nothing more of them is run."""
+        self._withdraw(jobs)
         self._fail(jobs, error)
 
     def _drop_queue(self) -> list[J]:
@@ -288,12 +291,3 @@ class Lane(ABC, Generic[J]):
         for job in jobs:
             job.answered = True
         post(jobs, partial(settle, jobs, error))
-
-
-def give_way(niceness: int) -> None:
-    """Let the calling thread yield to others that want the same core, where the system knows of such a thing."""
-    if sys.platform == "linux":
-        # On Linux niceness is a thread's own, and raising it needs no privileges.
-        thread = threading.get_native_id()
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + niceness))

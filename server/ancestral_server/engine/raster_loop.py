@@ -199,8 +199,7 @@ class RasterLoop(Lane[RasterJob]):
             return
         departed = {id(job): job for slot in gone if (job := slots.jobs[slot]) is not None}
         slots.drop(gone)
-        with self._changed:
-            self._queue.remove(departed.values())
+        self._withdraw(departed.values())
         self._expire(departed.values())
 
     def _run_and_retire(self, worker: int, slots: Slots) -> None:
