@@ -6,17 +6,24 @@ Shapes: N images of a call, H rows, W columns, C channels, Z latent dimensions.
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ancestral.v1 import priority_pb2
 from ancestral_client.errors import STREAMS, FieldViolation, InvalidArgument, MessageTooLarge, invalid
 
 _MAX_INT32 = 2**31 - 1
 _MAX_INT64 = 2**63 - 1
 # What a request needs beside its array.
 _ENVELOPE_BYTES = 1024
+
+Priority = Literal["interactive", "batch"]
+_PRIORITIES: dict[Priority, priority_pb2.Priority.ValueType] = {
+    "interactive": priority_pb2.PRIORITY_INTERACTIVE,
+    "batch": priority_pb2.PRIORITY_BATCH,
+}
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -140,6 +147,13 @@ def version_of(version: int) -> int:
     if not 0 <= version <= _MAX_INT64:
         raise invalid("version", f"is {version}; must be at least 1, or 0 for the highest that is served")
     return int(version)
+
+
+def priority_of(priority: Priority) -> priority_pb2.Priority.ValueType:
+    """A priority for the wire."""
+    if priority not in _PRIORITIES:
+        raise invalid("priority", f"is {priority!r}; must be one of {', '.join(map(repr, _PRIORITIES))}")
+    return _PRIORITIES[priority]
 
 
 def seed_of(name: str, seed: int) -> int:

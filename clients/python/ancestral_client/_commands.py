@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from ancestral_client import errors, files
+from ancestral_client import _checks, errors, files
 from ancestral_client.bulk import MESSAGE_SIZE, BulkStream
 from ancestral_client.client import Client
 from ancestral_client.results import Encoding, Info, Model, Samples, Scores
@@ -36,13 +36,18 @@ Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="How long to wai
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same images; drawn if not given.")]
 Temperature = Annotated[float | None, typer.Option(help="0: the most likely values; 1, the default: the model itself.")]
 Label = Annotated[int | None, typer.Option(help="Class to draw from, of a class-conditional model.")]
+Priority = Annotated[
+    _checks.Priority, typer.Option(help="batch: take what interactive calls leave over, and wait for it; for bulk.")
+]
 Labels = Annotated[
     str | None, typer.Option(metavar="CLASS|FILE", help="Class of all images, or a .npy file with one for each.")
 ]
 
 
-def client(context: typer.Context, address: str | None, timeout: float) -> Client:
-    return Client(address or str(context.obj), timeout=timeout)
+def client(
+    context: typer.Context, address: str | None, timeout: float, priority: _checks.Priority = "interactive"
+) -> Client:
+    return Client(address or str(context.obj), timeout=timeout, priority=priority)
 
 
 def note(error: Exception) -> str:

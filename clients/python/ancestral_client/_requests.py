@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ancestral.v1 import inference_service_pb2 as pb
+from ancestral.v1 import priority_pb2
 from ancestral_client import _checks, _wire
 from ancestral_client._batches import Batches
 
@@ -15,8 +16,9 @@ from ancestral_client._batches import Batches
 class Requests:
     """`version` and `timeout` are those of the call; messages are to have at most so many bytes."""
 
-    def __init__(self, batches: Batches, max_message_bytes: int) -> None:
+    def __init__(self, batches: Batches, max_message_bytes: int, priority: priority_pb2.Priority.ValueType) -> None:
         self._batches = batches
+        self._priority = priority
         self._max_message_bytes = max_message_bytes
 
     def images(self, images: ArrayLike, model: str, version: int, timeout: float | None) -> NDArray[np.uint8]:
@@ -40,6 +42,7 @@ class Requests:
         request = pb.SampleRequest(
             model=model,
             version=_checks.version_of(version),
+            priority=self._priority,
             count=_checks.count_of("count", n),
             # Drawn here and not by the server, so that a call that is tried again asks for the same images.
             seed=secrets.randbits(63) if seed is None else _checks.seed_of("seed", seed),
@@ -61,6 +64,7 @@ class Requests:
         return pb.EncodeRequest(
             model=model,
             version=_checks.version_of(version),
+            priority=self._priority,
             images=_wire.pack(batch),
             draw_seed=None if draw_seed is None else _checks.seed_of("draw_seed", draw_seed),
             first_index=_checks.first_index_of(first_index),
@@ -81,6 +85,7 @@ class Requests:
         return pb.ScoreRequest(
             model=model,
             version=_checks.version_of(version),
+            priority=self._priority,
             images=_wire.pack(batch),
             seed=_checks.seed_of("seed", seed),
             labels=labels,
@@ -95,6 +100,7 @@ class Requests:
         return pb.ExtractFeaturesRequest(
             model=model,
             version=_checks.version_of(version),
+            priority=self._priority,
             images=_wire.pack(batch),
             include_map=include_map,
             labels=labels,
@@ -103,4 +109,9 @@ class Requests:
     def decode(self, model: str, latents: ArrayLike, *, version: int) -> pb.DecodeRequest:
         batch = _checks.latent_batch(latents)
         _checks.fits_message("latents", batch, self._max_message_bytes)
-        return pb.DecodeRequest(model=model, version=_checks.version_of(version), latents=_wire.pack(batch))
+        return pb.DecodeRequest(
+            model=model,
+            version=_checks.version_of(version),
+            priority=self._priority,
+            latents=_wire.pack(batch),
+        )

@@ -29,6 +29,7 @@ from ancestral_client._commands import (
     Label,
     Labels,
     ModelName,
+    Priority,
     Seed,
     Temperature,
     Timeout,
@@ -86,6 +87,7 @@ def sample(
     temperature: Temperature = None,
     label: Label = None,
     progress: Annotated[bool, typer.Option("--progress", help="Show a bar that grows as images arrive.")] = False,
+    priority: Priority = "interactive",
     version: Version = 0,
     address: Address = None,
     timeout: Timeout = TIMEOUT,
@@ -93,7 +95,7 @@ def sample(
     """Draw images from a model."""
     files.check_target(out, ".png", ".npy", ".npz")
     asked: dict[str, Any] = {"seed": seed, "first_index": first_index, "temperature": temperature, "label": label}
-    with commands.client(context, address, timeout) as client:
+    with commands.client(context, address, timeout, priority) as client:
         if progress:
             drawn = _sample_with_bar(client, model, n, version=version, **asked)
         else:
@@ -130,6 +132,7 @@ def complete(
     seed: Seed = None,
     temperature: Temperature = None,
     label: Label = None,
+    priority: Priority = "interactive",
     version: Version = 0,
     address: Address = None,
     timeout: Timeout = TIMEOUT,
@@ -139,7 +142,7 @@ def complete(
     Pixels are drawn from the top, row by row, from the left: each is conditioned on those before it, kept or drawn.
     """
     files.check_target(out, ".png", ".npy", ".npz")
-    with commands.client(context, address, timeout) as client:
+    with commands.client(context, address, timeout, priority) as client:
         found = client.model(model, version)
         if not found.serving:  # and perhaps its manifest could not be read: there is no size to hold the files to
             raise errors.Unavailable(f"{model} does not serve: {found.reason}")
@@ -181,6 +184,7 @@ def decode(
         Path, typer.Argument(metavar="LATENTS", help=".npy [N,Z], or .npz as `encode` writes it (latent, else mean).")
     ],
     out: Annotated[Path, typer.Option(help="Picture grid (.png), or images (.npy, .npz).")],
+    priority: Priority = "interactive",
     version: Version = 0,
     address: Address = None,
     timeout: Timeout = TIMEOUT,
@@ -188,7 +192,7 @@ def decode(
     """Map latents to images."""
     files.check_target(out, ".png", ".npy", ".npz")
     array = files.read_array(latents, ("latent", "latents", "mean"))
-    with commands.client(context, address, timeout) as client:
+    with commands.client(context, address, timeout, priority) as client:
         decoded = client.decode(model, array, version=version)
     files.write_images(out, decoded.images, {})
     commands.done(out, f"{len(decoded.images)} images", decoded.info)
@@ -202,13 +206,14 @@ def features(
     out: Annotated[Path, typer.Option(help=".npz (features, feature_map) or .npy (features).")],
     include_map: Annotated[bool, typer.Option("--map", help="Also the whole map, [N,H,W,F].")] = False,
     labels: Labels = None,
+    priority: Priority = "interactive",
     version: Version = 0,
     address: Address = None,
     timeout: Timeout = TIMEOUT,
 ) -> None:
     """Map images to a hidden layer of a model."""
     files.check_target(out, ".npz", ".npy")
-    with commands.client(context, address, timeout) as client:
+    with commands.client(context, address, timeout, priority) as client:
         hidden = client.features(
             model, commands.images(images), include_map=include_map, labels=commands.labels(labels), version=version
         )

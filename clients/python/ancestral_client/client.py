@@ -16,21 +16,22 @@ from numpy.typing import ArrayLike, NDArray
 from ancestral.v1 import (
     inference_service_pb2,
     inference_service_pb2_grpc,
-    model_service_pb2,
     model_service_pb2_grpc,
 )
 from ancestral_client import _channel, _checks, _wire
 from ancestral_client._attempts import Attempts, Server, call
 from ancestral_client._batches import Batches
+from ancestral_client._checks import Priority
+from ancestral_client._models import ModelCalls
 from ancestral_client._requests import Requests
 from ancestral_client.bulk import MESSAGE_SIZE, BulkStream, Role, cut
-from ancestral_client.results import Decoding, Encoding, Features, Model, Samples, Scores
+from ancestral_client.results import Decoding, Encoding, Features, Samples, Scores
 from ancestral_client.stream import SampleStream
 
 _Result = TypeVar("_Result", bound=Encoding | Scores)
 
 
-class Client:
+class Client(ModelCalls):
     """Calls one Ancestral server, or several replicas behind one name. May be shared between threads.
 
     `timeout` is the deadline of every call in seconds, all its attempts together; each method takes another one for
@@ -42,6 +43,9 @@ class Client:
     Results always have the axis N. `version` 0 is the highest that is served. Class-conditional models, those whose
     `Model.label_count` is not 0, need labels to sample, score and extract features; others refuse them.
 
+    `priority` is that of every call. Interactive ones go first, and the server refuses one that would wait for long;
+    "batch" takes what those leave over and may wait: for bulk, as the streams of encode and score always are.
+
     Every method raises an AncestralError (see `ancestral_client.errors`); a wrong value is an InvalidArgument, whether
     the client finds it or the server does.
     """
@@ -52,6 +56,7 @@ class Client:
         *,
         timeout: float = 60.0,
         retry_seconds: float = 30.0,
+        priority: Priority = "interactive",
         max_message_bytes: int = _channel.MAX_MESSAGE_BYTES,
     ) -> None:
         _checks.timeout_of(timeout)
@@ -60,9 +65,11 @@ class Client:
         self.timeout = timeout
         self._channel = _channel.open_channel(address, max_message_bytes)
         self._inference = inference_service_pb2_grpc.InferenceServiceStub(self._channel)
-        self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        super().__init__(model_service_pb2_grpc.ModelServiceStub(self._channel))
         batches = Batches(lambda name, version, timeout: self.model(name, version, timeout=timeout).image_shape)
-        self._requests = Requests(batches, max_message_bytes)
+        self._requests = Requests(batches, max_message_bytes, _checks.priority_of(priority))
+        # Who sends a stream does not wait for each of its answers.
+        self._bulk_requests = Requests(batches, max_message_bytes, _checks.priority_of("batch"))
 
     def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""
@@ -75,29 +82,6 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-    def models(self, *, timeout: float | None = None) -> list[Model]:
-        """Every version of every model, by name and version, including those that do not serve."""
-        reply = call(self._models.ListModels, model_service_pb2.ListModelsRequest(), self._attempts(timeout))
-        return [_wire.model(message) for message in reply.models]
-
-    def model(self, name: str, version: int = 0, *, timeout: float | None = None) -> Model:
-        """What one model is and can do."""
-        request = model_service_pb2.GetModelRequest(name=name, version=_checks.version_of(version))
-        return _wire.model(call(self._models.GetModel, request, self._attempts(timeout)).model)
-
-    def load(self, name: str, version: int = 0, *, timeout: float | None = None) -> Model:
-        """Has a version loaded, or loaded anew, from the server's folder: the highest there unless `version` says.
-
-        Returns when it serves; a BundleRefused leaves what served before in place.
-        """
-        request = model_service_pb2.LoadModelRequest(name=name, version=_checks.version_of(version))
-        return _wire.model(call(self._models.LoadModel, request, self._attempts(timeout)).model)
-
-    def unload(self, name: str, version: int = 0, *, timeout: float | None = None) -> None:
-        """Has a version taken out of service, or all of them; returns when their running calls have ended."""
-        request = model_service_pb2.UnloadModelRequest(name=name, version=_checks.version_of(version))
-        call(self._models.UnloadModel, request, self._attempts(timeout))
 
     def sample(
         self,
@@ -215,7 +199,7 @@ class Client:
         """
 
         def request(batch: NDArray[np.uint8], first: int) -> Message:
-            return self._requests.encode(model, batch, draw_seed=draw_seed, first_index=first, version=version)
+            return self._bulk_requests.encode(model, batch, draw_seed=draw_seed, first_index=first, version=version)
 
         role = Role("encode", self._inference.EncodeStream, inference_service_pb2.EncodeStreamRequest, _wire.encoding)
         return self._bulk(role, request, model, images, message_size, version, timeout)
@@ -283,7 +267,7 @@ class Client:
 
         def request(batch: NDArray[np.uint8], first: int) -> Message:
             own = classes[first : first + len(batch)] if classes is not None and len(classes) > 1 else classes
-            return self._requests.score(model, batch, seed=seed, first_index=first, labels=own, version=version)
+            return self._bulk_requests.score(model, batch, seed=seed, first_index=first, labels=own, version=version)
 
         role = Role("score", self._inference.ScoreStream, inference_service_pb2.ScoreStreamRequest, _wire.scores)
         return self._bulk(role, request, model, images, message_size, version, timeout)

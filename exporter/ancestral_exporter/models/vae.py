@@ -43,12 +43,10 @@ class Encoder(nn.Module):
     is where the time would go.
     """
 
-    def __init__(
-        self, image: ImageShape, widths: tuple[int, ...], blocks: int, features: int, dropout: float
-    ) -> None:
+    def __init__(self, image: ImageShape, widths: tuple[int, ...], blocks: int, features: int, dropout: float) -> None:
         super().__init__()
-        # What the first convolution reads for each byte, in [-1, 1]: one look-up where the arithmetic is seven operations,
-        # which a single image would wait for.
+        # What the first convolution reads for each byte, in [-1, 1]: a look-up instead of seven operations, for each of
+        # which a single image would wait.
         table = to_levels(torch.arange(256), image.levels).to(torch.float32) * (2 / (image.levels - 1)) - 1
         self.table: Tensor
         self.register_buffer("table", table[:, None], persistent=False)

@@ -15,7 +15,7 @@ from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.batch_loop import BatchLoop
 from ancestral_server.engine.quick import QuickBatchLoop
 from ancestral_server.engine.raster_loop import RasterLoop
-from ancestral_server.errors import BundleError
+from ancestral_server.errors import BundleError, OutOfMemory
 from ancestral_server.metrics import Metrics
 from ancestral_server.runtime import memory
 from ancestral_server.runtime.bundle import Bundle, read_bundle, read_manifest
@@ -86,7 +86,10 @@ class Loader:
         replay(bundle, model.programs)
         for name, program in model.programs.items():
             lane = model.lanes[name] = self._lane(model, name, program)
-            lane.warm_up()
+            try:
+                lane.warm_up()
+            except OutOfMemory as error:
+                raise BundleError(program.role.graph, f"role {name}: {error}") from error
             if isinstance(lane, QuickBatchLoop) and lane.quick:
                 alone = self._session(sessions, bundle, program.role, on_caller=True)
                 lane.lighten(OneShotProgram(program.role, alone, bundle.manifest))

@@ -36,8 +36,8 @@ def check_queue(
 ) -> None:
     """Overloaded, with the delay after which it would fit, if the job is too much for the queue of its priority.
 
-    ahead: waiting rows that will be worked off before the last of the job's. seconds_of: work of so many rows; of one in a
-    full batch row_seconds.
+    ahead: waiting rows that will be worked off before the last of the job's. seconds_of: work of so many rows.
+    row_seconds: work of one row in a full batch.
     """
     calls, images = len(queue.classes[job.priority]), queue.rows[job.priority]
     if not calls:

@@ -1,4 +1,4 @@
-"""How many callers there are, judged by the batches that they made: whom to wait for, and that a lone one has nobody."""
+"""How many callers there are, judged by the batches that they made: whom to wait for, and that a lone one is alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 
 # Batches that are remembered: a crowd that has gone is waited for that often.
 MEMORY = 16
-# Every so many batches one waits for whoever comes; a probe that finds nobody new makes the next one rarer, down to this.
+# Every so many batches one waits for whoever comes; one that finds nobody new makes the next one rarer, down to this.
 PROBE_EVERY, PROBE_SELDOM = 8, 256
 
 

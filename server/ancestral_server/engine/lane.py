@@ -19,6 +19,7 @@ from ancestral_server.engine.admission import Limits, check_queue
 from ancestral_server.engine.answers import post, settle
 from ancestral_server.engine.costs import Costs
 from ancestral_server.engine.job import Job
+from ancestral_server.engine.niceness import give_way
 from ancestral_server.engine.queue import JobQueue
 from ancestral_server.engine.stats import LaneStats
 from ancestral_server.errors import DeadlineExceeded, Infeasible, Internal, Overloaded, ServerError, Unavailable
@@ -169,7 +170,12 @@ class Lane(ABC, Generic[J]):
     def _probe(self) -> None:
         """Run once on nothing, to see whether the program still works."""
 
+    # Added to the niceness of the lane's threads.
+    _niceness = 0
+
     def _main(self, worker: int) -> None:
+        if self._niceness:
+            give_way(self._niceness)
         while not self._closing:
             try:
                 while not self._closing:
@@ -259,22 +265,24 @@ class Lane(ABC, Generic[J]):
             job.answered = True
         self._fail(late, DeadlineExceeded(f"the deadline passed before {self.name} had finished"))
 
-    def _give_up(self, jobs: Sequence[J], error: ServerError) -> None:
-        """Answer jobs with an error, and take what of them still waits out of the queue."""
+    def _withdraw(self, jobs: Iterable[J]) -> None:
+        """Take what of jobs still waits out of the queue."""
         with self._changed:
             self._queue.remove(jobs)
+
+    def _give_up(self, jobs: Sequence[J], error: ServerError) -> None:
+        """Answer jobs with an error, and nothing more of them is run."""
+        self._withdraw(jobs)
         self._fail(jobs, error)
 
     def _drop_queue(self) -> list[J]:
         with self._changed:
-            jobs = self._queue.clear()
-        return jobs
+            return self._queue.clear()
 
     # ---- answers: one post to the event loop per batch
 
-    def _finish(self, jobs: Iterable[J]) -> None:
+    def _finish(self, jobs: Sequence[J]) -> None:
         now = time.monotonic()
-        jobs = list(jobs)
         for job in jobs:
             job.finished = now
             job.answered = True

@@ -41,9 +41,9 @@ def reserve(slots: int) -> int:
 def queue_limit(*, floor: float, batch: float, own: float) -> float:
     """Seconds of work that may wait in a queue once a newcomer has joined it.
 
-    A queue is there to keep the lane busy, which takes one full batch of `batch` seconds; beyond that it makes everybody
-    wait and nothing faster, so that it would stand at its limit for as long as an overload lasts. `floor`: so much is
-    harmless whatever the model costs. own: seconds that the newcomer is itself; a large one may wait for as much again.
+    A queue is there to keep the lane busy, which takes one full batch of `batch` seconds. What waits beyond that makes
+    nothing faster: in an overload the queue stands at its limit, and everybody waits for all of it. floor: so much is
+    harmless whatever the model costs. own: seconds of the newcomer itself; a large one may wait for as much again.
     """
     return max(floor, batch, 2 * own)
 

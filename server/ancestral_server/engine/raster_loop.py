@@ -36,6 +36,9 @@ class RasterLoop(Lane[RasterJob]):
     pad: run only a few sizes of batch, as a GPU likes it.
     """
 
+    # Rows keep every core busy without a pause: the event loop and the other models must not stand in line for one.
+    _niceness = 10
+
     def __init__(
         self,
         name: str,
@@ -80,8 +83,10 @@ class RasterLoop(Lane[RasterJob]):
                 seconds = self._run_blank(size)
             except OutOfMemory:
                 self.metrics.out_of_memory.inc()
-                if not all([room.shrink(size) for room in self._rooms]):
+                if size == 1:
                     raise
+                for room in self._rooms:
+                    room.shrink(size)
                 return
             self._costs.learn(size, seconds)
 
@@ -207,8 +212,7 @@ class RasterLoop(Lane[RasterJob]):
             return
         departed = {id(job): job for slot in gone if (job := slots.jobs[slot]) is not None}
         slots.drop(gone)
-        with self._changed:
-            self._queue.remove(departed.values())
+        self._withdraw(departed.values())
         self._expire(departed.values())
 
     def _run_and_retire(self, worker: int, slots: Slots) -> None:

@@ -31,6 +31,8 @@ _GOOD_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _OURS = secrets.token_hex(8)
 _numbers = itertools.count(1)
 _OK, _CANCELLED = grpc.StatusCode.OK, grpc.StatusCode.CANCELLED
+# In an overload refusals come by the thousand, and a line for each would cost more than the refusal.
+_COUNTED_ONLY = {_OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
 _IN_METRICS = {code: camel_case(code) for code in grpc.StatusCode}
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -168,7 +170,7 @@ class _Observer:
         seconds = time.monotonic() - began
         self._metrics.seconds.observe(seconds)
         self._metrics.handled[_IN_METRICS[code]] += 1
-        if self._log_calls or code is not _OK:
+        if self._log_calls or code not in _COUNTED_ONLY:
             log.info(
                 "call",
                 method=self._path,

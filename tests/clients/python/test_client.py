@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
+import grpc
 import numpy as np
 import pytest
 
@@ -223,6 +224,27 @@ def test_a_role_that_the_model_lacks(client: Client) -> None:
         client.decode("tally", np.zeros((1, 2)))
     with pytest.raises(RoleNotSupported):
         client.features("tally", IMAGES)
+
+
+@pytest.mark.parametrize(("priority", "sent"), [("interactive", 1), ("batch", 2)])
+def test_the_priority_of_a_client_is_that_of_its_calls(
+    fake_server: FakeServer, priority: Literal["interactive", "batch"], sent: int
+) -> None:
+    found: list[int] = []
+
+    def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        found.append(inference_service_pb2.DecodeRequest.FromString(request).priority)
+        return inference_service_pb2.DecodeResponse(images=_wire.pack(IMAGES)).SerializeToString()
+
+    fake_server.answer = answer
+    with Client(fake_server.address, priority=priority) as client:
+        client.decode("tally", [0.0, 1.0])
+    assert found == [sent]
+
+
+def test_an_unknown_priority_is_refused(fake_server: FakeServer) -> None:
+    with pytest.raises(InvalidArgument, match="priority: is 'low'; must be one of 'interactive', 'batch'"):
+        Client(fake_server.address, priority="low")  # type: ignore[arg-type]
 
 
 def test_the_shape_is_asked_for_once_and_again_when_it_may_have_changed(fake_server: FakeServer) -> None:

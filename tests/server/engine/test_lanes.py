@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -196,3 +198,19 @@ def test_a_slow_phase_does_not_turn_callers_away_for_ever(raster: RasterLoop) ->
         assert np.array_equal(job.images, expected_images(1, 0, 1))
 
     run(work())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness is a thread's own on Linux only")
+def test_the_threads_of_a_sampler_give_way_and_no_others(batches: BatchLoop, raster: RasterLoop) -> None:
+    def niceness(lane: BatchLoop | RasterLoop) -> int:
+        thread = lane._threads[0].native_id
+        assert thread is not None
+        return os.getpriority(os.PRIO_PROCESS, thread)
+
+    async def work() -> None:
+        await asyncio.gather(double(batches, 1), paint(raster, 1))
+
+    run(work())
+    mine = os.getpriority(os.PRIO_PROCESS, 0)
+    assert niceness(batches) == mine
+    assert niceness(raster) == min(19, mine + 10)

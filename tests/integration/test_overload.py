@@ -1,0 +1,119 @@
+"""Overload, deadlines and priorities over the real server, on a model that takes its time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from ancestral.v1 import inference_service_pb2 as pb
+from ancestral.v1 import inference_service_pb2_grpc, priority_pb2, tensor_pb2
+from ancestral_exporter.models.base import ImageShape
+from pixelcnns import exported, sharp_pixelcnn
+from running import ServerProcess
+
+HEIGHT, WIDTH = 16, 16
+BATCH = priority_pb2.PRIORITY_BATCH
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A PixelCNN of 16×16 on one thread."""
+    models = tmp_path_factory.mktemp("models")
+    exported(sharp_pixelcnn(ImageShape(HEIGHT, WIDTH, 1, 4)), models, "slow")
+    with ServerProcess(models, "--threads", "1", "--max-batch", "16", "--slots", "8") as server:
+        yield server
+
+
+def stub_of(server: ServerProcess) -> inference_service_pb2_grpc.InferenceServiceStub:
+    return inference_service_pb2_grpc.InferenceServiceStub(grpc.insecure_channel(server.address))
+
+
+def score(n: int, priority: Any = priority_pb2.PRIORITY_UNSPECIFIED) -> pb.ScoreRequest:
+    data = bytes(n * HEIGHT * WIDTH)
+    images = tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_UINT8, shape=(n, HEIGHT, WIDTH, 1), data=data)
+    return pb.ScoreRequest(model="slow", images=images, priority=priority)
+
+
+def detail(error: Any, kind: Any) -> Any:
+    status = rpc_status.from_call(error)
+    assert status is not None
+    return next(kind.FromString(packed.value) for packed in status.details if packed.Is(kind.DESCRIPTOR))
+
+
+def test_a_flood_is_refused_with_a_delay_and_those_who_were_taken_do_not_wait_for_long(server: ServerProcess) -> None:
+    stub = stub_of(server)
+    stub.Score(score(16), timeout=30)
+    refused_before = server.metric("ancestral_requests_refused_total", role="score", reason="queue_full")
+    calls = [stub.Score.future(score(16), timeout=60) for _ in range(400)]
+    taken, refused = [], []
+    for call in calls:
+        error: Any = call.exception()
+        if error is None:
+            taken.append(call.result())
+            continue
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert detail(error, error_details_pb2.ErrorInfo).reason == "QUEUE_FULL"
+        delay = detail(error, error_details_pb2.RetryInfo).retry_delay.ToTimedelta().total_seconds()
+        pushback = dict(error.trailing_metadata())["grpc-retry-pushback-ms"]
+        assert 0 < delay < 5
+        assert int(pushback) >= 1
+        refused.append(delay)
+    assert len(taken) + len(refused) == 400
+    assert len(refused) > 100
+    # Two full batches at most are before each of them, or 50 ms of work; all 400 are many times that.
+    run_seconds = sorted(reply.info.timing.compute_seconds for reply in taken)[len(taken) // 2]
+    queued = sorted(reply.info.timing.queue_seconds for reply in taken)
+    assert queued[len(queued) // 2] < 0.05 + 4 * run_seconds
+    told = server.metric("ancestral_requests_refused_total", role="score", reason="queue_full") - refused_before
+    assert told == len(refused)
+    # Over as soon as it is over.
+    stub.Score(score(1), timeout=30)
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_long_before_it_passes(server: ServerProcess) -> None:
+    stub = stub_of(server)
+    began = time.monotonic()
+    stub.Score(score(1600), timeout=60)
+    seconds = time.monotonic() - began
+    began = time.monotonic()
+    with pytest.raises(grpc.RpcError) as refusal:
+        stub.Score(score(1600), timeout=seconds / 3)
+    assert time.monotonic() - began < seconds / 4
+    assert refusal.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert detail(refusal.value, error_details_pb2.ErrorInfo).reason == "DEADLINE_INFEASIBLE"
+    assert server.metric("ancestral_requests_refused_total", role="score", reason="deadline") >= 1
+
+
+def test_batch_calls_wait_as_long_as_it_takes_and_interactive_ones_pass_them(server: ServerProcess) -> None:
+    stub = stub_of(server)
+    stub.Score(score(16), timeout=30)
+    bulk = [stub.Score.future(score(64, BATCH), timeout=60) for _ in range(30)]
+    while server.metric("ancestral_queued_images", role="score") < 800:
+        assert not all(call.done() for call in bulk)
+    reply = stub.Score(score(1), timeout=30)
+    still_waiting = sum(not call.done() for call in bulk)
+    assert still_waiting > 0
+    run_seconds = reply.info.timing.compute_seconds
+    answers = [call.result() for call in bulk]
+    assert all(len(answer.log_likelihood.data) == 64 * 4 for answer in answers)
+    # It waited for the run that was going on; the last of the others for hundreds.
+    assert reply.info.timing.queue_seconds < 0.2 + 4 * run_seconds
+    assert max(answer.info.timing.total_seconds for answer in answers) > reply.info.timing.queue_seconds
+
+
+def test_an_interactive_sample_passes_batch_samples(server: ServerProcess) -> None:
+    stub = stub_of(server)
+    bulk = stub.Sample.future(pb.SampleRequest(model="slow", count=2000, seed=1, priority=BATCH), timeout=120)
+    while server.metric("ancestral_queued_images", role="sample") == 0:
+        assert not bulk.done()
+    few = stub.Sample(pb.SampleRequest(model="slow", count=10, seed=2), timeout=60)
+    assert not bulk.done()
+    bulk.cancel()
+    alone = stub.Sample(pb.SampleRequest(model="slow", count=10, seed=2), timeout=60)
+    assert few.images.data == alone.images.data
