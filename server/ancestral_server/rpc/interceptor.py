@@ -17,6 +17,7 @@ import structlog
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import Internal, ServerError
 from ancestral_server.metrics import MethodMetrics, Metrics
+from ancestral_server.rpc import parsing
 from ancestral_server.rpc.status import camel_case, status
 
 log = structlog.get_logger()
@@ -47,8 +48,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._arrivals.begin(time.monotonic())
             return self._wrapped[path]
         handler = await continuation(handler_call_details)
-        if handler is None or not path.startswith(self._prefix):
-            return handler
+        if handler is None:
+            return None
+        if not path.startswith(self._prefix):
+            return parsing.forgiving(handler)
         wrapped = self._wrap(path, handler)
         self._wrapped[path] = wrapped
         self._arrivals.begin(time.monotonic())
@@ -64,30 +67,30 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             metrics = self._metrics.method("unary", service, method)
             behaviour: Any = handler.unary_unary
 
-            async def call(request: Any, context: Context) -> Any:
-                self._arrivals.read()
+            async def call(_: Any, context: Context) -> Any:
                 async with _Observed(path, metrics, context, self._log_calls):
+                    request = await parsing.one(context)
+                    self._arrivals.read()
                     reply = await behaviour(request, context)
                     metrics.sent.inc()
                     return reply
 
-            return grpc.unary_unary_rpc_method_handler(call, **codecs)
+            return grpc.stream_unary_rpc_method_handler(call, **codecs)
 
         assert handler.unary_stream is not None, f"{path}: no method takes a stream"
         stream_metrics = self._metrics.method("server_stream", service, method)
         stream_behaviour: Any = handler.unary_stream
 
-        async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
-            self._arrivals.read()
-            async with (
-                _Observed(path, stream_metrics, context, self._log_calls),
-                aclosing(stream_behaviour(request, context)) as replies,
-            ):
-                async for reply in replies:
-                    stream_metrics.sent.inc()
-                    yield reply
+        async def stream(_: Any, context: Context) -> AsyncIterator[Any]:
+            async with _Observed(path, stream_metrics, context, self._log_calls):
+                request = await parsing.one(context)
+                self._arrivals.read()
+                async with aclosing(stream_behaviour(request, context)) as replies:
+                    async for reply in replies:
+                        stream_metrics.sent.inc()
+                        yield reply
 
-        return grpc.unary_stream_rpc_method_handler(stream, **codecs)
+        return grpc.stream_stream_rpc_method_handler(stream, **codecs)
 
 
 class _Observed:
