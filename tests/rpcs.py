@@ -1,4 +1,4 @@
-"""Every RPC of a server as a plain value, found by asking the server itself, so that new ones are seen by themselves."""
+"""Every RPC of a server as a plain value, found by asking the server, so that new ones are seen by themselves."""
 
 from __future__ import annotations
 
