@@ -64,6 +64,18 @@ gpu-check: ## Compare the graphs on the GPU with the CPU and time both; with PYT
 bench: $(INSTALLED) ## Time sampling against one parallel pass, naive loops and static batching; about 5 minutes
 	@$(BIN)/python tests/benchmarks/run.py $(ARGS)
 
+soak: $(INSTALLED) ## Minutes of callers that agree on nothing; ARGS="--minutes 20" for longer
+	@PYTHONPATH=tests $(BIN)/python tests/soak/run_soak.py $(ARGS)
+
+overload: $(INSTALLED) ## Three times more calls than can be served, and what dynamic batching is worth; 3 minutes
+	@PYTHONPATH=tests $(BIN)/python tests/soak/run_overload.py $(ARGS)
+
+restarts: $(INSTALLED) ## Servers that stop, die and come back, and models that change, under load
+	@PYTHONPATH=tests $(BIN)/python tests/soak/run_restarts.py $(ARGS)
+
+fuzz: $(INSTALLED) ## 100,000 malformed requests over all RPCs and 2,000 corrupted bundles; 5 minutes
+	@PYTHONPATH=tests:tests/soak $(BIN)/python tests/fuzz/run_fuzz.py $(ARGS)
+
 lock: $(INSTALLED) ## Write requirements.lock from what .venv holds
 	@.ci/lock >requirements.lock.new
 	@mv requirements.lock.new requirements.lock
@@ -86,4 +98,4 @@ $(TOOLS): .ci/tools
 	@.ci/tools
 	@touch $@
 
-.PHONY: bench demo serve install tools protos check format test gpu-check lock clean help
+.PHONY: bench soak overload restarts fuzz demo serve install tools protos check format test gpu-check lock clean help

@@ -45,6 +45,10 @@ MAKE = {
     "format": "changes the tree; check runs the same tools",
     "lock": "tests/architecture/test_dependencies.py checks its result",
     "bench": "tests/benchmarks/test_run.py, in short",
+    "soak": "tests/soak/test_soak.py, in short",
+    "overload": "tests/soak/test_soak.py, in short",
+    "restarts": "tests/soak/test_soak.py, in short",
+    "fuzz": "tests/fuzz/test_fuzz.py, in short",
     "gpu-check": "tests/architecture/test_makefile.py",
 }
 

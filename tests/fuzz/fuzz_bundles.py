@@ -41,8 +41,8 @@ CASE_SECONDS = 30.0
 MOST_BYTES = 4 * 2**30
 FILES = ("bundle.json", "encode.onnx", "sample.onnx", "golden.npz")
 VALUES: tuple[Any, ...] = (
-    None, True, 0, -1, 1, 2**31, 2**40, 2**63, 2**70, 1e308, "NaN", "-Infinity", "", "x", "../golden.npz", "/etc/passwd",
-    ".", "a\x00b", "MEANING_LABEL", "PROGRAM_RASTER", "x" * 100_000, [], {}, [[]], [0], [2**40], [-1], {"a": 1},
+    None, True, 0, -1, 1, 2**31, 2**40, 2**63, 2**70, 1e308, "NaN", "-Infinity", "", "x", "../golden.npz",
+    "/etc/passwd", ".", "a\x00b", "MEANING_LABEL", "PROGRAM_RASTER", "x" * 100_000, [], {}, [[]], [0], [2**40], [-1], {"a": 1},
 )  # fmt: skip
 
 
@@ -58,7 +58,7 @@ class Result:
 
 
 def fuzz(cases: int, seed: int, first: int = 0) -> Result:
-    """Try cases `first` to `first + cases`; each depends on (seed, case) alone. Starts again after a case that kills."""
+    """Try cases `first` to `first + cases`, each a function of (seed, case); goes on after one that kills the child."""
     result, case, end = Result(), first, first + cases
     while case < end:
         done = case

@@ -15,7 +15,18 @@ Random = np.random.Generator
 
 INTEGERS = (0, 1, 2, 3, -1, 255, 2**16, 2**31 - 1, -(2**31), 2**32 - 1, 2**53, 2**62, 2**63 - 1, -(2**63), 2**64 - 1)
 REALS = (0.0, -0.0, 1.0, 0.5, -1.0, 1e-45, 1e38, -3e38, float("inf"), float("-inf"), float("nan"))
-STRINGS = ("", "nobody", "tally.encode", "tally:1", "../../etc/passwd", "a\x00b", "é" * 50, "🦆", "%s%n{}", "x" * 70_000)
+STRINGS = (
+    "",
+    "nobody",
+    "tally.encode",
+    "tally:1",
+    "../../etc/passwd",
+    "a\x00b",
+    "é" * 50,
+    "🦆",
+    "%s%n{}",
+    "x" * 70_000,
+)
 BITS = {
     FieldDescriptor.TYPE_INT32: (-(2**31), 2**31 - 1),
     FieldDescriptor.TYPE_INT64: (-(2**63), 2**63 - 1),
@@ -57,9 +68,7 @@ def isinstance_of(message: Message, name: str) -> bool:
     return bool(message.DESCRIPTOR.full_name == name)
 
 
-def _set(
-    message: Message, field: FieldDescriptor, random: Random, model: str, depth: int, *, extreme: bool
-) -> None:
+def _set(message: Message, field: Any, random: Random, model: str, depth: int, *, extreme: bool) -> None:
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         entries = getattr(message, field.name)
         value_field = field.message_type.fields_by_name["value"]
@@ -190,7 +199,9 @@ def connection(path: str, message: bytes, random: Random) -> bytes:
             {"content_length": "-1"},
         ),
     )
-    flag, length = (0, len(message)) if random.random() < 0.7 else (int(random.integers(256)), int(random.integers(2**32)))
+    flag, length = (
+        (0, len(message)) if random.random() < 0.7 else (int(random.integers(256)), int(random.integers(2**32)))
+    )
     body = bytes([flag]) + length.to_bytes(4, "big") + message
     frames = [
         frame(4, 0, 0, b""),

@@ -1,6 +1,6 @@
 """The load, in a process of its own, so that the server's process is measured alone.
 
-`Generator` starts it and hears its reports; as a command it takes one job as JSON and prints reports as JSON, a line each:
+`Generator` starts it and hears its reports; as a command it takes one job and prints reports, JSON, a line each:
 
 - mixed: callers of every kind and every manner, each reply checked; a report every `interval` seconds.
 - closed: `concurrency` callers, each asking again as soon as it is answered; one report.
@@ -12,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,10 @@ class Generator:
             yield json.loads(line)
         if self.process.wait():
             raise RuntimeError(f"the load generator ended with {self.process.returncode}")
+
+    def stop_when_done(self) -> None:
+        """Have a mixed load begin no new calls; it ends with its last report."""
+        self.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """Vanish as a client does whose machine lost power."""
@@ -102,6 +107,10 @@ class Mixed:
         channels = connect(address, 4)
         await asyncio.gather(*(self._work(channels[n % 4], n) for n in range(self._workers)))
         await asyncio.gather(*(channel.close() for channel in channels))
+
+    def stop(self) -> None:
+        """Begin no new calls."""
+        self._end = 0.0
 
     async def _work(self, channel: grpc.aio.Channel, number: int) -> None:
         random = np.random.default_rng([self._seed, number])
@@ -172,6 +181,7 @@ async def _details(call: Any) -> str:
 async def mixed(address: str, *, interval: float = 5.0, calls: bool = False, **job: Any) -> None:
     """Reports are of the whole time until then, but for the latencies. `calls`: the last says how each call ended."""
     began, load = time.monotonic(), Mixed(**job)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, load.stop)
     running = asyncio.create_task(load.run(address))
     while not running.done():
         await asyncio.wait([running], timeout=interval)
@@ -251,7 +261,7 @@ def say(**report: Any) -> None:
     print(json.dumps(report), flush=True)
 
 
-JOBS: dict[str, Callable[..., Awaitable[None]]] = {"mixed": mixed, "closed": closed, "open": open_loop}
+JOBS: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {"mixed": mixed, "closed": closed, "open": open_loop}
 
 if __name__ == "__main__":
     job = json.loads(sys.argv[1])

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -23,13 +23,15 @@ from loadgen import Generator, Report, one_report
 from running import ServerProcess
 from watching import Usage, usage
 
+Say = Callable[[str], None]
+
 LIMIT_MIB = 4
 MAX_RSS_GROWTH = 1.05
 # gRPC's own thread pool breathes by a few; a leak is one per call, client or reload.
 SPARE_THREADS, SPARE_FILES = 8, 8
 
 
-def soak(models: Path, *, seconds: float, interval: float, workers: int, seed: int = 1) -> Report:
+def soak(models: Path, *, seconds: float, interval: float, workers: int, seed: int = 1, say: Say = print) -> Report:
     """Load a server for so long; the figures, with `failures` empty where all is well."""
     versions.publish(models, 1)
     flags = ("--max-message-mib", str(LIMIT_MIB), *versions.FLAGS)
@@ -42,16 +44,18 @@ def soak(models: Path, *, seconds: float, interval: float, workers: int, seed: i
         rows: list[Report] = []
         with vanishing(server.address, job, interval), reloading(models, interval):
             began = usage(pid)
-            with Generator(server.address, **job, seconds=seconds, workers=workers, seed=seed + 1, interval=interval) as g:
+            with Generator(
+                server.address, **job, seconds=seconds, workers=workers, seed=seed + 1, interval=interval
+            ) as g:
                 for report in g.reports():
                     now = usage(pid)
                     rows.append({**report, "usage": now, "cpu": now.cpu_seconds - began.cpu_seconds})
-                    print(line(rows), flush=True)
+                    say(line(rows))
         after = settled(server)
         started, handled = (server.metric(f"grpc_server_{what}_total") for what in ("started", "handled"))
         running = server.process.poll() is None
     last = rows[-1]
-    failures = [f"{len(last['problems'])} answers: {problem}" for problem in last["problems"]]
+    failures = list(last["problems"])
     if last["issued"] != sum(last["outcomes"].values()):
         failures.append(f"{last['issued']} calls were issued, {sum(last['outcomes'].values())} ended")
     if started != handled:
@@ -131,11 +135,12 @@ def answered_between(rows: list[Report], start: float, stop: float) -> float:
     """Right answers per second between two times, from the reports next to them."""
     nearest = [min(rows, key=lambda row: abs(row["seconds"] - at)) for at in (start, stop)]
     counts = [sum(row["answered"].values()) for row in nearest]
-    return (counts[1] - counts[0]) / max(1e-9, nearest[1]["seconds"] - nearest[0]["seconds"])
+    span: float = nearest[1]["seconds"] - nearest[0]["seconds"]
+    return (counts[1] - counts[0]) / max(1e-9, span)
 
 
 def throughput_ratio(rows: list[Report]) -> float:
-    """Right answers per second of the last minute by those of the first; of a short run, of its last and first third."""
+    """Right answers/s of the last minute by those of the first; of a short run, of its last and first third."""
     begin, end = rows[0]["seconds"], rows[-2]["seconds"] if len(rows) > 2 else rows[-1]["seconds"]
     span = min(60.0, (end - begin) / 3)
     first = answered_between(rows, begin, begin + span)
@@ -157,14 +162,15 @@ def grown(before: Usage, after: Usage) -> list[str]:
 
 def line(rows: list[Report]) -> str:
     """One row of the table: right answers per second by kind since the row before, and what the server uses."""
-    now, was = rows[-1], rows[-2] if len(rows) > 1 else {"seconds": 0.0, "answered": {}, "cpu": 0.0}
+    nothing: Report = {"seconds": 0.0, "answered": {}, "cpu": 0.0}
+    now, was = rows[-1], rows[-2] if len(rows) > 1 else nothing
     span = max(1e-9, now["seconds"] - was["seconds"])
     rates = {kind: (count - was["answered"].get(kind, 0)) / span for kind, count in sorted(now["answered"].items())}
     others = {code: count for code, count in sorted(now["outcomes"].items()) if code != "OK"}
     used: Usage = now["usage"]
     return (
-        f"{now['seconds']:6.0f} s  {sum(rates.values()):6.0f}/s  p50 {now['p50'] * 1e3:5.1f} p99 {now['p99'] * 1e3:6.1f} ms"
-        f"  RSS {used.rss_mib:5.0f} MiB  {used.threads} threads  {used.files} files"
+        f"{now['seconds']:6.0f} s  {sum(rates.values()):6.0f}/s  p50 {now['p50'] * 1e3:5.1f}"
+        f" p99 {now['p99'] * 1e3:6.1f} ms  RSS {used.rss_mib:5.0f} MiB  {used.threads} threads  {used.files} files"
         f"  CPU {(now['cpu'] - was['cpu']) / span:4.0%}  "
         + " ".join(f"{kind} {rate:.0f}" for kind, rate in rates.items())
         + "  | "

@@ -1,4 +1,4 @@
-"""What callers ask, each with the test that tells a right answer from a wrong one. A new RPC is one more entry of KINDS.
+"""What callers ask, each with what tells a right answer from a wrong one. A new RPC is one more entry of KINDS.
 
 Letters: N images of a call.
 """

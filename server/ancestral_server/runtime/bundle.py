@@ -92,13 +92,16 @@ def _check_files(folder: Path, manifest: bundle_pb2.Bundle) -> None:
         if not file.path or pure.is_absolute() or ".." in pure.parts:
             raise BundleError(MANIFEST, f"file path {file.path!r} leads out of the bundle")
         path = folder / pure
-        if not path.is_file():
-            raise BundleError(file.path, "is missing")
-        size = path.stat().st_size
-        if size != file.size_bytes:
-            raise BundleError(file.path, f"has {size} bytes, the manifest says {file.size_bytes} (truncated?)")
-        with path.open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        try:
+            if not path.is_file():
+                raise BundleError(file.path, "is missing")
+            size = path.stat().st_size
+            if size != file.size_bytes:
+                raise BundleError(file.path, f"has {size} bytes, the manifest says {file.size_bytes} (truncated?)")
+            with path.open("rb") as content:
+                digest = hashlib.file_digest(content, "sha256").hexdigest()
+        except OSError as error:
+            raise BundleError(file.path, f"cannot be read: {error.strerror}") from error
         if digest != file.sha256:
             raise BundleError(file.path, f"has SHA-256 {digest}, the manifest says {file.sha256}")
 

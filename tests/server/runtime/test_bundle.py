@@ -86,6 +86,10 @@ def leave(manifest: bundle_pb2.Bundle) -> None:
     manifest.files[0].path = "../../etc/passwd"
 
 
+def endless_name(manifest: bundle_pb2.Bundle) -> None:
+    manifest.files[0].path = "x" * 5000
+
+
 def no_graph(manifest: bundle_pb2.Bundle) -> None:
     manifest.roles[0].graph = "other.onnx"
 
@@ -106,6 +110,7 @@ def other_name(manifest: bundle_pb2.Bundle) -> None:
     ("change", "reason"),
     [
         (leave, "leads out of the bundle"),
+        (endless_name, "cannot be read: File name too long"),
         (no_graph, "'other.onnx' is not among its files"),
         (twice, "there twice"),
         (no_image, "1 levels"),
