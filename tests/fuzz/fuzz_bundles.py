@@ -42,7 +42,8 @@ MOST_BYTES = 4 * 2**30
 FILES = ("bundle.json", "encode.onnx", "sample.onnx", "golden.npz")
 VALUES: tuple[Any, ...] = (
     None, True, 0, -1, 1, 2**31, 2**40, 2**63, 2**70, 1e308, "NaN", "-Infinity", "", "x", "../golden.npz",
-    "/etc/passwd", ".", "a\x00b", "MEANING_LABEL", "PROGRAM_RASTER", "x" * 100_000, [], {}, [[]], [0], [2**40], [-1], {"a": 1},
+    "/etc/passwd", ".", "a\x00b", "MEANING_LABEL", "PROGRAM_RASTER", "x" * 100_000, [], {}, [[]], [0],
+    [2**40], [-1], {"a": 1},
 )  # fmt: skip
 
 

@@ -29,6 +29,8 @@ OWN_GOAL = "Internal error from Core"
 # Of an endless stream so many replies are enough.
 MOST_REPLIES = 5
 RAW_SHARE = 0.02
+# More say nothing new: the server is gone.
+MOST_FAULTS = 40
 # Small limits, so that what is right in spite of all is answered fast, and the limits are met.
 FLAGS = ("--max-message-mib", "1", "--max-sample-count", "300", "--max-images", "1000")
 # What may unload a model is let loose on one that nobody needs.
@@ -52,7 +54,8 @@ def fuzz(models: Path, cases: int, seed: int, first: int = 0) -> Result:
         rpcs = rpcs_of(server.address)
         result = asyncio.run(_run(server.address, rpcs, range(first, first + cases), seed))
         if server.process.poll() is not None:
-            result.faults.append(f"the server ended with {server.process.returncode}")
+            said = "".join(server.log[-30:])[-3000:]
+            result.faults.insert(0, f"the server ended with {server.process.returncode}: {said}")
         result.faults += trouble(server.log)
     return result
 
@@ -80,10 +83,14 @@ async def _run(address: str, rpcs: list[Rpc], cases: range, seed: int) -> Result
                 result.cases += 1
                 result.codes[code.partition(":")[0]] += 1
                 result.rpcs[rpc.path] += 1
+                if len(result.faults) >= MOST_FAULTS:
+                    return
                 if code.partition(":")[0] in FAULTS:
                     result.faults.append(f"seed {seed} case {case}, {rpc.path}: {code}")
 
     await asyncio.gather(*(work() for _ in range(16)))
+    if len(result.faults) >= MOST_FAULTS:
+        return result
     async with grpc.aio.insecure_channel(address) as channel:
         random = np.random.default_rng(seed)
         for maker in traffic.KINDS:
@@ -122,7 +129,10 @@ async def _raw(address: str, rpc: Rpc, random: messages.Random) -> str:
     host, port = address.split(":")
     request = messages.request(rpc.request, random, traffic.MODEL)
     content = request if isinstance(request, bytes) else request.SerializeToString()
-    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        reader, writer = await asyncio.open_connection(host, int(port))
+    except ConnectionRefusedError as error:
+        return f"UNAVAILABLE: {error}"
     with contextlib.suppress(ConnectionError, TimeoutError):
         writer.write(messages.connection(rpc.path, content[:100_000], random))
         await writer.drain()

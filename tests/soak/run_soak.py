@@ -136,7 +136,7 @@ def answered_between(rows: list[Report], start: float, stop: float) -> float:
     nearest = [min(rows, key=lambda row: abs(row["seconds"] - at)) for at in (start, stop)]
     counts = [sum(row["answered"].values()) for row in nearest]
     span: float = nearest[1]["seconds"] - nearest[0]["seconds"]
-    return (counts[1] - counts[0]) / max(1e-9, span)
+    return float((counts[1] - counts[0]) / max(1e-9, span))
 
 
 def throughput_ratio(rows: list[Report]) -> float:
