@@ -20,6 +20,7 @@ from ancestral_server.runtime.session import Array
 
 MAX_SEED = 2**63 - 1
 MAX_TEMPERATURE = 100.0
+MAX_NAME = 64
 
 _WIRE = {dtype: number for number, dtype in DTYPES.items()}
 
@@ -130,6 +131,9 @@ def completion(
 def model_name(field: str, value: str) -> str:
     if not value:
         raise InvalidArgument(field, "is empty, must be the name of a model")
+    # Longer ones would come back in messages that gRPC drops for their size.
+    if len(value) > MAX_NAME:
+        raise InvalidArgument(field, f"has {len(value)} characters, must have at most {MAX_NAME}")
     return value
 
 
