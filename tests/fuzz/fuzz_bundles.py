@@ -6,6 +6,7 @@ Each is loaded by a child process, since what kills onnxruntime kills the proces
 from __future__ import annotations
 
 import asyncio
+import copy
 import faulthandler
 import hashlib
 import json
@@ -149,7 +150,7 @@ def _confuse(path: Path, random: Random) -> str:
             if isinstance(inside[keys[-1]], dict | list) and random.random() < 0.85:
                 inside = inside[keys[-1]]
                 continue
-            value = messages.pick(random, VALUES)
+            value = copy.deepcopy(messages.pick(random, VALUES))
             said.append(f"{keys} = {str(value)[:30]!r}")
             if random.random() < 0.2:
                 del inside[keys[-1]]
