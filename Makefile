@@ -67,6 +67,17 @@ bench: $(INSTALLED) ## Time sampling against one parallel pass, naive loops and 
 perf-analyzer: $(INSTALLED) ## Fetch NVIDIA's perf_analyzer into .tools/bin, to measure this server and others alike
 	@.ci/perf-analyzer
 	@echo "Ready: .tools/bin/perf_analyzer"
+soak: $(INSTALLED) ## Minutes of callers that agree on nothing; ARGS="--minutes 20" for longer
+	@PYTHONPATH=tests $(BIN)/python tests/soak/run_soak.py $(ARGS)
+
+overload: $(INSTALLED) ## Three times more calls than can be served, and what dynamic batching is worth; 3 minutes
+	@PYTHONPATH=tests $(BIN)/python tests/soak/run_overload.py $(ARGS)
+
+restarts: $(INSTALLED) ## Servers that stop, die and come back, and models that change, under load
+	@PYTHONPATH=tests $(BIN)/python tests/soak/run_restarts.py $(ARGS)
+
+fuzz: $(INSTALLED) ## 100,000 malformed requests over all RPCs and 2,000 corrupted bundles; 5 minutes
+	@PYTHONPATH=tests:tests/soak $(BIN)/python tests/fuzz/run_fuzz.py $(ARGS)
 
 lock: $(INSTALLED) ## Write requirements.lock from what .venv holds
 	@.ci/lock >requirements.lock.new
@@ -90,4 +101,4 @@ $(TOOLS): .ci/tools .ci/triton-env | $(INSTALLED)
 	@.ci/tools
 	@touch $@
 
-.PHONY: bench demo serve install tools protos check format test gpu-check perf-analyzer lock clean help
+.PHONY: bench soak overload restarts fuzz demo serve install tools protos check format test gpu-check perf-analyzer lock clean help

@@ -34,6 +34,8 @@ class ServerProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # What gRPC itself logs may hold bytes of a caller.
+            errors="replace",
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
         # Drained all the time: a full pipe would stop the server.

@@ -45,10 +45,10 @@ ROW = spec("row", bundle_pb2.MEANING_ROW, U8, WIDTH, 1)
 STATE = bundle_pb2.StateSpec(input="lift", output="next_lift", shape=[WIDTH, 1])
 
 
-def encode(images: np.ndarray[Any, Any], mark: float = 0.0) -> np.ndarray[Any, Any]:
-    """What the encoder must answer: [N,2] float32 of [N,4,3,1] uint8."""
+def encode(images: np.ndarray[Any, Any], offset: float = 0.0) -> np.ndarray[Any, Any]:
+    """What the encoder must answer: [N,2] float32 of [N,4,3,1] uint8. `offset` as in `write`."""
     flat = images.reshape(len(images), -1).astype(np.float32) / np.float32(255)
-    return np.stack([flat.sum(1) + np.float32(mark), flat[:, 0]], axis=1)
+    return np.stack([flat.sum(1) + np.float32(offset), flat[:, 0]], axis=1)
 
 
 def paint(uniforms: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -80,18 +80,20 @@ def save(path: Path, nodes: list[onnx.NodeProto], inputs: list[Any], outputs: li
     onnx.save(model, path)
 
 
-def encode_graph(path: Path, scale: float = 255.0, mark: float = 0.0) -> None:
+def encode_graph(path: Path, scale: float = 255.0, offset: float = 0.0, layers: int = 0) -> None:
     node = helper.make_node
+    work, work_constants = busywork(layers)
     save(
         path,
         [
             node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
             node("Div", ["float", "scale"], ["unit"]),
             node("Flatten", ["unit"], ["flat"]),
-            node("ReduceSum", ["flat", "one"], ["total"], keepdims=1),
+            node("ReduceSum", ["flat", "one"], ["sum"], keepdims=1),
+            *work,
+            node("Sum", ["sum", "offset", *(["nothing"] if layers else [])], ["total"]),
             node("Slice", ["flat", "zero", "one", "one"], ["first"]),
-            node("Add", ["total", "mark"], ["marked"]),
-            node("Concat", ["marked", "first"], ["code"], axis=1),
+            node("Concat", ["total", "first"], ["code"], axis=1),
             node("Neg", ["total"], ["negative"]),
             node("Squeeze", ["negative", "one"], ["log_likelihood"]),
         ],
@@ -99,11 +101,29 @@ def encode_graph(path: Path, scale: float = 255.0, mark: float = 0.0) -> None:
         [value(MEAN), value(LIKELIHOOD)],
         [
             constant("scale", np.float32(scale)),
-            constant("mark", np.float32(mark)),
+            constant("offset", np.float32(offset)),
             constant("zero", np.array([0])),
             constant("one", np.array([1])),
+            *work_constants,
         ],
     )
+
+
+def busywork(layers: int, width: int = 256) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """A chain of matrix products of `flat` that takes time and ends in `nothing` [B,1], zeros."""
+    if not layers:
+        return [], []
+    random, node = np.random.default_rng(3), helper.make_node
+    nodes = [node("MatMul", ["flat", "enter"], ["work_0"])]
+    for i in range(layers):
+        nodes.append(node("MatMul", [f"work_{i}", "layer"], [f"product_{i}"]))
+        nodes.append(node("Relu", [f"product_{i}"], [f"work_{i + 1}"]))
+    nodes.append(node("ReduceMax", [f"work_{layers}", "one"], ["most"], keepdims=1))
+    nodes.append(node("Mul", ["most", "naught"], ["nothing"]))
+    enter = random.normal(size=(HEIGHT * WIDTH, width)).astype(np.float32)
+    # He's scaling keeps the products finite and away from zero over any number of layers.
+    layer = (random.normal(size=(width, width)) * np.sqrt(2 / width)).astype(np.float32)
+    return nodes, [constant("enter", enter), constant("layer", layer), constant("naught", np.float32(0))]
 
 
 def sample_graph(path: Path) -> None:
@@ -163,12 +183,12 @@ def roles() -> list[bundle_pb2.Role]:
     ]
 
 
-def golden(mark: float = 0.0) -> Arrays:
+def golden(offset: float = 0.0) -> Arrays:
     random = np.random.default_rng(5)
     images = random.integers(0, 256, (3, HEIGHT, WIDTH, 1), dtype=np.uint8)
     uniforms = random.random((3, HEIGHT, WIDTH, 1), dtype=np.float32)
     painted, likelihood = paint(uniforms)
-    code = encode(images, mark)
+    code = encode(images, offset)
     return {
         "encode/in/image": images,
         "encode/out/code": code,
@@ -189,19 +209,20 @@ def write(
     version: int = 1,
     *,
     scale: float = 255.0,
-    mark: float = 0.0,
+    offset: float = 0.0,
+    layers: int = 0,
     change: Callable[[bundle_pb2.Bundle], None] | None = None,
 ) -> Path:
-    """Write models/name/version and return it. `scale` other than 255 makes its encoder answer wrongly; `mark` is added
-    to the first value of every code, so that versions can be told apart; `change` edits the manifest before it is
-    written.
+    """Write models/name/version and return it. `scale` other than 255 makes its encoder answer wrongly; `offset`
+    is added to the encoder's total, so that versions can be told apart; `layers` makes a run of the encoder take
+    time; `change` edits the manifest before it is written.
     """
     folder = models / name / str(version)
     folder.mkdir(parents=True)
-    encode_graph(folder / "encode.onnx", scale, mark)
+    encode_graph(folder / "encode.onnx", scale, offset, layers)
     sample_graph(folder / "sample.onnx")
     with (folder / "golden.npz").open("wb") as file:
-        np.savez(file, allow_pickle=False, **golden(mark))
+        np.savez(file, allow_pickle=False, **golden(offset))
     manifest = bundle_pb2.Bundle(
         schema=1,
         name=name,

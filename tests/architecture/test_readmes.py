@@ -46,6 +46,10 @@ MAKE = {
     "lock": "tests/architecture/test_dependencies.py checks its result",
     "bench": "tests/benchmarks/test_run.py, in short",
     "perf-analyzer": "fetches a program that nothing here depends on",
+    "soak": "tests/soak/test_soak.py, in short",
+    "overload": "tests/soak/test_soak.py, in short",
+    "restarts": "tests/soak/test_soak.py, in short",
+    "fuzz": "tests/fuzz/test_fuzz.py, in short",
     "gpu-check": "tests/architecture/test_makefile.py",
 }
 

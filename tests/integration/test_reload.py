@@ -44,7 +44,7 @@ def until(said: Callable[[], object], seconds: float = 30) -> None:
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    publish(tmp_path, 1, mark=100)
+    publish(tmp_path, 1, offset=100)
     return tmp_path
 
 
@@ -82,12 +82,12 @@ def check(callers: Callers) -> None:
 def test_versions_take_over_and_roll_back_under_load(models: Path, server: ServerProcess, client: Client) -> None:
     with Callers(server.address, {1: {100}, 2: {200}, 4: {400}}) as callers:
         callers.wait_for_version(1)
-        publish(models, 2, mark=200)
+        publish(models, 2, offset=200)
         callers.wait_for_version(2)
         taken = time.monotonic()
-        publish(models, 3, scale=254.0, mark=300)
+        publish(models, 3, scale=254.0, offset=300)
         until(lambda: has_reason(client, 3))
-        publish(models, 4, mark=400)
+        publish(models, 4, offset=400)
         callers.wait_for_version(4)
         shutil.rmtree(models / "tally" / "3")
         (models / "tally" / "4").rename(models / ".gone")
@@ -111,9 +111,9 @@ def test_a_version_replaced_in_place_takes_over_and_a_bad_one_does_not(
 ) -> None:
     with Callers(server.address, {1: {100, 150, 170}}) as callers:
         callers.wait_for_version(1)
-        publish(models, 1, mark=150)
+        publish(models, 1, offset=150)
         until(lambda: any(call.mark == 150 for call in callers.calls))
-        publish(models, 1, scale=254.0, mark=160)
+        publish(models, 1, scale=254.0, offset=160)
         until(lambda: has_reason(client, 1))
         refused = client.model("tally", 1)
         assert (refused.serving, refused.state) == (True, "serving")
@@ -121,7 +121,7 @@ def test_a_version_replaced_in_place_takes_over_and_a_bad_one_does_not(
         # Loaded once and not again and again; mending it is noticed.
         time.sleep(0.5)
         assert server.metric("ancestral_model_loads_total", outcome="refused") == 1
-        publish(models, 1, mark=170)
+        publish(models, 1, offset=170)
         until(lambda: not has_reason(client, 1))
         callers.wait_for_version(1)
     check(callers)
@@ -136,7 +136,7 @@ def test_a_version_replaced_in_place_takes_over_and_a_bad_one_does_not(
 def test_a_running_stream_keeps_the_version_that_it_began_with(
     models: Path, server: ServerProcess, client: Client
 ) -> None:
-    publish(models, 2, mark=200)
+    publish(models, 2, offset=200)
     until(lambda: states(client) == {1: "serving", 2: "serving"})
     with client.sample_stream("tally", 9000, seed=5, version=1) as events:
         images = [next(events)]
@@ -173,7 +173,7 @@ def test_a_folder_that_is_away_for_a_while_changes_nothing(models: Path, server:
     time.sleep(0.5)
     assert client.encode("tally", IMAGE).info.version == 1
     models.with_name("away").rename(models)
-    publish(models, 2, mark=200)
+    publish(models, 2, offset=200)
     until(lambda: states(client) == {1: "serving", 2: "serving"})
     assert "".join(server.log).count("the models folder cannot be read") == 1
 
@@ -195,7 +195,7 @@ def test_a_bundle_that_is_copied_slowly_serves_when_it_is_whole(
 
 
 def test_unload_and_load(models: Path, server: ServerProcess, client: Client) -> None:
-    publish(models, 2, mark=200)
+    publish(models, 2, offset=200)
     until(lambda: states(client) == {1: "serving", 2: "serving"})
     client.unload("tally", 2)
     assert states(client) == {1: "serving", 2: "not serving"}
@@ -219,7 +219,7 @@ def test_unload_and_load(models: Path, server: ServerProcess, client: Client) ->
     assert loaded.limits is not None
 
     # New files count as a wish to have it.
-    publish(models, 2, mark=250)
+    publish(models, 2, offset=250)
     until(lambda: states(client) == {1: "serving", 2: "serving"})
 
 
@@ -233,7 +233,7 @@ def test_load_says_what_is_wrong_with_a_bundle(models: Path) -> None:
         assert refusal.value.reason == "BUNDLE_REFUSED"
         assert client.encode("tally", IMAGE).info.version == 1
         assert states(client) == {1: "serving", 2: "not serving"}
-        publish(models, 2, mark=200)
+        publish(models, 2, offset=200)
         time.sleep(0.3)
         assert states(client) == {1: "serving", 2: "not serving"}  # nobody looks
         assert client.load("tally").state == "serving"
@@ -308,7 +308,7 @@ def test_fifty_reloads_lose_nothing_and_keep_no_memory(models: Path) -> None:
             before = 0, 0
             for i in range(1, 51):
                 shutil.rmtree(models / "tally" / "1")
-                publish(models, 1, mark=100 + i)
+                publish(models, 1, offset=100 + i)
                 client.load("tally", 1)
                 assert round(client.encode("tally", IMAGE).mean[0, 0] - 12 * 0.2) == 100 + i
                 if i == 10:  # by then every cache has its size

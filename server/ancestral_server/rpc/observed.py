@@ -11,9 +11,9 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 import structlog
@@ -21,6 +21,8 @@ import structlog
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import Internal, ServerError
 from ancestral_server.metrics import MethodMetrics, Metrics
+from ancestral_server.rpc import parsing
+from ancestral_server.rpc.parsing import Handler
 from ancestral_server.rpc.status import camel_case, status
 
 log = structlog.get_logger()
@@ -36,95 +38,84 @@ _COUNTED_ONLY = {_OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
 _IN_METRICS = {code: camel_case(code) for code in grpc.StatusCode}
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
-class Observed(grpc.GenericRpcHandler):
+class Observed(parsing.Registered):
     """Stands in for the server when a generated `add_..._to_server` registers its methods: keeps them, wrapped."""
 
     def __init__(self, metrics: Metrics, arrivals: Arrivals, *, log_calls: bool) -> None:
+        super().__init__()
         self._metrics = metrics
         self._arrivals = arrivals
         self._log_calls = log_calls
-        self._handlers: dict[str, Handler] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
-        """What answers a call whose headers have come."""
-        handler = self._handlers.get(handler_call_details.method)
+        handler = super().service(handler_call_details)
         if handler is not None:
             self._arrivals.begin(time.monotonic())
         return handler
 
-    def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """Generated code calls this beside the next one, with the same methods."""
-
-    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
-        for method, handler in handlers.items():
-            self._handlers[f"/{service}/{method}"] = self._wrap(service, method, handler)
-
     def _wrap(self, service: str, method: str, handler: Handler) -> Handler:
-        path = f"/{service}/{method}"
-        codecs = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
-        arrivals = self._arrivals
+        def observer(kind: str) -> _Observer:
+            metrics = self._metrics.method(kind, service, method)
+            return _Observer(f"/{service}/{method}", metrics, self._arrivals, self._log_calls)
+
+        codecs = (handler.request_deserializer, handler.response_serializer)
         if handler.unary_unary is not None:
-            observer = _Observer(path, self._metrics.method("unary", service, method), self._log_calls)
-            behaviour: Any = handler.unary_unary
-
-            async def call(request: Any, context: Context) -> Any:
-                arrivals.read()
-                began = observer.begin(context)
-                try:
-                    reply = await behaviour(request, context)
-                except BaseException as error:
-                    await observer.failed(began, error, context)
-                    raise
-                observer.sent()
-                observer.done(began, _OK)
-                return reply
-
-            return grpc.unary_unary_rpc_method_handler(call, **codecs)
-
+            return grpc.stream_unary_rpc_method_handler(_unary(observer("unary"), handler.unary_unary), *codecs)
         if handler.stream_stream is not None:
-            bidi_observer = _Observer(path, self._metrics.method("bidi_stream", service, method), self._log_calls)
-            bidi_behaviour: Any = handler.stream_stream
+            kind, behaviour = "bidi_stream", _bidi(handler.stream_stream)
+        else:
+            assert handler.unary_stream is not None, f"{method}: no method takes a stream and gives one answer"
+            kind, behaviour = "server_stream", _server_stream(handler.unary_stream)
+        return grpc.stream_stream_rpc_method_handler(_stream(observer(kind), behaviour), *codecs)
 
-            async def bidi(_: Any, context: Context) -> AsyncIterator[Any]:
-                arrivals.read()
-                began = bidi_observer.begin(context, received=0)
-                try:
-                    messages = _Messages(context, bidi_observer)
-                    async with aclosing(bidi_behaviour(messages, context)) as replies:
-                        async for reply in replies:
-                            bidi_observer.sent()
-                            yield reply
-                except BaseException as error:
-                    await bidi_observer.failed(began, error, context)
-                    raise
-                bidi_observer.done(began, _OK)
 
-            return grpc.stream_stream_rpc_method_handler(bidi, **codecs)
+def _unary(observer: _Observer, behaviour: Any) -> Any:
+    async def call(_: Any, context: Context) -> Any:
+        began = observer.begin(context)
+        try:
+            reply = await behaviour(await observer.read(context), context)
+        except BaseException as error:
+            await observer.failed(began, error, context)
+            raise
+        observer.sent()
+        observer.done(began, _OK)
+        return reply
 
-        assert handler.unary_stream is not None, f"{path}: no method takes a stream and gives one answer"
-        stream_observer = _Observer(path, self._metrics.method("server_stream", service, method), self._log_calls)
-        stream_behaviour: Any = handler.unary_stream
+    return call
 
-        async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
-            arrivals.read()
-            began = stream_observer.begin(context)
-            try:
-                async with aclosing(stream_behaviour(request, context)) as replies:
-                    async for reply in replies:
-                        stream_observer.sent()
-                        yield reply
-            except BaseException as error:
-                await stream_observer.failed(began, error, context)
-                raise
-            stream_observer.done(began, _OK)
 
-        return grpc.unary_stream_rpc_method_handler(stream, **codecs)
+def _stream(observer: _Observer, behaviour: Any) -> Any:
+    async def stream(_: Any, context: Context) -> AsyncIterator[Any]:
+        began = observer.begin(context)
+        try:
+            async with aclosing(await behaviour(observer, context)) as replies:
+                async for reply in replies:
+                    observer.sent()
+                    yield reply
+        except BaseException as error:
+            await observer.failed(began, error, context)
+            raise
+        observer.done(began, _OK)
+
+    return stream
+
+
+def _server_stream(behaviour: Any) -> Any:
+    async def replies(observer: _Observer, context: Context) -> Any:
+        return behaviour(await observer.read(context), context)
+
+    return replies
+
+
+def _bidi(behaviour: Any) -> Any:
+    async def replies(observer: _Observer, context: Context) -> Any:
+        # Its messages join batches of their own accord: nobody need wait for them.
+        observer.arrived()
+        return behaviour(_Messages(context, observer), context)
+
+    return replies
 
 
 class _Messages:
@@ -148,17 +139,27 @@ class _Messages:
 class _Observer:
     """Counts and names the calls of one method, and turns what they raise into a status."""
 
-    def __init__(self, path: str, metrics: MethodMetrics, log_calls: bool) -> None:
+    def __init__(self, path: str, metrics: MethodMetrics, arrivals: Arrivals, log_calls: bool) -> None:
         self._path = path
         self._metrics = metrics
         self._log_calls = log_calls
+        # The headers that the door has seen are followed by their message, or nobody need wait for it any more.
+        self.arrived = arrivals.read
 
-    def begin(self, context: Context, received: int = 1) -> float:
-        """Seconds on the monotonic clock at which the call began, with so many messages."""
+    def begin(self, context: Context) -> float:
+        """Seconds on the monotonic clock at which the call began."""
         self._metrics.started += 1
-        self._metrics.received += received
         request_id.set(_request_id(context))
         return time.monotonic()
+
+    async def read(self, context: Context) -> Any:
+        """The message of a call that has one; InvalidArgument where there is none that can be read."""
+        try:
+            request = await parsing.one(context)
+        finally:
+            self.arrived()
+        self._metrics.received += 1
+        return request
 
     def received(self) -> None:
         self._metrics.received += 1

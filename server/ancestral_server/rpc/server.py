@@ -6,8 +6,9 @@ import asyncio
 from typing import Any
 
 import grpc
+import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from ancestral.v1 import inference_service_pb2, inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
 from ancestral_server.catalog import Catalog
@@ -19,9 +20,14 @@ from ancestral_server.rpc.inference import InferenceServicer
 from ancestral_server.rpc.models import ModelServicer
 from ancestral_server.rpc.observed import Observed
 from ancestral_server.rpc.open_inference.servicer import OpenInferenceServicer
+from ancestral_server.rpc.parsing import Forgiving
 from ancestral_server.settings import Settings
 from inference import open_inference_service_pb2, open_inference_service_pb2_grpc
 
+log = structlog.get_logger()
+
+# How often to look whether the server still runs.
+LOOK_SECONDS = 0.1
 _SERVICES = (
     inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"],
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
@@ -36,20 +42,12 @@ class Door:
 
     def __init__(self, catalog: Catalog, metrics: Metrics, arrivals: Arrivals, settings: Settings) -> None:
         self._catalog = catalog
+        self._settings = settings
         self._health = health.aio.HealthServicer()
         # What health says of the models, by name; and that the catalog is no longer what it was then.
         self._told: dict[str, int] = {}
         self._changed = asyncio.Event()
-        self._following: asyncio.Task[None] | None = None
         self._draining = Draining()
-        self._server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_send_message_length", settings.max_message_bytes),
-                # With it two servers could listen on one port, each getting a part of the calls.
-                ("grpc.so_reuseport", 0),
-            ],
-        )
         observed: Any = Observed(metrics, arrivals, log_calls=settings.log_calls)
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(
             InferenceServicer(catalog, settings, self._draining), observed
@@ -58,17 +56,34 @@ class Door:
         open_inference_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
             OpenInferenceServicer(catalog, settings), observed
         )
-        self._server.add_generic_rpc_handlers((observed,))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (*(service.full_name for service in _SERVICES), health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
-        )
+        others: Any = Forgiving()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, others)
+        names = (*(service.full_name for service in _SERVICES), health.SERVICE_NAME, reflection.SERVICE_NAME)
+        # Not by its own `enable_server_reflection`, which wants a server and not who stands in for one.
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), others)
+        self._handlers = (observed, others)
+        # What goes on while the door is open; and former servers that still finish what they had begun.
+        self._keepers: list[asyncio.Task[None]] = []
+        self._ended: set[asyncio.Task[None]] = set()
         try:
-            self.port = self._server.add_insecure_port(f"{settings.host}:{settings.port}")
+            self._server, self.port = self._bind(settings.port)
         except RuntimeError as error:
             raise StartupError(
                 f"cannot listen on {settings.host}:{settings.port}: is the port in use? Choose another with --port"
             ) from error
+
+    def _bind(self, port: int) -> tuple[grpc.aio.Server, int]:
+        """A server with all services, listening but not yet answering, and its port."""
+        server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", self._settings.max_message_bytes),
+                ("grpc.max_send_message_length", self._settings.max_message_bytes),
+                # With it two servers could listen on one port, each getting a part of the calls.
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        server.add_generic_rpc_handlers(self._handlers)
+        return server, server.add_insecure_port(f"{self._settings.host}:{port}")
 
     async def open(self) -> None:
         """Start answering; health per model NAME and NAME/VERSION, per service, and "" for the whole server."""
@@ -77,13 +92,33 @@ class Door:
         for service in _SERVICES:
             await self._health.set(service.full_name, SERVING)
         await self._health.set(health.OVERALL_HEALTH, SERVING)
-        self._following = asyncio.create_task(self._follow())
         await self._server.start()
+        self._keepers = [asyncio.create_task(self._follow()), asyncio.create_task(self._keep_open())]
+
+    async def _keep_open(self) -> None:
+        """Open again when grpc.aio's own loop has ended: a method name that is no UTF-8 is enough to end it (1.85)."""
+        while True:
+            try:
+                await self._server.wait_for_termination(LOOK_SECONDS)
+                continue
+            except Exception as error:
+                log.exception("the gRPC server ended, opening again", reason=str(error))
+            # What it had begun goes on in the old one, whose port is free at once or in a moment.
+            ended = asyncio.create_task(self._server.stop(self._settings.drain_seconds))
+            self._ended.add(ended)
+            ended.add_done_callback(self._ended.discard)
+            while True:
+                try:
+                    self._server, _ = self._bind(self.port)
+                    break
+                except RuntimeError:
+                    await asyncio.sleep(LOOK_SECONDS)
+            await self._server.start()
 
     async def shut(self) -> None:
         """Say NOT_SERVING from now on. Calls are still heard: the catalog refuses them."""
-        if self._following is not None:
-            self._following.cancel()
+        for keeper in self._keepers:
+            keeper.cancel()
         self._draining.begin()
         await self._health.enter_graceful_shutdown()
 

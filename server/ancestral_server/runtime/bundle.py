@@ -17,6 +17,7 @@ from ancestral_server.errors import BundleError
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
+MAX_MANIFEST_BYTES = 16 * 2**20
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -36,7 +37,7 @@ class Bundle:
         try:
             with np.load(self.folder / path, allow_pickle=False) as arrays:
                 return dict(arrays)
-        except (OSError, ValueError, EOFError, KeyError) as error:
+        except Exception as error:  # zipfile, zlib and numpy raise a dozen types of their own
             raise BundleError(path, f"cannot be read as .npz: {error}") from error
 
 
@@ -55,10 +56,14 @@ def read_bundle(folder: Path) -> Bundle:
 
 def read_manifest(folder: Path) -> bundle_pb2.Bundle:
     """The manifest alone, its schema checked."""
+    path = folder / MANIFEST
+    # A pipe or a device could be read for ever.
+    if not path.is_file():
+        raise BundleError(MANIFEST, "is no file" if path.exists() else "is missing")
     try:
-        text = (folder / MANIFEST).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise BundleError(MANIFEST, "is missing") from None
+        if (size := path.stat().st_size) > MAX_MANIFEST_BYTES:
+            raise BundleError(MANIFEST, f"has {size} bytes, must have at most {MAX_MANIFEST_BYTES}")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(MANIFEST, f"cannot be read: {error}") from error
     try:
@@ -87,13 +92,16 @@ def _check_files(folder: Path, manifest: bundle_pb2.Bundle) -> None:
         if not file.path or pure.is_absolute() or ".." in pure.parts:
             raise BundleError(MANIFEST, f"file path {file.path!r} leads out of the bundle")
         path = folder / pure
-        if not path.is_file():
-            raise BundleError(file.path, "is missing")
-        size = path.stat().st_size
-        if size != file.size_bytes:
-            raise BundleError(file.path, f"has {size} bytes, the manifest says {file.size_bytes} (truncated?)")
-        with path.open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        try:
+            if not path.is_file():
+                raise BundleError(file.path, "is missing")
+            size = path.stat().st_size
+            if size != file.size_bytes:
+                raise BundleError(file.path, f"has {size} bytes, the manifest says {file.size_bytes} (truncated?)")
+            with path.open("rb") as content:
+                digest = hashlib.file_digest(content, "sha256").hexdigest()
+        except OSError as error:
+            raise BundleError(file.path, f"cannot be read: {error.strerror}") from error
         if digest != file.sha256:
             raise BundleError(file.path, f"has SHA-256 {digest}, the manifest says {file.sha256}")
 

@@ -13,6 +13,12 @@ LATENT = toybundle.spec("z", bundle_pb2.MEANING_LATENT, toybundle.F32, 2)
 GOOD = np.arange(24, dtype=np.uint8).reshape(2, 4, 3, 1)
 
 
+def test_a_name_of_any_length_gets_an_answer_that_fits() -> None:
+    assert convert.model_name("model", "x" * 64) == "x" * 64
+    with pytest.raises(InvalidArgument, match="model: has 70000 characters, must have at most 64"):
+        convert.model_name("model", "x" * 70_000)
+
+
 def test_a_tensor_survives_the_wire() -> None:
     assert np.array_equal(convert.batch("images", convert.tensor(GOOD), SPEC, 8), GOOD)
 

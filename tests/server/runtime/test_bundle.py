@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,8 +57,37 @@ def test_a_damaged_file_is_named(tmp_path: Path, file: str, damage: Callable[[Pa
     assert refusal.value.file == file
 
 
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(b"", "No data left"), (b"PK\x03\x04 and nothing more", "not a zip file"), (b"\x80\x04N.", "pickle")],
+)
+def test_golden_data_of_any_kind_of_rubbish_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
+    bundle = read_bundle(toybundle.write(tmp_path))
+    (bundle.folder / "golden.npz").write_bytes(content)
+    with pytest.raises(BundleError, match=problem) as refusal:
+        bundle.golden()
+    assert refusal.value.file == "golden.npz"
+
+
+def test_a_manifest_that_is_no_file_or_endless_is_not_read(tmp_path: Path) -> None:
+    manifest = toybundle.write(tmp_path) / "bundle.json"
+    manifest.unlink()
+    os.mkfifo(manifest)
+    with pytest.raises(BundleError, match="is no file"):
+        read_bundle(manifest.parent)
+    manifest.unlink()
+    manifest.write_bytes(b"")
+    os.truncate(manifest, 10**9)
+    with pytest.raises(BundleError, match="has 1000000000 bytes, must have at most"):
+        read_bundle(manifest.parent)
+
+
 def leave(manifest: bundle_pb2.Bundle) -> None:
     manifest.files[0].path = "../../etc/passwd"
+
+
+def endless_name(manifest: bundle_pb2.Bundle) -> None:
+    manifest.files[0].path = "x" * 5000
 
 
 def no_graph(manifest: bundle_pb2.Bundle) -> None:
@@ -80,6 +110,7 @@ def other_name(manifest: bundle_pb2.Bundle) -> None:
     ("change", "reason"),
     [
         (leave, "leads out of the bundle"),
+        (endless_name, "cannot be read: File name too long"),
         (no_graph, "'other.onnx' is not among its files"),
         (twice, "there twice"),
         (no_image, "1 levels"),

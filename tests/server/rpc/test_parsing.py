@@ -1,0 +1,57 @@
+"""What cannot be read is the caller's fault, in every service of the real server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+import pytest
+
+from rpcs import Rpc, replies, rpcs_of
+from running import ServerProcess
+
+NO_MESSAGE = b"\xff\xff\xff"
+
+
+async def outcome(address: str, rpc: Rpc, requests: Sequence[bytes]) -> tuple[grpc.StatusCode, str]:
+    async with grpc.aio.insecure_channel(address) as channel:
+        try:
+            async for _ in replies(rpc.call(channel, requests, timeout=10)):
+                pass
+        except grpc.aio.AioRpcError as error:
+            return error.code(), error.details() or ""
+    return grpc.StatusCode.OK, ""
+
+
+def test_bytes_that_are_no_message_are_refused_by_every_method(toy_server: ServerProcess) -> None:
+    rpcs = rpcs_of(toy_server.address)
+    assert {"Encode", "SampleStream", "GetModel", "Check", "Watch", "ServerReflectionInfo"} <= {r.name for r in rpcs}
+    for rpc in rpcs:
+        code, details = asyncio.run(outcome(toy_server.address, rpc, [NO_MESSAGE]))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT, rpc.path
+        assert "cannot be parsed" in details, rpc.path
+
+
+def test_a_call_without_a_message_is_answered_at_once_by_every_method(toy_server: ServerProcess) -> None:
+    for rpc in rpcs_of(toy_server.address):
+        if not rpc.takes_many:
+            code, details = asyncio.run(outcome(toy_server.address, rpc, []))
+            assert code is grpc.StatusCode.INVALID_ARGUMENT, rpc.path
+            assert "closed without a message" in details, rpc.path
+
+
+@pytest.mark.parametrize("method", ["Encode", "SampleStream"])
+def test_what_cannot_be_read_is_counted_like_any_other_refusal(toy_server: ServerProcess, method: str) -> None:
+    labels: dict[str, Any] = {"grpc_method": method, "grpc_code": "InvalidArgument"}
+    before = toy_server.metric("grpc_server_handled_total", **labels)
+    (rpc,) = (rpc for rpc in rpcs_of(toy_server.address) if rpc.name == method)
+    asyncio.run(outcome(toy_server.address, rpc, [NO_MESSAGE]))
+    assert toy_server.metric("grpc_server_handled_total", **labels) == before + 1
+
+
+def test_health_and_reflection_still_answer_right_requests(toy_server: ServerProcess) -> None:
+    for rpc in rpcs_of(toy_server.address):
+        if rpc.name == "Check":
+            assert asyncio.run(outcome(toy_server.address, rpc, [b""])) == (grpc.StatusCode.OK, "")

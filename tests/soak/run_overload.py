@@ -1,0 +1,149 @@
+"""`make overload`: three times more calls than can be served, and what dynamic batching is worth.
+
+Both on a model whose single run costs at least a millisecond. Calls arrive open loop, at random times, whatever became
+of those before. Exit code 1 if an answer was wrong or a call ended in an unexpected way; all timing is only reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import traffic
+from loadgen import Generator, Report, one_report, quantiles
+from running import ServerProcess
+from watching import Watch
+
+# A run of one image takes two or three milliseconds, of 64 some fifteen.
+LAYERS = 200
+# Images of a call under overload: the load generator, which is Python too, must be able to ask three times too much.
+IMAGES = 16
+BATCHING_CALLERS = 64
+USUAL_SHARE = 0.7
+OVERLOAD = 3.0
+BIN_SECONDS = 0.2
+EXPECTED = {"OK", "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED refused", "RESOURCE_EXHAUSTED refused"}
+
+
+def batching(models: Path, seconds: float) -> Report:
+    """Closed loop of single images through the same server, with and without batches; medians of three rounds."""
+    rounds: dict[str, list[Report]] = {"1": [], "64": []}
+    for _ in range(3):
+        for most, reports in rounds.items():
+            with ServerProcess(models, "--max-batch", most) as server:
+                # Batch size 1 is given its best: callers enough to keep it busy, too few to queue.
+                for callers in {"1": (2, BATCHING_CALLERS), "64": (BATCHING_CALLERS,)}[most]:
+                    report = one_report(server.address, kind="closed", concurrency=callers, seconds=seconds)
+                    reports.append({**report, "callers": callers})
+
+    def median(most: str, callers: int, figure: str) -> float:
+        return float(np.median([r[figure] for r in rounds[most] if r["callers"] == callers]))
+
+    single, batched = median("1", BATCHING_CALLERS, "rate"), median("64", BATCHING_CALLERS, "rate")
+    return {
+        "rate_of_single": single,
+        "rate_of_single_at_2_callers": median("1", 2, "rate"),
+        "rate_of_batched": batched,
+        "ratio": batched / single,
+        "p95_of_single": median("1", BATCHING_CALLERS, "p95"),
+        "p95_of_batched": median("64", BATCHING_CALLERS, "p95"),
+    }
+
+
+def overload(models: Path, seconds: float, usual_seconds: float) -> Report:
+    """Capacity in closed loop, then open loop: usual load, overload, usual load again."""
+    with ServerProcess(models) as server:
+        closed: dict[str, Any] = {"kind": "closed", "seconds": usual_seconds, "images": IMAGES}
+        peak = max(one_report(server.address, **closed, concurrency=c)["rate"] for c in (8, 16))
+        usual_rate = USUAL_SHARE * peak
+        opened: dict[str, Any] = {"kind": "open", "images": IMAGES}
+        usual = one_report(server.address, **opened, phases=[(usual_rate, usual_seconds)], deadline_seconds=10)
+        usual_p99 = quantiles([took for _, took, code in usual["calls"] if code == "OK"], 0.99)[0]
+        # What callers under overload are willing to wait, so also the bound on the latency of the accepted.
+        deadline = 2 * usual_p99
+        with Watch(server.process.pid) as watch:
+            phases = [(OVERLOAD * peak, seconds), (usual_rate, max(5.0, usual_seconds))]
+            with Generator(server.address, **opened, phases=phases, deadline_seconds=deadline) as generator:
+                during, later = generator.reports()
+    rss = [seen.rss_mib for seen in watch.seen]
+    took = {code: [t for _, t, c in during["calls"] if c == code] for code in EXPECTED}
+    refused = took["DEADLINE_EXCEEDED refused"] + took["RESOURCE_EXHAUSTED refused"]
+    goodput = len(took["OK"]) / seconds
+    return {
+        "peak_rate": peak,
+        "usual_p99": usual_p99,
+        "deadline": deadline,
+        "offered_rate": len(during["calls"]) / seconds,
+        "goodput_ratio": goodput / peak,
+        "accepted": len(took["OK"]),
+        "accepted_p99": quantiles(took["OK"], 0.99)[0],
+        "accepted_p99_ratio": quantiles(took["OK"], 0.99)[0] / usual_p99,
+        "refused": len(refused),
+        "refused_p99": quantiles(refused, 0.99)[0],
+        "refused_max": max(refused, default=0.0),
+        "expired": len(took["DEADLINE_EXCEEDED"]),
+        "unexpected": sorted({code for report in (usual, during, later) for _, _, code in report["calls"]} - EXPECTED),
+        "rss_start_mib": rss[0],
+        "rss_max_mib": max(rss),
+        "rss_ratio": max(rss) / rss[0],
+        "recovery_seconds": recovery(later["calls"], usual_p99),
+        "generator_lag_p99": during["lag"],
+    }
+
+
+def recovery(calls: list[tuple[float, float, str]], usual_p99: float) -> float:
+    """Seconds until calls are again served, the median of each fifth of a second within the usual p99."""
+    back = 0.0
+    bins: dict[int, list[float]] = {}
+    for at, took, code in calls:
+        bins.setdefault(int(at / BIN_SECONDS), []).append(took if code == "OK" else float("inf"))
+    for number, seconds in bins.items():
+        if float(np.median(seconds)) > usual_p99:
+            back = (number + 1) * BIN_SECONDS
+    return back
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60, help="length of the overload")
+    parser.add_argument("--usual-seconds", type=float, default=10, help="length of every other measurement")
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        models = Path(folder)
+        traffic.write_version(models, 1, LAYERS)
+        report = {"batching": batching(models, flags.usual_seconds / 2)}
+        print(json.dumps(report, indent=2), flush=True)
+        report["overload"] = overload(models, flags.seconds, flags.usual_seconds)
+    print(json.dumps(report["overload"], indent=2))
+    print(verdict(report))
+    sys.exit(f"calls ended with {report['overload']['unexpected']}" if report["overload"]["unexpected"] else 0)
+
+
+def verdict(report: Report) -> str:
+    """Each goal beside what was measured."""
+    b, o = report["batching"], report["overload"]
+    rows = [
+        ("batching: rate against batch size 1", b["ratio"], ">=", 3.0),
+        ("batching: p95 against batch size 1", b["p95_of_batched"] / b["p95_of_single"], "<=", 1.0),
+        ("overload: goodput of the peak", o["goodput_ratio"], ">=", 0.9),
+        ("overload: p99 of the accepted, of usual", o["accepted_p99_ratio"], "<=", 2.0),
+        ("overload: slowest refusal, ms", o["refused_max"] * 1e3, "<=", 20.0),
+        ("overload: calls that were neither served nor refused", o["expired"], "<=", 0),
+        ("overload: RSS, of its start", o["rss_ratio"], "<=", 1.1),
+        ("overload: seconds until latency is usual again", o["recovery_seconds"], "<=", 1.0),
+    ]
+    return "\n".join(
+        f"{'holds' if holds else 'MISSED':7}{what}: {value:.3g} {sign} {goal:g}"
+        for what, value, sign, goal in rows
+        for holds in (value >= goal if sign == ">=" else value <= goal,)
+    )
+
+
+if __name__ == "__main__":
+    main()

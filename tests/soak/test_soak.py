@@ -1,0 +1,95 @@
+"""Each driver in short, and that each would see what it is there to see; `make soak` and its like run them in full."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import run_overload
+import run_restarts
+import run_soak
+import toybundle
+import traffic
+import versions
+from ancestral.v1 import inference_service_pb2 as pb
+from ancestral.v1 import timing_pb2
+from watching import Usage
+
+
+def test_a_short_soak(tmp_path: Path) -> None:
+    lines: list[str] = []
+    report = run_soak.soak(tmp_path / "models", seconds=6, interval=1.5, workers=12, say=lines.append)
+    assert report["failures"] == []
+    assert report["issued"] == sum(report["outcomes"].values())
+    for outcome in ("OK", "CANCELLED", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"):
+        assert report["outcomes"][outcome] > 0, outcome
+    assert "SampleStream" in lines[-1]
+
+
+def test_a_short_overload(tmp_path: Path) -> None:
+    traffic.write_version(tmp_path, 1, layers=run_overload.LAYERS)
+    report = run_overload.overload(tmp_path, seconds=2, usual_seconds=1)
+    assert report["unexpected"] == []
+    assert report["offered_rate"] > 2 * report["peak_rate"]
+    assert report["accepted"] + report["refused"] + report["expired"] == pytest.approx(report["offered_rate"] * 2)
+
+
+def test_a_server_that_is_stopped_answers_what_it_began(tmp_path: Path) -> None:
+    report = run_restarts.stops(tmp_path, 1)
+    assert report["failures"] == []
+    assert report["calls"]["OK"] > 0
+    assert sum(report["calls"].values()) > report["calls"]["OK"], "the load ended before the server did"
+
+
+@pytest.mark.skipif(not versions.WATCHES, reason="this server does not watch its folder")
+def test_a_few_reloads_under_load(tmp_path: Path) -> None:
+    assert run_restarts.reloads(tmp_path / "models", 3)["failures"] == []
+
+
+def test_wrong_answers_are_seen() -> None:
+    random = np.random.default_rng(0)
+
+    def info(version: int) -> timing_pb2.ReplyInfo:
+        return timing_pb2.ReplyInfo(version=version)
+
+    ask = traffic.encode(random, 2)
+    (request,) = ask.requests
+    assert isinstance(request, pb.EncodeRequest)
+    images = np.frombuffer(request.images.data, np.uint8).reshape(2, *traffic.SHAPE)
+    mean = traffic.tensor(toybundle.encode(images, traffic.offset(2)))
+    assert ask.problem([pb.EncodeResponse(info=info(2), mean=mean)]) == ""
+    assert "differs by 100" in ask.problem([pb.EncodeResponse(info=info(1), mean=mean)])
+
+    ask = traffic.sample_stream(random)
+    (stream,) = ask.requests
+    assert isinstance(stream, pb.SampleStreamRequest)
+    stream.progress = False
+    assert "was due once" in ask.problem([])
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"), [({"threads": 30}, "threads grew"), ({"files": 40}, "files grew"), ({"rss_mib": 130}, "rss")]
+)
+def test_growth_is_seen(change: dict[str, Any], problem: str) -> None:
+    before = Usage(rss_mib=100, threads=16, files=14, cpu_seconds=0)
+    assert run_soak.grown(before, before) == []
+    (found,) = run_soak.grown(before, Usage(**{**vars(before), **change}))
+    assert problem in found
+
+
+def test_throughput_is_that_of_the_last_minute_by_the_first() -> None:
+    rates = [10] * 6 + [7] * 6 + [5] * 6
+    counts = np.cumsum([0, *rates]) * 10
+    rows = [{"seconds": 10.0 * i, "answered": {"Encode": int(count)}} for i, count in enumerate(counts)]
+    # The last report is of the end, when callers stop one by one, and does not count.
+    assert run_soak.throughput_ratio([*rows, {"seconds": 181.0, "answered": rows[-1]["answered"]}]) == 0.5
+
+
+def test_recovery_is_when_calls_are_served_as_usual_again() -> None:
+    late = [(0.1 * i, 0.5 if i < 10 else 0.01, "OK") for i in range(50)]
+    assert run_overload.recovery(late, usual_p99=0.05) == pytest.approx(1.0)
+    assert run_overload.recovery(late[10:], usual_p99=0.05) == 0
+    assert run_overload.recovery([(0.1, 0.001, "RESOURCE_EXHAUSTED refused")], usual_p99=0.05) > 0
