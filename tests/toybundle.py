@@ -193,7 +193,7 @@ def golden(offset: float = 0.0) -> Arrays:
         "encode/in/image": images,
         "encode/out/code": code,
         "score/in/image": images,
-        "score/out/log_likelihood": -encode(images)[:, 0],
+        "score/out/log_likelihood": -code[:, 0],
         "sample/in/given": np.zeros_like(images),
         "sample/in/known": np.zeros(images.shape, np.bool_),
         "sample/in/uniforms": uniforms,

@@ -134,6 +134,12 @@ async def _call(channel: grpc.aio.Channel, rpc: Rpc, random: messages.Random, *,
     except grpc.aio.AioRpcError as error:
         if len(requests) != 1 and error.details() == OWN_GOAL:
             return "ended while sending"
+        if (
+            "load" in rpc.name.lower()
+            and error.code() is grpc.StatusCode.UNAVAILABLE
+            and "loaded" in (error.details() or "")
+        ):
+            return "raced"  # one caller loads what another unloads, and is told so
         return f"{error.code().name}: {error.details()}"
     except TimeoutError:
         return "HUNG"

@@ -12,6 +12,7 @@ import pytest
 
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import tensor_pb2
+from ancestral_server.catalog import ModelVersion, State
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.batch_loop import BatchLoop
 from ancestral_server.errors import Drained
@@ -54,7 +55,8 @@ def lane(doubler: Doubler) -> Iterator[BatchLoop]:
 
 
 def stream(lane: BatchLoop, doubler: Doubler, source: Source, draining: Draining | None = None) -> Any:
-    model = SimpleNamespace(name="toy", version=1, programs={"encode": doubler}, lane=lambda role: lane)
+    programs: Any = {"encode": doubler}
+    model = ModelVersion("toy", 1, State.SERVING, programs=programs, lanes={"encode": lane})
     catalog: Any = SimpleNamespace(find=lambda name, version: model)
     return bulk.stream(bulk.ENCODE, source.each(), CONTEXT, catalog, SETTINGS, draining or Draining())
 

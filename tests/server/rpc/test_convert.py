@@ -15,7 +15,7 @@ GOOD = np.arange(24, dtype=np.uint8).reshape(2, 4, 3, 1)
 
 def test_a_name_of_any_length_gets_an_answer_that_fits() -> None:
     assert convert.model_name("model", "x" * 64) == "x" * 64
-    with pytest.raises(InvalidArgument, match="model: has 70000 characters, must have at most 64"):
+    with pytest.raises(InvalidArgument, match="model: has 70000 characters, must have at most 256"):
         convert.model_name("model", "x" * 70_000)
 
 
