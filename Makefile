@@ -64,6 +64,12 @@ gpu-check: ## Compare the graphs on the GPU with the CPU and time both; with PYT
 bench: $(INSTALLED) ## Time sampling against one parallel pass, naive loops and static batching; about 5 minutes
 	@$(BIN)/python tests/benchmarks/run.py $(ARGS)
 
+bench-front-end: $(INSTALLED) ## Time single calls against a bare gRPC echo, streams against raw onnxruntime; 3 minutes
+	@$(BIN)/python tests/benchmarks/front_end.py $(ARGS)
+
+bench-isolation: $(INSTALLED) ## Time Encode beside a saturated sampler; a minute
+	@$(BIN)/python tests/benchmarks/isolation.py $(ARGS)
+
 perf-analyzer: $(INSTALLED) ## Fetch NVIDIA's perf_analyzer into .tools/bin, to measure this server and others alike
 	@.ci/perf-analyzer
 	@echo "Ready: .tools/bin/perf_analyzer"
@@ -101,4 +107,4 @@ $(TOOLS): .ci/tools .ci/triton-env | $(INSTALLED)
 	@.ci/tools
 	@touch $@
 
-.PHONY: bench soak overload restarts fuzz demo serve install tools protos check format test gpu-check perf-analyzer lock clean help
+.PHONY: bench bench-front-end bench-isolation soak overload restarts fuzz demo serve install tools protos check format test gpu-check perf-analyzer lock clean help

@@ -45,6 +45,8 @@ MAKE = {
     "format": "changes the tree; check runs the same tools",
     "lock": "tests/architecture/test_dependencies.py checks its result",
     "bench": "tests/benchmarks/test_run.py, in short",
+    "bench-front-end": "tests/benchmarks/test_front_end.py, in short",
+    "bench-isolation": "tests/benchmarks/test_isolation.py, in short",
     "perf-analyzer": "fetches a program that nothing here depends on",
     "soak": "tests/soak/test_soak.py, in short",
     "overload": "tests/soak/test_soak.py, in short",

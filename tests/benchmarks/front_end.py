@@ -3,6 +3,7 @@
     python tests/benchmarks/front_end.py                 the report, front_end.md and .json
     ... echo BYTES                                       a server that answers every call with so many bytes
     ... calls ADDRESS METHOD CONCURRENCY SECONDS FILE    a closed loop of calls with the request in FILE
+    ... stream ADDRESS SECONDS FILE                      one EncodeStream of the message in FILE, over and over
 
 Server, echo and load generator are processes of their own. The echo has messages of the same size as Encode's, so it
 is the bound of any server written with the same library. What is compared is timed in turn, round by round.
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -31,19 +32,20 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from ancestral.v1 import bundle_pb2, inference_service_pb2_grpc, tensor_pb2
 from ancestral.v1 import inference_service_pb2 as pb
-from ancestral_exporter import recipes
-from ancestral_exporter.bundle.write import write_bundle
-from ancestral_exporter.models.base import ImageShape
 from ancestral_server.runtime.bundle import read_bundle
 from ancestral_server.runtime.program import OneShotProgram
 from ancestral_server.runtime.session import Runtime
+from inference import open_inference_service_pb2 as oip
+from rig import CORES, untrained
 from running import ServerProcess
 
 HERE = Path(__file__)
 MODEL = "mnist-vae"
 ENCODE = "/ancestral.v1.InferenceService/Encode"
+ENCODE_STREAM = "/ancestral.v1.InferenceService/EncodeStream"
+INFER = "/inference.GRPCInferenceService/ModelInfer"
 ECHO = "/bench.Echo/Echo"
-CORES = len(os.sched_getaffinity(0))
+MESSAGE_IMAGES = 64
 
 
 # ---- the processes beside the server
@@ -84,6 +86,21 @@ async def calls(address: str, method: str, concurrency: int, seconds: float, req
     return {"rate": len(latencies) / spent, "p50_ms": float(p50), "p99_ms": float(p99), "calls": len(latencies)}
 
 
+async def stream(address: str, seconds: float, message: bytes) -> dict[str, float]:
+    """Send the message as fast as the stream takes it: answered messages/s."""
+    answers, began = 0, time.perf_counter()
+
+    async def messages() -> AsyncIterator[bytes]:
+        while time.perf_counter() < began + seconds:
+            yield message
+
+    async with grpc.aio.insecure_channel(address) as channel:
+        call: Any = channel.stream_stream(ENCODE_STREAM)
+        async for _ in call(messages()):
+            answers += 1
+    return {"rate": answers / (time.perf_counter() - began)}
+
+
 def _child(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, str(HERE), *arguments], stdout=subprocess.PIPE, text=True)
 
@@ -99,10 +116,14 @@ def echo_server(size: int) -> Iterator[str]:
         process.communicate()
 
 
-def load(address: str, method: str, concurrency: int, seconds: float, request: Path) -> dict[str, float]:
-    process = _child("calls", address, method, str(concurrency), str(seconds), str(request))
-    output, _ = process.communicate(timeout=seconds + 60)
+def finished(*arguments: str) -> dict[str, float]:
+    """What a load generator in a process of its own measured."""
+    output, _ = _child(*arguments).communicate(timeout=120)
     return dict(json.loads(output))
+
+
+def load(address: str, method: str, concurrency: int, seconds: float, request: Path) -> dict[str, float]:
+    return finished("calls", address, method, str(concurrency), str(seconds), str(request))
 
 
 # ---- what is measured
@@ -134,38 +155,76 @@ def raw_images_per_second(bundle: Path, batch: int, seconds: float) -> float:
     return runs * batch / (time.perf_counter() - began)
 
 
+def infer_request() -> oip.ModelInferRequest:
+    """The same image by the Open Inference Protocol; the outputs that Encode gives."""
+    pixels = images(1)
+    request = oip.ModelInferRequest(model_name=MODEL, raw_input_contents=[pixels.tobytes()])
+    request.inputs.add(name="image", datatype="UINT8", shape=pixels.shape)
+    for name in ("mean", "log_variance"):
+        request.outputs.add(name=name)
+    return request
+
+
 def single_calls(
     server: ServerProcess, bundle: Path, folder: Path, concurrencies: list[int], seconds: float, rounds: int
 ) -> list[dict[str, Any]]:
-    """Encode against the echo, at each number of calls in flight."""
-    request = folder / "request"
-    request.write_bytes(encode_request(1).SerializeToString())
+    """Encode, and ModelInfer, against an echo of messages as large as Encode's, at each number of calls in flight."""
+    requests = {ENCODE: encode_request(1), INFER: infer_request()}
+    files = {method: folder / method.replace("/", ".") for method in requests}
+    for method, request in requests.items():
+        files[method].write_bytes(request.SerializeToString())
     with grpc.insecure_channel(server.address) as channel:
         reply = inference_service_pb2_grpc.InferenceServiceStub(channel).Encode(encode_request(1)).ByteSize()
     rows = []
     with echo_server(reply) as bare:
         for concurrency in concurrencies:
-            pairs, before, cpu = [], _batches(server), _cpu_seconds(server)
+            rounds_of: list[dict[str, dict[str, float]]] = []
+            batches, cpu_us = [], []
             for _ in range(rounds):
-                bound = load(bare, ECHO, concurrency, seconds, request)
-                pairs.append((bound, load(server.address, ENCODE, concurrency, seconds, request)))
-            runs, answered = (now - then for now, then in zip(_batches(server), before, strict=True))
-            batch = answered / max(runs, 1)
+                measured = {ECHO: load(bare, ECHO, concurrency, seconds, files[ENCODE])}
+                before, cpu = _batches(server), _cpu_seconds(server)
+                measured[ENCODE] = load(server.address, ENCODE, concurrency, seconds, files[ENCODE])
+                runs, answered = (now - then for now, then in zip(_batches(server), before, strict=True))
+                batches.append(answered / max(runs, 1))
+                cpu_us.append((_cpu_seconds(server) - cpu) / max(answered, 1) * 1e6)
+                measured[INFER] = load(server.address, INFER, concurrency, seconds, files[INFER])
+                rounds_of.append(measured)
+            batch = median(batches)
+            ratios = [each[ENCODE]["rate"] / each[ECHO]["rate"] for each in rounds_of]
             rows.append(
                 {
                     "concurrency": concurrency,
-                    "echo_rate": median(bound["rate"] for bound, _ in pairs),
-                    "encode_rate": median(ours["rate"] for _, ours in pairs),
-                    "ratio": median(ours["rate"] / bound["rate"] for bound, ours in pairs),
-                    "ratios": [ours["rate"] / bound["rate"] for bound, ours in pairs],
-                    "p50_ms": median(ours["p50_ms"] for _, ours in pairs),
-                    "p99_ms": median(ours["p99_ms"] for _, ours in pairs),
+                    "echo_rate": median(each[ECHO]["rate"] for each in rounds_of),
+                    "encode_rate": median(each[ENCODE]["rate"] for each in rounds_of),
+                    "ratio": median(ratios),
+                    "ratios": ratios,
+                    "infer_rate": median(each[INFER]["rate"] for each in rounds_of),
+                    "infer_ratio": median(each[INFER]["rate"] / each[ECHO]["rate"] for each in rounds_of),
+                    "p50_ms": median(each[ENCODE]["p50_ms"] for each in rounds_of),
+                    "p99_ms": median(each[ENCODE]["p99_ms"] for each in rounds_of),
                     "mean_batch": batch,
-                    "server_cpu_us_per_call": (_cpu_seconds(server) - cpu) / max(answered, 1) * 1e6,
+                    "server_cpu_us_per_call": median(cpu_us),
                     "raw_images_per_second": raw_images_per_second(bundle, max(1, round(batch)), 0.5),
                 }
             )
     return rows
+
+
+def bulk(server: ServerProcess, bundle: Path, folder: Path, seconds: float, rounds: int) -> dict[str, Any]:
+    """EncodeStream with 64 images per message against onnxruntime alone on batches of as many."""
+    message = folder / "message"
+    message.write_bytes(pb.EncodeStreamRequest(encode=encode_request(MESSAGE_IMAGES)).SerializeToString())
+    pairs = []
+    for _ in range(rounds):
+        raw = raw_images_per_second(bundle, MESSAGE_IMAGES, seconds)
+        rate = finished("stream", server.address, str(seconds), str(message))["rate"] * MESSAGE_IMAGES
+        pairs.append((raw, rate))
+    return {
+        "raw_images_per_second": median(raw for raw, _ in pairs),
+        "stream_images_per_second": median(rate for _, rate in pairs),
+        "ratio": median(rate / raw for raw, rate in pairs),
+        "ratios": [rate / raw for raw, rate in pairs],
+    }
 
 
 def _batches(server: ServerProcess) -> tuple[float, float]:
@@ -188,16 +247,22 @@ def markdown(report: dict[str, Any]) -> str:
         "Single-image `Encode` of an untrained `mnist-vae`, closed loop, against a bare gRPC echo with messages of the",
         "same size; medians over rounds in turn.",
         "",
-        "| in flight | echo, calls/s | Encode, calls/s | ratio | p50, ms | p99, ms | mean batch | server CPU, µs/call "
-        "| raw onnxruntime at that batch, images/s |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| in flight | echo, calls/s | Encode, calls/s | ratio | ModelInfer, calls/s | ratio | p50, ms | p99, ms "
+        "| mean batch | server CPU, µs/call | raw onnxruntime at that batch, images/s |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     lines.extend(
         f"| {row['concurrency']} | {row['echo_rate']:.0f} | {row['encode_rate']:.0f} | {row['ratio']:.2f} "
-        f"| {row['p50_ms']:.2f} | {row['p99_ms']:.2f} | {row['mean_batch']:.1f} "
-        f"| {row['server_cpu_us_per_call']:.0f} | {row['raw_images_per_second']:.0f} |"
+        f"| {row['infer_rate']:.0f} | {row['infer_ratio']:.2f} | {row['p50_ms']:.2f} | {row['p99_ms']:.2f} "
+        f"| {row['mean_batch']:.1f} | {row['server_cpu_us_per_call']:.0f} | {row['raw_images_per_second']:.0f} |"
         for row in report["single_calls"]
     )
+    lines += [
+        "",
+        f"Latencies, batches and CPU are Encode's. `EncodeStream` with {MESSAGE_IMAGES} images per message: "
+        f"{report['bulk']['stream_images_per_second']:.0f} images/s,",
+        f"{report['bulk']['ratio']:.2f} of the {report['bulk']['raw_images_per_second']:.0f} of onnxruntime alone.",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -211,6 +276,9 @@ def main() -> None:
                 asyncio.run(calls(address, method, int(concurrency), float(seconds), Path(request).read_bytes()))
             )
         )
+    elif sys.argv[1:2] == ["stream"]:
+        address, seconds, message = sys.argv[2:]
+        print(json.dumps(asyncio.run(stream(address, float(seconds), Path(message).read_bytes()))))
     else:
         _report()
 
@@ -224,13 +292,13 @@ def _report() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        model = recipes.find(MODEL).build(ImageShape(28, 28, 1, 2))
-        bundle = write_bundle(model, name=MODEL, models_dir=folder / "models", golden_images=images(2))
+        _, bundle = untrained(MODEL, folder / "models")
         report: dict[str, Any] = {"cores": CORES}
         with ServerProcess(folder / "models") as server:
             report["single_calls"] = single_calls(
                 server, bundle, folder, options.concurrency, options.seconds, options.rounds
             )
+            report["bulk"] = bulk(server, bundle, folder, options.seconds, options.rounds)
     text = markdown(report)
     print(text)
     options.out.with_suffix(".md").write_text(text)

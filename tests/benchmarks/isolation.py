@@ -1,8 +1,6 @@
 """Single-image Encode while a PixelCNN of the same server paints as much as it can: what it costs the encoder.
 
-    python tests/benchmarks/isolation.py --models MODELS
-
-prints JSON. MODELS holds the two bundles; untrained ones do (`ancestral-exporter train RECIPE --epochs 0`).
+Prints JSON.
 """
 
 from __future__ import annotations
@@ -11,6 +9,7 @@ import argparse
 import asyncio
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
@@ -23,7 +22,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc, priority_pb2, tensor_pb2
+from rig import untrained
 from running import ServerProcess
+
+ENCODER, SAMPLER = "mnist-vae", "mnist-pixelcnn"
 
 # Samples asked for at a time while the sampler is saturated: more than it has slots.
 STREAMS, SAMPLES = 4, 2_000
@@ -118,20 +120,17 @@ def _median(runs: list[Latency]) -> Latency:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--models", type=Path, required=True, help="folder with both bundles")
-    parser.add_argument("--encoder", default="mnist-vae")
-    parser.add_argument("--sampler", default="mnist-pixelcnn")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="how often both take turns")
     options = parser.parse_args()
-    with ServerProcess(options.models) as server:
-        found = measure(
-            server.address,
-            encoder=options.encoder,
-            sampler=options.sampler,
-            seconds=options.seconds,
-            rounds=options.rounds,
-        )
+    with tempfile.TemporaryDirectory() as temporary:
+        models = Path(temporary)
+        for recipe in (ENCODER, SAMPLER):
+            untrained(recipe, models)
+        with ServerProcess(models) as server:
+            found = measure(
+                server.address, encoder=ENCODER, sampler=SAMPLER, seconds=options.seconds, rounds=options.rounds
+            )
     print(json.dumps(asdict(found), indent=2))
 
 

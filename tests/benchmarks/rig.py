@@ -20,7 +20,7 @@ import torch
 
 from ancestral_exporter import recipes
 from ancestral_exporter.bundle.write import write_bundle
-from ancestral_exporter.models.base import ImageShape
+from ancestral_exporter.models.base import ImageModel, ImageShape
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN
 from ancestral_server.catalog import Loader, ModelVersion
 from ancestral_server.engine.admission import Limits
@@ -67,16 +67,21 @@ class Rig:
         return lane
 
 
+def untrained(recipe: str, folder: Path) -> tuple[ImageModel, Path]:
+    """The model of a recipe with fresh weights, and its bundle under `folder`."""
+    torch.manual_seed(0)
+    image = ImageShape(28, 28, 1, 2) if recipe.startswith("mnist") else ImageShape(8, 8, 1, 17)
+    model = recipes.find(recipe).build(image)
+    golden = np.zeros((2, image.height, image.width, image.channels), np.uint8)
+    return model, write_bundle(model, name=recipe, models_dir=folder, golden_images=golden)
+
+
 @contextmanager
 def rig(recipe: str, folder: Path) -> Iterator[Rig]:
     """Write an untrained bundle of the recipe under `folder` and load it as the server does."""
-    torch.manual_seed(0)
     torch.set_num_threads(CORES)
-    image = ImageShape(28, 28, 1, 2) if recipe.startswith("mnist") else ImageShape(8, 8, 1, 17)
-    model = recipes.find(recipe).build(image)
+    model, _ = untrained(recipe, folder)
     assert isinstance(model, GatedPixelCNN), f"{recipe} is not sampled pixel by pixel"
-    golden = np.zeros((2, image.height, image.width, image.channels), np.uint8)
-    write_bundle(model, name=recipe, models_dir=folder, golden_images=golden)
     settings = Settings(models=folder, device="cpu", _cli_parse_args=[])  # type: ignore[call-arg]
     version = Loader(settings, Runtime("cpu", CORES), Metrics("bench"), Arrivals()).load(recipe, 1)
     assert version.serving, version.problem

@@ -59,6 +59,11 @@ class ModelVersion:
         return self.state is State.SERVING
 
     @property
+    def healthy(self) -> bool:
+        """Whether it serves and every lane takes calls: one that has failed does not until it begins anew."""
+        return self.serving and all(lane.healthy for lane in self.lanes.values())
+
+    @property
     def refused(self) -> bool:
         return self.state is State.NOT_SERVING and not self.unloaded
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ancestral_server.engine import policy
 from ancestral_server.engine.batch_loop import BatchLoop
-from ancestral_server.engine.job import OneShotJob
+from ancestral_server.engine.job import OneShotJob, Priority
 from ancestral_server.runtime.program import OneShotProgram
 
 # A run that takes no longer than this may hold up the event loop: handing it to a thread and back costs about as much.
@@ -66,7 +66,10 @@ class QuickBatchLoop(BatchLoop):
             super()._arrived()
 
     def _short(self) -> bool:
-        """Whether the next run, of those who are queued or may be coming, is short."""
+        """Whether the next run, of those who are queued or may be coming, is short and somebody waits for it."""
+        # Bulk keeps a thread busy for long, and the event loop with messages meanwhile.
+        if self._queue.rows[Priority.BATCH]:
+            return False
         rows = max(self._queue.total_rows, min(self._crowd.known, self._enough))
         return self._light is not None and self._costs.seconds(policy.bucket(rows, self._buckets)) <= HERE_SECONDS
 

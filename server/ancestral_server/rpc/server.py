@@ -137,8 +137,8 @@ class Door:
         """Tell what has changed; of a model that is gone, that it does not serve."""
         now = dict.fromkeys(self._told, NOT_SERVING)
         for model in self._catalog:
-            now[f"{model.name}/{model.version}"] = SERVING if model.serving else NOT_SERVING
-            if model.serving or model.name not in now:
+            now[f"{model.name}/{model.version}"] = SERVING if model.healthy else NOT_SERVING
+            if model.healthy or model.name not in now:
                 now[model.name] = now[f"{model.name}/{model.version}"]
         for name, status in now.items():
             if self._told.get(name) != status:
