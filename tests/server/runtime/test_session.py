@@ -42,7 +42,7 @@ class Full:
 
     get_outputs = get_inputs
 
-    def run(self, outputs: list[str], inputs: dict[str, Any]) -> None:
+    def run(self, outputs: list[str], inputs: dict[str, Any], options: Any) -> None:
         raise RuntimeError("Failed to allocate memory for requested buffer of size 7\nand a trace")
 
 
