@@ -23,8 +23,8 @@ from ancestral_server.settings import Settings
 
 log = structlog.get_logger()
 
-# How long a thread that wants the interpreter waits for another to let go of it. Lanes need it for moments between runs,
-# which Python's own 5 ms would stretch to several runs.
+# How long a thread that wants the interpreter waits for another to let go of it. Lanes need it for moments between
+# runs, which Python's own 5 ms would stretch to several runs.
 SWITCH_SECONDS = 0.0005
 
 
