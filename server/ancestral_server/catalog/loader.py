@@ -13,6 +13,7 @@ from ancestral_server.catalog.version import ModelVersion, State
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.batch_loop import BatchLoop
+from ancestral_server.engine.niceness import RUNS, give_way
 from ancestral_server.engine.quick import QuickBatchLoop
 from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.errors import BundleError, OutOfMemory
@@ -38,6 +39,8 @@ class Loader:
 
     def load(self, name: str, version: int) -> ModelVersion:
         """The version, serving, its lanes started; or not serving and why, whatever is wrong with it."""
+        # The threads that onnxruntime makes for its runs inherit it.
+        give_way(RUNS)
         path = self._settings.models / name / str(version)
         # First: what changes from here on will be seen as a change.
         model = ModelVersion(name, version, stamp=folder.stamp(path))

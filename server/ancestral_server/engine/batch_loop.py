@@ -139,7 +139,7 @@ class BatchLoop(Lane[OneShotJob]):
         """How long this batch should wait for others. The lock is held."""
         if self._queue.total_rows >= self._enough:
             return 0.0
-        crowd = self._crowd.expected
+        crowd = self._crowd.expected if self._crowd.probes else self._company()
         self._complete = math.ceil(min(policy.CROWD_SHARE * crowd, self._enough))
         now = time.monotonic()
         return policy.batch_wait(
@@ -149,8 +149,15 @@ class BatchLoop(Lane[OneShotJob]):
             waited=now - self._waits_since,
             since_arrival=now - self._last_arrival,
             longest=self._longest_wait,
-            run=self._costs.seconds(policy.bucket(min(self._crowd.known, self._enough), self._buckets)),
+            run=self._run_seconds(min(self._crowd.known, self._enough)),
         )
+
+    def _company(self) -> int:
+        """How many requests a batch should wait for."""
+        return policy.company(self._crowd.known, self._run_seconds)
+
+    def _run_seconds(self, rows: int) -> float:
+        return self._costs.seconds(policy.bucket(rows, self._buckets))
 
     def _take(self) -> None:
         """As much of what is queued as a run may have. The lock is held."""

@@ -19,7 +19,7 @@ from ancestral_server.engine.admission import Limits, check_queue
 from ancestral_server.engine.answers import post, settle
 from ancestral_server.engine.costs import Costs
 from ancestral_server.engine.job import Job
-from ancestral_server.engine.niceness import give_way
+from ancestral_server.engine.niceness import RUNS, give_way
 from ancestral_server.engine.queue import JobQueue
 from ancestral_server.engine.stats import LaneStats
 from ancestral_server.errors import DeadlineExceeded, Infeasible, Internal, Overloaded, ServerError, Unavailable
@@ -170,12 +170,10 @@ class Lane(ABC, Generic[J]):
     def _probe(self) -> None:
         """Run once on nothing, to see whether the program still works."""
 
-    # Added to the niceness of the lane's threads.
-    _niceness = 0
+    _niceness = RUNS
 
     def _main(self, worker: int) -> None:
-        if self._niceness:
-            give_way(self._niceness)
+        give_way(self._niceness)
         while not self._closing:
             try:
                 while not self._closing:

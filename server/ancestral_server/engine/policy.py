@@ -12,6 +12,8 @@ SHORTEST_PAUSE_SHARE = 0.05
 # What a batch costs beside its run, about; and by how much a row may cost more than in the best batch.
 TURN_SECONDS = 0.00005
 ENOUGH_SHARE = 0.1
+# What the front end needs for a call, about: to read it, and to answer it.
+CALL_SECONDS = 0.00025
 # Waiting for the very last caller of a crowd costs all the others.
 CROWD_SHARE = 0.9
 
@@ -75,6 +77,18 @@ def enough(sizes: Sequence[int], seconds: Callable[[int], float]) -> int:
 
     cheapest = min(map(row_seconds, sizes))
     return next(size for size in sizes if row_seconds(size) <= (1 + ENOUGH_SHARE) * cheapest)
+
+
+def company(crowd: int, seconds: Callable[[int], float]) -> int:
+    """How many of a crowd a batch should wait for, where the front end and a run can work at the same time.
+
+    All of them, which makes the largest batch but leaves the lane idle while they are answered and come back; or half,
+    so that one half comes back while the other is run. seconds: what a run of so many takes.
+    """
+    half = -(-crowd // 2)
+    whole_rate = crowd / (seconds(crowd) + crowd * CALL_SECONDS)
+    half_rate = half / max(seconds(half), half * CALL_SECONDS)
+    return half if half_rate > whole_rate else crowd
 
 
 def batch_wait(

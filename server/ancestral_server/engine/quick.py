@@ -73,6 +73,10 @@ class QuickBatchLoop(BatchLoop):
         rows = max(self._queue.total_rows, min(self._crowd.known, self._enough))
         return self._light is not None and self._costs.seconds(policy.bucket(rows, self._buckets)) <= HERE_SECONDS
 
+    def _company(self) -> int:
+        # Here nothing else goes on during a run.
+        return self._crowd.known if self._here else super()._company()
+
     def _turn_here(self) -> None:
         self._soon, self._timer = False, None
         try:

@@ -20,6 +20,7 @@ from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.answers import post
 from ancestral_server.engine.job import Priority, RasterJob
 from ancestral_server.engine.lane import Lane
+from ancestral_server.engine.niceness import ROWS
 from ancestral_server.engine.room import Room
 from ancestral_server.engine.slots import Slots
 from ancestral_server.errors import Internal, OutOfMemory
@@ -37,7 +38,7 @@ class RasterLoop(Lane[RasterJob]):
     """
 
     # Rows keep every core busy without a pause: the event loop and the other models must not stand in line for one.
-    _niceness = 10
+    _niceness = ROWS
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ import pytest
 
 from ancestral_server.engine.batch_loop import BatchLoop
 from ancestral_server.engine.job import RasterJob
+from ancestral_server.engine.niceness import ROWS, RUNS
 from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.errors import DeadlineExceeded, Infeasible, Internal, Overloaded, Unavailable
 from fakeprograms import Doubler, Painter, double, expected_images, paint, run, until
@@ -212,5 +213,5 @@ def test_the_threads_of_a_sampler_give_way_and_no_others(batches: BatchLoop, ras
 
     run(work())
     mine = os.getpriority(os.PRIO_PROCESS, 0)
-    assert niceness(batches) == mine
-    assert niceness(raster) == min(19, mine + 10)
+    assert niceness(batches) == min(19, mine + RUNS)
+    assert niceness(raster) == min(19, mine + ROWS)

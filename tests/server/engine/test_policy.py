@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from ancestral_server.engine.policy import PAUSE_SHARE, SHORTEST_PAUSE_SHARE, batch_wait, bucket, buckets
+from ancestral_server.engine.policy import (
+    PAUSE_SHARE,
+    SHORTEST_PAUSE_SHARE,
+    batch_wait,
+    bucket,
+    buckets,
+    company,
+    enough,
+)
 
 LONGEST = 0.005
 PAUSE_SECONDS = PAUSE_SHARE * LONGEST
@@ -58,3 +66,15 @@ def test_a_pause_that_costs_more_than_a_run_is_too_long() -> None:
 def test_the_wait_is_bounded() -> None:
     assert wait(waited=LONGEST) == 0
     assert wait(waited=LONGEST - 0.0001) == pytest.approx(0.0001)
+
+
+def test_a_batch_waits_for_half_a_crowd_where_the_other_half_can_come_back_meanwhile() -> None:
+    # Dear by the row: two halves keep the lane busy. Dear by the run: one large batch.
+    assert company(64, lambda rows: 0.002 + 0.0002 * rows) == 32
+    assert company(64, lambda rows: 0.05) == 64
+    assert company(1, lambda rows: 0.001) == 1
+
+
+def test_a_batch_is_large_enough_where_more_rows_would_hardly_make_one_cheaper() -> None:
+    assert enough((1, 2, 4, 8), lambda rows: 0.01 * rows) == 1
+    assert enough((1, 2, 4, 8), lambda rows: 0.01) == 8
