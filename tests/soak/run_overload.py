@@ -20,8 +20,9 @@ from loadgen import Generator, Report, one_report, quantiles
 from running import ServerProcess
 from watching import Watch
 
-# A run of one image takes two or three milliseconds, of 64 some fifteen.
-LAYERS = 200
+# A run of one image takes some four milliseconds, of 64 some sixty: so the model is what limits the server, and not the
+# load generator that shares its two cores. For single-image calls, which ask more of both, twice as much.
+LAYERS, BATCHING_LAYERS = 800, 1600
 # Images of a call under overload: the load generator, which is Python too, must be able to ask three times too much.
 IMAGES = 16
 BATCHING_CALLERS = 64
@@ -115,9 +116,10 @@ def main() -> None:
     parser.add_argument("--usual-seconds", type=float, default=10, help="length of every other measurement")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        models = Path(folder)
+        models, dear = Path(folder) / "models", Path(folder) / "dear"
         traffic.write_version(models, 1, LAYERS)
-        report = {"batching": batching(models, flags.usual_seconds / 2)}
+        traffic.write_version(dear, 1, BATCHING_LAYERS)
+        report = {"batching": batching(dear, flags.usual_seconds / 2)}
         print(json.dumps(report, indent=2), flush=True)
         report["overload"] = overload(models, flags.seconds, flags.usual_seconds)
     print(json.dumps(report["overload"], indent=2))
@@ -130,6 +132,12 @@ def verdict(report: Report) -> str:
     b, o = report["batching"], report["overload"]
     rows = [
         ("batching: rate against batch size 1", b["ratio"], ">=", 3.0),
+        (
+            "batching: rate against batch size 1 at its best",
+            b["rate_of_batched"] / b["rate_of_single_at_2_callers"],
+            ">=",
+            3.0,
+        ),
         ("batching: p95 against batch size 1", b["p95_of_batched"] / b["p95_of_single"], "<=", 1.0),
         ("overload: goodput of the peak", o["goodput_ratio"], ">=", 0.9),
         ("overload: p99 of the accepted, of usual", o["accepted_p99_ratio"], "<=", 2.0),

@@ -7,8 +7,8 @@ import os
 import sys
 import threading
 
-# What computes gives way to the event loop, which has to say yes or no at once however busy the cores are; and a sampler,
-# whose rows take long, to runs that somebody waits for.
+# What computes gives way to the event loop, which has to say yes or no at once however busy the cores are; and a
+# sampler, whose rows take long, to runs that somebody waits for.
 RUNS, ROWS = 5, 10
 
 
