@@ -57,11 +57,12 @@ def test_a_dead_lane_answers_turns_health_and_begins_anew(
 
 def test_a_failure_of_the_loop_itself_loses_nobody(batches: BatchLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
+        told = watched(batches)
         monkeypatch.setattr(batches, "_finish", lambda jobs: 1 / 0)
         with pytest.raises(Internal, match="division by zero"):
             await double(batches, 1, 2, 3, 4, 5)
         monkeypatch.undo()
-        await until(lambda: batches.healthy)
+        await until(lambda: told == [False, True])
         assert await double(batches, 4) == [8.0]
         assert batches._queue.total_rows == 0
 
