@@ -34,7 +34,7 @@ LONG = pb.SampleRequest(model="tally", count=10_000, seed=1)
 def begin(server: ServerProcess, channel: grpc.Channel, calls: int = 1) -> list[Any]:
     """Long sampling calls that have reached their lane."""
     stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
-    running = [stub.Sample.future(LONG, timeout=120) for _ in range(calls)]
+    running = [stub.Sample.future(LONG, timeout=3600) for _ in range(calls)]
     while server.metric("grpc_server_started_total", grpc_method="Sample") < calls:
         time.sleep(0.005)
     return running
@@ -101,14 +101,14 @@ def test_new_calls_are_refused_while_running_ones_finish(toy_models: Path) -> No
 
 def test_whoever_waits_when_the_drain_time_is_over_hears_so(toy_models: Path) -> None:
     slow = ("--slots", "1", "--threads", "1", "--drain-seconds", "0.2")
-    flags = (*slow, "--max-queued-images", "50000", "--max-queue-ms", "60000")
+    flags = (*slow, "--max-queued-images", "50000", "--max-queue-ms", "3600000")
     with (
         ServerProcess(toy_models, *flags) as server,
         grpc.insecure_channel(server.address, options=NO_RETRIES) as channel,
     ):
         running = begin(server, channel, 3)
         stream = inference_service_pb2_grpc.InferenceServiceStub(channel).SampleStream(
-            pb.SampleStreamRequest(sample=LONG), timeout=120
+            pb.SampleStreamRequest(sample=LONG), timeout=3600
         )
         next(stream)
         assert server.stop() == 0
