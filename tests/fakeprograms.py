@@ -19,6 +19,7 @@ from ancestral.v1 import bundle_pb2
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.batch_loop import BatchLoop
+from ancestral_server.engine.cores import Cores
 from ancestral_server.engine.job import OneShotJob, Priority, RasterJob
 from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.errors import OutOfMemory
@@ -117,8 +118,8 @@ def expected_images(seed: int, first: int, n: int) -> Array:
 @contextmanager
 def batch_lane(program: Doubler, limits: Limits | None = None, max_batch: int = 4) -> Iterator[BatchLoop]:
     metrics = Metrics("test").lane("toy", 1, "encode")
-    limits = limits or Limits(images=10)
-    lane = BatchLoop("toy", program, metrics, max_batch=max_batch, limits=limits, wait=0.005, arrivals=Arrivals())  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"max_batch": max_batch, "limits": limits or Limits(images=10), "wait": 0.005}
+    lane = BatchLoop("toy", program, metrics, **settings, arrivals=Arrivals(), cores=Cores(1))  # type: ignore[arg-type]
     lane.start()
     yield lane
     program.gate.set()
@@ -130,7 +131,8 @@ def painting_lane(
     program: Painter, limits: Limits | None = None, slots: int = 4, workers: int = 1
 ) -> Iterator[RasterLoop]:
     metrics = Metrics("test").lane("toy", 1, "sample")
-    lane = RasterLoop("toy", program, metrics, slots=slots, limits=limits or Limits(), workers=workers)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"slots": slots, "limits": limits or Limits(), "workers": workers}
+    lane = RasterLoop("toy", program, metrics, **settings, cores=Cores(workers))  # type: ignore[arg-type]
     lane.start()
     yield lane
     program.gate.set()

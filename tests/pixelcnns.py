@@ -14,6 +14,7 @@ from ancestral_exporter.bundle import write_bundle
 from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN
 from ancestral_server.engine.admission import Limits
+from ancestral_server.engine.cores import Cores
 from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.bundle import read_bundle
@@ -50,7 +51,7 @@ def raster_lane(bundle_folder: Path, *, slots: int, workers: int) -> Iterator[Ra
     role = next(role for role in bundle.manifest.roles if role.name == "sample")
     program = RasterProgram(role, Runtime("cpu", 1).open(bundle.graph(role), on_caller=True), bundle.manifest)
     metrics = Metrics("test").lane("toy", 1, "sample")
-    lane = RasterLoop("toy", program, metrics, slots=slots, limits=UNBOUNDED, workers=workers)
+    lane = RasterLoop("toy", program, metrics, slots=slots, limits=UNBOUNDED, cores=Cores(workers), workers=workers)
     lane.warm_up()
     lane.start()
     try:

@@ -25,6 +25,7 @@ from ancestral_exporter.models.pixelcnn import GatedPixelCNN
 from ancestral_server.catalog import Loader, ModelVersion
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
+from ancestral_server.engine.cores import Cores
 from ancestral_server.engine.job import RasterJob
 from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.metrics import Metrics
@@ -61,7 +62,8 @@ class Rig:
         assert isinstance(program, RasterProgram)
         metrics = Metrics("bench").lane("static", 1, "sample")
         slots = self.lane.capacity // CORES
-        lane = StaticLoop("static", program, metrics, slots=slots, limits=Limits(10**6, 10**6, math.inf), workers=CORES)
+        limits = Limits(10**6, 10**6, math.inf)
+        lane = StaticLoop("static", program, metrics, slots=slots, limits=limits, cores=Cores(CORES), workers=CORES)
         lane.warm_up()
         lane.start()
         return lane

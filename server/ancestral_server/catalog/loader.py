@@ -13,6 +13,7 @@ from ancestral_server.catalog.version import ModelVersion, State
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.batch_loop import BatchLoop
+from ancestral_server.engine.cores import Cores
 from ancestral_server.engine.niceness import RUNS, give_way
 from ancestral_server.engine.quick import QuickBatchLoop
 from ancestral_server.engine.raster_loop import RasterLoop
@@ -36,6 +37,7 @@ class Loader:
         self._runtime = runtime
         self._metrics = metrics
         self._arrivals = arrivals
+        self._cores = Cores(settings.threads)
 
     def load(self, name: str, version: int) -> ModelVersion:
         """The version, serving, its lanes started; or not serving and why, whatever is wrong with it."""
@@ -120,6 +122,7 @@ class Loader:
                 metrics,
                 slots=settings.slots,
                 limits=limits,
+                cores=self._cores,
                 workers=settings.threads if on_cpu else 1,
                 pad=not on_cpu,
             )
@@ -132,4 +135,5 @@ class Loader:
             limits=limits,
             wait=settings.batch_wait_ms / 1000,
             arrivals=self._arrivals,
+            cores=self._cores,
         )

@@ -15,6 +15,7 @@ from ancestral_server.engine import policy
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.batch import Piece, cut, deal, stack, wanted_of
+from ancestral_server.engine.cores import Cores
 from ancestral_server.engine.crowd import Crowd
 from ancestral_server.engine.job import OneShotJob, Priority
 from ancestral_server.engine.lane import Lane
@@ -39,6 +40,7 @@ class BatchLoop(Lane[OneShotJob]):
         limits: Limits,
         wait: float,
         arrivals: Arrivals,
+        cores: Cores,
     ) -> None:
         super().__init__(name, metrics, limits)
         self._program = program
@@ -49,6 +51,7 @@ class BatchLoop(Lane[OneShotJob]):
         self._sure_rows = min(max_batch, limits.images, limits.calls)
         self._longest_wait = wait
         self._arrivals = arrivals
+        self._cores = cores
         self._pieces: list[Piece] = []
         # What is left of a batch that did not fit into memory.
         self._postponed: list[Piece] = []
@@ -60,6 +63,11 @@ class BatchLoop(Lane[OneShotJob]):
         self._crowd = Crowd()
         # Rows for which a batch waits at most; from the measured costs, looked at anew now and then.
         self._enough = self._buckets[-1]
+
+    def submit(self, job: OneShotJob) -> None:
+        super().submit(job)
+        if job.priority is Priority.INTERACTIVE:
+            self._cores.called(job.submitted)
 
     def warm_up(self) -> None:
         """Run every bucket twice, so that no caller pays for a first run and the cost of each is known.

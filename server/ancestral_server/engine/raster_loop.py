@@ -18,6 +18,7 @@ import structlog
 from ancestral_server.engine import policy
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.answers import post
+from ancestral_server.engine.cores import Cores
 from ancestral_server.engine.job import Priority, RasterJob
 from ancestral_server.engine.lane import Lane
 from ancestral_server.engine.niceness import ROWS
@@ -48,11 +49,13 @@ class RasterLoop(Lane[RasterJob]):
         *,
         slots: int,
         limits: Limits,
+        cores: Cores,
         workers: int = 1,
         pad: bool = False,
     ) -> None:
         super().__init__(name, metrics, limits, workers)
         self._program = program
+        self._cores = cores
         self._quantum = 1
         self._limit = slots - policy.reserve(slots)
         # Where nothing needs padding, every size is a bucket, and powers of two are enough to warm up.
@@ -173,7 +176,8 @@ class RasterLoop(Lane[RasterJob]):
         slots = self._slots[worker]
         self._admit(slots)
         if slots.used:
-            self._run_and_retire(worker, slots)
+            with self._cores.turn():
+                self._run_and_retire(worker, slots)
 
     def _in_hand(self, worker: int) -> Iterable[RasterJob]:
         slots = self._slots[worker]

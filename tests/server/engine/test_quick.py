@@ -11,6 +11,7 @@ import pytest
 
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
+from ancestral_server.engine.cores import Cores
 from ancestral_server.engine.quick import QuickBatchLoop
 from ancestral_server.errors import DeadlineExceeded, Internal
 from ancestral_server.metrics import Metrics
@@ -37,8 +38,9 @@ def program() -> Watched:
 
 @pytest.fixture
 def lane(program: Watched) -> Iterator[QuickBatchLoop]:
-    settings: dict[str, Any] = {"max_batch": 4, "limits": Limits(), "wait": 0.005, "arrivals": Arrivals()}
-    lane = QuickBatchLoop("toy", program, Metrics("test").lane("toy", 1, "encode"), **settings)
+    settings: dict[str, Any] = {"max_batch": 4, "limits": Limits(), "wait": 0.005}
+    metrics = Metrics("test").lane("toy", 1, "encode")
+    lane = QuickBatchLoop("toy", program, metrics, **settings, arrivals=Arrivals(), cores=Cores(1))
     lane.warm_up()
     assert lane.quick
     lane.lighten(program)  # type: ignore[arg-type]
