@@ -18,14 +18,11 @@ class Crowd:
 
     def __init__(self) -> None:
         self._sizes = deque([1], maxlen=MEMORY)
+        # Requests that were lately in flight together.
+        self.known = 1
         self._every = PROBE_EVERY
         # The very first batch is one: a burst that meets a server just started is a batch too.
         self._until_probe = 0
-
-    @property
-    def known(self) -> int:
-        """Requests that were lately in flight together."""
-        return max(self._sizes)
 
     @property
     def expected(self) -> float:
@@ -44,3 +41,4 @@ class Crowd:
             self._until_probe = self._every
         self._until_probe -= 1
         self._sizes.append(together)
+        self.known = max(self._sizes)

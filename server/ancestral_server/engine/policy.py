@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 # A batch stops waiting when nobody came for this share of the longest wait, although some of the crowd are missing, or
@@ -57,7 +58,7 @@ def restart_delay(failures: int) -> float:
 
 def bucket(rows: int, sizes: Sequence[int]) -> int:
     """The smallest size that holds `rows`; the largest where none does."""
-    return next((size for size in sizes if size >= rows), sizes[-1])
+    return sizes[min(bisect_left(sizes, rows), len(sizes) - 1)]
 
 
 def parts(rows: int, most: int, sizes: Sequence[int]) -> list[int]:

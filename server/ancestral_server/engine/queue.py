@@ -78,7 +78,7 @@ class JobQueue(Generic[J]):
 
     def departed(self, now: float) -> list[J]:
         """Take out those whom nobody waits for any more, or whose time is up."""
-        gone = [job for job in self if job.departed(now)]
+        gone = [job for jobs in self.classes for job in jobs if job.departed(now)]
         if gone:
             self.remove(gone)
         return gone
