@@ -36,7 +36,7 @@ class Settings(BaseSettings):
         description="CPU threads of a run, and runs of a sampler at a time; fewer where other programs need the cores.",
     )
     max_batch: int = Field(
-        default=64, ge=1, le=4096, description="Most images in one run; more raises throughput, memory and latency."
+        default=128, ge=1, le=4096, description="Most images in one run; more raises throughput, memory and latency."
     )
     slots: int = Field(
         default=64,
