@@ -13,6 +13,7 @@ from pydantic_settings import CliApp
 
 from ancestral_server.app import serve
 from ancestral_server.errors import StartupError
+from ancestral_server.processes import serve_all
 from ancestral_server.settings import Settings
 
 
@@ -29,6 +30,8 @@ def main() -> None:
     _configure_logging(settings)
     with asyncio.Runner(loop_factory=_event_loop) as runner:
         try:
+            if settings.processes > 1:
+                sys.exit(runner.run(serve_all(settings)))
             runner.run(serve(settings))
         except StartupError as error:
             print(f"ancestral-server: {error}", file=sys.stderr)

@@ -10,6 +10,7 @@ ServerError
 ├── Infeasible           the caller's time cannot suffice: refused before any work
 ├── Unavailable          the model does not serve (now)
 │   └── Stopping         the server is about to end: ask another
+├── PortShared           other servers answer on the same port, and what was asked for would change this one alone
 ├── Drained              the server stops, and a stream ends before its end
 ├── BundleRefused        what lies in the model's folder is not fit to serve
 └── Internal             our fault
@@ -119,6 +120,12 @@ class BundleRefused(ServerError):
         self.resource = resource
         self.file = file
         self.problem = problem
+
+
+class PortShared(ServerError):
+    """What was asked for would change one of the servers that answer on the port, whichever it happened to reach."""
+
+    reason = "PORT_SHARED"
 
 
 class Drained(ServerError):

@@ -35,8 +35,24 @@ class Settings(BaseSettings):
         ge=1,
         description="CPU threads of a run, and runs of a sampler at a time; fewer where other programs need the cores.",
     )
+    processes: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="Whole servers behind the one port, each with its share of the threads and metrics on its "
+        "own port, counted up from --metrics-port. For many cores, where single calls keep one Python process busy.",
+    )
+    share_port: bool = Field(
+        default=False,
+        description="Listen beside other servers on the same port, each of which gets a part of the connections; for "
+        "processes that are started by other means than --processes.",
+    )
     max_batch: int = Field(
-        default=128, ge=1, le=4096, description="Most images in one run; more raises throughput, memory and latency."
+        default=64,
+        ge=1,
+        le=4096,
+        description="Most images in one run, twice that for bulk where a run is short; more raises throughput, memory "
+        "and latency.",
     )
     slots: int = Field(
         default=64,

@@ -84,7 +84,8 @@ class ModelServiceServicer:
     def LoadModel(self, request, context):
         """Loads a version from the server's folder, or loads it anew; answers when it serves. A version that serves already
         goes on until the new one takes over, and for good if that is refused: then the answer is FAILED_PRECONDITION with
-        the file and the reason.
+        the file and the reason. One of several servers behind a port refuses (FAILED_PRECONDITION, reason PORT_SHARED), here
+        and in UnloadModel: it would change itself alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,8 @@ class ModelServiceStub:
     LoadModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.LoadModelRequest, _model_service_pb2.LoadModelResponse]
     """Loads a version from the server's folder, or loads it anew; answers when it serves. A version that serves already
     goes on until the new one takes over, and for good if that is refused: then the answer is FAILED_PRECONDITION with
-    the file and the reason.
+    the file and the reason. One of several servers behind a port refuses (FAILED_PRECONDITION, reason PORT_SHARED), here
+    and in UnloadModel: it would change itself alone.
     """
     UnloadModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.UnloadModelRequest, _model_service_pb2.UnloadModelResponse]
     """Takes a version out of service; answers when its running calls have ended and its memory is free. The server loads it
@@ -67,7 +68,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     LoadModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.LoadModelRequest, _model_service_pb2.LoadModelResponse]  # type: ignore[assignment]
     """Loads a version from the server's folder, or loads it anew; answers when it serves. A version that serves already
     goes on until the new one takes over, and for good if that is refused: then the answer is FAILED_PRECONDITION with
-    the file and the reason.
+    the file and the reason. One of several servers behind a port refuses (FAILED_PRECONDITION, reason PORT_SHARED), here
+    and in UnloadModel: it would change itself alone.
     """
     UnloadModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.UnloadModelRequest, _model_service_pb2.UnloadModelResponse]  # type: ignore[assignment]
     """Takes a version out of service; answers when its running calls have ended and its memory is free. The server loads it
@@ -105,7 +107,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_service_pb2.LoadModelResponse, _abc.Awaitable[_model_service_pb2.LoadModelResponse]]:
         """Loads a version from the server's folder, or loads it anew; answers when it serves. A version that serves already
         goes on until the new one takes over, and for good if that is refused: then the answer is FAILED_PRECONDITION with
-        the file and the reason.
+        the file and the reason. One of several servers behind a port refuses (FAILED_PRECONDITION, reason PORT_SHARED), here
+        and in UnloadModel: it would change itself alone.
         """
 
     @_abc_1.abstractmethod

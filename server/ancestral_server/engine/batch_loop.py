@@ -5,6 +5,7 @@ Letters: B rows of a batch.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Iterable
@@ -26,6 +27,10 @@ from ancestral_server.runtime.program import OneShotProgram
 
 log = structlog.get_logger()
 
+# A run of bulk alone may hold twice a batch where it takes no longer than this: it gets more done, and hardly holds up
+# a single call that comes meanwhile.
+BULK_SECONDS = 0.005
+
 
 class BatchLoop(Lane[OneShotJob]):
     """Dynamic batching. A request larger than a batch is split over several, never refused."""
@@ -46,6 +51,8 @@ class BatchLoop(Lane[OneShotJob]):
         self._program = program
         self._buckets = policy.buckets(max_batch)
         self._quantum = max_batch
+        # Those of bulk too.
+        self._run_sizes = self._buckets
         self._room = Room(self._buckets)
         # Nobody is refused before a full batch waits, unless by a bound that is lower still.
         self._sure_rows = min(max_batch, limits.images, limits.calls)
@@ -85,6 +92,20 @@ class BatchLoop(Lane[OneShotJob]):
                     raise
                 return
             self._costs.learn(rows, time.monotonic() - began)
+        if self._batch_seconds <= BULK_SECONDS:
+            self._warm_up_bulk(2 * rows)
+
+    def _warm_up_bulk(self, rows: int) -> None:
+        """Let runs of bulk hold so many rows, where that is worth it."""
+        with contextlib.suppress(OutOfMemory):
+            self._run_blank(rows)
+            began = time.monotonic()
+            self._run_blank(rows)
+            seconds = time.monotonic() - began
+            if seconds <= BULK_SECONDS:
+                self._costs.learn(rows, seconds)
+                self._run_sizes = (*self._buckets, rows)
+                self._room = Room(self._run_sizes)
 
     def _run_blank(self, rows: int, program: OneShotProgram | None = None) -> None:
         program = program or self._program
@@ -107,7 +128,7 @@ class BatchLoop(Lane[OneShotJob]):
         return running + self._queue_seconds(ahead + rows)
 
     def _queue_seconds(self, rows: int) -> float:
-        most = self._room.most
+        most = min(self._room.most, self._buckets[-1])
         whole, rest = divmod(rows, most)
         seconds = whole * self._costs.seconds(most)
         return seconds + (self._costs.seconds(policy.bucket(rest, self._buckets)) if rest else 0.0)
@@ -169,7 +190,8 @@ class BatchLoop(Lane[OneShotJob]):
 
     def _take(self) -> None:
         """As much of what is queued as a run may have. The lock is held."""
-        room = self._room.most
+        most = min(self._room.most, self._most())
+        room = policy.fill(self._queue.total_rows, most, self._run_sizes, self._costs.seconds)
         for jobs in self._queue.order():
             while room and jobs:
                 job = jobs[0]
@@ -178,6 +200,10 @@ class BatchLoop(Lane[OneShotJob]):
                 self._take_rows(job, rows)
                 room -= rows
 
+    def _most(self) -> int:
+        """How many rows the next run may hold, if they fit into memory."""
+        return (self._buckets if self._queue.rows[Priority.INTERACTIVE] else self._run_sizes)[-1]
+
     def _run_all(self, program: OneShotProgram) -> None:
         while self._pieces:
             self._run_and_retire(program)
@@ -185,7 +211,7 @@ class BatchLoop(Lane[OneShotJob]):
 
     def _run_and_retire(self, program: OneShotProgram) -> None:
         pieces, rows = self._pieces, sum(piece.rows for piece in self._pieces)
-        size = policy.bucket(rows, self._buckets)
+        size = policy.bucket(rows, self._run_sizes)
         began = time.monotonic()
         self._busy_until = began + self._costs.seconds(size)
         try:

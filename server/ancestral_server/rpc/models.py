@@ -9,6 +9,7 @@ import grpc
 from ancestral.v1 import model_service_pb2 as pb
 from ancestral.v1 import model_service_pb2_grpc
 from ancestral_server.catalog import Catalog, ModelVersion, State
+from ancestral_server.errors import PortShared
 from ancestral_server.rpc import convert
 from ancestral_server.settings import Settings
 
@@ -36,14 +37,23 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         return pb.GetModelResponse(model=self._describe(model))
 
     async def LoadModel(self, request: pb.LoadModelRequest, context: Context) -> pb.LoadModelResponse:
+        self._check_alone()
         name = convert.bundle_name("name", request.name)
         model = await self._catalog.load(name, convert.version("version", request.version))
         return pb.LoadModelResponse(model=self._describe(model))
 
     async def UnloadModel(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:
+        self._check_alone()
         name = convert.bundle_name("name", request.name)
         await self._catalog.unload(name, convert.version("version", request.version))
         return pb.UnloadModelResponse()
+
+    def _check_alone(self) -> None:
+        if self._settings.share_port:
+            raise PortShared(
+                "this server is one of several on its port: change the version in the folder of models, "
+                "which all of them watch"
+            )
 
     def _describe(self, model: ModelVersion) -> pb.Model:
         message = pb.Model(

@@ -78,8 +78,8 @@ class Door:
             options=[
                 ("grpc.max_receive_message_length", self._settings.max_message_bytes),
                 ("grpc.max_send_message_length", self._settings.max_message_bytes),
-                # With it two servers could listen on one port, each getting a part of the calls.
-                ("grpc.so_reuseport", 0),
+                # With it two servers can listen on one port, each getting a part of the calls: not unasked.
+                ("grpc.so_reuseport", int(self._settings.share_port)),
             ],
         )
         server.add_generic_rpc_handlers(self._handlers)

@@ -20,6 +20,7 @@ from ancestral_server.errors import (
     NotFound,
     OutOfMemory,
     Overloaded,
+    PortShared,
     RoleMissing,
     ServerError,
     Stopping,
@@ -39,6 +40,7 @@ CODES: dict[type[ServerError], grpc.StatusCode] = {
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     Stopping: grpc.StatusCode.UNAVAILABLE,
     BundleRefused: grpc.StatusCode.FAILED_PRECONDITION,
+    PortShared: grpc.StatusCode.FAILED_PRECONDITION,
     Drained: grpc.StatusCode.UNAVAILABLE,
     Internal: grpc.StatusCode.INTERNAL,
 }

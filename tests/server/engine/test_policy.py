@@ -10,6 +10,7 @@ from ancestral_server.engine.policy import (
     buckets,
     company,
     enough,
+    fill,
 )
 
 LONGEST = 0.005
@@ -78,3 +79,25 @@ def test_a_batch_waits_for_half_a_crowd_where_the_other_half_can_come_back_meanw
 def test_a_batch_is_large_enough_where_more_rows_would_hardly_make_one_cheaper() -> None:
     assert enough((1, 2, 4, 8), lambda rows: 0.01 * rows) == 1
     assert enough((1, 2, 4, 8), lambda rows: 0.01) == 8
+
+
+def test_a_run_is_padded_only_where_that_gets_more_done() -> None:
+    sizes = buckets(64)
+
+    def linear(size: int) -> float:
+        return 0.001 * size
+
+    def flat(size: int) -> float:
+        return 0.01 + 0.00001 * size
+
+    # Where cost grows with size, 34 rows would cost 64: two wait for the next run. 60 are nearly as many.
+    assert fill(34, 64, sizes, linear) == 32
+    assert fill(60, 64, sizes, linear) == 60
+    assert fill(34, 64, sizes, flat) == 34
+    # A full size, one row, more than a run may hold.
+    assert fill(32, 64, sizes, linear) == 32
+    assert fill(1, 64, sizes, linear) == 1
+    assert fill(100, 64, sizes, linear) == 64
+    assert fill(100, 48, sizes, linear) == 32
+    # Before anything was measured.
+    assert fill(34, 64, sizes, lambda _: 0.0) in (32, 34)

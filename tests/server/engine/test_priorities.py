@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.job import Priority
 from ancestral_server.engine.queue import PASSES
@@ -25,6 +27,30 @@ def test_a_batch_holds_interactive_rows_first_and_is_filled_up(doubler: Doubler)
             doubler.gate.set()
             await asyncio.gather(*tasks)
         assert doubler.runs == [[1], [2, 3, 20, 21], [22, 23, 24, 25], [26]]
+
+    run(work())
+
+
+@pytest.mark.parametrize(("run_seconds", "bulk"), [(0.0, 8), (0.02, 4)])
+def test_a_short_run_of_bulk_alone_holds_two_batches(doubler: Doubler, run_seconds: float, bulk: int) -> None:
+    doubler.run_seconds = run_seconds
+
+    async def work() -> None:
+        with batch_lane(doubler, Limits(images=1000)) as lane:
+            lane.warm_up()
+            doubler.gate.clear()
+            doubler.runs.clear()
+            tasks = [asyncio.create_task(double(lane, 1, priority=BATCH))]
+            await until(lambda: bool(lane._pieces))
+            tasks.append(asyncio.create_task(double(lane, *[20] * 16, priority=BATCH)))
+            await until(lambda: len(lane._queue) == 1)
+            doubler.gate.set()
+            await until(lambda: len(doubler.runs) >= 2)
+            tasks.append(asyncio.create_task(double(lane, *[2] * 16)))
+            await asyncio.gather(*tasks)
+        assert len(doubler.runs[1]) == bulk
+        # Where somebody waits for an answer, what is gained is not worth his time.
+        assert all(len(images) <= 4 for images in doubler.runs if 2 in images)
 
     run(work())
 

@@ -1,0 +1,126 @@
+"""Several server processes behind one port: what one Python process cannot do on a machine of many cores.
+
+Each is a whole server, with lanes and metrics of its own; the operating system deals connections out among them
+(SO_REUSEPORT). So a client should hold several connections, and what is not a call goes by the folder of models, which
+all of them watch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from ancestral_server.engine.policy import restart_delay
+from ancestral_server.errors import StartupError
+from ancestral_server.settings import Settings
+
+log = structlog.get_logger()
+
+# Exit codes of a process that cannot start as asked: nor could another.
+_CANNOT_START = (1, 2)
+# One that has run for so long was sound when it ended.
+_SOUND_SECONDS = 60.0
+
+
+async def serve_all(settings: Settings) -> int:
+    """Keep `settings.processes` servers running until SIGTERM or SIGINT, which is passed on to them, a second one too.
+
+    Returns the exit code: 0 if all ended gracefully. StartupError if nothing can listen on the port.
+    """
+    with _reserved(settings.host, settings.port) as port:
+        return await _Crew([_command(settings, port, number) for number in range(settings.processes)]).work()
+
+
+@contextmanager
+def _reserved(host: str, port: int) -> Iterator[int]:
+    """The port, a free one for 0, kept for processes that share it; without listening, so that no call comes here."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    address = host.strip("[]")
+    try:
+        # Alone first: who shares a port is not told that somebody else's servers do so too.
+        with socket.socket(family) as alone:
+            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            alone.bind((address, port))
+            port = alone.getsockname()[1]
+        shared = socket.socket(family)
+    except OSError as error:
+        raise StartupError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port") from error
+    with shared:
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        shared.bind((address, port))
+        yield port
+
+
+def _command(settings: Settings, port: int, number: int) -> list[str]:
+    """The command of one of the processes: the same settings, its share of the cores, metrics on a port of its own."""
+    own = {
+        "processes": 1,
+        "share_port": True,
+        "port": port,
+        "metrics_port": settings.metrics_port and settings.metrics_port + number,
+        "threads": max(1, settings.threads // settings.processes),
+    }
+    flags = {**settings.model_dump(), **own}
+    arguments = [text for name, value in flags.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    return [sys.executable, "-m", "ancestral_server", *arguments]
+
+
+class _Crew:
+    def __init__(self, commands: list[list[str]]) -> None:
+        self._commands = commands
+        self._running: dict[int, asyncio.subprocess.Process] = {}
+        self._stopping = asyncio.Event()
+
+    async def work(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        return max(await asyncio.gather(*(self._keep(number) for number in range(len(self._commands)))))
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        for process in self._running.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+
+    async def _keep(self, number: int) -> int:
+        """Run one of the processes, again and again if it ends by itself; its last exit code."""
+        failures = 0
+        while True:
+            began = time.monotonic()
+            # A session of its own: Ctrl-C reaches this process alone, which passes it on once.
+            process = await asyncio.create_subprocess_exec(
+                *self._commands[number], start_new_session=True, preexec_fn=_end_with_parent
+            )
+            self._running[number] = process
+            if self._stopping.is_set():
+                process.terminate()
+            code = await process.wait()
+            del self._running[number]
+            if self._stopping.is_set():
+                # Before Python was up the signal itself ends it.
+                return 0 if code == -signal.SIGTERM else code if code >= 0 else 128 - code
+            if code in _CANNOT_START:
+                self._stop()
+                return code
+            failures = 1 if time.monotonic() - began > _SOUND_SECONDS else failures + 1
+            log.error("a process ended, starting another", number=number, code=code, failures=failures)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(restart_delay(failures)):
+                    await self._stopping.wait()
+                    return 0
+
+
+def _end_with_parent() -> None:
+    """On Linux, have the kernel stop the calling process when this one is gone, however it went."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
