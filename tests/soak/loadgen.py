@@ -130,6 +130,21 @@ class Mixed:
                 ask, allowed = traffic.wrong(random)
             case "is oversized":
                 ask, allowed = traffic.oversized(random, self._limit)
+        gives_up = time.monotonic() + PATIENT_SECONDS
+        while (pause := await self._attempt(channel, random, manner, ask, allowed, timeout, gives_up)) is not None:
+            await asyncio.sleep(pause)
+
+    async def _attempt(
+        self,
+        channel: grpc.aio.Channel,
+        random: traffic.Random,
+        manner: str,
+        ask: traffic.Ask,
+        allowed: set[str],
+        timeout: float,
+        gives_up: float,
+    ) -> float | None:
+        """One call; where the server has no room, the seconds after which it says that the same would fit."""
         identity = f"{self._seed}-{self.issued}"
         self.issued += 1
         began = time.monotonic()
@@ -138,8 +153,12 @@ class Mixed:
             asyncio.get_running_loop().call_later(float(random.exponential(0.01)), call.cancel)
         pause = float(random.uniform(0.001, 0.02)) if manner == "reads slowly" else 0.0
         code, got = await _ended(call, timeout, pause)
+        again = await _again_after(call) if code == "RESOURCE_EXHAUSTED" and time.monotonic() < gives_up else None
         problem = ask.problem(got) if code == "OK" else ""
-        if problem or code not in allowed:
+        if again is not None:
+            # A fair answer of a busy server, as long as there is another one in the end.
+            code = "RESOURCE_EXHAUSTED for now"
+        elif problem or code not in allowed:
             code = "WRONG" if problem else f"UNEXPECTED {code}"
             self.problems.append(f"{ask.rpc.name}, caller {manner}: {code} {problem} {await _details(call)}")
         elif code == "OK":
@@ -151,6 +170,13 @@ class Mixed:
         if code.endswith("UNAVAILABLE"):
             # Nobody is there: do not spin.
             await asyncio.sleep(0.05)
+        return again
+
+
+async def _again_after(call: Any) -> float | None:
+    """Seconds after which the server says to try again; None where it does not."""
+    milliseconds = dict(await call.trailing_metadata() or ()).get("grpc-retry-pushback-ms")
+    return None if milliseconds is None else int(milliseconds) / 1000
 
 
 async def _ended(call: Any, timeout: float, pause: float) -> tuple[str, list[Any]]:
