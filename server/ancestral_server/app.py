@@ -27,10 +27,6 @@ log = structlog.get_logger()
 # runs, which Python's own 5 ms would stretch to several runs.
 SWITCH_SECONDS = 0.0005
 
-# New objects, less those that are gone, between two collections of garbage. Calls leave hardly any, and Python's own
-# 700 would have a collection every few of them.
-GARBAGE = 20_000
-
 
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; a second signal ends the process. StartupError if it cannot start as asked.
@@ -62,7 +58,6 @@ async def serve(settings: Settings) -> None:
             # What lives as long as the server need not be looked at by each collection of garbage.
             gc.collect()
             gc.freeze()
-            gc.set_threshold(GARBAGE)
             await door.open()
             log.info(
                 "serving",
