@@ -41,7 +41,11 @@ def lane(program: Watched) -> Iterator[QuickBatchLoop]:
     settings: dict[str, Any] = {"max_batch": 4, "limits": Limits(), "wait": 0.005}
     metrics = Metrics("test").lane("toy", 1, "encode")
     lane = QuickBatchLoop("toy", program, metrics, **settings, arrivals=Arrivals(), cores=Cores(1))
-    lane.warm_up()
+    # On a busy machine a first look may find the runs long.
+    for _ in range(100):
+        lane.warm_up()
+        if lane.quick:
+            break
     assert lane.quick
     lane.lighten(program)  # type: ignore[arg-type]
     lane.start()
