@@ -19,7 +19,6 @@ from ancestral_server.engine.quick import QuickBatchLoop
 from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.errors import BundleError, OutOfMemory
 from ancestral_server.metrics import Metrics
-from ancestral_server.runtime import memory
 from ancestral_server.runtime.bundle import Bundle, read_bundle, read_manifest
 from ancestral_server.runtime.golden import replay
 from ancestral_server.runtime.program import OneShotProgram, Program, RasterProgram
@@ -72,8 +71,7 @@ class Loader:
 
     def _refuse(self, model: ModelVersion, file: str, problem: str) -> None:
         model.state, model.problem, model.problem_file = State.NOT_SERVING, problem, file
-        model.lanes, model.programs = {}, {}
-        memory.give_back()
+        model.close()
         self._metrics.loaded(model.name, ok=False)
         log.error("bundle refused", model=model.name, version=model.version, file=file, reason=problem)
 
@@ -81,12 +79,11 @@ class Loader:
         # First the manifest alone: what could be read of a bad bundle is still worth showing.
         model.manifest = read_manifest(path)
         bundle = read_bundle(path)
-        sessions: dict[tuple[str, bool], Session] = {}
         for role in bundle.manifest.roles:
             raster = role.program == bundle_pb2.PROGRAM_RASTER
             kind = RasterProgram if raster else OneShotProgram
             # A raster lane's workers each compute on their own thread.
-            session = self._session(sessions, bundle, role, on_caller=raster)
+            session = self._session(model, bundle, role, on_caller=raster)
             model.programs[role.name] = kind(role, session, bundle.manifest)
         replay(bundle, model.programs)
         for name, program in model.programs.items():
@@ -96,18 +93,16 @@ class Loader:
             except OutOfMemory as error:
                 raise BundleError(program.role.graph, f"role {name}: {error}") from error
             if isinstance(lane, QuickBatchLoop) and lane.quick:
-                alone = self._session(sessions, bundle, program.role, on_caller=True)
+                alone = self._session(model, bundle, program.role, on_caller=True)
                 lane.lighten(OneShotProgram(program.role, alone, bundle.manifest))
         model.device = self._runtime.device
 
-    def _session(
-        self, sessions: dict[tuple[str, bool], Session], bundle: Bundle, role: bundle_pb2.Role, *, on_caller: bool
-    ) -> Session:
+    def _session(self, model: ModelVersion, bundle: Bundle, role: bundle_pb2.Role, *, on_caller: bool) -> Session:
         """A session on the role's graph, which other roles may share."""
         key = (role.graph, on_caller)
-        if key not in sessions:
-            sessions[key] = self._runtime.open(bundle.graph(role), on_caller=on_caller)
-        return sessions[key]
+        if key not in model.sessions:
+            model.sessions[key] = self._runtime.open(bundle.graph(role), on_caller=on_caller)
+        return model.sessions[key]
 
     def _lane(self, model: ModelVersion, role: str, program: Program) -> BatchLoop | RasterLoop:
         settings = self._settings

@@ -14,6 +14,7 @@ from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.errors import RoleMissing
 from ancestral_server.runtime import memory
 from ancestral_server.runtime.program import Program
+from ancestral_server.runtime.session import Session
 
 
 class State(Enum):
@@ -40,6 +41,8 @@ class ModelVersion:
     device: str = ""
     manifest: bundle_pb2.Bundle | None = None
     programs: dict[str, Program] = field(default_factory=dict)
+    # By graph, and whether it computes on the thread that calls it.
+    sessions: dict[tuple[str, bool], Session] = field(default_factory=dict)
     lanes: dict[str, BatchLoop | RasterLoop] = field(default_factory=dict)
     # Why it does not serve; of one that serves, why what lies in its folder now was refused.
     problem: str = ""
@@ -108,9 +111,10 @@ class ModelVersion:
             await self._left.wait()
 
     def close(self) -> None:
-        """Stop the lanes, drop the sessions and return their memory. Blocks until running work ends."""
+        """Stop the lanes, end the sessions and return their memory. Blocks until running work ends."""
         for lane in self.lanes.values():
             lane.close()
-        # Nothing else refers to the sessions, nor are they part of a cycle: they end here.
-        self.lanes, self.programs = {}, {}
+        for session in self.sessions.values():
+            session.close()
+        self.lanes, self.programs, self.sessions = {}, {}, {}
         memory.give_back()

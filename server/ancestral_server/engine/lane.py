@@ -45,8 +45,10 @@ class Lane(ABC, Generic[J]):
         self.on_health: Callable[[Lane[Any]], None] = lambda lane: None
         self._limits = limits
         self._queue: JobQueue[J] = JobQueue()
-        # Asked for at a scrape, rather than told at every change.
-        metrics.queued.set_function(lambda: self._queue.total_rows)
+        # Asked for at a scrape, rather than told at every change; of the queue alone, since what held the lane would
+        # keep its sessions when it is unloaded.
+        queue = self._queue
+        metrics.queued.set_function(lambda: queue.total_rows)
         self._last_arrival = 0.0
         # A thread sleeps until this many requests are queued; 0 while none does, so that arrivals need not wake any.
         self._wake_at = 0

@@ -131,7 +131,6 @@ class RasterLoop(Lane[RasterJob]):
             if job.taken == job.rows:
                 return
             self._queue.remove([job])
-            self.metrics.queued.set(self._queue.total_rows)
             job.rows = job.taken
             job.started = job.started or time.monotonic()
             finished = job.done == job.rows

@@ -90,6 +90,12 @@ class Session:
         self.inputs = {i.name: (DTYPES.get(i.type), _shape(i.shape)) for i in session.get_inputs()}
         self.outputs = {o.name: (DTYPES.get(o.type), _shape(o.shape)) for o in session.get_outputs()}
 
+    def close(self) -> None:
+        """Give back what it holds, once a run that goes on has ended, whoever still refers to it: an error that was
+        raised to a caller, for one, refers to the lane that it passed.
+        """
+        del self._session
+
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
         """One run; arrays in by name, arrays out in the order of `outputs`. Releases the GIL.
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import onnxruntime
 import pytest
 
 import toybundle
 from ancestral_server.catalog import Catalog, ModelVersion, State, Watcher
 from ancestral_server.catalog.loader import Loader
 from ancestral_server.engine.arrivals import Arrivals
-from ancestral_server.errors import Stopping, Unavailable
+from ancestral_server.engine.batch_loop import BatchLoop
+from ancestral_server.engine.job import OneShotJob
+from ancestral_server.errors import BundleRefused, Infeasible, Stopping, Unavailable
 from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.session import Runtime
 from ancestral_server.settings import Settings
@@ -101,6 +106,36 @@ def test_a_version_lives_as_long_as_a_call_holds_it(tmp_path: Path) -> None:
         assert catalog.find("tally", 0) is reloaded
 
     run(tmp_path, work)
+
+
+def test_the_sessions_of_a_version_end_with_it_whoever_refers_to_its_lanes(tmp_path: Path) -> None:
+    toybundle.write(tmp_path)
+
+    def sessions() -> int:
+        return sum(isinstance(something, onnxruntime.InferenceSession) for something in gc.get_objects())
+
+    async def work(catalog: Catalog, watcher: Watcher) -> None:
+        lane = catalog.find("tally", 0).lane("encode")
+        assert isinstance(lane, BatchLoop)
+        late = OneShotJob(rows=1, future=asyncio.get_running_loop().create_future(), deadline=time.monotonic() - 1)
+        with pytest.raises(Infeasible):
+            await lane.ask(late)
+        assert sessions() > before
+        await catalog.unload("tally", 0)
+        assert sessions() == before
+        # Nor do those stay that a bundle had when it was refused.
+        toybundle.write(tmp_path, version=2, scale=1)
+        with pytest.raises(BundleRefused, match="encode"):
+            await catalog.load("tally", 2)
+        assert sessions() == before
+
+    gc.collect()
+    before = sessions()
+    gc.disable()
+    try:
+        run(tmp_path, work)
+    finally:
+        gc.enable()
 
 
 def test_the_end_comes_while_a_version_is_being_loaded(tmp_path: Path, may_load: threading.Event) -> None:
