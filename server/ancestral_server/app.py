@@ -18,6 +18,7 @@ from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import StartupError
 from ancestral_server.metrics import Endpoint, Metrics
 from ancestral_server.rpc.server import Door
+from ancestral_server.runtime import memory
 from ancestral_server.runtime.session import Runtime
 from ancestral_server.settings import Settings
 
@@ -46,6 +47,7 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(number, on_signal, number)
 
     sys.setswitchinterval(SWITCH_SECONDS)
+    memory.keep_large_apart()
     metrics = Metrics(__version__)
     runtime = Runtime(settings.device, settings.threads)
     arrivals = Arrivals()

@@ -1,24 +1,38 @@
-"""Giving memory back to the operating system."""
+"""Giving memory back to the operating system. Only glibc needs to be told; elsewhere nothing here does anything."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 from collections.abc import Callable
+from typing import Any
+
+# Blocks from so many bytes on, such as weights, are mapped each on its own and leave no hole behind. What glibc does by
+# itself ends there too: whenever such a block is freed it takes it for a short-lived one, and henceforth cuts blocks of
+# that size out of its arenas, which only shrink as far as the last block in use.
+APART_BYTES = 1 << 20
+_M_MMAP_THRESHOLD = -3
 
 
-def _glibc_trim() -> Callable[[int], int] | None:
+def _glibc(name: str, *arguments: Any) -> Callable[..., int] | None:
     if sys.platform != "linux":
         return None
     try:
-        trim = ctypes.CDLL(None).malloc_trim
+        function = getattr(ctypes.CDLL(None), name)
     except (OSError, AttributeError):  # musl has none
         return None
-    trim.argtypes, trim.restype = (ctypes.c_size_t,), ctypes.c_int
-    return trim
+    function.argtypes, function.restype = arguments, ctypes.c_int
+    return function  # type: ignore[no-any-return]
 
 
-_trim = _glibc_trim()
+_trim = _glibc("malloc_trim", ctypes.c_size_t)
+_tune = _glibc("mallopt", ctypes.c_int, ctypes.c_int)
+
+
+def keep_large_apart() -> None:
+    """From now on, have large blocks go back to the system as soon as they are freed."""
+    if _tune is not None:
+        _tune(_M_MMAP_THRESHOLD, APART_BYTES)
 
 
 def give_back() -> None:
