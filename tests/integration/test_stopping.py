@@ -24,6 +24,8 @@ from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
 from ancestral_server.runtime.noise import uniforms_of_range
 from callers import Callers
+from inference import open_inference_service_pb2 as oip
+from inference import open_inference_service_pb2_grpc
 from running import ServerProcess
 
 NO_RETRIES = [("grpc.enable_retries", 0)]
@@ -79,6 +81,10 @@ def test_new_calls_are_refused_while_running_ones_finish(toy_models: Path) -> No
             for name in ("tally", "tally/1", "ancestral.v1.InferenceService"):
                 reply = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)
                 assert reply.status == health_pb2.HealthCheckResponse.NOT_SERVING
+            protocol = open_inference_service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            assert protocol.ServerLive(oip.ServerLiveRequest(), timeout=10).live
+            assert not protocol.ServerReady(oip.ServerReadyRequest(), timeout=10).ready
+            assert not protocol.ModelReady(oip.ModelReadyRequest(name="tally"), timeout=10).ready
             for ask in (
                 lambda: inference_service_pb2_grpc.InferenceServiceStub(channel).Sample(
                     pb.SampleRequest(model="tally", count=1), timeout=10

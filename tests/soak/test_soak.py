@@ -92,4 +92,6 @@ def test_recovery_is_when_calls_are_served_as_usual_again() -> None:
     late = [(0.1 * i, 0.5 if i < 10 else 0.01, "OK") for i in range(50)]
     assert run_overload.recovery(late, usual_p99=0.05) == pytest.approx(1.0)
     assert run_overload.recovery(late[10:], usual_p99=0.05) == 0
+    # A slow moment much later is none of the overload's.
+    assert run_overload.recovery([*late, (9.1, 0.5, "OK")], usual_p99=0.05) == pytest.approx(1.0)
     assert run_overload.recovery([(0.1, 0.001, "RESOURCE_EXHAUSTED refused")], usual_p99=0.05) > 0

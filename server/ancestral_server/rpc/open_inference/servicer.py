@@ -25,8 +25,8 @@ class OpenInferenceServicer(oip_grpc.GRPCInferenceServiceServicer):
         return oip.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: oip.ServerReadyRequest, context: Context) -> oip.ServerReadyResponse:
-        # The door opens when every model is warm, and takes no calls once it is told to close.
-        return oip.ServerReadyResponse(ready=True)
+        # The door opens when every model is warm.
+        return oip.ServerReadyResponse(ready=not self._catalog.stopping.is_set())
 
     async def ModelReady(self, request: oip.ModelReadyRequest, context: Context) -> oip.ModelReadyResponse:
         try:
