@@ -12,6 +12,10 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+# What grpc.aio's client says instead of the status that it was sent, where the server ended the call while it was still
+# writing (grpc/grpc#36066). No server can help it.
+STATUS_LOST = "Internal error from Core"
+
 
 @dataclass(frozen=True)
 class Rpc:

@@ -74,7 +74,9 @@ class Tally:
 
 @dataclass(slots=True)
 class LaneMetrics:
-    """The instruments of one lane. The tallies are the event loop's, per request; the others the lane's, per run."""
+    """The instruments of one lane. Per request, by the event loop: the seconds and the refusals. Per run, by whoever
+    runs: the rest.
+    """
 
     queued: Any
     # By reason.
@@ -113,7 +115,7 @@ LANE_LABELS = ("model", "version", "role")
 
 
 class _Tallies(Collector):
-    """Shows to Prometheus what the event loop counts."""
+    """Shows the tallies to Prometheus."""
 
     def __init__(self) -> None:
         self.methods: dict[tuple[str, ...], MethodMetrics] = {}
@@ -223,16 +225,19 @@ class Metrics:
         )
 
     def lane(self, model: str, version: int, role: str) -> LaneMetrics:
+        """The instruments of a lane that is being made; one that serves under the same labels is still shown."""
         labels = (model, str(version), role)
-        metrics = LaneMetrics(
+        return LaneMetrics(
             self._queued.labels(*labels),
             {reason: self._refused.labels(*labels, reason) for reason in REFUSALS},
             {reason: self._dropped.labels(*labels, reason) for reason in DROPS},
             self._restarts.labels(*labels),
             self._out_of_memory.labels(*labels),
         )
-        self._tallies.lanes[labels] = metrics
-        return metrics
+
+    def show(self, model: str, version: int, role: str, metrics: LaneMetrics) -> None:
+        """Show the tallies of a lane that serves, in place of those of the one before."""
+        self._tallies.lanes[model, str(version), role] = metrics
 
     def method(self, kind: str, service: str, method: str) -> MethodMetrics:
         """Visible at zero from now on."""
@@ -253,7 +258,8 @@ class Metrics:
 
     def forget_lanes(self, model: str, version: int) -> None:
         """Drop the series of a version whose lanes are gone."""
-        for labels in [key for key in self._tallies.lanes if key[:2] == (model, str(version))]:
+        # A copy: the loader's thread may add to it.
+        for labels in [key for key in list(self._tallies.lanes) if key[:2] == (model, str(version))]:
             del self._tallies.lanes[labels]
         for instrument in (self._queued, self._refused, self._dropped, self._restarts, self._out_of_memory):
             instrument.remove_by_labels({"model": model, "version": str(version)})

@@ -25,7 +25,8 @@ from ancestral_server.settings import Settings
 
 log = structlog.get_logger()
 
-# Exit codes of a process that cannot start as asked: nor could another.
+# Exit codes of a process that cannot start as asked: the first time, nor could another. One that comes in another's
+# place is tried again, and so is one that ran: Python ends with 1 for an accident too.
 _CANNOT_START = (1, 2)
 # One that has run for so long was sound when it ended.
 _SOUND_SECONDS = 60.0
@@ -52,11 +53,11 @@ def _reserved(host: str, port: int) -> Iterator[int]:
             alone.bind((address, port))
             port = alone.getsockname()[1]
         shared = socket.socket(family)
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        shared.bind((address, port))
     except OSError as error:
         raise StartupError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port") from error
     with shared:
-        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        shared.bind((address, port))
         yield port
 
 
@@ -83,14 +84,14 @@ class _Crew:
     async def work(self) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
+            loop.add_signal_handler(number, self._stop, number)
         return max(await asyncio.gather(*(self._keep(number) for number in range(len(self._commands)))))
 
-    def _stop(self) -> None:
+    def _stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         self._stopping.set()
         for process in self._running.values():
             with contextlib.suppress(ProcessLookupError):
-                process.terminate()
+                process.send_signal(number)
 
     async def _keep(self, number: int) -> int:
         """Run one of the processes, again and again if it ends by itself; its last exit code."""
@@ -108,11 +109,12 @@ class _Crew:
             del self._running[number]
             if self._stopping.is_set():
                 # Before Python was up the signal itself ends it.
-                return 0 if code == -signal.SIGTERM else code if code >= 0 else 128 - code
-            if code in _CANNOT_START:
+                return 0 if code in (-signal.SIGTERM, -signal.SIGINT) else code if code >= 0 else 128 - code
+            sound = time.monotonic() - began > _SOUND_SECONDS
+            if code in _CANNOT_START and not failures and not sound:
                 self._stop()
                 return code
-            failures = 1 if time.monotonic() - began > _SOUND_SECONDS else failures + 1
+            failures = 1 if sound else failures + 1
             log.error("a process ended, starting another", number=number, code=code, failures=failures)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(restart_delay(failures)):

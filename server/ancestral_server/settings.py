@@ -80,7 +80,7 @@ class Settings(BaseSettings):
         default=20.0,
         ge=0,
         le=1000,
-        description="Longest that a call waits for others to join its batch; a lone one never.",
+        description="Longest that a call waits for others to join its batch; a lone one hardly ever.",
     )
     drain_seconds: float = Field(
         default=30.0, ge=0, description="On SIGTERM or SIGINT, how long running calls may take to finish."

@@ -78,6 +78,7 @@ async def _measure(address: str, encoder: str, sampler: str, seconds: float, rou
             painted = [0]
             streams = [asyncio.create_task(_paint(sampling, sampler, round_ + i, painted)) for i in range(STREAMS)]
             while not painted[0]:
+                assert not any(stream.done() for stream in streams), "the sampler does not paint"
                 await asyncio.sleep(0.01)
             began, before = time.perf_counter(), painted[0]
             saturated.append(await _latency(encode, seconds))

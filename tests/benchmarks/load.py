@@ -120,6 +120,7 @@ def crowd_beside_a_giant(rig: Rig, seconds: float, rounds: int, per_second: floa
         following = asyncio.create_task(follow())
         # The first images all finish together: begin to count when the slots are out of step or full at least.
         while not job.done:
+            assert not following.done(), "the large request ended early"
             await asyncio.sleep(0.01)
         done, began = job.done, time.perf_counter()
         singles: list[asyncio.Task[RasterJob]] = []

@@ -17,15 +17,12 @@ import numpy as np
 import messages
 import toybundle
 import traffic
-from rpcs import Rpc, replies, rpcs_of
+from rpcs import STATUS_LOST, Rpc, replies, rpcs_of
 from running import ServerProcess
 
 DEADLINE_SECONDS = 20.0
 # The server's fault, or no answer at all.
 FAULTS = {"UNKNOWN", "INTERNAL", "DEADLINE_EXCEEDED", "UNAVAILABLE", "DATA_LOSS", "ABORTED", "HUNG"}
-# What grpc.aio's client says instead of the status that it was sent, where the server ended the call while it was still
-# writing. No server can help it.
-OWN_GOAL = "Internal error from Core"
 # Of an endless stream so many replies are enough.
 MOST_REPLIES = 5
 RAW_SHARE = 0.02
@@ -132,7 +129,7 @@ async def _call(channel: grpc.aio.Channel, rpc: Rpc, random: messages.Random, *,
                     call.cancel()
                     return "OK"
     except grpc.aio.AioRpcError as error:
-        if len(requests) != 1 and error.details() == OWN_GOAL:
+        if len(requests) != 1 and error.details() == STATUS_LOST:
             return "ended while sending"
         if (
             "load" in rpc.name.lower()

@@ -25,10 +25,12 @@ import grpc
 import numpy as np
 
 import traffic
-from rpcs import replies
+from rpcs import STATUS_LOST, replies
 
 Report = dict[str, Any]
 
+# How a stream ended whose client lost the status, since it was still sending when it ended.
+LOST = "LOST"
 PATIENT_SECONDS = 30.0
 # How much later than its deadline a call may end before it counts as hung.
 GRACE_SECONDS = 5.0
@@ -123,9 +125,9 @@ class Mixed:
         ask, allowed, timeout = traffic.some_kind(random), {"OK"}, PATIENT_SECONDS
         match manner:
             case "hasty":
-                allowed, timeout = {"OK", "DEADLINE_EXCEEDED"}, float(random.uniform(0.0005, 0.03))
+                allowed, timeout = {"OK", "DEADLINE_EXCEEDED", LOST}, float(random.uniform(0.0005, 0.03))
             case "leaves":
-                allowed = {"OK", "CANCELLED"}
+                allowed = {"OK", "CANCELLED", LOST}
             case "is wrong":
                 ask, allowed = traffic.wrong(random)
             case "is oversized":
@@ -190,7 +192,7 @@ async def _ended(call: Any, timeout: float, pause: float) -> tuple[str, list[Any
                 if pause and len(got) < 50:
                     await asyncio.sleep(pause)
     except grpc.aio.AioRpcError as error:
-        return error.code().name, got
+        return LOST if error.details() == STATUS_LOST else error.code().name, got
     except asyncio.CancelledError:
         if not call.cancelled():
             raise

@@ -23,20 +23,21 @@ from typing import Any
 
 import numpy as np
 
+import run_soak
 import toybundle
 import traffic
 import versions
 from ancestral_client import AncestralError, Client
 from ancestral_server.runtime.noise import uniforms_of_range
-from loadgen import Generator, Report
+from loadgen import LOST, Generator, Report
 from running import ServerProcess
 from watching import usage
 
 JOB: dict[str, Any] = {"kind": "mixed", "limit": 0, "manners": False}
 # What callers may hear whose call the server had not begun: nobody listens any more; or it came in the last moment, and
-# gRPC's own server cancels what it has received and not yet handed to us.
+# gRPC's own server cancels what it has received and not yet handed to us. Streams that are refused lose their status.
 REFUSED = "UNAVAILABLE"
-NOT_BEGUN = ("UNEXPECTED UNAVAILABLE", "UNEXPECTED CANCELLED")
+NOT_BEGUN = ("UNEXPECTED UNAVAILABLE", "UNEXPECTED CANCELLED", f"UNEXPECTED {LOST}")
 
 
 def stops(models: Path, times: int, seed: int = 1) -> Report:
@@ -92,16 +93,20 @@ def kills(models: Path, times: int, seed: int = 1) -> Report:
     threads = [threading.Thread(target=sample, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
-    for _ in range(times):
-        time.sleep(random.uniform(0.5, 1.5))
-        server.process.kill()
+    try:
+        for _ in range(times):
+            time.sleep(random.uniform(0.5, 1.5))
+            server.process.kill()
+            server.stop()
+            server = ServerProcess(*flags)
+        time.sleep(1)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
         server.stop()
-        server = ServerProcess(*flags)
-    time.sleep(1)
-    over.set()
-    for thread in threads:
-        thread.join()
-    server.stop()
+    if not done["right"]:
+        failures.append("no sample was right")
     return {"failures": failures + ["wrong samples"] * done["wrong"], "calls": done}
 
 
@@ -128,7 +133,7 @@ def reloads(models: Path, times: int) -> Report:
         time.sleep(2)
         after = usage(server.process.pid)
     return {
-        "failures": last["problems"],
+        "failures": last["problems"] + run_soak.grown(before, after),
         "calls": last["outcomes"],
         "slowest_takeover_seconds": slowest,
         "rss_ratio": after.rss_mib / before.rss_mib,
@@ -151,9 +156,6 @@ def main() -> None:
     flags = parser.parse_args()
     failed = False
     for what, times in ((stops, flags.stops), (kills, flags.kills), (reloads, flags.reloads)):
-        if what is reloads and not versions.WATCHES:
-            print("no reloads: this server does not watch its folder")
-            continue
         with tempfile.TemporaryDirectory() as folder:
             report = what(Path(folder) / "models", times)
         report["failures"] = (

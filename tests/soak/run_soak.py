@@ -110,12 +110,12 @@ def reloading(models: Path, interval: float) -> Iterator[None]:
         versions.withdraw(models, newest)
         newest += 1
 
-    with _again_and_again(once, interval, needed=versions.WATCHES):
+    with _again_and_again(once, interval):
         yield
 
 
 @contextmanager
-def _again_and_again(once: Any, interval: float, needed: bool = True) -> Iterator[None]:
+def _again_and_again(once: Callable[[Random], None], interval: float) -> Iterator[None]:
     over, random = threading.Event(), Random(3)
 
     def work() -> None:
@@ -123,11 +123,11 @@ def _again_and_again(once: Any, interval: float, needed: bool = True) -> Iterato
             once(random)
 
     thread = threading.Thread(target=work, daemon=True)
-    if needed:
-        thread.start()
-    yield
-    over.set()
-    if needed:
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
         thread.join()
 
 
@@ -195,8 +195,6 @@ def main() -> None:
         )
     print(json.dumps(report, indent=2))
     print(f"last minute's throughput is {report['throughput_ratio']:.1%} of the first's")
-    if not versions.WATCHES:
-        print("no reloads: this server does not watch its folder")
     sys.exit("\n".join(report["failures"]) or 0)
 
 

@@ -17,6 +17,8 @@ import toybundle
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import model_service_pb2, tensor_pb2
 from ancestral_server.runtime.noise import uniforms_of_range
+from inference import open_inference_service_pb2
+from inference import open_inference_service_pb2 as oip
 from rpcs import Rpc
 
 MODEL = "tally"
@@ -52,6 +54,40 @@ def encode(random: Random, images: int = 0) -> Ask:
         return differ(floats(reply.mean, 2), toybundle.encode(array, offset(reply.info.version)))
 
     return Ask(ENCODE, [pb.EncodeRequest(model=MODEL, images=tensor(array))], problem)
+
+
+def encode_stream(random: Random) -> Ask:
+    arrays = [some_images(random) for _ in range(int(random.integers(1, 6)))]
+    requests = [pb.EncodeStreamRequest(encode=pb.EncodeRequest(images=tensor(array))) for array in arrays]
+    requests[0].encode.model = MODEL
+
+    def problem(replies: list[Any]) -> str:
+        if [reply.index for reply in replies] != list(range(len(arrays))):
+            return f"answers {[reply.index for reply in replies]} to {len(arrays)} messages"
+        if any(not reply.HasField("encode") for reply in replies):
+            return f"an error: {next(reply.error for reply in replies if reply.HasField('error'))}"
+        told = [reply.encode for reply in replies]
+        if len({reply.info.version for reply in told}) > 1:
+            return "answers of more than one version"
+        return "".join(
+            differ(floats(reply.mean, 2), toybundle.encode(array, offset(reply.info.version)))
+            for reply, array in zip(told, arrays, strict=True)
+        )
+
+    return Ask(ENCODE_STREAM, [*requests], problem)
+
+
+def model_infer(random: Random) -> Ask:
+    array = some_images(random)
+    request = oip.ModelInferRequest(model_name=MODEL, raw_input_contents=[array.tobytes()])
+    request.inputs.add(name="image", datatype="UINT8", shape=array.shape)
+
+    def problem(replies: list[Any]) -> str:
+        (reply,) = replies
+        got = np.frombuffer(reply.raw_output_contents[0], np.float32).reshape(reply.outputs[0].shape)
+        return differ(got, toybundle.encode(array, offset(int(reply.model_version))))
+
+    return Ask(MODEL_INFER, [request], problem)
 
 
 def score(random: Random) -> Ask:
@@ -107,6 +143,8 @@ def _rpc(file: Any, service: str, method: str) -> Rpc:
 
 
 ENCODE = _rpc(pb, "InferenceService", "Encode")
+ENCODE_STREAM = _rpc(pb, "InferenceService", "EncodeStream")
+MODEL_INFER = _rpc(open_inference_service_pb2, "GRPCInferenceService", "ModelInfer")
 SCORE = _rpc(pb, "InferenceService", "Score")
 SAMPLE = _rpc(pb, "InferenceService", "Sample")
 SAMPLE_STREAM = _rpc(pb, "InferenceService", "SampleStream")
@@ -114,8 +152,10 @@ LIST_MODELS = _rpc(model_service_pb2, "ModelService", "ListModels")
 
 # How often each is asked.
 KINDS: dict[Callable[[Random], Ask], float] = {
-    encode: 0.4,
-    score: 0.15,
+    encode: 0.3,
+    encode_stream: 0.05,
+    model_infer: 0.1,
+    score: 0.1,
     sample: 0.2,
     sample_stream: 0.2,
     list_models: 0.05,

@@ -50,7 +50,8 @@ class Catalog:
         # Versions are loaded one at a time: beside those that serve there is little room.
         self.loading = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
-        # Set when the server is about to end: no call is let in, long ones should come to an end.
+        # Set when the server is about to end: no call is let in and nothing more is loaded. Streams hear of it from
+        # `rpc.draining`.
         self.stopping = asyncio.Event()
         # Called after every change; whoever wants to know looks at the catalog then.
         self.on_change: Callable[[], None] = lambda: None

@@ -55,7 +55,8 @@ class Loader:
             log.exception("load failed", model=name, version=version)
             self._refuse(model, "", f"loading failed: {type(error).__name__}: {error}")
             return model
-        for lane in model.lanes.values():
+        for role, lane in model.lanes.items():
+            self._metrics.show(name, version, role, lane.metrics)
             lane.start()
         model.state = State.SERVING
         self._metrics.loaded(name, ok=True)
@@ -90,15 +91,17 @@ class Loader:
             lane = model.lanes[name] = self._lane(model, name, program)
             try:
                 lane.warm_up()
+                if isinstance(lane, QuickBatchLoop) and lane.quick:
+                    alone = self._session(model, bundle, program.role, on_caller=True)
+                    lane.lighten(OneShotProgram(program.role, alone, bundle.manifest))
             except OutOfMemory as error:
                 raise BundleError(program.role.graph, f"role {name}: {error}") from error
-            if isinstance(lane, QuickBatchLoop) and lane.quick:
-                alone = self._session(model, bundle, program.role, on_caller=True)
-                lane.lighten(OneShotProgram(program.role, alone, bundle.manifest))
         model.device = self._runtime.device
 
     def _session(self, model: ModelVersion, bundle: Bundle, role: bundle_pb2.Role, *, on_caller: bool) -> Session:
         """A session on the role's graph, which other roles may share."""
+        # On a GPU both kinds are the same.
+        on_caller = on_caller and self._runtime.device == "cpu"
         key = (role.graph, on_caller)
         if key not in model.sessions:
             model.sessions[key] = self._runtime.open(bundle.graph(role), on_caller=on_caller)

@@ -70,13 +70,14 @@ class ModelVersion:
     def refused(self) -> bool:
         return self.state is State.NOT_SERVING and not self.unloaded
 
-    def lane(self, role: str) -> BatchLoop | RasterLoop:
-        """RoleMissing if the model cannot do that, with what it can do."""
+    def lane(self, role: str, field: str = "model") -> BatchLoop | RasterLoop:
+        """RoleMissing if the model cannot do that, with what it can do; `field` is where the request names it."""
         if role not in self.lanes:
             raise RoleMissing(
                 self.name,
                 f"model {self.name} (version {self.version}) has no role {role!r}; "
                 f"it has {', '.join(sorted(self.lanes))}",
+                field,
             )
         return self.lanes[role]
 
@@ -114,7 +115,9 @@ class ModelVersion:
         """Stop the lanes, end the sessions and return their memory. Blocks until running work ends."""
         for lane in self.lanes.values():
             lane.close()
-        for session in self.sessions.values():
+        # At once: at the end of a drain it may be called a second time.
+        sessions, self.sessions = self.sessions, {}
+        for session in sessions.values():
             session.close()
-        self.lanes, self.programs, self.sessions = {}, {}, {}
+        self.lanes, self.programs = {}, {}
         memory.give_back()

@@ -35,7 +35,10 @@ class Watcher:
                 f"--models {self._root}: no such folder; "
                 f"`ancestral-exporter train RECIPE --models {self._root}` makes one"
             )
-        await self.refresh()
+        try:
+            await self.refresh()
+        except OSError as error:
+            raise StartupError(f"--models {self._root}: cannot be read: {error.strerror}") from error
         if not self._catalog.versions:
             hint = f"ancestral-exporter train digits-vae --models {self._root}"
             log.warning("no models", folder=str(self._root), hint=hint)

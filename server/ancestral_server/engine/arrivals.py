@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 
 # A call whose message has not been read by then was cancelled, or its sender is slow: nobody should wait for it.
 STALE_SECONDS = 0.005
 
 
 class Arrivals:
-    """Written by the event loop, read by the lanes; appending to and popping from a deque are atomic."""
+    """Written by the event loop; it and the lanes pop, each of which a deque does at once or not at all."""
 
     def __init__(self) -> None:
         self._begun: deque[float] = deque(maxlen=4096)
@@ -20,7 +21,7 @@ class Arrivals:
 
     def read(self) -> None:
         """A call's message is read; nothing but Python lies between it and its lane."""
-        if self._begun:
+        with suppress(IndexError):
             self._begun.popleft()
 
     def coming(self, now: float) -> int:
@@ -30,6 +31,6 @@ class Arrivals:
                 if now - self._begun[0] <= STALE_SECONDS:
                     return len(self._begun)
                 self._begun.popleft()
-            except IndexError:  # the event loop was faster
+            except IndexError:  # another was faster
                 break
         return 0

@@ -32,7 +32,8 @@ class Cores:
     def __init__(self, count: int) -> None:
         self._count = count
         self._all = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
-        # Where the server was given more cores than it computes on, some are free anyway.
+        # Where the server was given more cores than it computes on, some are free anyway; or other servers', as with
+        # --processes, which leave none.
         self._spare = 1 if 1 < len(self._all) <= count else 0
         self._used = 0
         self._waiting: deque[object] = deque()

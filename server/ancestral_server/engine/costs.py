@@ -19,8 +19,9 @@ class Costs:
 
     def learn(self, size: int, seconds: float) -> None:
         known = self._seconds.get(size, seconds)
-        self._seconds[size] = known + WEIGHT * (seconds - known)
+        # In this order: every size that has a cost has a time.
         self._measured[size] = time.monotonic()
+        self._seconds[size] = known + WEIGHT * (seconds - known)
 
     def relent(self, *, idle: bool) -> None:
         """Trust the estimates a little less, as after each refusal: what is refused is never run and measures nothing,

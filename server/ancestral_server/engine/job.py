@@ -41,9 +41,9 @@ class Priority(enum.IntEnum):
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """`rows` images of work. Made on the event loop's thread; from `Lane.submit` on, the lane's thread owns all but
-    `cancelled` (set by the event loop, read by the lane) until `future` is done. What several workers of a lane write,
-    they write under the lane's lock.
+    """`rows` images of work. Made on the event loop's thread; from `Lane.submit` on, whoever has the lane's turns owns
+    all but `cancelled` (set by the event loop, read by the lane) until `future` is done. What several workers of a lane
+    write before, they write under the lane's lock.
     """
 
     rows: int

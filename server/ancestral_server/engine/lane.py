@@ -45,10 +45,6 @@ class Lane(ABC, Generic[J]):
         self.on_health: Callable[[Lane[Any]], None] = lambda lane: None
         self._limits = limits
         self._queue: JobQueue[J] = JobQueue()
-        # Asked for at a scrape, rather than told at every change; of the queue alone, since what held the lane would
-        # keep its sessions when it is unloaded.
-        queue = self._queue
-        metrics.queued.set_function(lambda: queue.total_rows)
         self._last_arrival = 0.0
         # A thread sleeps until this many requests are queued; 0 while none does, so that arrivals need not wake any.
         self._wake_at = 0
@@ -66,6 +62,10 @@ class Lane(ABC, Generic[J]):
         ]
 
     def start(self) -> None:
+        # Asked for at a scrape, rather than told at every change; of the queue alone, since what held the lane would
+        # outlive it.
+        queue = self._queue
+        self.metrics.queued.set_function(lambda: queue.total_rows)
         for thread in self._threads:
             thread.start()
 
@@ -265,14 +265,10 @@ class Lane(ABC, Generic[J]):
             job.answered = True
         self._fail(late, DeadlineExceeded(f"the deadline passed before {self.name} had finished"))
 
-    def _withdraw(self, jobs: Iterable[J]) -> None:
-        """Take what of jobs still waits out of the queue."""
-        with self._changed:
-            self._queue.remove(jobs)
-
     def _give_up(self, jobs: Sequence[J], error: ServerError) -> None:
         """Answer jobs with an error, and nothing more of them is run."""
-        self._withdraw(jobs)
+        with self._changed:
+            self._queue.remove(jobs)
         self._fail(jobs, error)
 
     def _drop_queue(self) -> list[J]:

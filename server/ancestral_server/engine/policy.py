@@ -55,7 +55,7 @@ def queue_limit(*, floor: float, batch: float, own: float) -> float:
 
 def restart_delay(failures: int) -> float:
     """Seconds until a lane that has failed so many times in succession is tried again: 0.1, 0.2, ... 30 at most."""
-    return min(30.0, 0.1 * 2.0 ** (failures - 1))
+    return min(30.0, 0.1 * 2.0 ** min(failures - 1, 10))
 
 
 def bucket(rows: int, sizes: Sequence[int]) -> int:

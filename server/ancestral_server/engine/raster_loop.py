@@ -121,8 +121,10 @@ class RasterLoop(Lane[RasterJob]):
                     job.future.result()
                     break
         finally:
-            # Does nothing once the job is answered.
+            # Both do nothing once the job is answered; without the second an error that comes later would be reported
+            # as one that nobody took.
             job.cancelled = True
+            job.future.cancel()
         self.metrics.record_request(job.queue_seconds, job.compute_seconds)
 
     def begin_no_more(self, job: RasterJob) -> None:
@@ -215,9 +217,11 @@ class RasterLoop(Lane[RasterJob]):
         if not gone:
             return
         departed = {id(job): job for slot in gone if (job := slots.jobs[slot]) is not None}
-        slots.drop(gone)
-        self._withdraw(departed.values())
-        self._expire(departed.values())
+        with self._changed:
+            # Together: another worker may hold samples of the same jobs, and they are answered and counted once.
+            slots.drop(gone)
+            self._queue.remove(departed.values())
+            self._expire(departed.values())
 
     def _run_and_retire(self, worker: int, slots: Slots) -> None:
         began = time.monotonic()

@@ -10,7 +10,9 @@ GROW_SECONDS = 30.0
 
 
 class Room:
-    """`sizes` are the sizes of a run, ascending; their largest is where it begins. Owned by one thread."""
+    """`sizes` are the sizes of a run, ascending; their largest is where it begins. Shrunk by whoever runs; it
+    grows when anybody asks.
+    """
 
     def __init__(self, sizes: Sequence[int], clock: Callable[[], float] = time.monotonic) -> None:
         self._sizes = sizes
@@ -22,7 +24,7 @@ class Room:
     def most(self) -> int:
         """Rows of the next run, at most."""
         if self._grow_at < math.inf and self._clock() >= self._grow_at:
-            self._most = next(size for size in self._sizes if size > self._most)
+            self._most = next((size for size in self._sizes if size > self._most), self._most)
             self._rest()
         return self._most
 

@@ -22,7 +22,7 @@ class Runs:
 
 @dataclass(slots=True)
 class LaneStats:
-    """Written by the lane's threads, once per run and once per batch of answers; read by anybody.
+    """Written by whoever has the lane's turns, once per run and once per batch of answers; read by anybody.
 
     Of answered requests: their rows, the seconds they waited, and the seconds from admission to the answer. Of these
     `input_seconds` and `output_seconds` are the part in which their rows were gathered and handed back.

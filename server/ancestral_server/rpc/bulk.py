@@ -31,9 +31,10 @@ from ancestral_server.errors import (
     Unavailable,
 )
 from ancestral_server.rpc import convert, oneshot
-from ancestral_server.rpc.calls import Context, caller
+from ancestral_server.rpc.calls import caller
 from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.observed import request_id
+from ancestral_server.rpc.parsing import Context
 from ancestral_server.rpc.status import message_error
 from ancestral_server.settings import Settings
 
@@ -74,7 +75,7 @@ async def stream(
     """The answers to `messages`. ServerError if the stream cannot go on; Drained if the server stops before its end."""
     window = _Window(kind, context, catalog, settings)
     reader = asyncio.create_task(window.read(messages))
-    reader.add_done_callback(lambda _: window.changed.set())
+    reader.add_done_callback(window.read_all)
     index = 0
     try:
         if draining.begun:
@@ -156,7 +157,7 @@ class _Window:
         if self._bound is None:
             name = convert.model_name(f"{role}.model", request.model)
             model = self._catalog.find(name, convert.version(f"{role}.version", request.version))
-            self._bound = self._holds.enter_context(model), oneshot.lane(model, role)
+            self._bound = self._holds.enter_context(model), oneshot.lane(model, role, f"{role}.model")
             return self._bound
         model, _ = self._bound
         for field, found, bound in (("model", request.model, model.name), ("version", request.version, model.version)):
@@ -171,6 +172,12 @@ class _Window:
     def _enter(self, message: OneShotJob | ServerError) -> None:
         self._messages.append(message)
         self._images += _images(message)
+        self.changed.set()
+
+    def read_all(self, reader: asyncio.Task[None]) -> None:
+        """The reader has ended, well or not."""
+        if not reader.cancelled():
+            reader.exception()  # seen, or asyncio would report it as lost where the stream ends for another reason
         self.changed.set()
 
     # ---- the writer's side

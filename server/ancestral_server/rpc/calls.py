@@ -8,18 +8,15 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import grpc
-
 from ancestral.v1 import timing_pb2
 from ancestral_server.catalog import ModelVersion
 from ancestral_server.engine.batch_loop import BatchLoop
 from ancestral_server.engine.job import Job, OneShotJob, Priority, Streams
 from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.rpc.observed import request_id
+from ancestral_server.rpc.parsing import Context
 from ancestral_server.runtime.program import Meaning
 from ancestral_server.runtime.session import Array
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 def caller(context: Context) -> dict[str, Any]:

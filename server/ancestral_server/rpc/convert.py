@@ -1,4 +1,4 @@
-"""Protos to domain arrays and back; every check of what a caller sent is here.
+"""Protos to domain arrays and back, and the checks of what a caller sent that messages share.
 
 Each function takes the field's path in the request, so that an error names the field, the value and the limit.
 Letters: N images, H, W, C image axes, Z latent dimensions.

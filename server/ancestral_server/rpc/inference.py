@@ -11,9 +11,10 @@ from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.catalog import Catalog, ModelVersion
 from ancestral_server.errors import RoleMissing
 from ancestral_server.rpc import bulk, convert, oneshot, sampling
-from ancestral_server.rpc.calls import Context, caller, info, run
+from ancestral_server.rpc.calls import caller, info, run
 from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.oneshot import ENVELOPE_BYTES, IMAGE, LATENT, check_reply, output
+from ancestral_server.rpc.parsing import Context
 from ancestral_server.settings import Settings
 
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import grpc
-
 from ancestral.v1 import model_service_pb2 as pb
 from ancestral.v1 import model_service_pb2_grpc
 from ancestral_server.catalog import Catalog, ModelVersion, State
 from ancestral_server.errors import PortShared
 from ancestral_server.rpc import convert
+from ancestral_server.rpc.parsing import Context
 from ancestral_server.settings import Settings
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 _STATES = {
     State.LOADING: pb.MODEL_STATE_LOADING,

@@ -22,7 +22,7 @@ from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import Internal, ServerError
 from ancestral_server.metrics import MethodMetrics, Metrics
 from ancestral_server.rpc import parsing
-from ancestral_server.rpc.parsing import Handler
+from ancestral_server.rpc.parsing import Context, Handler
 from ancestral_server.rpc.status import camel_case, status
 
 log = structlog.get_logger()
@@ -36,8 +36,6 @@ _OK, _CANCELLED = grpc.StatusCode.OK, grpc.StatusCode.CANCELLED
 # In an overload refusals come by the thousand, and a line for each would cost more than the refusal.
 _COUNTED_ONLY = {_OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
 _IN_METRICS = {code: camel_case(code) for code in grpc.StatusCode}
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Observed(parsing.Registered):

@@ -33,9 +33,9 @@ LOG_LIKELIHOOD = bundle_pb2.MEANING_LOG_LIKELIHOOD
 ENVELOPE_BYTES = 4096
 
 
-def lane(model: ModelVersion, role: str) -> BatchLoop:
-    """RoleMissing if the model cannot do that."""
-    found = model.lane(role)
+def lane(model: ModelVersion, role: str, field: str = "model") -> BatchLoop:
+    """RoleMissing if the model cannot do that; `field` is where the request names it."""
+    found = model.lane(role, field)
     assert isinstance(found, BatchLoop), "only `sample` may be a raster role; a bundle with another is refused"
     return found
 

@@ -21,8 +21,9 @@ from ancestral_server.engine.job import Completion, Feed, Job, OneShotJob, Prior
 from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.errors import Drained, RoleMissing
 from ancestral_server.rpc import convert
-from ancestral_server.rpc.calls import Context, caller, image_shape, info, run
+from ancestral_server.rpc.calls import caller, image_shape, info, run
 from ancestral_server.rpc.draining import Draining
+from ancestral_server.rpc.parsing import Context
 from ancestral_server.runtime.program import Meaning, Program
 from ancestral_server.runtime.session import Array
 from ancestral_server.settings import Settings
@@ -52,7 +53,7 @@ class Ask:
 
 def read(model: ModelVersion, settings: Settings, request: pb.SampleRequest, prefix: str = "") -> Ask:
     """Check every field; `prefix` is the path of the request in the message that brought it."""
-    lane = model.lane("sample")
+    lane = model.lane("sample", f"{prefix}model")
     program = model.programs["sample"]
     count = convert.count(f"{prefix}count", request.count, settings.max_sample_count)
     seed = secrets.randbelow(convert.MAX_SEED + 1)

@@ -185,3 +185,21 @@ def test_of_all_versions_the_one_that_replaces_is_loaded_before_the_other_goes(
         await until(lambda: states(catalog) == [(2, State.SERVING)])
 
     run(tmp_path, work)
+
+
+def test_a_lane_that_fails_turns_the_health_of_its_version_until_it_is_back(tmp_path: Path) -> None:
+    toybundle.write(tmp_path)
+
+    async def work(catalog: Catalog, watcher: Watcher) -> None:
+        model = catalog.find("tally", 1)
+        changed = asyncio.Event()
+        catalog.on_change = changed.set
+        for down in (True, False):
+            changed.clear()
+            # As a thread of the lane's does when its loop has failed, and when it begins anew.
+            await asyncio.to_thread(model.lanes["encode"]._set_down, 0, down)
+            await asyncio.wait_for(changed.wait(), 10)
+            assert model.healthy is not down
+            assert model.serving
+
+    run(tmp_path, work)

@@ -11,6 +11,9 @@ from ancestral_server.engine.policy import (
     company,
     enough,
     fill,
+    parts,
+    queue_limit,
+    restart_delay,
 )
 
 LONGEST = 0.005
@@ -101,3 +104,28 @@ def test_a_run_is_padded_only_where_that_gets_more_done() -> None:
     assert fill(100, 48, sizes, linear) == 32
     # Before anything was measured.
     assert fill(34, 64, sizes, lambda _: 0.0) in (32, 34)
+
+
+@pytest.mark.parametrize(
+    ("rows", "most", "sizes", "runs"),
+    [
+        (5, 8, (1, 2, 4, 8), [8]),
+        (5, 4, (1, 2, 4, 8), [4, 1]),
+        (7, 2, (1, 2, 4, 8), [2, 2, 2, 1]),
+        # Never more slots than there are.
+        (11, 8, (1, 2, 4, 8, 11), [8, 3]),
+    ],
+)
+def test_parts_hold_all_rows(rows: int, most: int, sizes: tuple[int, ...], runs: list[int]) -> None:
+    assert parts(rows, most, sizes) == runs
+
+
+def test_a_queue_may_hold_a_batch_the_floor_or_as_much_as_the_newcomer() -> None:
+    assert queue_limit(floor=0.05, batch=0.01, own=0.001) == 0.05
+    assert queue_limit(floor=0.05, batch=0.3, own=0.001) == 0.3
+    assert queue_limit(floor=0.05, batch=0.3, own=5.0) == 10.0
+
+
+def test_restarts_are_further_and_further_apart_but_never_given_up() -> None:
+    assert [restart_delay(failures) for failures in (1, 2, 3)] == pytest.approx([0.1, 0.2, 0.4])
+    assert restart_delay(10**6) == 30.0

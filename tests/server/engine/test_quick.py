@@ -12,22 +12,25 @@ import pytest
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.cores import Cores
+from ancestral_server.engine.job import Priority
 from ancestral_server.engine.quick import QuickBatchLoop
-from ancestral_server.errors import DeadlineExceeded, Internal
+from ancestral_server.errors import DeadlineExceeded, Internal, Unavailable
 from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.program import Meaning
 from fakeprograms import Array, Doubler, double, run, until
 
 
 class Watched(Doubler):
-    """A doubler that tells on which thread it ran."""
+    """A doubler that tells on which thread it ran, and when it has begun."""
 
     def __init__(self) -> None:
         super().__init__()
         self.threads: list[int] = []
+        self.begun = threading.Event()
 
     def run(self, inputs: Mapping[Meaning, Array], wanted: Sequence[Meaning]) -> dict[Meaning, Array]:
         self.threads.append(threading.get_ident())
+        self.begun.set()
         return super().run(inputs, wanted)
 
 
@@ -50,6 +53,8 @@ def lane(program: Watched) -> Iterator[QuickBatchLoop]:
     lane.lighten(program)  # type: ignore[arg-type]
     lane.start()
     program.threads.clear()
+    program.runs.clear()
+    program.begun.clear()
     yield lane
     program.gate.set()
     lane.close()
@@ -116,6 +121,37 @@ def test_what_has_expired_by_its_turn_is_not_run(
         with pytest.raises(DeadlineExceeded):
             await double(lane, 7, deadline=0.0)
         assert [7] not in program.runs
+
+    run(work())
+
+
+def test_bulk_that_comes_while_a_call_waits_for_company_takes_both_to_the_thread(
+    lane: QuickBatchLoop, program: Watched
+) -> None:
+    async def work() -> None:
+        lane._longest_wait = 30.0
+        lane._crowd.seen(4)
+        calls = [double(lane, 1), double(lane, 2), double(lane, 3), double(lane, 4, priority=Priority.BATCH)]
+        assert await asyncio.gather(*calls) == [[2.0], [4.0], [6.0], [8.0]]
+        assert threading.get_ident() not in program.threads
+
+    run(work())
+
+
+def test_closing_in_the_middle_of_a_turn_runs_nothing_twice(lane: QuickBatchLoop, program: Watched) -> None:
+    def close() -> None:
+        assert program.begun.wait(10)
+        lane.close()
+
+    async def work() -> None:
+        program.run_seconds = 0.1
+        closing = asyncio.create_task(asyncio.to_thread(close))
+        await asyncio.sleep(0.01)
+        assert await double(lane, 5) == [10.0]
+        await closing
+        assert program.runs == [[5]]
+        with pytest.raises(Unavailable):
+            await double(lane, 6)
 
     run(work())
 

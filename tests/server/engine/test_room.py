@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import pytest
-
-from ancestral_server.engine.policy import parts, queue_limit, restart_delay
 from ancestral_server.engine.room import GROW_SECONDS, Room
 
 
@@ -29,28 +26,3 @@ def test_the_smallest_run_cannot_shrink() -> None:
     assert room.shrink(2)
     assert not room.shrink(1)
     assert room.most == 1
-
-
-@pytest.mark.parametrize(
-    ("rows", "most", "sizes", "runs"),
-    [
-        (5, 8, (1, 2, 4, 8), [8]),
-        (5, 4, (1, 2, 4, 8), [4, 1]),
-        (7, 2, (1, 2, 4, 8), [2, 2, 2, 1]),
-        # Never more slots than there are.
-        (11, 8, (1, 2, 4, 8, 11), [8, 3]),
-    ],
-)
-def test_parts_hold_all_rows(rows: int, most: int, sizes: tuple[int, ...], runs: list[int]) -> None:
-    assert parts(rows, most, sizes) == runs
-
-
-def test_a_queue_may_hold_a_batch_the_floor_or_as_much_as_the_newcomer() -> None:
-    assert queue_limit(floor=0.05, batch=0.01, own=0.001) == 0.05
-    assert queue_limit(floor=0.05, batch=0.3, own=0.001) == 0.3
-    assert queue_limit(floor=0.05, batch=0.3, own=5.0) == 10.0
-
-
-def test_restarts_are_further_and_further_apart_but_never_given_up() -> None:
-    assert [restart_delay(failures) for failures in (1, 2, 3)] == pytest.approx([0.1, 0.2, 0.4])
-    assert restart_delay(1000) == 30.0

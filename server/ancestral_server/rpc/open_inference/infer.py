@@ -18,7 +18,8 @@ from ancestral_server.engine.job import OneShotJob, RasterJob, Streams
 from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.errors import InvalidArgument
 from ancestral_server.rpc import convert
-from ancestral_server.rpc.calls import Context, caller
+from ancestral_server.rpc.calls import caller
+from ancestral_server.rpc.oneshot import ENVELOPE_BYTES
 from ancestral_server.rpc.open_inference import names, parameters, tensors
 from ancestral_server.rpc.open_inference.parameters import Parameters
 from ancestral_server.rpc.open_inference.signature import (
@@ -32,13 +33,12 @@ from ancestral_server.rpc.open_inference.signature import (
     Port,
     signature,
 )
+from ancestral_server.rpc.parsing import Context
 from ancestral_server.runtime.program import Meaning, Program
 from ancestral_server.runtime.session import Array
 from ancestral_server.settings import Settings
 from inference import open_inference_service_pb2 as oip
 
-# What a reply needs beside its tensors.
-_ENVELOPE_BYTES = 4096
 _MAX_ID = 256
 
 
@@ -80,7 +80,7 @@ def read(catalog: Catalog, settings: Settings, request: oip.ModelInferRequest) -
     wanted = tensors.wanted(request, known, seeded=asked.seed is not None)
     rows = len(next(iter(inputs.values())))
     row_bytes = sum([port.bytes for port in wanted])
-    convert.reply_size("inputs[0].shape", rows, row_bytes, settings.max_message_bytes - _ENVELOPE_BYTES)
+    convert.reply_size("inputs[0].shape", rows, row_bytes, settings.max_message_bytes - ENVELOPE_BYTES)
     return Ask(model, role, program, rows, inputs, wanted, asked, seed, label, known.draws)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from ancestral_server import __version__
 from ancestral_server.catalog import Catalog
 from ancestral_server.errors import InvalidArgument, NotFound, Unavailable
-from ancestral_server.rpc.calls import Context
 from ancestral_server.rpc.open_inference import describe, infer, names
 from ancestral_server.rpc.open_inference.parameters import short
+from ancestral_server.rpc.parsing import Context
 from ancestral_server.settings import Settings
 from inference import open_inference_service_pb2 as oip
 from inference import open_inference_service_pb2_grpc as oip_grpc
