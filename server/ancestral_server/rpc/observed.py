@@ -127,7 +127,7 @@ class _Messages:
         return self
 
     async def __anext__(self) -> Any:
-        message = await self._context.read()
+        message = await parsing.read(self._context)
         if message is grpc.aio.EOF:
             raise StopAsyncIteration
         self._observer.received()

@@ -7,6 +7,7 @@ which costs nothing measurable, and parsing happens where its failure can be cau
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
@@ -21,10 +22,18 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
+def read(context: Context) -> asyncio.Future[Any]:
+    """The next message, or EOF, like `context.read()`; but gRPC is let read to the end although the caller has left.
+
+    It never frees a read that is cancelled on the way, nor the message (grpc/grpc#43360; 1.85).
+    """
+    return asyncio.shield(context.read())
+
+
 async def one(context: Context) -> Any:
     """The message of a method that takes one; InvalidArgument if it cannot be parsed or the caller sends none."""
     try:
-        request = await context.read()
+        request = await read(context)
     except DecodeError as error:
         raise InvalidArgument("request", f"cannot be parsed: {error}") from error
     if request is grpc.aio.EOF:
@@ -36,7 +45,7 @@ async def each(context: Context) -> AsyncIterator[Any]:
     """The messages of a method that takes many; InvalidArgument naming the one that cannot be parsed."""
     index = 0
     try:
-        while (request := await context.read()) is not grpc.aio.EOF:
+        while (request := await read(context)) is not grpc.aio.EOF:
             yield request
             index += 1
     except DecodeError as error:

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from ancestral_server.rpc import parsing
 from rpcs import Rpc, replies, rpcs_of
 from running import ServerProcess
 
@@ -59,3 +60,29 @@ def test_health_and_reflection_still_answer_right_requests(toy_server: ServerPro
     for rpc in rpcs_of(toy_server.address):
         if rpc.name == "Check":
             assert asyncio.run(outcome(toy_server.address, rpc, [b""])) == (grpc.StatusCode.OK, "")
+
+
+def test_a_read_ends_although_its_caller_has_left() -> None:
+    class Slow:
+        """A context whose message comes in a moment."""
+
+        ended = False
+
+        async def read(self) -> bytes:
+            await asyncio.sleep(0.02)
+            self.ended = True
+            return b""
+
+    async def work() -> None:
+        context: Any = Slow()
+        reading = asyncio.ensure_future(parsing.one(context))
+        await asyncio.sleep(0.005)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        assert not context.ended
+        async with asyncio.timeout(10):
+            while not context.ended:
+                await asyncio.sleep(0.005)
+
+    asyncio.run(work())
