@@ -54,6 +54,9 @@ class Doubler:
     def blank(self, meaning: Meaning, rows: int) -> Array:
         return np.zeros((rows, 1), np.uint8)
 
+    def check_outputs(self, outputs: Mapping[Meaning, Array], rows: int) -> None:
+        assert {len(array) for array in outputs.values()} == {rows}
+
     def run(self, inputs: Mapping[Meaning, Array], wanted: Sequence[Meaning]) -> dict[Meaning, Array]:
         self.gate.wait(10)
         images = inputs[IMAGE]
@@ -94,6 +97,9 @@ class Painter:
 
     def fresh_states(self, rows: int) -> list[Array]:
         return [np.zeros((rows, 1), np.float32)]
+
+    def check_row(self, row: Array, likelihood: Array, rows: int) -> None:
+        assert len(row) == len(likelihood) == rows
 
     def run_row(self, inputs: Mapping[Meaning, Array], states: Sequence[Array]) -> tuple[Array, Array, list[Array]]:
         self.gate.wait(10)

@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -69,9 +70,10 @@ async def serve(settings: Settings) -> None:
             )
             print(f"listening on {settings.host}:{door.port}, metrics on {settings.host}:{endpoint.port}", flush=True)
             await stop.wait()
+        end = time.monotonic() + settings.drain_seconds
         await door.shut()
         await catalog.drain(settings.drain_seconds)
-        await door.flush()
+        await door.flush(end)
     finally:
         endpoint.close()
     log.info("stopped")

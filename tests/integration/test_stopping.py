@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from grpc_status import rpc_status
 
 import toybundle
 from ancestral.v1 import inference_service_pb2 as pb
-from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
+from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc, tensor_pb2
 from ancestral_server.runtime.noise import uniforms_of_range
 from callers import Callers
 from inference import open_inference_service_pb2 as oip
 from inference import open_inference_service_pb2_grpc
 from running import ServerProcess
+from slowlink import SlowLink
 
 NO_RETRIES = [("grpc.enable_retries", 0)]
 # Seconds of painting, even on a fast machine.
@@ -180,3 +182,52 @@ def test_a_stop_while_models_are_loaded(tmp_path: Path) -> None:
         assert server.wait(30) == 0
         rest.join()
         assert server.stdout.read() == ""  # never said that it listens
+
+
+def encode_request(images: int) -> pb.EncodeRequest:
+    shape = (toybundle.HEIGHT, toybundle.WIDTH, 1)
+    data = bytes(images * toybundle.HEIGHT * toybundle.WIDTH)
+    tensor = tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_UINT8, shape=(images, *shape), data=data)
+    return pb.EncodeRequest(model="tally", images=tensor)
+
+
+def test_a_large_answer_on_a_slow_link_arrives_although_the_server_stops(toy_models: Path) -> None:
+    with (
+        ServerProcess(toy_models, "--max-images", "1000000") as server,
+        SlowLink(server.address, 8e6) as link,
+        grpc.insecure_channel(link.address, options=[*NO_RETRIES, ("grpc.max_receive_message_length", -1)]) as channel,
+    ):
+        stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
+        call = stub.Encode.future(encode_request(1_000_000), timeout=60)
+        while not server.metric("grpc_server_msg_received_total", grpc_method="Encode"):
+            time.sleep(0.005)
+        assert server.stop() == 0
+        assert len(call.result().mean.data) == 1_000_000 * 2 * 4
+
+
+def test_a_caller_on_a_slow_link_that_goes_on_sending_hears_where_its_stream_ended(toy_models: Path) -> None:
+    def messages() -> Iterator[pb.EncodeStreamRequest]:
+        while not over.is_set():
+            yield pb.EncodeStreamRequest(encode=encode_request(1000))
+
+    over, replies = threading.Event(), []
+    with (
+        ServerProcess(toy_models) as server,
+        SlowLink(server.address, 5e5) as link,
+        grpc.insecure_channel(link.address, options=NO_RETRIES) as channel,
+    ):
+        call = inference_service_pb2_grpc.InferenceServiceStub(channel).EncodeStream(messages(), timeout=60)
+        replies += [next(call) for _ in range(20)]
+        stopped = threading.Thread(target=server.stop)
+        stopped.start()
+        with pytest.raises(grpc.RpcError) as failure:
+            replies.extend(call)  # keeps those before the failure
+        over.set()
+        stopped.join()
+    assert server.process.returncode == 0
+    detail = error_details_pb2.ErrorInfo()
+    status = rpc_status.from_call(failure.value)
+    assert status is not None, failure.value
+    assert any(packed.Unpack(detail) for packed in status.details)
+    assert detail.reason == "SERVER_DRAINING"
+    assert [reply.index for reply in replies] == list(range(int(detail.metadata["next_index"])))

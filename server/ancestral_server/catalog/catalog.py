@@ -7,7 +7,7 @@ a lock, and a change is seen by all calls that come after it and by none before.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
 import structlog
@@ -29,8 +29,17 @@ log = structlog.get_logger()
 
 # When to ask again for a version that is being loaded.
 LOADING_RETRY_SECONDS = 1.0
+# How many models or versions a message lists.
+MOST_LISTED = 10
 # How long callers that still wait when the drain time is over may take to hear so.
 LAST_WORDS_SECONDS = 5.0
+
+
+def some(things: Iterable[object]) -> str:
+    """A list for a message to a caller: a folder may hold hundreds."""
+    texts = [str(thing) for thing in things]
+    more = len(texts) - MOST_LISTED
+    return (", ".join(texts[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")) or "none"
 
 
 class Catalog:
@@ -49,6 +58,8 @@ class Catalog:
         self._names: frozenset[str] = frozenset()
         # Versions are loaded one at a time: beside those that serve there is little room.
         self.loading = asyncio.Lock()
+        # Loads that were asked for and have not begun.
+        self._asked: dict[Key, asyncio.Task[ModelVersion | None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         # Set when the server is about to end: no call is let in and nothing more is loaded. Streams hear of it from
         # `rpc.draining`.
@@ -69,13 +80,10 @@ class Catalog:
         """Like `find`, but also those that do not serve: the highest that serves, else the highest."""
         models = {model.version: model for model in self if model.name == name}
         if not models:
-            there_are = ", ".join(dict.fromkeys(model.name for model in self)) or "none"
-            raise NotFound(name, f"no model {name!r}; there are: {there_are}")
+            raise NotFound(name, f"no model {name!r}; there are: {some(dict.fromkeys(model.name for model in self))}")
         if version:
             if version not in models:
-                raise NotFound(
-                    f"{name}:{version}", f"model {name} has no version {version}; it has {', '.join(map(str, models))}"
-                )
+                raise NotFound(f"{name}:{version}", f"model {name} has no version {version}; it has {some(models)}")
             return models[version]
         return max(models.values(), key=lambda model: (model.serving, model.version))
 
@@ -115,10 +123,13 @@ class Catalog:
         there = await asyncio.to_thread(folder.numbers, self._root, name)
         if not there or (version and version not in there):
             resource = f"{name}:{version}" if version else name
-            what = f"it has versions {', '.join(map(str, there))}" if there else f"no version of {name} is there"
+            what = f"it has versions {some(there)}" if there else f"no version of {name} is there"
             raise NotFound(resource, f"nothing to load for {resource} in the models folder: {what}")
         key = name, version or there[-1]
-        fresh = await self._unless_stopping(self._spawn(self._load_in_turn(key)))
+        # Whoever asks while the same load waits for its turn shares it: callers that give up and come again add none.
+        if key not in self._asked:
+            self._asked[key] = self._spawn(self._load_in_turn(key))
+        fresh = await self._unless_stopping(self._asked[key])
         resource = f"{name}:{key[1]}"
         if fresh is None:
             raise Unavailable(resource, f"{resource} was unloaded or removed while it was being loaded")
@@ -142,6 +153,7 @@ class Catalog:
 
     async def _load_in_turn(self, key: Key) -> ModelVersion | None:
         async with self.loading:
+            del self._asked[key]
             return await self.take_in(key)
 
     async def take_in(self, key: Key) -> ModelVersion | None:

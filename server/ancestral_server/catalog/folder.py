@@ -45,8 +45,10 @@ def scan(root: Path) -> Contents:
     unsure = set()
     for name in sorted(os.listdir(root)):
         try:
+            # Bytes that are no UTF-8 can be neither said to a caller nor asked for.
+            name.encode()
             versions.update({(name, version): stamp(root / name / str(version)) for version in numbers(root, name)})
-        except OSError:
+        except (OSError, UnicodeEncodeError):
             unsure.add(name)
     return Contents(versions, frozenset(unsure))
 

@@ -119,5 +119,6 @@ class ModelVersion:
         sessions, self.sessions = self.sessions, {}
         for session in sessions.values():
             session.close()
-        self.lanes, self.programs = {}, {}
+        # The programs stay: a reply that is being packed looks at their tensors.
+        self.lanes = {}
         memory.give_back()

@@ -27,6 +27,8 @@ class Watcher:
         self._root = settings.models
         self._poll_seconds = settings.poll_seconds
         self._watching: asyncio.Task[None] | None = None
+        # Of which that was said.
+        self._unsure: frozenset[str] = frozenset()
 
     async def start(self) -> None:
         """Load every bundle, then go on watching. A bad one is logged and kept as not serving; the others serve."""
@@ -52,6 +54,9 @@ class Watcher:
             if self._missing(contents):
                 await asyncio.sleep(VANISHED_SECONDS)
                 contents = await asyncio.to_thread(folder.scan, self._root)
+            for name in sorted(contents.unsure - self._unsure):
+                log.warning("a model's folder cannot be read", folder=str(self._root), name=ascii(name))
+            self._unsure = contents.unsure
             gone = self._missing(contents)
             # At once where another version answers instead; else only when what comes in its place has been loaded.
             answered = {model.name for model in self._catalog if model.serving and model.key not in gone}

@@ -109,7 +109,8 @@ class BatchLoop(Lane[OneShotJob]):
 
     def _run_blank(self, rows: int, program: OneShotProgram | None = None) -> None:
         program = program or self._program
-        program.run({meaning: program.blank(meaning, rows) for meaning in program.inputs}, list(program.outputs))
+        inputs = {meaning: program.blank(meaning, rows) for meaning in program.inputs}
+        program.check_outputs(program.run(inputs, list(program.outputs)), rows)
 
     def _probe(self) -> None:
         self._run_blank(self._buckets[0])

@@ -192,7 +192,9 @@ class Lane(ABC, Generic[J]):
         again = now - self._failed_at[worker] < SOUND_SECONDS
         self._failures[worker] = self._failures[worker] + 1 if again else 1
         self._failed_at[worker] = now
-        self._give_up(list(self._in_hand(worker)), Internal(f"{self.name} failed: {error or type(error).__name__}"))
+        self._give_up(
+            list(self._in_hand(worker)), Internal(f"{self.name} failed: {str(error) or type(error).__name__}")
+        )
         self._set_down(worker, True)
         if not self.healthy:
             # Not begun, so it is safe and worthwhile to ask again: another replica, or this one in a moment.

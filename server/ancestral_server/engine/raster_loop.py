@@ -98,8 +98,10 @@ class RasterLoop(Lane[RasterJob]):
         """Seconds of a row's run of so many samples."""
         inputs = {meaning: self._program.blank(meaning, size) for meaning in self._program.inputs}
         began = time.monotonic()
-        self._program.run_row(inputs, self._program.fresh_states(size))
-        return time.monotonic() - began
+        row, likelihood, _ = self._program.run_row(inputs, self._program.fresh_states(size))
+        seconds = time.monotonic() - began
+        self._program.check_row(row, likelihood, size)
+        return seconds
 
     def _probe(self) -> None:
         self._run_blank(1)

@@ -86,6 +86,7 @@ async def stream(
                 window.leave()
                 index += 1
         if reader.cancelled() and draining.begun:
+            draining.cut_short = True
             raise Drained(index)
         reader.result()
     finally:
@@ -128,7 +129,8 @@ class _Window:
             except _OF_THE_STREAM:
                 raise
             except ServerError as error:
-                self._enter(error)
+                # Without where it was raised, which would hold the whole message until its turn.
+                self._enter(error.with_traceback(None))
 
     def _full(self) -> bool:
         batch, messages = self._settings.max_batch, len(self._messages)
@@ -157,9 +159,12 @@ class _Window:
         if self._bound is None:
             name = convert.model_name(f"{role}.model", request.model)
             model = self._catalog.find(name, convert.version(f"{role}.version", request.version))
-            self._bound = self._holds.enter_context(model), oneshot.lane(model, role, f"{role}.model")
+            lane = oneshot.lane(model, role, f"{role}.model")
+            self._bound = self._holds.enter_context(model), lane
             return self._bound
         model, _ = self._bound
+        if request.model:
+            convert.model_name(f"{role}.model", request.model)
         for field, found, bound in (("model", request.model, model.name), ("version", request.version, model.version)):
             if found and found != bound:
                 raise InvalidArgument(
@@ -217,6 +222,8 @@ class _Window:
                 message.cancelled = True
                 if not message.future.cancel() and not message.future.cancelled():
                     message.future.exception()  # seen, or asyncio would report it as lost
+        # Now: the error that ended the stream may hold this window until garbage is collected.
+        self._messages.clear()
 
     async def _change(self) -> None:
         self.changed.clear()

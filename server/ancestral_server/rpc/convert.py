@@ -23,6 +23,7 @@ from ancestral_server.runtime.session import Array
 MAX_SEED = 2**63 - 1
 MAX_TEMPERATURE = 100.0
 MAX_NAME = 256
+MAX_AXES = 16
 
 _PRIORITIES: dict[int, Priority] = {
     priority_pb2.PRIORITY_UNSPECIFIED: Priority.INTERACTIVE,
@@ -38,9 +39,16 @@ def batch(field: str, tensor: tensor_pb2.Tensor, spec: bundle_pb2.TensorSpec, li
     if tensor.dtype != spec.dtype:
         got = _dtype_name(tensor.dtype)
         raise InvalidArgument(f"{field}.dtype", f"is {got}, must be {_dtype_name(spec.dtype)}")
-    shape = tuple(tensor.shape)
+    shape = axes(f"{field}.shape", tensor.shape)
     check_shape(f"{field}.shape", shape, tuple(spec.shape), limit)
     return elements(f"{field}.data", tensor.data, dtype, shape)
+
+
+def axes(field: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape of any tensor that a role may have: not so long that refusing it would take long."""
+    if len(shape) > MAX_AXES:
+        raise InvalidArgument(field, f"has {len(shape)} axes, must have at most {MAX_AXES}")
+    return tuple(shape)
 
 
 def check_shape(field: str, shape: tuple[int, ...], wanted: tuple[int, ...], limit: int) -> None:

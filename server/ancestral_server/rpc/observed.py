@@ -22,6 +22,7 @@ from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import Internal, ServerError
 from ancestral_server.metrics import MethodMetrics, Metrics
 from ancestral_server.rpc import parsing
+from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.parsing import Context, Handler
 from ancestral_server.rpc.status import camel_case, status
 
@@ -41,9 +42,10 @@ _IN_METRICS = {code: camel_case(code) for code in grpc.StatusCode}
 class Observed(parsing.Registered):
     """Stands in for the server when a generated `add_..._to_server` registers its methods: keeps them, wrapped."""
 
-    def __init__(self, metrics: Metrics, arrivals: Arrivals, *, log_calls: bool) -> None:
+    def __init__(self, metrics: Metrics, arrivals: Arrivals, draining: Draining, *, log_calls: bool) -> None:
         super().__init__()
         self._metrics = metrics
+        self._draining = draining
         self._arrivals = arrivals
         self._log_calls = log_calls
 
@@ -56,7 +58,7 @@ class Observed(parsing.Registered):
     def _wrap(self, service: str, method: str, handler: Handler) -> Handler:
         def observer(kind: str) -> _Observer:
             metrics = self._metrics.method(kind, service, method)
-            return _Observer(f"/{service}/{method}", metrics, self._arrivals, self._log_calls)
+            return _Observer(f"/{service}/{method}", metrics, self._arrivals, self._draining, self._log_calls)
 
         codecs = (handler.request_deserializer, handler.response_serializer)
         if handler.unary_unary is not None:
@@ -137,8 +139,11 @@ class _Messages:
 class _Observer:
     """Counts and names the calls of one method, and turns what they raise into a status."""
 
-    def __init__(self, path: str, metrics: MethodMetrics, arrivals: Arrivals, log_calls: bool) -> None:
+    def __init__(
+        self, path: str, metrics: MethodMetrics, arrivals: Arrivals, draining: Draining, log_calls: bool
+    ) -> None:
         self._path = path
+        self._draining = draining
         self._metrics = metrics
         self._log_calls = log_calls
         # The headers that the door has seen are followed by their message, or nobody need wait for it any more.
@@ -147,6 +152,7 @@ class _Observer:
     def begin(self, context: Context) -> float:
         """Seconds on the monotonic clock at which the call began."""
         self._metrics.started += 1
+        self._draining.opened(context)
         request_id.set(_request_id(context))
         return time.monotonic()
 

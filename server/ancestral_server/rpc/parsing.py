@@ -27,7 +27,15 @@ def read(context: Context) -> asyncio.Future[Any]:
 
     It never frees a read that is cancelled on the way, nor the message (grpc/grpc#43360; 1.85).
     """
-    return asyncio.shield(context.read())
+    reading = asyncio.ensure_future(context.read())
+    reading.add_done_callback(_seen)
+    return asyncio.shield(reading)
+
+
+def _seen(reading: asyncio.Future[Any]) -> None:
+    """Take what a read ended with, or asyncio would report it as lost where its caller has left."""
+    if not reading.cancelled():
+        reading.exception()
 
 
 async def one(context: Context) -> Any:

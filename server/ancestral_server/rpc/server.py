@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -15,6 +17,7 @@ from ancestral_server.catalog import Catalog
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import StartupError
 from ancestral_server.metrics import Metrics
+from ancestral_server.rpc import sockets
 from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.inference import InferenceServicer
 from ancestral_server.rpc.models import ModelServicer
@@ -28,6 +31,11 @@ log = structlog.get_logger()
 
 # How often to look whether the server still runs.
 LOOK_SECONDS = 0.1
+# How often to look at the end whether everything was sent; callers that send nothing for so long have heard that their
+# streams have ended; and how long they are waited for at most.
+FLUSH_SECONDS = 0.02
+QUIET_SECONDS = 0.2
+LONGEST_HEARING_SECONDS = 5.0
 _SERVICES = (
     inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"],
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
@@ -48,7 +56,7 @@ class Door:
         self._told: dict[str, int] = {}
         self._changed = asyncio.Event()
         self._draining = Draining()
-        observed: Any = Observed(metrics, arrivals, log_calls=settings.log_calls)
+        observed: Any = Observed(metrics, arrivals, self._draining, log_calls=settings.log_calls)
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(
             InferenceServicer(catalog, settings, self._draining), observed
         )
@@ -122,10 +130,26 @@ class Door:
         self._draining.begin()
         await self._health.enter_graceful_shutdown()
 
-    async def flush(self) -> None:
-        """Let replies that are packed reach their sockets: a few turns of the event loop, however slow they are."""
-        for _ in range(10):
-            await asyncio.sleep(0.01)
+    async def flush(self, until: float) -> None:
+        """Let what was answered reach its callers, over however slow a link; until then at most, time.monotonic().
+
+        What the process leaves unsent or unread when it ends, the kernel answers with a reset, and what was on its way
+        to the caller is lost.
+        """
+
+        async def wait_while(goes_on: Callable[[], bool], end: float) -> None:
+            while goes_on() and time.monotonic() < end:
+                await asyncio.sleep(FLUSH_SECONDS)
+
+        await wait_while(lambda: self._draining.open > 0, until)
+        await wait_while(lambda: sockets.unsent() > 0, until)
+        if self._draining.cut_short:
+            # Callers go on sending until they hear that their stream has ended.
+            end = min(until, time.monotonic() + LONGEST_HEARING_SECONDS)
+            await wait_while(lambda: sockets.quiet_seconds() < QUIET_SECONDS, end)
+        # A few turns of the event loop for what came in the last moment.
+        for _ in range(5):
+            await asyncio.sleep(FLUSH_SECONDS)
 
     async def _follow(self) -> None:
         while True:

@@ -28,6 +28,8 @@ from ancestral_server.errors import (
 )
 
 DOMAIN = "ancestral"
+# Of each text of an error. Clients refuse more than 8 KiB of metadata, and a text goes there up to three times.
+MOST_BYTES = 1000
 
 CODES: dict[type[ServerError], grpc.StatusCode] = {
     InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
@@ -46,6 +48,21 @@ CODES: dict[type[ServerError], grpc.StatusCode] = {
 }
 
 
+def brief(text: str) -> str:
+    """What fits beside others into the 8 KiB of metadata that a client takes, where an error goes; and can be sent."""
+    if text.isascii() and len(text) <= MOST_BYTES:
+        return text
+    kept: list[str] = []
+    room = MOST_BYTES
+    for letter in text.encode(errors="replace").decode():
+        # As gRPC sends a message: percent-encoded.
+        room -= 1 if letter.isascii() and letter.isprintable() and letter != "%" else 3 * len(letter.encode())
+        if room < 0:
+            return "".join(kept) + f"... ({len(text)} characters)"
+        kept.append(letter)
+    return "".join(kept)
+
+
 def status(error: ServerError, request_id: str) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]:
     """Code, message and trailing metadata of an error that ends a call."""
     trailers: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", rich(error, request_id).SerializeToString())]
@@ -53,32 +70,35 @@ def status(error: ServerError, request_id: str) -> tuple[grpc.StatusCode, str, t
     # None for a server that ends: the caller's own first delay gives its balancer the time to turn to another one.
     if delay is not None and not isinstance(error, Stopping):
         trailers.append(("grpc-retry-pushback-ms", str(math.ceil(delay * 1000))))
-    return CODES[type(error)], str(error), tuple(trailers)
+    return CODES[type(error)], brief(str(error)), tuple(trailers)
 
 
 def rich(error: ServerError, request_id: str) -> status_pb2.Status:
     """An error with its google.rpc details."""
+    message = brief(str(error))
     about = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
     details: list[Message] = [about]
     match error:
         case InvalidArgument():
-            violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.problem)
+            violation = error_details_pb2.BadRequest.FieldViolation(
+                field=brief(error.field), description=brief(error.problem)
+            )
             details.append(error_details_pb2.BadRequest(field_violations=[violation]))
         case Infeasible():
-            violation = error_details_pb2.BadRequest.FieldViolation(field="deadline", description=str(error))
+            violation = error_details_pb2.BadRequest.FieldViolation(field="deadline", description=message)
             details.append(error_details_pb2.BadRequest(field_violations=[violation]))
         case RoleMissing():
-            violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
+            violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=message)
             details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-            details.append(_resource(error.resource, str(error)))
+            details.append(_resource(error.resource, message))
         case Unavailable() if error.resource:
-            details.append(_resource(error.resource, str(error)))
+            details.append(_resource(error.resource, message))
         case NotFound():
-            details.append(_resource(error.resource, str(error)))
+            details.append(_resource(error.resource, message))
         case BundleRefused():
-            subject = f"{error.resource}/{error.file}"
+            subject = brief(f"{error.resource}/{error.file}")
             broken = error_details_pb2.PreconditionFailure.Violation(
-                type="BUNDLE", subject=subject, description=error.problem
+                type="BUNDLE", subject=subject, description=brief(error.problem)
             )
             details.append(error_details_pb2.PreconditionFailure(violations=[broken]))
         case Drained():
@@ -93,7 +113,7 @@ def rich(error: ServerError, request_id: str) -> status_pb2.Status:
     for detail in details:
         packed.append(any_pb2.Any())
         packed[-1].Pack(detail)
-    return status_pb2.Status(code=CODES[type(error)].value[0], message=str(error), details=packed)
+    return status_pb2.Status(code=CODES[type(error)].value[0], message=message, details=packed)
 
 
 def message_error(error: ServerError, request_id: str) -> pb.MessageError:
@@ -122,4 +142,4 @@ def camel_case(code: grpc.StatusCode) -> str:
 
 
 def _resource(name: str, description: str) -> error_details_pb2.ResourceInfo:
-    return error_details_pb2.ResourceInfo(resource_type="model", resource_name=name, description=description)
+    return error_details_pb2.ResourceInfo(resource_type="model", resource_name=brief(name), description=description)

@@ -68,7 +68,7 @@ def read_manifest(folder: Path) -> bundle_pb2.Bundle:
         raise BundleError(MANIFEST, f"cannot be read: {error}") from error
     try:
         document = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits, too
         raise BundleError(MANIFEST, f"is not JSON (truncated?): {error}") from error
     if not isinstance(document, dict):
         raise BundleError(MANIFEST, "is not a JSON object")

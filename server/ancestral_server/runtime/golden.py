@@ -6,14 +6,21 @@ import numpy as np
 
 from ancestral.v1 import bundle_pb2
 from ancestral_server.errors import BundleError
-from ancestral_server.runtime.bundle import Bundle
+from ancestral_server.runtime.bundle import MANIFEST, Bundle
 from ancestral_server.runtime.program import OneShotProgram, Program, RasterProgram
 from ancestral_server.runtime.session import Array
 
 
 def replay(bundle: Bundle, programs: dict[str, Program]) -> None:
     """Run every role on its recorded inputs; BundleError names the graph, the tensor and the worst difference."""
-    arrays = bundle.golden()
+    arrays, golden = bundle.golden(), bundle.manifest.golden
+    # Written so that NaN fails. Bounds that let everything pass verify nothing.
+    if not (0 <= golden.tolerance < np.inf and 0 <= golden.pixel_tolerance < 1):
+        raise BundleError(
+            MANIFEST,
+            f"golden: tolerance is {golden.tolerance}, must be finite and at least 0; pixel_tolerance is "
+            f"{golden.pixel_tolerance}, must be at least 0 and below 1",
+        )
     for name, program in programs.items():
         role = program.role
         inputs = {meaning: _array(bundle, arrays, f"{name}/in/{t.name}") for meaning, t in program.inputs.items()}
@@ -29,7 +36,7 @@ def replay(bundle: Bundle, programs: dict[str, Program]) -> None:
         except Exception as error:
             raise BundleError(role.graph, f"role {name}: the golden replay failed: {error}") from error
         for meaning, wanted in expected.items():
-            _compare(bundle.manifest.golden, role, program.outputs[meaning].name, got[meaning], wanted)
+            _compare(golden, role, program.outputs[meaning].name, got[meaning], wanted)
 
 
 def replay_raster(
@@ -52,6 +59,8 @@ def replay_raster(
 def _array(bundle: Bundle, arrays: dict[str, Array], key: str) -> Array:
     if key not in arrays:
         raise BundleError(bundle.manifest.golden.path, f"has no array {key!r}")
+    if not arrays[key].size:
+        raise BundleError(bundle.manifest.golden.path, f"array {key!r} is empty, so that it verifies nothing")
     return arrays[key]
 
 

@@ -108,6 +108,19 @@ class Program:
                 self.role.graph, f"{where}: axis 0 must be the batch, the graph fixes it at {graph_shape[0]}"
             )
 
+    def check_outputs(self, outputs: Mapping[Meaning, Array], rows: int) -> None:
+        """BundleError unless a run of so many rows gave each tensor as the manifest says: a graph may promise more than
+        it keeps, such as one that was traced with a fixed batch.
+        """
+        for meaning, array in outputs.items():
+            tensor = self.outputs[meaning]
+            if array.shape != (rows, *tensor.shape) or array.dtype != DTYPES[tensor.dtype]:
+                raise BundleError(
+                    self.role.graph,
+                    f"role {self.role.name}: tensor {tensor.name!r} of {rows} rows came as {array.dtype}"
+                    f"{list(array.shape)}, must be {DTYPES[tensor.dtype]}{[rows, *tensor.shape]}",
+                )
+
     def blank(self, meaning: Meaning, rows: int) -> Array:
         """Zeros [rows, ...] in the shape and type of an input, to write to."""
         tensor = self.inputs[meaning]
@@ -183,3 +196,9 @@ class RasterProgram(Program):
         arrays = self._session.run(self._names, feeds)
         likelihood = None if self._log_likelihood is None else arrays[self._log_likelihood]
         return arrays[self._row], likelihood, arrays[len(self.role.outputs) :]
+
+    def check_row(self, row: Array, likelihood: Array | None, rows: int) -> None:
+        """`check_outputs` of a run of so many samples."""
+        self.check_outputs({bundle_pb2.MEANING_ROW: row}, rows)
+        if likelihood is not None:
+            self.check_outputs({bundle_pb2.MEANING_LOG_LIKELIHOOD: likelihood}, rows)

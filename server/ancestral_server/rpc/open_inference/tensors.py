@@ -48,7 +48,7 @@ def read(request: oip.ModelInferRequest, signature: Signature, limit: int, class
             refuse_other_ways(field, tensor.parameters)
         if tensor.datatype != port.datatype:
             raise InvalidArgument(f"{field}.datatype", f"is {short(tensor.datatype)!r}, must be {port.datatype!r}")
-        shape = tuple(tensor.shape)
+        shape = convert.axes(f"{field}.shape", tensor.shape)
         if not port.shape and len(shape) == 2 and shape[1] == 1:
             shape = shape[:1]  # as the metadata has it, [N,1]
         convert.check_shape(f"{field}.shape", shape, port.shape, limit)
