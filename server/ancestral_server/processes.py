@@ -28,6 +28,7 @@ log = structlog.get_logger()
 # Exit codes of a process that cannot start as asked: the first time, nor could another. One that comes in another's
 # place is tried again, and so is one that ran: Python ends with 1 for an accident too.
 _CANNOT_START = (1, 2)
+LAST_PORT = 65535
 # One that has run for so long was sound when it ended.
 _SOUND_SECONDS = 60.0
 
@@ -37,6 +38,12 @@ async def serve_all(settings: Settings) -> int:
 
     Returns the exit code: 0 if all ended gracefully. StartupError if nothing can listen on the port.
     """
+    last = settings.metrics_port + settings.processes - 1
+    if settings.metrics_port and last > LAST_PORT:
+        raise StartupError(
+            f"--metrics-port {settings.metrics_port}: {settings.processes} processes need the ports up to {last}, "
+            f"{LAST_PORT} is the last"
+        )
     with _reserved(settings.host, settings.port) as port:
         return await _Crew([_command(settings, port, number) for number in range(settings.processes)]).work()
 

@@ -10,6 +10,11 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
+def usable_cores() -> int:
+    """Those that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
 class Settings(BaseSettings):
     """Serve the image models in a folder over gRPC."""
 
@@ -31,7 +36,7 @@ class Settings(BaseSettings):
         default="auto", description="Where to run; cuda exits if there is no usable GPU, auto then takes the CPU."
     )
     threads: int = Field(
-        default_factory=lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
+        default_factory=usable_cores,
         ge=1,
         description="CPU threads of a run, and runs of a sampler at a time; fewer where other programs need the cores.",
     )

@@ -15,8 +15,8 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 import toybundle
+from ancestral.v1 import bundle_pb2, inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc, tensor_pb2
 from ancestral.v1 import inference_service_pb2 as pb
-from ancestral.v1 import inference_service_pb2_grpc, tensor_pb2
 from ancestral_client import Client, InvalidArgument, MessageTooLarge, NotFound, RoleNotSupported
 from running import ServerProcess
 
@@ -68,6 +68,28 @@ def outcomes(replies: list[pb.EncodeStreamResponse]) -> list[str | None]:
     return [reply.WhichOneof("outcome") for reply in replies]
 
 
+def test_a_stream_holds_no_model_that_it_cannot_use(tmp_path: Path) -> None:
+    def no_encoder(manifest: bundle_pb2.Bundle) -> None:
+        del manifest.roles[[role.name for role in manifest.roles].index("encode")]
+
+    toybundle.write(tmp_path)
+    toybundle.write(tmp_path, "painter", change=no_encoder)
+    over = threading.Event()
+
+    def messages() -> Iterator[pb.EncodeStreamRequest]:
+        yield message(some_images(1), "painter")
+        yield message(some_images(1), "tally")
+        over.wait(60)
+
+    with ServerProcess(tmp_path) as server, grpc.insecure_channel(server.address) as channel:
+        replies = Stub(channel).EncodeStream(messages(), timeout=60)
+        assert [next(replies).WhichOneof("outcome") for _ in range(2)] == ["error", "encode"]
+        models = model_service_pb2_grpc.ModelServiceStub(channel)
+        models.UnloadModel(model_service_pb2.UnloadModelRequest(name="painter"), timeout=30)
+        over.set()
+        assert list(replies) == []
+
+
 def test_answers_come_in_the_order_of_the_messages_whatever_their_sizes(channel: grpc.Channel) -> None:
     # Some larger than a batch, some larger than the window.
     batches = [some_images(n) for n in (1, 150, 3, 700, 64, 1, 1, 1, 64, 65, 63, 10, 1000, 2)]
@@ -87,12 +109,13 @@ def test_an_error_stays_at_its_index(channel: grpc.Channel) -> None:
     draws = message(good, draw_seed=1)
     seed = message(good, first_index=-1)
     messages = [message(good, "tally"), nothing_in_it, message(good), other_shape, draws, seed, message(good)]
-    replies = answers(channel, [*messages, pb.EncodeStreamRequest()])
-    assert outcomes(replies) == ["encode", "error", "encode", "error", "error", "error", "encode", "error"]
-    fields = [field_of(replies[i]) for i in (1, 3, 4, 5, 7)]
+    replies = answers(channel, [*messages, pb.EncodeStreamRequest(), message(good, "x" * 10**6)])
+    assert outcomes(replies) == ["encode", "error", "encode", "error", "error", "error", "encode", "error", "error"]
+    fields = [field_of(replies[i]) for i in (1, 3, 4, 5, 7, 8)]
     assert fields == [
-        f"encode.{f}" for f in ("images.shape", "images.shape", "draw_seed", "first_index", "images.dtype")
+        f"encode.{f}" for f in ("images.shape", "images.shape", "draw_seed", "first_index", "images.dtype", "model")
     ]
+    assert "has 1000000 characters, must have at most 256" in replies[8].error.message
     assert "has N = 0, must be 1 to 10000" in replies[1].error.message
     assert replies[4].error.code == grpc.StatusCode.UNIMPLEMENTED.value[0]
     assert replies[0].encode.mean.data == replies[6].encode.mean.data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import shutil
 import signal
@@ -190,6 +191,29 @@ def test_an_unknown_model_is_not_found_and_the_names_are_listed(toy_server: Serv
     assert details_of(failure.value)["ResourceInfo"].resource_name == "nobody"
     with pytest.raises(grpc.RpcError, match="no version 9; it has 1"):
         inference(toy_server).Sample(pb.SampleRequest(model="tally", count=1, version=9), timeout=30)
+
+
+def test_a_shape_of_a_million_axes_is_refused_with_what_is_wrong(toy_server: ServerProcess) -> None:
+    images = tensor(np.zeros((1, 4, 3, 1), np.uint8))
+    images.shape.extend([1] * 10**6)
+    with pytest.raises(grpc.RpcError, match="has 1000004 axes, must have at most 16") as failure:
+        inference(toy_server).Encode(pb.EncodeRequest(model="tally", images=images), timeout=30)
+    assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert details_of(failure.value)["BadRequest"].field_violations[0].field == "images.shape"
+
+
+def test_a_folder_of_a_hundred_models_one_of_no_name_hinders_nobody(tmp_path: Path) -> None:
+    toybundle.write(tmp_path)
+    for number in range(150):
+        (tmp_path / f"a-model-whose-name-is-not-short-{number}" / "1").mkdir(parents=True)
+    os.makedirs(os.fsencode(tmp_path) + b"/caf\xe9/1")
+    with ServerProcess(tmp_path) as server:
+        with pytest.raises(grpc.RpcError, match=r"there are: a-model.* and 141 more") as failure:
+            inference(server).Sample(pb.SampleRequest(model="taly", count=1), timeout=30)
+        assert failure.value.code() is grpc.StatusCode.NOT_FOUND
+        assert details_of(failure.value)["ResourceInfo"].resource_name == "taly"
+        assert server.metric("ancestral_model_serving", model="tally") == 1
+        assert any("a model's folder cannot be read" in line and "udce9" in line for line in server.log)
 
 
 def test_a_role_that_the_model_lacks_is_unimplemented(toy_server: ServerProcess) -> None:

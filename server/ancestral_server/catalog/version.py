@@ -89,7 +89,7 @@ class ModelVersion:
             State.NOT_SERVING,
             self.stamp,
             manifest=self.manifest,
-            problem="unloaded on request; LoadModel loads it again",
+            problem=f"unloaded on request; `ancestral load {self.name}` (LoadModel) loads it again",
             unloaded=True,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -45,6 +46,18 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
+def why_not(host: str, port: int) -> str:
+    """Why nothing can listen there: gRPC tells it to its own log only."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except OSError as error:
+        return str(error.strerror)
+    return "gRPC refuses it"
+
+
 class Door:
     """The listening server and its health."""
 
@@ -77,7 +90,8 @@ class Door:
             self._server, self.port = self._bind(settings.port)
         except RuntimeError as error:
             raise StartupError(
-                f"cannot listen on {settings.host}:{settings.port}: is the port in use? Choose another with --port"
+                f"cannot listen on {settings.host}:{settings.port}: {why_not(settings.host, settings.port)}; choose "
+                "another with --port or --host"
             ) from error
 
     def _bind(self, port: int) -> tuple[grpc.aio.Server, int]:

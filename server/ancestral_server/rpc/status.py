@@ -28,8 +28,8 @@ from ancestral_server.errors import (
 )
 
 DOMAIN = "ancestral"
-# Of each text of an error. Clients refuse more than 8 KiB of metadata, and a text goes there up to three times.
-MOST_BYTES = 1000
+# Of each text of an error. Clients refuse more than 8 KiB of metadata, and there are up to six texts in there.
+MOST_BYTES = 800
 
 CODES: dict[type[ServerError], grpc.StatusCode] = {
     InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
@@ -88,7 +88,7 @@ def rich(error: ServerError, request_id: str) -> status_pb2.Status:
             violation = error_details_pb2.BadRequest.FieldViolation(field="deadline", description=message)
             details.append(error_details_pb2.BadRequest(field_violations=[violation]))
         case RoleMissing():
-            violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=message)
+            violation = error_details_pb2.BadRequest.FieldViolation(field=brief(error.field), description=message)
             details.append(error_details_pb2.BadRequest(field_violations=[violation]))
             details.append(_resource(error.resource, message))
         case Unavailable() if error.resource:

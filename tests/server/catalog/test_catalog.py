@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
+import shutil
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
 import toybundle
+from ancestral.v1 import bundle_pb2
 from ancestral_server.catalog import Catalog, ModelVersion, State, Watcher
 from ancestral_server.catalog.loader import Loader
 from ancestral_server.engine.arrivals import Arrivals
@@ -136,6 +142,46 @@ def test_the_sessions_of_a_version_end_with_it_whoever_refers_to_its_lanes(tmp_p
         run(tmp_path, work)
     finally:
         gc.enable()
+
+
+def test_a_graph_that_answers_no_more_rows_than_are_recorded_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = toybundle.encode_graph
+
+    def three_rows(path: Path, *settings: float) -> None:
+        whole(path, *settings)  # type: ignore[arg-type]
+        model = onnx.load(path)
+        for node in model.graph.node:
+            node.output[:] = [f"{name}_all" if name == "code" else name for name in node.output]
+        bounds = [toybundle.constant("from", np.array([0])), toybundle.constant("to", np.array([3]))]
+        model.graph.initializer.extend(bounds)
+        model.graph.node.append(onnx.helper.make_node("Slice", ["code_all", "from", "to"], ["code"]))
+        onnx.save(model, path)
+
+    monkeypatch.setattr(toybundle, "encode_graph", three_rows)
+    refused(tmp_path, "tensor 'code' of 4 rows came as float32\\[3, 2\\], must be float32\\[4, 2\\]")
+
+
+def test_golden_data_that_verify_nothing_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def boundless(manifest: bundle_pb2.Bundle) -> None:
+        manifest.golden.tolerance = math.inf
+
+    refused(tmp_path, "tolerance is inf, must be finite", change=boundless)
+    golden = toybundle.golden
+    monkeypatch.setattr(toybundle, "golden", lambda offset: {name: a[:0] for name, a in golden(offset).items()})
+    refused(tmp_path, "is empty, so that it verifies nothing", scale=1)
+
+
+def refused(models: Path, why: str, **how: Any) -> None:
+    toybundle.write(models, **how)
+
+    async def work(catalog: Catalog, watcher: Watcher) -> None:
+        with pytest.raises(BundleRefused, match=why):
+            await catalog.load("tally", 1)
+
+    run(models, work)
+    shutil.rmtree(models / "tally")
 
 
 def test_the_end_comes_while_a_version_is_being_loaded(tmp_path: Path, may_load: threading.Event) -> None:
