@@ -190,7 +190,12 @@ def test_what_is_gone_is_waited_for_only_where_it_was_before(fake_server: FakeSe
         fail(fake_server, code_pb2.UNAVAILABLE, "no", *([because(reason)] if reason else []))
 
     with ac.Client(fake_server.address, timeout=30, retry_seconds=3) as client:
-        for reason, attempts in (("NOT_SERVING", {4}), ("", {5, 6}), ("SERVER_DRAINING", {5, 6})):
+        for reason, attempts in (
+            ("NOT_SERVING", {4}),
+            ("", {5, 6}),
+            ("SERVER_DRAINING", {5, 6}),
+            ("STOPPING", {5, 6}),
+        ):
             aborting(reason)
             fake_server.calls.clear()
             assert isinstance(raised(client), ac.Unavailable)
