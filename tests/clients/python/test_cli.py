@@ -6,17 +6,21 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 import numpy as np
 import pytest
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
 from PIL import Image
 
 import toybundle
 from ancestral.v1 import bundle_pb2, model_service_pb2
-from ancestral_client import cli
+from ancestral_client import Client, _commands, cli
 from fakeserver import FakeServer
 from running import ServerProcess
 
@@ -154,6 +158,10 @@ def test_score(run: Run, tmp_path: Path, images: np.ndarray[tuple[int, ...], np.
         (("encode", "tally", "none.npy", "--out", "z.npz"), 2, "none.npy: no such file"),
         (("decode", "tally", "z.npy", "--out", "g.png"), 4, "decode"),
         (("features", "tally", "images.npy", "--map", "--out", "f.npz"), 4, "features"),
+        (("features", "tally", "images.npy", "--map", "--out", "f.npy"), 2, "--map needs --out .npz: f.npy holds one"),
+        (("encode", "tally", "images.npy", "--draw-seed", "3", "--out", "a.npy"), 2, "--draw-seed needs --out .npz"),
+        (("encode", "tally", "text.npy", "--out", "z.npz"), 2, "ancestral: text.npy: is not a .npy file\n"),
+        (("encode", "tally", "images.npy", "--priority", "high", "--out", "z.npz"), 2, "--priority"),
         (("sample", "tally"), 2, "--out"),
     ],
 )
@@ -161,6 +169,7 @@ def test_an_error_is_told_in_words_and_in_the_exit_code(
     run: Run, tmp_path: Path, arguments: tuple[str, ...], code: int, said: str
 ) -> None:
     np.save(tmp_path / "z.npy", np.zeros((2, 2), np.float32))
+    (tmp_path / "text.npy").write_text("no array")
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert said in done.stderr
@@ -184,6 +193,25 @@ def test_nothing_listens() -> None:
     assert done.stderr == "ancestral: nothing listens at 127.0.0.1:1; start a server with: make serve\n"
 
 
+@pytest.mark.parametrize(
+    "address", ["localhost", "http://localhost:8500", "localhost:", "localhost:http", "::1:8500", "a/b:1"]
+)
+def test_an_address_of_another_form_is_not_looked_for(run: Run, address: str) -> None:
+    done = run("models", "--address", address)
+    assert done.returncode == 2
+    assert done.stderr == f"ancestral: --address: is {address!r}, must be HOST:PORT, as localhost:8500\n"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "[::1]:1", "ipv4:127.0.0.1:1", "dns:///127.0.0.1:1"])
+def test_every_form_of_an_address_is_looked_for(run: Run, address: str) -> None:
+    assert run("models", "--address", address, "--timeout", "0.5").returncode in (6, 7)
+
+
+def test_the_version_needs_no_server(run: Run) -> None:
+    done = run("--version", address="127.0.0.1:1")
+    assert (done.returncode, done.stdout) == (0, f"ancestral {metadata.version('ancestral')}\n")
+
+
 def test_the_address_may_stand_before_or_after_the_command(run: Run, toy_server: ServerProcess) -> None:
     wrong = "127.0.0.1:1"
     assert run("--address", toy_server.address, "models", address=wrong).returncode == 0
@@ -193,7 +221,7 @@ def test_the_address_may_stand_before_or_after_the_command(run: Run, toy_server:
 
 def test_help_lists_the_commands_and_exit_codes(run: Run) -> None:
     said = run("--help").stdout
-    for word in ("models", "sample", "encode", "decode", "features", "score", "Exit codes"):
+    for word in ("models", "sample", "encode", "decode", "features", "score", "Exit codes", "does not serve now"):
         assert word in said
 
 
@@ -279,7 +307,7 @@ def test_large_files_are_streamed(run: Run, tmp_path: Path, monkeypatch: pytest.
     done = run("encode", "tally", "many.npy", "--draw-seed", "1", "--out", "y.npz")
     assert done.returncode == 4
     last = done.stderr.rsplit("\x1b[2K", 1)[-1]  # after the bar's line was erased
-    assert last.startswith("ancestral: message 0: encode.draw_seed: the encoder of tally is deterministic")
+    assert last.startswith("ancestral: encode.draw_seed: the encoder of tally is deterministic")
     assert not (tmp_path / "y.npz").exists()
 
 
@@ -307,6 +335,55 @@ def test_models_tells_how_many_classes_there_are(run: Run, fake_server: FakeServ
     bundle.label_count = 10
     fake_server.answer = lambda request, context: reply.SerializeToString()
     assert "8×8×1, 10 classes" in run("models", address=fake_server.address).stdout
+
+
+@pytest.mark.usefixtures("images")
+@pytest.mark.parametrize(
+    ("arguments", "field"), [(("score",), "score.labels"), (("features", "--out", "f.npz"), "labels")]
+)
+def test_who_gave_no_labels_hears_how_to_give_them(
+    run: Run, fake_server: FakeServer, arguments: tuple[str, ...], field: str
+) -> None:
+    model = model_service_pb2.GetModelResponse()
+    model.model.bundle.image.MergeFrom(bundle_pb2.ImageSpec(height=4, width=3, channels=1))
+    violation = error_details_pb2.BadRequest.FieldViolation(field=field, description="holds 0 classes, must hold 5")
+    packed = any_pb2.Any()
+    packed.Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+    refused = rpc_status.to_status(
+        status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message=f"{field}: holds 0 classes", details=[packed])
+    )
+
+    def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        if fake_server.calls[-1] != "GetModel":
+            context.abort_with_status(refused)
+        return model.SerializeToString()
+
+    fake_server.answer = answer
+    command, *options = arguments
+    done = run(command, "m", "images.npy", *options, address=fake_server.address)
+    assert done.returncode == 2
+    assert done.stderr.startswith("ancestral: labels: not set; the model is class-conditional: --labels CLASS"), done
+    done = run(command, "m", "images.npy", *options, "--labels", "1", address=fake_server.address)
+    assert done.stderr.startswith(f"ancestral: {field}: holds 0 classes"), done
+
+
+@pytest.mark.usefixtures("images")
+@pytest.mark.parametrize("command", [("encode", "--out", "z.npz"), ("score",)], ids=["encode", "score"])
+def test_bulk_stands_back_unless_it_is_told_not_to(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    asked: list[str] = []
+
+    def client(address: str, **options: Any) -> Client:
+        asked.append(options["bulk_priority"])
+        return Client(address, **options)
+
+    monkeypatch.setattr(_commands, "Client", client)
+    name, *options = command
+    for priority in ([], ["--priority", "interactive"], ["--priority", "batch"]):
+        done = run(name, "tally", "images.npy", *options, *priority)
+        assert done.returncode == 0, done.stderr
+    assert asked == ["batch", "interactive", "batch"]
 
 
 def test_labels_of_a_model_without_classes_are_refused(run: Run, images: np.ndarray) -> None:

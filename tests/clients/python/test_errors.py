@@ -91,6 +91,13 @@ def test_a_missing_role_and_a_missing_call_differ(client: ac.Client, fake_server
     assert fake_server.address in str(error)
 
 
+def test_one_of_several_servers_cannot_change_its_models(client: ac.Client, fake_server: FakeServer) -> None:
+    fail(fake_server, code_pb2.FAILED_PRECONDITION, "one of several on its port", because("PORT_SHARED"))
+    error = raised(client)
+    assert type(error) is ac.Unimplemented
+    assert str(error) == "one of several on its port"
+
+
 def test_overload_says_when_to_try_again(fake_server: FakeServer) -> None:
     delay = error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=1, nanos=500_000_000))
     fail(fake_server, code_pb2.RESOURCE_EXHAUSTED, "queue full", because("QUEUE_FULL"), delay)
