@@ -269,7 +269,10 @@ def test_a_drained_bulk_stream_answered_all_below_the_index_that_it_names(models
 
     with ServerProcess(models) as server, grpc.insecure_channel(server.address) as channel:
         stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
-        replies, next_index = interrupted(server, stub.EncodeStream(messages(), timeout=60), after=15)
+        call = stub.EncodeStream(messages(), timeout=60)
+        while server.metric("grpc_server_msg_received_total", grpc_method="EncodeStream") < 20:
+            time.sleep(0.01)
+        replies, next_index = interrupted(server, call, after=15)
         over.set()
         assert [reply.index for reply in replies] == list(range(next_index))
         assert next_index == 20
