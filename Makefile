@@ -73,6 +73,7 @@ bench-isolation: $(INSTALLED) ## Time Encode beside a saturated sampler; a minut
 perf-analyzer: $(INSTALLED) ## Fetch NVIDIA's perf_analyzer into .tools/bin, to measure this server and others alike
 	@.ci/perf-analyzer
 	@echo "Ready: .tools/bin/perf_analyzer"
+
 soak: $(INSTALLED) ## Minutes of callers that agree on nothing; ARGS="--minutes 20" for longer
 	@PYTHONPATH=tests $(BIN)/python tests/soak/run_soak.py $(ARGS)
 
@@ -96,7 +97,7 @@ clean: ## Remove .venv, .tools and caches; models/ and demo/ stay
 help:
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	  /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 # The stamps make a second run instantaneous; a new lock or pyproject installs again.
 $(INSTALLED): requirements.lock pyproject.toml

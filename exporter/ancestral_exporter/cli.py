@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from ancestral_exporter.errors import ExporterError, UsageError
 
@@ -82,6 +82,11 @@ def verify(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle: MODE
 
     if not bundle.is_dir():
         raise ExporterError(f"{bundle}: no such folder")
+    names = (manifest.parent.name for manifest in bundle.glob("*/bundle.json"))
+    versions = sorted(int(name) for name in names if name.isdecimal())
+    if versions and not (bundle / "bundle.json").exists():
+        there = ", ".join(map(str, versions))
+        raise ExporterError(f"{bundle}: is a model, not one of its versions; there are versions: {there}")
     report = verify_bundle(bundle)
     typer.echo(str(report))
     if not report.ok:
@@ -94,7 +99,8 @@ def recipes() -> None:
     from ancestral_exporter.data import FETCHED
     from ancestral_exporter.recipes import RECIPES
 
-    table = Table("recipe", "what it is", "data", "epochs")
+    # The name is there to be copied: where the terminal is narrow, let the description wrap.
+    table = Table(Column("recipe", no_wrap=True), "what it is", "data", "epochs")
     for entry in RECIPES.values():
         where = "--data DIR" if entry.data in FETCHED else "included"
         table.add_row(entry.name, entry.description, f"{entry.data} ({where})", str(entry.schedule.epochs))

@@ -36,10 +36,10 @@ class Done:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
     """The command in this process: `run("verify", bundle)`."""
+    monkeypatch.setenv("COLUMNS", "120")
 
     def call(*arguments: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["ancestral-exporter", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "120")
         with pytest.raises(SystemExit) as stopped:
             main()
         code = stopped.value.code
@@ -109,6 +109,12 @@ def test_verify(
     missing = run("verify", tmp_path / "nothing")
     assert missing.returncode == 1
     assert missing.stderr == f"ancestral-exporter: {tmp_path / 'nothing'}: no such folder\n"
+    for version in ("1", "2", "10"):
+        (tmp_path / "model" / version).mkdir(parents=True)
+        (tmp_path / "model" / version / "bundle.json").touch()
+    model = run("verify", tmp_path / "model")
+    assert model.returncode == 1
+    assert model.stderr.endswith("model: is a model, not one of its versions; there are versions: 1, 2, 10\n")
 
 
 def test_untrained_bundles_need_no_data(tmp_path: Path, run: Callable[..., Done]) -> None:
@@ -133,7 +139,8 @@ def test_versions_count_up_and_a_density_has_no_bits_per_dim(
     assert "bits_per_dim" not in names
 
 
-def test_recipes(run: Callable[..., Done]) -> None:
+def test_recipes(run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     done = run("recipes")
     assert done.returncode == 0
     for name in ("digits-vae", "digits-pixelcnn-conditional", "tiles-pixelcnn", "mnist-vae", "mnist-pixelcnn"):

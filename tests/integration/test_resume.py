@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from grpc_status import rpc_status
 
 import toybundle
 from ancestral.v1 import inference_service_pb2 as pb
-from ancestral.v1 import inference_service_pb2_grpc, tensor_pb2
+from ancestral.v1 import inference_service_pb2_grpc, priority_pb2, tensor_pb2
 from ancestral_client import Client, NotFound, PaintedRow, SampledImage, Samples
 from ancestral_exporter.models.base import ImageShape
 from pixelcnns import exported, sharp_pixelcnn
@@ -151,6 +151,51 @@ def test_a_drain_lets_unary_calls_finish_where_they_are(place: Replaceable, expe
         assert np.array_equal(call.result().images, expected.images[:150])
 
 
+def refused(server: ServerProcess, *methods: str) -> int:
+    """How often a call heard that the server stops: of those methods, the one that heard it least often."""
+    return int(
+        min(
+            server.metric("grpc_server_handled_total", grpc_method=method, grpc_code="Unavailable")
+            for method in methods
+        )
+    )
+
+
+def test_calls_and_streams_wait_out_a_long_drain(place: Replaceable, expected: Samples) -> None:
+    """One long call keeps the old server there, and refusing: for longer than clients wait for what never was there."""
+    images = RANDOM.integers(0, 256, (2000, toybundle.HEIGHT, toybundle.WIDTH, 1), dtype=np.uint8)
+    old = place.server
+    with (
+        ThreadPoolExecutor(4) as pool,
+        Client(place.address) as client,
+        grpc.insecure_channel(place.address) as channel,
+    ):
+        whole = client.encode("tally", images).mean
+        request = pb.SampleRequest(model="large", count=10_000, seed=1, priority=priority_pb2.PRIORITY_BATCH)
+        long = inference_service_pb2_grpc.InferenceServiceStub(channel).Sample.future(request, timeout=100)
+        try:
+            begun(old, "Sample")
+            events, parts = client.sample_stream("large", COUNT, seed=7), client.encode_stream("tally", images)
+            first_event, first_part = next(events), next(parts)
+            replaced = pool.submit(place.replace, signal.SIGTERM)
+            calls: list[Future[Any]] = [pool.submit(list, events), pool.submit(list, parts)]
+            while not refused(old, "SampleStream", "EncodeStream"):
+                time.sleep(0.01)
+            calls.append(pool.submit(client.encode, "tally", images))
+            # Who gives up after a second is refused four times.
+            while refused(old, "SampleStream", "EncodeStream", "Encode") < 5:
+                assert not any(call.done() for call in calls), calls
+                time.sleep(0.01)
+        finally:
+            long.cancel()
+        more_events, more_parts, encoding = (call.result() for call in calls)
+        assert replaced.result() == 0
+    found = {event.index: event.image for event in (first_event, *more_events)}
+    assert np.array_equal(np.stack([found[i] for i in range(COUNT)]), expected.images)
+    assert np.array_equal(np.concatenate([part.mean for part in (first_part, *more_parts)]), whole)
+    assert np.array_equal(encoding.mean, whole)
+
+
 def test_a_resumed_stream_does_not_mix_versions(tmp_path: Path) -> None:
     """What was encoded until then is worth nothing beside the latents of another version."""
     toybundle.write(tmp_path, version=1)
@@ -224,7 +269,10 @@ def test_a_drained_bulk_stream_answered_all_below_the_index_that_it_names(models
 
     with ServerProcess(models) as server, grpc.insecure_channel(server.address) as channel:
         stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
-        replies, next_index = interrupted(server, stub.EncodeStream(messages(), timeout=60), after=15)
+        call = stub.EncodeStream(messages(), timeout=60)
+        while server.metric("grpc_server_msg_received_total", grpc_method="EncodeStream") < 20:
+            time.sleep(0.01)
+        replies, next_index = interrupted(server, call, after=15)
         over.set()
         assert [reply.index for reply in replies] == list(range(next_index))
         assert next_index == 20

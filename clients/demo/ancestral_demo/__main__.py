@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -39,15 +40,14 @@ def serve(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Serve the models until Ctrl-C; trains the default ones first if there are none."""
-    console = Console()
     train_missing(models)
     address = "" if port == 8500 else f" --address localhost:{port}"
     client = os.path.relpath(command("ancestral"))
-    # Plain print: rich would break the line, and it is there to be copied.
-    console.print("In a second terminal, ask for samples:")
-    print(f"\n  {client} sample digits-pixelcnn -n 16 --seed 7 --out grid.png{address}\n", flush=True)
-    console.print(f"Metrics: http://localhost:{metrics_port}/metrics. Ctrl-C stops the server.")
-    sys.stdout.flush()
+    _say_when_it_listens(
+        "In a second terminal, ask for samples:\n\n"
+        f"  {client} sample digits-pixelcnn -n 16 --seed 7 --out grid.png{address}\n\n"
+        f"Metrics: http://localhost:{metrics_port}/metrics. Ctrl-C stops the server."
+    )
     flags = [
         f"--models={models}",
         f"--host={host}",
@@ -57,6 +57,23 @@ def serve(
     ]
     # In place of this process, so that signals and exit codes are the server's own.
     os.execv(command("ancestral-server"), [command("ancestral-server"), *flags])
+
+
+def _say_when_it_listens(text: str) -> None:
+    """Let a child process pass on what this one prints from now on, with the text before the line that it listens."""
+    sys.stdout.flush()
+    readable, writable = os.pipe()
+    if os.fork():
+        os.close(readable)
+        os.dup2(writable, sys.stdout.fileno())
+        os.close(writable)
+        return
+    os.close(writable)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the server
+    with open(readable) as lines:
+        for line in lines:
+            print(f"{text}\n{line}" if line.startswith("listening on ") else line, end="", flush=True)
+    os._exit(0)
 
 
 def main() -> None:

@@ -35,6 +35,8 @@ def train_missing(models: Path) -> list[str]:
     small keep two processes busier than two threads, and threads that wait for each other crawl on a busy machine.
     """
     missing = [recipe for recipe in RECIPES if not has_bundle(models, recipe)]
+    if missing:  # perhaps another folder was meant
+        print(f"no {' and no '.join(missing)} in {models}: training takes minutes; Ctrl-C stops", flush=True)
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     runs: list[tuple[str, subprocess.Popen[str]]] = []
     for recipe in missing:

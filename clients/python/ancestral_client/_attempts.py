@@ -93,7 +93,7 @@ class Attempts:
             case errors.Unavailable():
                 server.met = server.met or error.connected
                 # Its own words, other than that it stops, are about the model: that will not get better soon.
-                gone = error.reason in ("", "SERVER_DRAINING")
+                gone = error.reason in ("", "SERVER_DRAINING", "STOPPING")
                 return server.retry_seconds if gone and server.met else min(_BRIEF_SECONDS, server.retry_seconds)
         return -1.0
 

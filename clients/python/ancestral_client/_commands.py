@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -22,6 +26,8 @@ from ancestral_client.results import Encoding, Info, Model, Samples, Scores
 TIMEOUT = 60.0
 
 _Result = TypeVar("_Result", bound=Encoding | Scores)
+# HOST:PORT, with an IPv6 host in brackets, or a target with a scheme of gRPC.
+_ADDRESS = re.compile(r"([^:/\[\]]+|\[[^\[\]/]+\]):[0-9]{1,5}|(dns|ipv4|ipv6|unix|unix-abstract|vsock|xds):.+")
 _TIMES = ("queue_seconds", "compute_seconds", "total_seconds")
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model; `ancestral models` lists them.")]
@@ -39,24 +45,56 @@ Label = Annotated[int | None, typer.Option(help="Class to draw from, of a class-
 Priority = Annotated[
     _checks.Priority, typer.Option(help="batch: take what interactive calls leave over, and wait for it; for bulk.")
 ]
+BulkPriority = Annotated[
+    _checks.Priority, typer.Option(help="interactive: do not stand back behind other calls, as bulk does by default.")
+]
 Labels = Annotated[
     str | None, typer.Option(metavar="CLASS|FILE", help="Class of all images, or a .npy file with one for each.")
 ]
 
 
+def tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ancestral {metadata.version('ancestral')}")
+        raise typer.Exit
+
+
 def client(
-    context: typer.Context, address: str | None, timeout: float, priority: _checks.Priority = "interactive"
+    context: typer.Context,
+    address: str | None,
+    timeout: float,
+    priority: _checks.Priority = "interactive",
+    bulk_priority: _checks.Priority = "batch",
 ) -> Client:
-    return Client(address or str(context.obj), timeout=timeout, priority=priority)
+    address = address or str(context.obj)
+    if not _ADDRESS.fullmatch(address):  # gRPC would look for it, and say that nothing listens there
+        raise errors.invalid("--address", f"is {address!r}, must be HOST:PORT, as localhost:8500")
+    return Client(address, timeout=timeout, priority=priority, bulk_priority=bulk_priority)
 
 
-def note(error: Exception) -> str:
-    """What helps after the message: when to try again, and the id to look for in the server's log."""
-    if not isinstance(error, errors.AncestralError) or not error.reason or not error.request_id:
-        return ""  # it never reached a server of ours
+def told(error: Exception) -> str:
+    """The message, and what helps after it: when to try again, and the id to look for in the server's log."""
+    if not isinstance(error, errors.AncestralError):
+        return str(error)
+    # How a file was cut into messages is nothing that its owner knows of.
+    text = str(error).removeprefix(f"message {error.index}: ")
+    if not error.reason or not error.request_id:
+        return text  # it never reached a server of ours
     delay = error.retry_after if isinstance(error, errors.Overloaded) else None
     later = "" if delay is None else f"; try again in {delay:.1f} s"
-    return f"{later} [request {error.request_id}]"
+    return f"{text}{later} [request {error.request_id}]"
+
+
+@contextmanager
+def wanting_labels(given: str | None) -> Iterator[None]:
+    """Says how to give labels where none were, and the server finds fault with them."""
+    try:
+        yield
+    except errors.InvalidArgument as error:
+        if given is None and any(violation.field.split(".")[-1] == "labels" for violation in error.violations):
+            problem = "not set; the model is class-conditional: --labels CLASS, or a .npy with one for each image"
+            raise errors.invalid("labels", problem) from error
+        raise
 
 
 def images(path: Path) -> NDArray[Any]:

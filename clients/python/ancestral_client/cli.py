@@ -1,7 +1,8 @@
 """The command `ancestral`: every call of the client, with files in and out.
 
 Exit codes: 0 done; 1 the server's fault; 2 a wrong argument, file or bundle; 3 no such model; 4 the model cannot do
-that; 5 the server is overloaded; 6 no answer in time; 7 nothing answers there; 130 interrupted.
+that; 5 the server is overloaded; 6 no answer in time; 7 nothing answers there, or the model does not serve now; 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ancestral_client._commands import (
     TIMEOUT,
     Address,
     AsJson,
+    BulkPriority,
     ImageFile,
     Label,
     Labels,
@@ -53,7 +55,7 @@ _EXIT_CODES: dict[type[Exception], int] = {
 app = typer.Typer(
     help="Ask an Ancestral server for samples, encodings, features and likelihoods of images.",
     epilog="Exit codes: 0 done, 1 the server's fault, 2 a wrong argument, file or bundle, 3 no such model, 4 the model "
-    "cannot do that, 5 overloaded, 6 no answer in time, 7 nothing answers there.",
+    "cannot do that, 5 overloaded, 6 no answer in time, 7 nothing answers there, or the model does not serve now.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -66,6 +68,9 @@ def connect(
     address: Annotated[
         str, typer.Option(metavar="HOST:PORT", envvar="ANCESTRAL_ADDRESS", help="Where the server listens.")
     ] = "localhost:8500",
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=commands.tell_version, help="Print the version.")
+    ] = False,
 ) -> None:
     # --address may stand before the command or after it; after it wins.
     context.obj = address
@@ -160,14 +165,18 @@ def encode(
     model: ModelName,
     images: ImageFile,
     out: Annotated[Path, typer.Option(help=".npz (mean, log_variance, latent) or .npy (mean).")],
-    draw_seed: Annotated[int | None, typer.Option(help="Also draw one z per image, with this seed.")] = None,
+    draw_seed: Annotated[
+        int | None, typer.Option(help="Also draw one z per image, with this seed; needs --out .npz.")
+    ] = None,
+    priority: BulkPriority = "batch",
     version: Version = 0,
     address: Address = None,
     timeout: Timeout = TIMEOUT,
 ) -> None:
     """Map images to the mean and log-variance of q(z|x)."""
     files.check_target(out, ".npz", ".npy")
-    with commands.client(context, address, timeout) as client:
+    files.check_holds_all(out, "--draw-seed", draw_seed is not None)
+    with commands.client(context, address, timeout, bulk_priority=priority) as client:
         array = commands.images(images)
         parts = client.encode_stream(model, array, draw_seed=draw_seed, version=version)
         posterior = commands.joined(parts, len(array))
@@ -204,7 +213,7 @@ def features(
     model: ModelName,
     images: ImageFile,
     out: Annotated[Path, typer.Option(help=".npz (features, feature_map) or .npy (features).")],
-    include_map: Annotated[bool, typer.Option("--map", help="Also the whole map, [N,H,W,F].")] = False,
+    include_map: Annotated[bool, typer.Option("--map", help="Also the whole map, [N,H,W,F]; needs .npz.")] = False,
     labels: Labels = None,
     priority: Priority = "interactive",
     version: Version = 0,
@@ -213,7 +222,8 @@ def features(
 ) -> None:
     """Map images to a hidden layer of a model."""
     files.check_target(out, ".npz", ".npy")
-    with commands.client(context, address, timeout, priority) as client:
+    files.check_holds_all(out, "--map", include_map)
+    with commands.client(context, address, timeout, priority) as client, commands.wanting_labels(labels):
         hidden = client.features(
             model, commands.images(images), include_map=include_map, labels=commands.labels(labels), version=version
         )
@@ -229,6 +239,7 @@ def score(
     out: Annotated[Path | None, typer.Option(help="Also write log_likelihood and bits_per_dim to this .npz.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draws that a stochastic bound needs.")] = 0,
     labels: Labels = None,
+    priority: BulkPriority = "batch",
     version: Version = 0,
     as_json: AsJson = False,
     address: Address = None,
@@ -237,7 +248,10 @@ def score(
     """Print how likely a model finds images."""
     if out is not None:
         files.check_target(out, ".npz")
-    with commands.client(context, address, timeout) as client:
+    with (
+        commands.client(context, address, timeout, bulk_priority=priority) as client,
+        commands.wanting_labels(labels),
+    ):
         array = commands.images(images)
         parts = client.score_stream(model, array, seed=seed, labels=commands.labels(labels), version=version)
         scores = commands.joined(parts, len(array))
@@ -259,7 +273,7 @@ def main() -> None:
     try:
         app()
     except (errors.AncestralError, files.FileProblem) as error:
-        print(f"ancestral: {error}{commands.note(error)}", file=sys.stderr)
+        print(f"ancestral: {commands.told(error)}", file=sys.stderr)
         sys.exit(next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), 1))
 
 

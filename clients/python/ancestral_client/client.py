@@ -43,8 +43,8 @@ class Client(ModelCalls):
     Results always have the axis N. `version` 0 is the highest that is served. Class-conditional models, those whose
     `Model.label_count` is not 0, need labels to sample, score and extract features; others refuse them.
 
-    `priority` is that of every call. Interactive ones go first, and the server refuses one that would wait for long;
-    "batch" takes what those leave over and may wait: for bulk, as the streams of encode and score always are.
+    `priority` is that of every call, `bulk_priority` that of the streams of encode and score. Interactive calls go
+    first, and the server refuses one that would wait for long; "batch" takes what those leave over and may wait.
 
     Every method raises an AncestralError (see `ancestral_client.errors`); a wrong value is an InvalidArgument, whether
     the client finds it or the server does.
@@ -57,6 +57,7 @@ class Client(ModelCalls):
         timeout: float = 60.0,
         retry_seconds: float = 30.0,
         priority: Priority = "interactive",
+        bulk_priority: Priority = "batch",
         max_message_bytes: int = _channel.MAX_MESSAGE_BYTES,
     ) -> None:
         _checks.timeout_of(timeout)
@@ -69,7 +70,7 @@ class Client(ModelCalls):
         batches = Batches(lambda name, version, timeout: self.model(name, version, timeout=timeout).image_shape)
         self._requests = Requests(batches, max_message_bytes, _checks.priority_of(priority))
         # Who sends a stream does not wait for each of its answers.
-        self._bulk_requests = Requests(batches, max_message_bytes, _checks.priority_of("batch"))
+        self._bulk_requests = Requests(batches, max_message_bytes, _checks.priority_of(bulk_priority))
 
     def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""

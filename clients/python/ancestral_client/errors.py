@@ -4,7 +4,7 @@ AncestralError             any call that failed; `request_id` is what the server
 ├── InvalidArgument        a value is wrong; found by the client or by the server (also a ValueError)
 │   └── MessageTooLarge    the request or the reply is above the message limit: ask for fewer images, or use a stream
 ├── NotFound               no such model or version (also a LookupError)
-├── Unimplemented          the server does not know the call: another or an older server
+├── Unimplemented          the server does not know the call, or cannot do it: another or an older one, one of several
 │   └── RoleNotSupported   the model cannot do that: for example encode with a PixelCNN
 ├── Overloaded             the server has too much to do; `retry_after` says when to try again
 ├── BundleRefused          what should be loaded is not fit to serve
@@ -81,7 +81,7 @@ class NotFound(AncestralError, LookupError):
 
 
 class Unimplemented(AncestralError):
-    """The server does not know the call."""
+    """The server does not know the call, or cannot do it."""
 
 
 class RoleNotSupported(Unimplemented):
@@ -173,6 +173,8 @@ def _error(
             return MessageTooLarge(_too_large(text), **about)
         case grpc.StatusCode.FAILED_PRECONDITION if reason == "BUNDLE_REFUSED":
             return BundleRefused(text, **about)
+        case grpc.StatusCode.FAILED_PRECONDITION if reason == "PORT_SHARED":
+            return Unimplemented(text, **about)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             # The server says more when it is the one that gave up; gRPC's own text is "Deadline Exceeded".
             return DeadlineExceeded(text if reason else f"no answer from {address} within {timeout:g} s", **about)

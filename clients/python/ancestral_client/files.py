@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import is_zipfile
 
 import numpy as np
+from numpy.lib.format import MAGIC_PREFIX
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -104,6 +106,11 @@ def _picture(path: Path, mode: str | None = None) -> NDArray[np.uint8]:
 
 def _stored(path: Path, names: tuple[str, ...]) -> NDArray[Any]:
     """The array in a .npy file, or in a .npz file the only one or the first of `names`."""
+    # numpy takes whatever it does not know for a pickle, and speaks of that.
+    with path.open("rb") as file:
+        is_array = file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX
+    if not (is_array if path.suffix == ".npy" else is_zipfile(path)):
+        raise FileProblem(f"{path}: is not a {path.suffix} file")
     if path.suffix == ".npy":
         return np.asarray(np.load(path, allow_pickle=False))
     with np.load(path, allow_pickle=False) as archive:
@@ -121,6 +128,12 @@ def check_target(path: Path, *suffixes: str) -> None:
         raise FileProblem(f"{path}: the name must end in {' or '.join(suffixes)}")
     if not path.parent.is_dir():
         raise FileProblem(f"{path}: there is no folder {path.parent}")
+
+
+def check_holds_all(path: Path, option: str, asked: bool) -> None:
+    """Raises FileProblem if the file would lack what was `asked` for by an option: a .npy holds one array."""
+    if asked and path.suffix != ".npz":
+        raise FileProblem(f"{option} needs --out .npz: {path} holds one array")
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | None]) -> None:

@@ -3,59 +3,22 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 from PIL import Image
 
 import toybundle
 from ancestral.v1 import bundle_pb2, model_service_pb2
-from ancestral_client import cli
+from ancestral_client import Client, _commands
 from fakeserver import FakeServer
 from running import ServerProcess
 
-
-class Done(NamedTuple):
-    """What a command said and how it ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Done]
-
-
-@pytest.fixture
-def run(
-    toy_server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Run:
-    """Runs `ancestral` in a folder of its own; in this process, since a start takes longer than a call."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def run(*arguments: str, address: str = toy_server.address) -> Done:
-        monkeypatch.setenv("ANCESTRAL_ADDRESS", address)
-        monkeypatch.setattr(sys, "argv", ["ancestral", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return Done(int(ended.value.code or 0), *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    array = np.random.default_rng(3).integers(0, 256, (5, 4, 3, 1), dtype=np.uint8)
-    np.save(tmp_path / "images.npy", array)
-    return array
+Run = Callable[..., Any]  # the fixture of conftest.py
 
 
 def test_models(run: Run) -> None:
@@ -139,61 +102,14 @@ def test_score(run: Run, tmp_path: Path, images: np.ndarray[tuple[int, ...], np.
     assert told["info"]["model"] == "tally"
 
 
-@pytest.mark.usefixtures("images")
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (("sample", "talli", "--out", "g.png"), 3, "tally"),
-        (("sample", "tally", "-n", "0", "--out", "g.png"), 2, "count: is 0"),
-        (("sample", "tally", "--temperature", "nan", "--out", "g.png"), 2, "temperature: is nan"),
-        (("sample", "tally", "--out", "g.gif"), 2, "g.gif: the name must end in .png or .npy or .npz"),
-        (("sample", "tally", "--out", "none/g.png"), 2, "there is no folder none"),
-        (("sample", "tally", "--timeout", "0", "--out", "g.png"), 2, "timeout: is 0"),
-        # Who gives up first, client or server, is a matter of chance, and so are the words.
-        (("sample", "tally", "-n", "9999", "--timeout", "1e-4", "--out", "g.png"), 6, "ancestral: "),
-        (("encode", "tally", "none.npy", "--out", "z.npz"), 2, "none.npy: no such file"),
-        (("decode", "tally", "z.npy", "--out", "g.png"), 4, "decode"),
-        (("features", "tally", "images.npy", "--map", "--out", "f.npz"), 4, "features"),
-        (("sample", "tally"), 2, "--out"),
-    ],
-)
-def test_an_error_is_told_in_words_and_in_the_exit_code(
-    run: Run, tmp_path: Path, arguments: tuple[str, ...], code: int, said: str
-) -> None:
-    np.save(tmp_path / "z.npy", np.zeros((2, 2), np.float32))
-    done = run(*arguments)
-    assert (done.returncode, done.stdout) == (code, ""), done.stderr
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
-    if "Usage:" not in done.stderr:
-        assert done.stderr.startswith("ancestral: ")
-        assert done.stderr.count("\n") == 1
-
-
-def test_nothing_listens() -> None:
-    """As a process of its own, as a newcomer meets it."""
-    done = subprocess.run(
-        [Path(sys.executable).with_name("ancestral"), "models", "--address", "127.0.0.1:1"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 7
-    assert done.stdout == ""
-    assert done.stderr == "ancestral: nothing listens at 127.0.0.1:1; start a server with: make serve\n"
-
-
-def test_the_address_may_stand_before_or_after_the_command(run: Run, toy_server: ServerProcess) -> None:
-    wrong = "127.0.0.1:1"
-    assert run("--address", toy_server.address, "models", address=wrong).returncode == 0
-    assert run("models", "--address", toy_server.address, address=wrong).returncode == 0
-    assert run("--address", wrong, "models", "--address", toy_server.address, address=wrong).returncode == 0
+def test_the_version_needs_no_server(run: Run) -> None:
+    done = run("--version", address="127.0.0.1:1")
+    assert (done.returncode, done.stdout) == (0, f"ancestral {metadata.version('ancestral')}\n")
 
 
 def test_help_lists_the_commands_and_exit_codes(run: Run) -> None:
     said = run("--help").stdout
-    for word in ("models", "sample", "encode", "decode", "features", "score", "Exit codes"):
+    for word in ("models", "sample", "encode", "decode", "features", "score", "Exit codes", "does not serve now"):
         assert word in said
 
 
@@ -216,31 +132,6 @@ def test_complete_keeps_the_white_part_of_the_mask(run: Run, tmp_path: Path) -> 
     with Image.open(tmp_path / "c.png") as picture:
         assert picture.size == ((3 * 4 + 1) * 16, (2 * 5 + 1) * 16)
         assert np.asarray(picture)[16 : 2 * 16, 16 : 2 * 16].tolist() == [[128] * 16] * 16
-
-
-@pytest.mark.parametrize(
-    ("image", "mask", "says"),
-    [
-        ("missing.png", "mask.npy", "missing.png: no such file"),
-        ("wide.png", "mask.npy", "wide.png: has shape [4, 4], the model's images have [4, 3, 1]"),
-        ("float.npy", "mask.npy", "float.npy: holds float64, must be uint8"),
-        ("image.npy", "tall.npy", "tall.npy: has shape [5, 3], the model's images have [4, 3, 1]"),
-        ("image.npy", "numbers.npy", "numbers.npy: holds int64, must be bool"),
-        ("image.npy", "text.png", "text.png: not a .npy, a .npz or a picture"),
-        ("image.npy", "mask.npy", "mask.npy: keeps no pixel"),
-    ],
-)
-def test_complete_names_the_file_that_does_not_fit(run: Run, tmp_path: Path, image: str, mask: str, says: str) -> None:
-    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "wide.png")
-    np.save(tmp_path / "float.npy", np.zeros((4, 3)))
-    np.save(tmp_path / "image.npy", np.zeros((4, 3), np.uint8))
-    np.save(tmp_path / "mask.npy", np.zeros((4, 3), bool))
-    np.save(tmp_path / "tall.npy", np.zeros((5, 3), bool))
-    np.save(tmp_path / "numbers.npy", np.zeros((4, 3), np.int64))
-    (tmp_path / "text.png").write_text("no picture")
-    done = run("complete", "tally", image, "--mask", mask, "--out", "c.png")
-    assert done.returncode == 2
-    assert says in done.stderr
 
 
 def test_a_bar_changes_nothing_in_the_file(run: Run, tmp_path: Path) -> None:
@@ -279,25 +170,8 @@ def test_large_files_are_streamed(run: Run, tmp_path: Path, monkeypatch: pytest.
     done = run("encode", "tally", "many.npy", "--draw-seed", "1", "--out", "y.npz")
     assert done.returncode == 4
     last = done.stderr.rsplit("\x1b[2K", 1)[-1]  # after the bar's line was erased
-    assert last.startswith("ancestral: message 0: encode.draw_seed: the encoder of tally is deterministic")
+    assert last.startswith("ancestral: encode.draw_seed: the encoder of tally is deterministic")
     assert not (tmp_path / "y.npz").exists()
-
-
-def test_a_stream_that_fails_leaves_no_file(run: Run, tmp_path: Path, fake_server: FakeServer) -> None:
-    fake_server.stream = lambda request, context: context.abort(grpc.StatusCode.INTERNAL, "a run failed")
-    done = run("sample", "m", "--progress", "--out", "a.npz", address=fake_server.address)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "ancestral: INTERNAL: a run failed\n"
-    assert not (tmp_path / "a.npz").exists()
-
-
-def test_what_does_not_serve_completes_nothing(run: Run, fake_server: FakeServer) -> None:
-    reply = model_service_pb2.GetModelResponse()
-    reply.model.state = model_service_pb2.MODEL_STATE_NOT_SERVING
-    reply.model.reason = "bundle.json: bad hash"
-    fake_server.answer = lambda request, context: reply.SerializeToString()
-    done = run("complete", "m", "i.png", "--mask", "m.png", "--out", "a.npz", address=fake_server.address)
-    assert (done.returncode, done.stderr) == (7, "ancestral: m does not serve: bundle.json: bad hash\n")
 
 
 def test_models_tells_how_many_classes_there_are(run: Run, fake_server: FakeServer) -> None:
@@ -309,17 +183,20 @@ def test_models_tells_how_many_classes_there_are(run: Run, fake_server: FakeServ
     assert "8×8×1, 10 classes" in run("models", address=fake_server.address).stdout
 
 
-def test_labels_of_a_model_without_classes_are_refused(run: Run, images: np.ndarray) -> None:
-    np.save("labels.npy", np.zeros(5, np.int64))
-    for arguments in (
-        ("sample", "tally", "--label", "1", "--out", "a.npy"),
-        ("score", "tally", "images.npy", "--labels", "1"),
-        ("score", "tally", "images.npy", "--labels", "labels.npy"),
-    ):
-        done = run(*arguments)
-        assert done.returncode == 2
-        assert "label" in done.stderr
-        assert "must be unset" in done.stderr
-    done = run("score", "tally", "images.npy", "--labels", "-1")
-    assert (done.returncode, done.stderr.startswith("ancestral: labels: is -1; must be 0")) == (2, True), done.stderr
-    assert "none.npy: no such file" in run("score", "tally", "images.npy", "--labels", "none.npy").stderr
+@pytest.mark.usefixtures("images")
+@pytest.mark.parametrize("command", [("encode", "--out", "z.npz"), ("score",)], ids=["encode", "score"])
+def test_bulk_stands_back_unless_it_is_told_not_to(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    asked: list[str] = []
+
+    def client(address: str, **options: Any) -> Client:
+        asked.append(options["bulk_priority"])
+        return Client(address, **options)
+
+    monkeypatch.setattr(_commands, "Client", client)
+    name, *options = command
+    for priority in ([], ["--priority", "interactive"], ["--priority", "batch"]):
+        done = run(name, "tally", "images.npy", *options, *priority)
+        assert done.returncode == 0, done.stderr
+    assert asked == ["batch", "interactive", "batch"]

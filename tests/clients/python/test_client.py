@@ -13,7 +13,7 @@ import pytest
 
 import toybundle
 from ancestral.v1 import bundle_pb2, inference_service_pb2, model_service_pb2
-from ancestral_client import Client, InvalidArgument, NotFound, RoleNotSupported, SampledImage, _wire
+from ancestral_client import Client, InvalidArgument, NotFound, RoleNotSupported, SampledImage, ServerFault, _wire
 from fakeserver import FakeServer
 from running import ServerProcess
 
@@ -239,6 +239,26 @@ def test_the_priority_of_a_client_is_that_of_its_calls(
     fake_server.answer = answer
     with Client(fake_server.address, priority=priority) as client:
         client.decode("tally", [0.0, 1.0])
+    assert found == [sent]
+
+
+@pytest.mark.parametrize(("options", "sent"), [({}, 2), ({"bulk_priority": "interactive"}, 1)])
+def test_streams_of_messages_are_bulk_unless_it_is_said_otherwise(
+    fake_server: FakeServer, options: dict[str, Any], sent: int
+) -> None:
+    found: list[int] = []
+
+    def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        if fake_server.calls[-1] == "EncodeStream":
+            found.append(inference_service_pb2.EncodeStreamRequest.FromString(request).encode.priority)
+            context.abort(grpc.StatusCode.INTERNAL, "enough")
+        model = model_service_pb2.GetModelResponse()
+        model.model.bundle.image.MergeFrom(bundle_pb2.ImageSpec(height=4, width=3, channels=1))
+        return model.SerializeToString()
+
+    fake_server.answer = answer
+    with Client(fake_server.address, **options) as client, pytest.raises(ServerFault):
+        next(client.encode_stream("tally", IMAGES))
     assert found == [sent]
 
 

@@ -91,6 +91,13 @@ def test_a_missing_role_and_a_missing_call_differ(client: ac.Client, fake_server
     assert fake_server.address in str(error)
 
 
+def test_one_of_several_servers_cannot_change_its_models(client: ac.Client, fake_server: FakeServer) -> None:
+    fail(fake_server, code_pb2.FAILED_PRECONDITION, "one of several on its port", because("PORT_SHARED"))
+    error = raised(client)
+    assert type(error) is ac.Unimplemented
+    assert str(error) == "one of several on its port"
+
+
 def test_overload_says_when_to_try_again(fake_server: FakeServer) -> None:
     delay = error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=1, nanos=500_000_000))
     fail(fake_server, code_pb2.RESOURCE_EXHAUSTED, "queue full", because("QUEUE_FULL"), delay)
@@ -190,7 +197,12 @@ def test_what_is_gone_is_waited_for_only_where_it_was_before(fake_server: FakeSe
         fail(fake_server, code_pb2.UNAVAILABLE, "no", *([because(reason)] if reason else []))
 
     with ac.Client(fake_server.address, timeout=30, retry_seconds=3) as client:
-        for reason, attempts in (("NOT_SERVING", {4}), ("", {5, 6}), ("SERVER_DRAINING", {5, 6})):
+        for reason, attempts in (
+            ("NOT_SERVING", {4}),
+            ("", {5, 6}),
+            ("SERVER_DRAINING", {5, 6}),
+            ("STOPPING", {5, 6}),
+        ):
             aborting(reason)
             fake_server.calls.clear()
             assert isinstance(raised(client), ac.Unavailable)

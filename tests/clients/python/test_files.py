@@ -123,6 +123,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for name in ("text.png", "text.npy", "text.npz", "empty.npy", "pickle.npy", "none.npy"):
         with pytest.raises(FileProblem, match=name):
             files.read_array(tmp_path / name, ())
+    for suffix in (".npy", ".npz"):
+        with pytest.raises(FileProblem, match=rf"text{suffix}: is not a {suffix} file$"):
+            files.read_array(tmp_path / f"text{suffix}", ())
     with pytest.raises(FileProblem, match="no such file"):
         files.read_array(tmp_path / "none.npy", ())
 
