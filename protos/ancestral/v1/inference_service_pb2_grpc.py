@@ -108,8 +108,9 @@ class InferenceServiceServicer:
 
     def EncodeStream(self, request_iterator, context):
         """Encode in bulk: one answer for each message, in order, an error included; one message's error leaves the others be.
-        The first message whose model and version are found binds the stream to them: later ones repeat them or leave them
-        unset. The server reads only a few batches ahead of its answers, so send without waiting and read as you send.
+        The first message whose model and version are found and can encode binds the stream to them: later ones repeat them
+        or leave them unset. The server reads only a few batches ahead of its answers, so send without waiting and read as
+        you send.
 
         A server that is told to stop answers what it has read and ends the stream with UNAVAILABLE, reason SERVER_DRAINING;
         the ErrorInfo's metadata `next_index` is the index of the first message that was not answered. Messages depend on

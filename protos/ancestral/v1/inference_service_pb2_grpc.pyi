@@ -46,8 +46,9 @@ class InferenceServiceStub:
     """Maps images to the posterior q(z|x)."""
     EncodeStream: _grpc.StreamStreamMultiCallable[_inference_service_pb2.EncodeStreamRequest, _inference_service_pb2.EncodeStreamResponse]
     """Encode in bulk: one answer for each message, in order, an error included; one message's error leaves the others be.
-    The first message whose model and version are found binds the stream to them: later ones repeat them or leave them
-    unset. The server reads only a few batches ahead of its answers, so send without waiting and read as you send.
+    The first message whose model and version are found and can encode binds the stream to them: later ones repeat them
+    or leave them unset. The server reads only a few batches ahead of its answers, so send without waiting and read as
+    you send.
 
     A server that is told to stop answers what it has read and ends the stream with UNAVAILABLE, reason SERVER_DRAINING;
     the ErrorInfo's metadata `next_index` is the index of the first message that was not answered. Messages depend on
@@ -80,8 +81,9 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Maps images to the posterior q(z|x)."""
     EncodeStream: _aio.StreamStreamMultiCallable[_inference_service_pb2.EncodeStreamRequest, _inference_service_pb2.EncodeStreamResponse]  # type: ignore[assignment]
     """Encode in bulk: one answer for each message, in order, an error included; one message's error leaves the others be.
-    The first message whose model and version are found binds the stream to them: later ones repeat them or leave them
-    unset. The server reads only a few batches ahead of its answers, so send without waiting and read as you send.
+    The first message whose model and version are found and can encode binds the stream to them: later ones repeat them
+    or leave them unset. The server reads only a few batches ahead of its answers, so send without waiting and read as
+    you send.
 
     A server that is told to stop answers what it has read and ends the stream with UNAVAILABLE, reason SERVER_DRAINING;
     the ErrorInfo's metadata `next_index` is the index of the first message that was not answered. Messages depend on
@@ -135,8 +137,9 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_service_pb2.EncodeStreamResponse], _abc.AsyncIterator[_inference_service_pb2.EncodeStreamResponse]]:
         """Encode in bulk: one answer for each message, in order, an error included; one message's error leaves the others be.
-        The first message whose model and version are found binds the stream to them: later ones repeat them or leave them
-        unset. The server reads only a few batches ahead of its answers, so send without waiting and read as you send.
+        The first message whose model and version are found and can encode binds the stream to them: later ones repeat them
+        or leave them unset. The server reads only a few batches ahead of its answers, so send without waiting and read as
+        you send.
 
         A server that is told to stop answers what it has read and ends the stream with UNAVAILABLE, reason SERVER_DRAINING;
         the ErrorInfo's metadata `next_index` is the index of the first message that was not answered. Messages depend on
