@@ -9,11 +9,11 @@ import numpy as np
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from ancestral.v1 import inference_service_pb2_grpc, tensor_pb2
+from ancestral.v1 import inference_service_pb2_grpc
 from inference import open_inference_service_pb2 as oip
 from inference import open_inference_service_pb2_grpc as oip_grpc
+from wire import Array
 
-Array = np.ndarray[Any, Any]
 Stub = oip_grpc.GRPCInferenceServiceStub
 Native = inference_service_pb2_grpc.InferenceServiceStub
 
@@ -26,11 +26,6 @@ CONTENTS = {"UINT8": "uint_contents", "INT64": "int64_contents", "FP32": "fp32_c
 
 def some_images(n: int, shape: tuple[int, ...] = SHAPE) -> Array:
     return RANDOM.integers(0, 256, (n, *shape), dtype=np.uint8)
-
-
-def tensor(array: Array) -> tensor_pb2.Tensor:
-    dtype = tensor_pb2.DATA_TYPE_UINT8 if array.dtype == np.uint8 else tensor_pb2.DATA_TYPE_FLOAT32
-    return tensor_pb2.Tensor(dtype=dtype, shape=array.shape, data=array.tobytes())
 
 
 def ask(

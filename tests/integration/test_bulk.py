@@ -15,23 +15,14 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 import toybundle
-from ancestral.v1 import bundle_pb2, inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc, tensor_pb2
+from ancestral.v1 import bundle_pb2, inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
 from ancestral.v1 import inference_service_pb2 as pb
-from ancestral_client import Client, InvalidArgument, MessageTooLarge, NotFound, RoleNotSupported
+from ancestral_client import Client
 from running import ServerProcess
+from wire import Array, tensor, toy_images
 
-RANDOM = np.random.default_rng(17)
 PATH = "/ancestral.v1.InferenceService/EncodeStream"
-Array = np.ndarray[Any, Any]
 Stub = inference_service_pb2_grpc.InferenceServiceStub
-
-
-def some_images(n: int) -> Array:
-    return RANDOM.integers(0, 256, (n, toybundle.HEIGHT, toybundle.WIDTH, 1), dtype=np.uint8)
-
-
-def tensor(array: Array) -> tensor_pb2.Tensor:
-    return tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_UINT8, shape=array.shape, data=array.tobytes())
 
 
 def message(images: Array, model: str = "", **fields: Any) -> pb.EncodeStreamRequest:
@@ -50,12 +41,6 @@ def field_of(reply: pb.EncodeStreamResponse) -> str:
 def channel(toy_server: ServerProcess) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(toy_server.address) as channel:
         yield channel
-
-
-@pytest.fixture(scope="module")
-def client(toy_server: ServerProcess) -> Iterator[Client]:
-    with Client(toy_server.address, timeout=30) as client:
-        yield client
 
 
 def answers(channel: grpc.Channel, messages: Iterable[pb.EncodeStreamRequest]) -> list[pb.EncodeStreamResponse]:
@@ -77,8 +62,8 @@ def test_a_stream_holds_no_model_that_it_cannot_use(tmp_path: Path) -> None:
     over = threading.Event()
 
     def messages() -> Iterator[pb.EncodeStreamRequest]:
-        yield message(some_images(1), "painter")
-        yield message(some_images(1), "tally")
+        yield message(toy_images(1), "painter")
+        yield message(toy_images(1), "tally")
         over.wait(60)
 
     with ServerProcess(tmp_path) as server, grpc.insecure_channel(server.address) as channel:
@@ -92,7 +77,7 @@ def test_a_stream_holds_no_model_that_it_cannot_use(tmp_path: Path) -> None:
 
 def test_answers_come_in_the_order_of_the_messages_whatever_their_sizes(channel: grpc.Channel) -> None:
     # Some larger than a batch, some larger than the window.
-    batches = [some_images(n) for n in (1, 150, 3, 700, 64, 1, 1, 1, 64, 65, 63, 10, 1000, 2)]
+    batches = [toy_images(n) for n in (1, 150, 3, 700, 64, 1, 1, 1, 64, 65, 63, 10, 1000, 2)]
     replies = answers(channel, [message(batch, "tally") for batch in batches])
     assert len(replies) == len(batches)
     for reply, batch in zip(replies, batches, strict=True):
@@ -103,7 +88,7 @@ def test_answers_come_in_the_order_of_the_messages_whatever_their_sizes(channel:
 
 
 def test_an_error_stays_at_its_index(channel: grpc.Channel) -> None:
-    good = some_images(2)
+    good = toy_images(2)
     nothing_in_it = message(good[:0])
     other_shape = message(np.zeros((1, 8, 8, 1), np.uint8))
     draws = message(good, draw_seed=1)
@@ -125,14 +110,14 @@ def test_bytes_that_are_no_message_are_answered_at_their_index(channel: grpc.Cha
     raw = channel.stream_stream(
         PATH, request_serializer=lambda data: data, response_deserializer=pb.EncodeStreamResponse.FromString
     )
-    good = message(some_images(1), "tally").SerializeToString()
+    good = message(toy_images(1), "tally").SerializeToString()
     replies = list(raw(iter([good, b"\xff\xff\xff", good]), timeout=30))
     assert outcomes(replies) == ["encode", "error", "encode"]
     assert replies[1].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
 
 
 def test_a_stream_keeps_to_the_model_of_its_first_message(channel: grpc.Channel) -> None:
-    good = some_images(1)
+    good = toy_images(1)
     replies = answers(
         channel,
         [
@@ -166,7 +151,7 @@ def test_answers_come_while_the_stream_is_open(channel: grpc.Channel) -> None:
     def one_by_one() -> Iterator[pb.EncodeStreamRequest]:
         for _ in range(5):
             assert answered.acquire(timeout=10)
-            yield message(some_images(1), "tally")
+            yield message(toy_images(1), "tally")
 
     for _ in Stub(channel).EncodeStream(one_by_one(), timeout=30):
         answered.release()
@@ -177,7 +162,7 @@ def test_a_caller_that_reads_nothing_is_read_little(toy_server: ServerProcess, c
         return toy_server.metric("grpc_server_msg_received_total", grpc_method="EncodeStream")
 
     before, count = received(), 400
-    large = message(some_images(10_000), "tally")  # 120 kB, its answer 80
+    large = message(toy_images(10_000), "tally")  # 120 kB, its answer 80
     call = Stub(channel).EncodeStream(iter([large] * count), timeout=120)
     while received() == before:
         time.sleep(0.1)
@@ -198,7 +183,7 @@ def test_a_stream_may_be_cancelled_in_the_middle(toy_server: ServerProcess, chan
 
     def endless() -> Iterator[pb.EncodeStreamRequest]:
         while not gone.is_set():
-            yield message(some_images(10_000), "tally")
+            yield message(toy_images(10_000), "tally")
 
     call = Stub(channel).EncodeStream(endless(), timeout=60)
     next(call)
@@ -211,7 +196,7 @@ def test_a_stream_may_be_cancelled_in_the_middle(toy_server: ServerProcess, chan
 
 
 def test_a_full_lane_holds_streams_back_and_fails_none(toy_models: Path) -> None:
-    images = some_images(20_000)
+    images = toy_images(20_000)
     with ServerProcess(toy_models, "--max-queued-images", "70") as server, Client(server.address) as client:
 
         def whole(_: int) -> Array:
@@ -227,7 +212,7 @@ def test_the_deadline_is_that_of_the_stream(channel: grpc.Channel) -> None:
     waiting = threading.Event()
 
     def stalling() -> Iterator[pb.EncodeStreamRequest]:
-        yield message(some_images(1), "tally")
+        yield message(toy_images(1), "tally")
         waiting.wait(20)
 
     call = Stub(channel).EncodeStream(stalling(), timeout=1)
@@ -239,147 +224,3 @@ def test_the_deadline_is_that_of_the_stream(channel: grpc.Channel) -> None:
 
 
 # ---- by way of the client
-
-
-def test_the_parts_of_an_array_are_what_one_call_gives(client: Client) -> None:
-    images = some_images(1000)
-    parts = list(client.encode_stream("tally", images))
-    assert [len(part.mean) for part in parts] == [64] * 15 + [40]
-    assert np.array_equal(np.concatenate([part.mean for part in parts]), client.encode("tally", images).mean)
-    assert len({part.info.request_id for part in parts}) == 1
-    scores = list(client.score_stream("tally", images[..., 0], message_size=300))
-    assert [len(part.log_likelihood) for part in scores] == [300, 300, 300, 100]
-    assert all(part.exact for part in scores)
-    whole = client.score("tally", images)
-    assert np.array_equal(np.concatenate([part.log_likelihood for part in scores]), whole.log_likelihood)
-    assert np.array_equal(np.concatenate([part.bits_per_dim for part in scores]), whole.bits_per_dim)
-
-
-def test_any_iterable_is_taken_as_it_is_needed(client: Client) -> None:
-    taken = 0
-
-    def batches() -> Iterator[Array]:
-        nonlocal taken
-        for _ in range(500):
-            taken += 1
-            yield some_images(2)
-
-    with client.encode_stream("tally", batches()) as parts:
-        assert taken == 0
-        next(parts)
-        assert taken <= 16
-        assert len(list(parts)) == 499
-    assert taken == 500
-    assert list(client.encode_stream("tally", [])) == []
-    (one,) = client.encode_stream("tally", [some_images(1)[0]])
-    assert one.mean.shape == (1, 2)
-
-
-def test_an_error_is_raised_in_its_place_and_the_stream_goes_on(toy_models: Path) -> None:
-    small = some_images(3)
-    # What the client finds (a wrong dtype, more than its message limit) and what the server does (its limit of images).
-    batches = [small, small.astype(float), small, some_images(1500), some_images(600), small]
-    told: list[object] = []
-    with (
-        ServerProcess(toy_models, "--max-images", "500") as server,
-        Client(server.address, max_message_bytes=10_000) as client,
-        client.encode_stream("tally", batches) as parts,
-    ):
-        while True:
-            try:
-                told.append(len(next(parts).mean))
-            except InvalidArgument as error:
-                told.append((type(error), error.index, str(error).split(":")[0]))
-            except StopIteration:
-                break
-    assert told == [
-        3,
-        (InvalidArgument, 1, "message 1"),
-        3,
-        (MessageTooLarge, 3, "message 3"),
-        (InvalidArgument, 4, "message 4"),
-        3,
-    ]
-
-
-def test_errors_of_the_whole_stream_end_it(client: Client) -> None:
-    for model, error in (("nobody", NotFound), ("tally", RuntimeError)):
-
-        def batches() -> Iterator[Array]:
-            yield some_images(1)
-            raise RuntimeError("the disk is gone")
-
-        stream = client.encode_stream(model, batches())
-        with pytest.raises(error):
-            list(stream)
-        assert list(stream) == []
-
-
-def test_an_encoder_that_draws_nothing_says_so_of_each_message(client: Client) -> None:
-    stream = client.encode_stream("tally", [some_images(1)] * 2, draw_seed=1)
-    for index in range(2):
-        with pytest.raises(RoleNotSupported, match=f"message {index}: encode.draw_seed") as caught:
-            next(stream)
-        assert caught.value.index == index
-    assert list(stream) == []
-
-
-def test_closing_a_stream_ends_it(client: Client) -> None:
-    with client.encode_stream("tally", (some_images(1) for _ in range(10**9))) as parts:
-        next(parts)
-    assert list(parts) == []
-
-
-def test_a_stream_may_last_longer_than_its_timeout(client: Client) -> None:
-    """It is for each answer: a call that reaches its deadline while answers come is followed by another."""
-    began, got = time.monotonic(), 0
-    for part in client.encode_stream("tally", some_images(25), message_size=1, timeout=2):
-        got += len(part.mean)
-        time.sleep(0.2)
-    assert got == 25
-    assert time.monotonic() - began > 4
-
-
-def test_a_message_above_the_servers_limit_says_the_limit_and_what_to_do(toy_models: Path) -> None:
-    images = some_images(100_000)
-    with ServerProcess(toy_models, "--max-message-mib", "1") as server, Client(server.address) as client:
-        for call in (client.encode, client.score):
-            with pytest.raises(MessageTooLarge, match=r"limit of 1048576: .*encode_stream") as caught:
-                call("tally", images)
-            assert isinstance(caught.value, InvalidArgument)
-        with pytest.raises(MessageTooLarge, match="limit of 1048576"):
-            list(client.encode_stream("tally", images, message_size=100_000))
-        assert sum(len(part.mean) for part in client.encode_stream("tally", images, message_size=1000)) == 100_000
-        with Client(server.address, max_message_bytes=2**20) as small, pytest.raises(MessageTooLarge) as caught:
-            small.encode("tally", images)
-        assert caught.value.violations[0].field == "images"
-
-
-def test_draws_do_not_depend_on_how_images_are_cut_into_messages(tmp_path: Path) -> None:
-    import torch
-
-    from ancestral_exporter.bundle import write_bundle
-    from ancestral_exporter.models.base import ImageShape
-    from ancestral_exporter.models.vae import VAE
-
-    torch.manual_seed(0)
-    vae = VAE(ImageShape(8, 8, 1, 17), likelihood_name="categorical", latent_size=2, channels=4, features=8, blocks=0)
-    write_bundle(vae, name="vae", models_dir=tmp_path, golden_images=np.zeros((2, 8, 8, 1), np.uint8))
-    images = RANDOM.integers(0, 256, (50, 8, 8, 1), dtype=np.uint8)
-    with ServerProcess(tmp_path) as server, Client(server.address) as client:
-        whole, bound = client.encode("vae", images, draw_seed=3), client.score("vae", images, seed=3)
-        assert whole.latent is not None
-        for size in (7, 64):
-            parts = list(client.encode_stream("vae", images, message_size=size, draw_seed=3))
-            latent = np.concatenate([part.latent for part in parts if part.latent is not None])
-            np.testing.assert_allclose(latent, whole.latent, atol=1e-5)
-            scores = list(client.score_stream("vae", images, message_size=size, seed=3))
-            np.testing.assert_allclose(
-                np.concatenate([part.log_likelihood for part in scores]), bound.log_likelihood, rtol=1e-5
-            )
-        rest = client.encode("vae", images[20:], draw_seed=3, first_index=20).latent
-        assert rest is not None
-        np.testing.assert_allclose(rest, whole.latent[20:], atol=1e-5)
-        first = client.encode("vae", images[20:], draw_seed=3).latent
-        assert first is not None
-        assert not np.allclose(first, whole.latent[20:], atol=1e-2)

@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +12,15 @@ import grpc
 import numpy as np
 import pytest
 from google.rpc import error_details_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 import toybundle
 from ancestral.v1 import inference_service_pb2 as pb
-from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc, tensor_pb2
+from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
 from ancestral_server.runtime.noise import uniforms_of_range
 from running import ServerProcess
-
-RANDOM = np.random.default_rng(11)
-
-
-def tensor(array: np.ndarray[Any, Any]) -> tensor_pb2.Tensor:
-    dtype = tensor_pb2.DATA_TYPE_UINT8 if array.dtype == np.uint8 else tensor_pb2.DATA_TYPE_FLOAT32
-    return tensor_pb2.Tensor(dtype=dtype, shape=array.shape, data=array.tobytes())
-
-
-def array(message: tensor_pb2.Tensor) -> np.ndarray[Any, Any]:
-    dtype = np.uint8 if message.dtype == tensor_pb2.DATA_TYPE_UINT8 else np.float32
-    return np.frombuffer(message.data, dtype).reshape(message.shape)
-
-
-def some_images(n: int) -> np.ndarray[Any, Any]:
-    return RANDOM.integers(0, 256, (n, toybundle.HEIGHT, toybundle.WIDTH, 1), dtype=np.uint8)
-
-
-def inference(server: ServerProcess) -> inference_service_pb2_grpc.InferenceServiceStub:
-    return inference_service_pb2_grpc.InferenceServiceStub(grpc.insecure_channel(server.address))
-
-
-def health_of(server: ServerProcess, name: str) -> int:
-    stub = health_pb2_grpc.HealthStub(grpc.insecure_channel(server.address))
-    return int(stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=10).status)
+from wire import array, inference, tensor, toy_images
 
 
 def test_samples_are_painted_row_by_row_from_their_own_streams(toy_server: ServerProcess) -> None:
@@ -88,7 +55,7 @@ def test_a_seed_that_nobody_gave_is_drawn_and_returned(toy_server: ServerProcess
 def test_encode_and_score(toy_server: ServerProcess) -> None:
     stub = inference(toy_server)
     # More than a batch, so the request is split and joined again.
-    images = some_images(150)
+    images = toy_images(150)
     code = array(stub.Encode(pb.EncodeRequest(model="tally", images=tensor(images)), timeout=30).mean)
     np.testing.assert_allclose(code, toybundle.encode(images), rtol=1e-5)
     score = stub.Score(pb.ScoreRequest(model="tally", images=tensor(images)), timeout=30)
@@ -97,7 +64,7 @@ def test_encode_and_score(toy_server: ServerProcess) -> None:
 
 
 def test_concurrent_single_calls_form_batches_and_each_gets_its_own_answer(toy_models: Path) -> None:
-    images = some_images(640)
+    images = toy_images(640)
 
     async def ask_all(address: str) -> list[np.ndarray[Any, Any]]:
         async with grpc.aio.insecure_channel(address) as channel:
@@ -248,116 +215,3 @@ def test_reflection_lists_the_services(toy_server: ServerProcess) -> None:
     (reply,) = stub.ServerReflectionInfo(iter([request]), timeout=10)
     names = {service.name for service in reply.list_services_response.service}
     assert {"ancestral.v1.InferenceService", "ancestral.v1.ModelService", "grpc.health.v1.Health"} <= names
-
-
-def corrupt(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-20] ^= 1
-    path.write_bytes(content)
-
-
-def newer(path: Path) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 2}))
-
-
-@pytest.mark.parametrize(
-    ("file", "damage", "reason"),
-    [
-        ("encode.onnx", lambda path: path.write_bytes(path.read_bytes()[:-5]), "truncated"),
-        ("encode.onnx", corrupt, "SHA-256"),
-        ("sample.onnx", Path.unlink, "is missing"),
-        ("bundle.json", newer, "newer"),
-    ],
-)
-def test_a_bad_bundle_is_named_and_the_others_serve(
-    tmp_path: Path, file: str, damage: Callable[[Path], object], reason: str
-) -> None:
-    toybundle.write(tmp_path)
-    damage(toybundle.write(tmp_path, "broken") / file)
-    with ServerProcess(tmp_path) as server:
-        assert health_of(server, "") == health_pb2.HealthCheckResponse.SERVING
-        assert health_of(server, "tally") == health_pb2.HealthCheckResponse.SERVING
-        assert health_of(server, "broken") == health_pb2.HealthCheckResponse.NOT_SERVING
-        assert inference(server).Sample(pb.SampleRequest(model="tally", count=1), timeout=30).images.data
-        with pytest.raises(grpc.RpcError, match=reason) as failure:
-            inference(server).Sample(pb.SampleRequest(model="broken", count=1), timeout=30)
-        assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert file in (failure.value.details() or "")
-    (line,) = [json.loads(line) for line in server.log if "bundle refused" in line]
-    assert (line["model"], line["file"]) == ("broken", file)
-    assert reason in line["reason"]
-
-
-def test_a_version_that_answers_wrongly_does_not_serve_and_the_older_one_does(tmp_path: Path) -> None:
-    toybundle.write(tmp_path)
-    toybundle.write(tmp_path, version=2, scale=254.0)
-    with ServerProcess(tmp_path) as server:
-        assert inference(server).Sample(pb.SampleRequest(model="tally", count=1), timeout=30).info.version == 1
-        assert health_of(server, "tally") == health_pb2.HealthCheckResponse.SERVING
-        assert health_of(server, "tally/2") == health_pb2.HealthCheckResponse.NOT_SERVING
-        stub = model_service_pb2_grpc.ModelServiceStub(grpc.insecure_channel(server.address))
-        model = stub.GetModel(model_service_pb2.GetModelRequest(name="tally", version=2), timeout=10).model
-        assert "golden replay differs" in model.reason
-        assert "encode.onnx" in model.reason
-
-
-def test_the_same_call_gives_the_same_bytes_after_a_restart(tmp_path: Path) -> None:
-    toybundle.write(tmp_path)
-    replies = []
-    for _ in range(2):
-        with ServerProcess(tmp_path) as server:
-            replies.append(inference(server).Sample(pb.SampleRequest(model="tally", count=16, seed=7), timeout=30))
-    assert replies[0].images.data == replies[1].images.data
-    assert replies[0].log_likelihood.data == replies[1].log_likelihood.data
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_running_calls_finish_before_the_server_stops(tmp_path: Path, number: signal.Signals) -> None:
-    toybundle.write(tmp_path)
-    with ServerProcess(tmp_path, "--max-queue-ms", "60000") as server:
-        stub = inference(server)
-        stub.Sample(pb.SampleRequest(model="tally", count=1), timeout=30)
-        calls = [stub.Sample.future(pb.SampleRequest(model="tally", count=5000, seed=s), timeout=60) for s in range(4)]
-        while server.metric("grpc_server_started_total", grpc_method="Sample") < 5:
-            time.sleep(0.01)
-        assert server.stop(number) == 0
-        assert [len(call.result().images.data) for call in calls] == [5000 * 12] * 4
-
-
-def start(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ancestral_server", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
-def test_a_port_in_use_is_said(toy_models: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
-        grpc_port = start("--models", str(toy_models), "--device", "cpu", "--port", port, "--metrics-port", "0")
-        metrics_port = start("--models", str(toy_models), "--device", "cpu", "--port", "0", "--metrics-port", port)
-    assert grpc_port.returncode == metrics_port.returncode == 1
-    assert f"127.0.0.1:{port}" in grpc_port.stderr
-    assert "--port" in grpc_port.stderr
-    assert f"127.0.0.1:{port}" in metrics_port.stderr
-    assert "--metrics-port" in metrics_port.stderr
-    assert "Traceback" not in grpc_port.stderr + metrics_port.stderr
-
-
-@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
-def test_cuda_without_a_gpu_ends_with_the_name_of_the_missing_library(toy_models: Path) -> None:
-    result = start("--models", str(toy_models), "--device", "cuda", "--port", "0", "--metrics-port", "0")
-    assert result.returncode == 1
-    assert re.search(r"--device cuda: no usable GPU: .*lib\w+\.so", result.stderr)
-    assert "Traceback" not in result.stderr
-
-
-def test_wrong_flags_are_said(tmp_path: Path) -> None:
-    assert "--models" in start().stderr
-    missing = start("--models", str(tmp_path / "nowhere"), "--port", "0", "--metrics-port", "0", "--device", "cpu")
-    assert missing.returncode == 1
-    assert "no such folder" in missing.stderr
-    wrong = start("--models", str(tmp_path), "--port", "70000")
-    assert wrong.returncode == 2
-    assert "--port" in wrong.stderr
-    assert "70000" in wrong.stderr

@@ -21,13 +21,14 @@ from grpc_status import rpc_status
 
 import toybundle
 from ancestral.v1 import inference_service_pb2 as pb
-from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc, tensor_pb2
+from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
 from ancestral_server.runtime.noise import uniforms_of_range
 from callers import Callers
 from inference import open_inference_service_pb2 as oip
 from inference import open_inference_service_pb2_grpc
 from running import ServerProcess
 from slowlink import SlowLink
+from wire import tensor, toy_images
 
 NO_RETRIES = [("grpc.enable_retries", 0)]
 # Seconds of painting, even on a fast machine.
@@ -185,10 +186,7 @@ def test_a_stop_while_models_are_loaded(tmp_path: Path) -> None:
 
 
 def encode_request(images: int) -> pb.EncodeRequest:
-    shape = (toybundle.HEIGHT, toybundle.WIDTH, 1)
-    data = bytes(images * toybundle.HEIGHT * toybundle.WIDTH)
-    tensor = tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_UINT8, shape=(images, *shape), data=data)
-    return pb.EncodeRequest(model="tally", images=tensor)
+    return pb.EncodeRequest(model="tally", images=tensor(toy_images(images)))
 
 
 def test_a_large_answer_on_a_slow_link_arrives_although_the_server_stops(toy_models: Path) -> None:

@@ -16,6 +16,7 @@ import traffic
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import timing_pb2
 from watching import Usage
+from wire import tensor
 
 
 def test_a_short_soak(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_wrong_answers_are_seen() -> None:
     (request,) = ask.requests
     assert isinstance(request, pb.EncodeRequest)
     images = np.frombuffer(request.images.data, np.uint8).reshape(2, *traffic.SHAPE)
-    mean = traffic.tensor(toybundle.encode(images, traffic.offset(2)))
+    mean = tensor(toybundle.encode(images, traffic.offset(2)))
     assert ask.problem([pb.EncodeResponse(info=info(2), mean=mean)]) == ""
     assert "differs by 100" in ask.problem([pb.EncodeResponse(info=info(1), mean=mean)])
 

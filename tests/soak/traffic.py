@@ -20,12 +20,12 @@ from ancestral_server.runtime.noise import uniforms_of_range
 from inference import open_inference_service_pb2
 from inference import open_inference_service_pb2 as oip
 from rpcs import Rpc
+from wire import Array, tensor
 
 MODEL = "tally"
 SHAPE = (toybundle.HEIGHT, toybundle.WIDTH, 1)
 
 Random = np.random.Generator
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -211,10 +211,6 @@ def some_images(random: Random, count: int = 0) -> Array:
     """[N,4,3,1] uint8; `count` 0: mostly few, sometimes more than a batch."""
     count = count or int(random.integers(1, 200) if random.random() < 0.05 else random.integers(1, 6))
     return random.integers(0, 256, (count, *SHAPE), dtype=np.uint8)
-
-
-def tensor(array: Array) -> tensor_pb2.Tensor:
-    return tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_UINT8, shape=array.shape, data=array.tobytes())
 
 
 def floats(message: tensor_pb2.Tensor, *axes: int) -> Array:

@@ -73,6 +73,8 @@ class Loader:
     def _refuse(self, model: ModelVersion, file: str, problem: str) -> None:
         model.state, model.problem, model.problem_file = State.NOT_SERVING, problem, file
         model.close()
+        # It is kept, to say why; nobody packs a reply of it.
+        model.programs = {}
         self._metrics.loaded(model.name, ok=False)
         log.error("bundle refused", model=model.name, version=model.version, file=file, reason=problem)
 

@@ -115,10 +115,8 @@ class ModelVersion:
         """Stop the lanes, end the sessions and return their memory. Blocks until running work ends."""
         for lane in self.lanes.values():
             lane.close()
-        # At once: at the end of a drain it may be called a second time.
-        sessions, self.sessions = self.sessions, {}
-        for session in sessions.values():
+        for session in self.sessions.values():
             session.close()
         # The programs stay: a reply that is being packed looks at their tensors.
-        self.lanes = {}
+        self.lanes, self.sessions = {}, {}
         memory.give_back()

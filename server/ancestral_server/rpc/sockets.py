@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 import struct
 import sys
-import termios
 from collections.abc import Iterator
+
+if sys.platform == "linux":
+    import fcntl
+    import termios
 
 _INT = struct.Struct("i")
 # Of struct tcp_info (linux/tcp.h): milliseconds since data was last received.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 # Blocks from so many bytes on, such as weights, are mapped each on its own and leave no hole behind. What glibc does by
 # itself ends there too: whenever such a block is freed it takes it for a short-lived one, and henceforth cuts blocks of
@@ -22,7 +22,7 @@ def _glibc(name: str, *arguments: Any) -> Callable[..., int] | None:
     except (OSError, AttributeError):  # musl has none
         return None
     function.argtypes, function.restype = arguments, ctypes.c_int
-    return function  # type: ignore[no-any-return]
+    return cast(Callable[..., int], function)
 
 
 _trim = _glibc("malloc_trim", ctypes.c_size_t)

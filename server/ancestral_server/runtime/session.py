@@ -92,9 +92,9 @@ class Session:
 
     def close(self) -> None:
         """Give back what it holds, once a run that goes on has ended, whoever still refers to it: an error that was
-        raised to a caller, for one, refers to the lane that it passed.
+        raised to a caller, for one, refers to the lane that it passed. A second time it does nothing.
         """
-        del self._session
+        vars(self).pop("_session", None)
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
         """One run; arrays in by name, arrays out in the order of `outputs`. Releases the GIL.

@@ -13,12 +13,7 @@ import toybundle
 from ancestral_exporter.bundle import write_bundle
 from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.vae import VAE
-from openinference import (
-    SHAPE,
-    Native,
-    Stub,
-    some_images,
-)
+from openinference import SHAPE, Native, Stub, some_images
 from pixelcnns import exported, sharp_pixelcnn
 from running import ServerProcess
 

@@ -12,15 +12,7 @@ import numpy as np
 import pytest
 
 from inference import open_inference_service_pb2 as oip
-from openinference import (
-    SHAPE,
-    Stub,
-    ask,
-    infer,
-    some_images,
-    violation,
-    with_parameters,
-)
+from openinference import SHAPE, Stub, ask, infer, some_images, violation, with_parameters
 from running import ServerProcess
 
 

@@ -16,14 +16,7 @@ from grpc_status import rpc_status
 
 from inference import model_config_pb2
 from inference import open_inference_service_pb2 as oip
-from openinference import (
-    SHAPE,
-    Stub,
-    ask,
-    infer,
-    some_images,
-    with_parameters,
-)
+from openinference import SHAPE, Stub, ask, infer, some_images, with_parameters
 from running import ServerProcess
 
 

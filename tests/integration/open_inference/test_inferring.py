@@ -7,17 +7,8 @@ import pytest
 
 import toybundle
 from ancestral.v1 import inference_service_pb2 as pb
-from openinference import (
-    RANDOM,
-    SHAPE,
-    Native,
-    Stub,
-    ask,
-    infer,
-    some_images,
-    tensor,
-    with_parameters,
-)
+from openinference import RANDOM, SHAPE, Native, Stub, ask, infer, some_images, with_parameters
+from wire import tensor
 
 
 @pytest.mark.parametrize("typed", [False, True])

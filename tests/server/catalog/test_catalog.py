@@ -149,8 +149,8 @@ def test_a_graph_that_answers_no_more_rows_than_are_recorded_is_refused(
 ) -> None:
     whole = toybundle.encode_graph
 
-    def three_rows(path: Path, *settings: float) -> None:
-        whole(path, *settings)  # type: ignore[arg-type]
+    def three_rows(path: Path, scale: float, offset: float, layers: int) -> None:
+        whole(path, scale, offset, layers)
         model = onnx.load(path)
         for node in model.graph.node:
             node.output[:] = [f"{name}_all" if name == "code" else name for name in node.output]

@@ -1,0 +1,39 @@
+"""Arrays to the wire and back, and calls to the real server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import numpy as np
+
+import toybundle
+from ancestral.v1 import inference_service_pb2_grpc, tensor_pb2
+from running import ServerProcess
+
+Array = np.ndarray[Any, Any]
+
+DTYPES: dict[Any, tensor_pb2.DataType.ValueType] = {
+    np.dtype(np.uint8): tensor_pb2.DATA_TYPE_UINT8,
+    np.dtype(np.bool_): tensor_pb2.DATA_TYPE_BOOL,
+    np.dtype(np.float32): tensor_pb2.DATA_TYPE_FLOAT32,
+}
+_RANDOM = np.random.default_rng(11)
+
+
+def tensor(array: Array) -> tensor_pb2.Tensor:
+    return tensor_pb2.Tensor(dtype=DTYPES[array.dtype], shape=array.shape, data=array.tobytes())
+
+
+def array(message: tensor_pb2.Tensor) -> Array:
+    dtype = next(dtype for dtype, number in DTYPES.items() if number == message.dtype)
+    return np.frombuffer(message.data, dtype).reshape(message.shape)
+
+
+def toy_images(n: int) -> Array:
+    """Images for a toy bundle, [n,4,3,1] uint8."""
+    return _RANDOM.integers(0, 256, (n, toybundle.HEIGHT, toybundle.WIDTH, 1), dtype=np.uint8)
+
+
+def inference(server: ServerProcess) -> inference_service_pb2_grpc.InferenceServiceStub:
+    return inference_service_pb2_grpc.InferenceServiceStub(grpc.insecure_channel(server.address))
