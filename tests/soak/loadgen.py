@@ -157,7 +157,8 @@ class Mixed:
             asyncio.get_running_loop().call_later(float(random.exponential(0.01)), call.cancel)
         pause = float(random.uniform(0.001, 0.02)) if manner == "reads slowly" else 0.0
         code, got = await _ended(call, timeout, pause)
-        again = await _again_after(call) if code == "RESOURCE_EXHAUSTED" and time.monotonic() < gives_up else None
+        may_come_again = code == "RESOURCE_EXHAUSTED" and time.monotonic() < gives_up
+        again = _pushback(await call.trailing_metadata()) if may_come_again else None
         problem = ask.problem(got) if code == "OK" else ""
         if again is not None:
             # A fair answer of a busy server, as long as there is another one in the end.
@@ -177,9 +178,9 @@ class Mixed:
         return again
 
 
-async def _again_after(call: Any) -> float | None:
+def _pushback(trailers: Any) -> float | None:
     """Seconds after which the server says to try again; None where it does not."""
-    milliseconds = dict(await call.trailing_metadata() or ()).get("grpc-retry-pushback-ms")
+    milliseconds = dict(trailers or ()).get("grpc-retry-pushback-ms")
     return None if milliseconds is None else int(milliseconds) / 1000
 
 
@@ -233,7 +234,8 @@ async def mixed(address: str, *, interval: float = 5.0, calls: bool = False, **j
 async def closed(address: str, *, concurrency: int, seconds: float, images: int = 1) -> None:
     """Encode as fast as the answers come. The first fifth of the time does not count.
 
-    A caller's latency is all that it waits: where more call than may wait, it is refused and comes again until served.
+    A caller's latency is all that it waits: where more call than may wait, it is refused and comes again when told to,
+    until it is served.
     """
     channels, random = connect(address, 1), np.random.default_rng(1)
     ask = traffic.encode(random, images)
@@ -247,7 +249,7 @@ async def closed(address: str, *, concurrency: int, seconds: float, images: int 
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
                     raise
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(_pushback(error.trailing_metadata()) or 0.005)
 
     async def caller() -> None:
         while (now := time.monotonic()) < end:
