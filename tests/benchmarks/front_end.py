@@ -286,8 +286,8 @@ def main() -> None:
 def _report() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 64], help="calls in flight")
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of each load")
-    parser.add_argument("--rounds", type=int, default=5, help="how often what is compared takes turns")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of each load")
+    parser.add_argument("--rounds", type=int, default=9, help="how often what is compared takes turns")
     parser.add_argument("--out", type=Path, default=HERE.parent / "front_end", help="report without suffix")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
