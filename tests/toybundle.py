@@ -2,8 +2,7 @@
 
 The "tally" family: images 4×3×1 with 4 levels. Its encoder's mean is [sum of the bytes / 255, first byte / 255]; its
 score is minus the sum of the bytes / 255; its sampler paints level 3 where the uniform is below a half raised by what
-the row
-above left behind, else level 0.
+the row above left behind, else level 0.
 """
 
 from __future__ import annotations
@@ -203,6 +202,12 @@ def golden(offset: float = 0.0) -> Arrays:
     }
 
 
+def listed(path: Path) -> bundle_pb2.BundleFile:
+    """What a manifest says of a file beside it."""
+    content = path.read_bytes()
+    return bundle_pb2.BundleFile(path=path.name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+
+
 def write(
     models: Path,
     name: str = "tally",
@@ -235,8 +240,7 @@ def write(
         golden=bundle_pb2.Golden(path="golden.npz", tolerance=1e-5),
     )
     for path in sorted(folder.iterdir()):
-        content = path.read_bytes()
-        manifest.files.add(path=path.name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+        manifest.files.append(listed(path))
     if change is not None:
         change(manifest)
     document = json_format.MessageToDict(manifest, preserving_proto_field_name=True)

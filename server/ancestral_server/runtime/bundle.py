@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import posixpath
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +21,9 @@ SCHEMA = 1
 MANIFEST = "bundle.json"
 MAX_MANIFEST_BYTES = 16 * 2**20
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+# In a graph: the entry {key: "location", value: path} of a tensor's external_data (onnx.proto), as far as the length of
+# the path, a varint: seven bits a byte, the lowest first, and the eighth says that another byte follows.
+_LOCATION = re.compile(rb"\x0a\x08location\x12([\x80-\xff]{0,4}[\x00-\x7f])")
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ def read_bundle(folder: Path) -> Bundle:
             f"is of {manifest.name!r} version {manifest.version}, but lies in {folder.parent.name}/{folder.name}",
         )
     _check_files(folder, manifest)
-    _check_roles(manifest)
+    _check_roles(folder, manifest)
     return Bundle(folder, manifest)
 
 
@@ -106,7 +111,16 @@ def _check_files(folder: Path, manifest: bundle_pb2.Bundle) -> None:
             raise BundleError(file.path, f"has SHA-256 {digest}, the manifest says {file.sha256}")
 
 
-def _check_roles(manifest: bundle_pb2.Bundle) -> None:
+def _external_data(folder: Path, graph: str) -> Iterator[str]:
+    """The files, relative to the folder, in which a graph keeps what is too large for it."""
+    content = (folder / graph).read_bytes()
+    for entry in _LOCATION.finditer(content):
+        length = sum((byte & 127) << 7 * i for i, byte in enumerate(entry[1]))
+        location = content[entry.end() : entry.end() + length].decode(errors="replace")
+        yield posixpath.normpath(posixpath.join(posixpath.dirname(graph), location))
+
+
+def _check_roles(folder: Path, manifest: bundle_pb2.Bundle) -> None:
     def refuse(problem: str) -> None:
         raise BundleError(MANIFEST, problem)
 
@@ -135,3 +149,8 @@ def _check_roles(manifest: bundle_pb2.Bundle) -> None:
             meanings = [tensor.meaning for tensor in side]
             if len(set(meanings)) != len(meanings) or bundle_pb2.MEANING_UNSPECIFIED in meanings:
                 refuse(f"role {role.name}: tensors must have one meaning each, each once")
+    # onnxruntime would read such a file unasked, and nobody would have checked its hash.
+    for graph in sorted({role.graph for role in manifest.roles}):
+        for path in _external_data(folder, graph):
+            if path not in files:
+                raise BundleError(graph, f"keeps data in {path!r}, which is not among the files of the manifest")

@@ -7,12 +7,14 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 
 import toybundle
 from ancestral.v1 import bundle_pb2
 from ancestral_server.errors import BundleError
 from ancestral_server.runtime.bundle import read_bundle
+from ancestral_server.runtime.session import Runtime
 
 
 def test_a_good_bundle_is_read(tmp_path: Path) -> None:
@@ -122,3 +124,35 @@ def test_a_manifest_that_makes_no_sense_is_refused(
 ) -> None:
     with pytest.raises(BundleError, match=reason):
         read_bundle(toybundle.write(tmp_path, change=change))
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "w" * 200 + ".bin"])
+def test_a_graph_keeps_its_data_in_files_of_the_manifest(tmp_path: Path, name: str) -> None:
+    graph = toybundle.write(tmp_path / "plain", layers=1) / "encode.onnx"
+    folder = tmp_path / "split"
+    folder.mkdir()
+    onnx.save(onnx.load(graph), folder / graph.name, save_as_external_data=True, location=name)
+    assert (folder / name).stat().st_size > 0
+
+    def split(models: Path, *listed: str) -> Path:
+        """The toy bundle, its encoder replaced by that graph; `listed` is what the manifest has of it."""
+
+        def add(manifest: bundle_pb2.Bundle) -> None:
+            for file in manifest.files:
+                if file.path == graph.name:
+                    manifest.files.remove(file)
+            for path in listed:
+                manifest.files.append(toybundle.listed(folder / path))
+
+        bundle = toybundle.write(models, change=add)
+        for path in (graph.name, name):
+            (bundle / path).write_bytes((folder / path).read_bytes())
+        return bundle
+
+    with pytest.raises(BundleError, match=f"keeps data in '{name}', which is not among the files") as refusal:
+        read_bundle(split(tmp_path / "unlisted", graph.name))
+    assert refusal.value.file == graph.name
+
+    bundle = read_bundle(split(tmp_path / "listed", graph.name, name))
+    session = Runtime("cpu", 1).open(bundle.graph(bundle.manifest.roles[0]))
+    assert session.run(["code"], {"image": bundle.golden()["encode/in/image"]})[0].shape == (3, 2)
