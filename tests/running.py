@@ -15,9 +15,12 @@ from types import TracebackType
 
 
 class ServerProcess:
-    """`ancestral-server` on free ports; a context manager that stops it gracefully."""
+    """`ancestral-server` on free ports; a context manager that stops it gracefully.
 
-    def __init__(self, models: Path, *flags: str) -> None:
+    log: the file descriptor that it logs to; None for the list `log`.
+    """
+
+    def __init__(self, models: Path, *flags: str, log: int | None = None) -> None:
         command = [
             sys.executable,
             "-m",
@@ -32,7 +35,7 @@ class ServerProcess:
         self.process = subprocess.Popen(
             [*command, "--device", "cpu", *flags],
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.PIPE if log is None else log,
             text=True,
             # What gRPC itself logs may hold bytes of a caller.
             errors="replace",
@@ -54,8 +57,7 @@ class ServerProcess:
         self.metrics_url = f"http://127.0.0.1:{ports[2]}/metrics"
 
     def _read_log(self) -> None:
-        assert self.process.stderr is not None
-        self.log.extend(self.process.stderr)
+        self.log.extend(self.process.stderr or ())
 
     def metrics(self) -> str:
         with urllib.request.urlopen(self.metrics_url, timeout=10) as reply:
@@ -97,3 +99,8 @@ class ServerProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def heed_sigterm() -> None:
+    """Have SIGTERM end a program as Ctrl-C does, by an exception, so that the processes that it started end too."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)

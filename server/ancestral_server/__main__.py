@@ -6,6 +6,8 @@ import asyncio
 import logging
 import os
 import sys
+from contextlib import suppress
+from typing import TextIO, cast
 
 import structlog
 from pydantic import ValidationError
@@ -38,8 +40,6 @@ def main() -> None:
             sys.exit(1)
         # Everybody who was let in has been answered. What still arrives must hear UNAVAILABLE, which it does when the
         # sockets close with the process; gRPC's own stop, and the end of the event loop, would tell it CANCELLED.
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(0)
 
 
@@ -50,6 +50,20 @@ def _event_loop() -> asyncio.AbstractEventLoop:
     import uvloop
 
     return uvloop.new_event_loop()
+
+
+class _Log:
+    """stderr, as the log's file. Where a line cannot be written (the disk is full, its reader has gone) it is lost, and
+    not the call or the model that it tells of.
+    """
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 def _configure_logging(settings: Settings) -> None:
@@ -63,7 +77,7 @@ def _configure_logging(settings: Settings) -> None:
             structlog.dev.ConsoleRenderer() if text else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Log())),
     )
 
 

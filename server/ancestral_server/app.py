@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -68,7 +69,10 @@ async def serve(settings: Settings) -> None:
                 metrics=f"{settings.host}:{endpoint.port}",
                 device=runtime.device,
             )
-            print(f"listening on {settings.host}:{door.port}, metrics on {settings.host}:{endpoint.port}", flush=True)
+            # Serving matters more than saying so, as to a terminal that has gone.
+            with suppress(OSError):
+                host = settings.host
+                print(f"listening on {host}:{door.port}, metrics on {host}:{endpoint.port}", flush=True)
             await stop.wait()
         end = time.monotonic() + settings.drain_seconds
         await door.shut()

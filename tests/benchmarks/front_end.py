@@ -37,7 +37,7 @@ from ancestral_server.runtime.program import OneShotProgram
 from ancestral_server.runtime.session import Runtime
 from inference import open_inference_service_pb2 as oip
 from rig import CORES, untrained
-from running import ServerProcess
+from running import ServerProcess, heed_sigterm
 
 HERE = Path(__file__)
 MODEL = "mnist-vae"
@@ -284,6 +284,7 @@ def main() -> None:
 
 
 def _report() -> None:
+    heed_sigterm()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 64], help="calls in flight")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each load")

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc, priority_pb2, tensor_pb2
 from rig import untrained
-from running import ServerProcess
+from running import ServerProcess, heed_sigterm
 
 ENCODER, SAMPLER = "mnist-vae", "mnist-pixelcnn"
 
@@ -120,6 +120,7 @@ def _median(runs: list[Latency]) -> Latency:
 
 
 def main() -> None:
+    heed_sigterm()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="how often both take turns")

@@ -25,12 +25,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import load
 import sampling
 from rig import CORES, rig
-from running import ServerProcess
+from running import ServerProcess, heed_sigterm
 
 HERE = Path(__file__).parent
 
 
 def main() -> None:
+    heed_sigterm()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="mnist-pixelcnn", help="a PixelCNN recipe; its weights stay untrained")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64, 256], help="images at once")

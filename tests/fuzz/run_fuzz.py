@@ -13,9 +13,11 @@ from pathlib import Path
 
 import fuzz_bundles
 import fuzz_requests
+from running import heed_sigterm
 
 
 def main() -> None:
+    heed_sigterm()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--bundles", type=int, default=2_000)

@@ -17,7 +17,7 @@ import numpy as np
 
 import traffic
 from loadgen import Generator, Report, one_report, quantiles
-from running import ServerProcess
+from running import ServerProcess, heed_sigterm
 from watching import Watch
 
 # A run of 64 images takes some 180 and 90 milliseconds: so the model is what limits the server, and not the load
@@ -139,6 +139,7 @@ def recovery(calls: list[tuple[float, float, str]], usual_p99: float) -> float:
 
 
 def main() -> None:
+    heed_sigterm()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60, help="length of the overload")
     parser.add_argument("--usual-seconds", type=float, default=10, help="length of every other measurement")

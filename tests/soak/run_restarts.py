@@ -30,7 +30,7 @@ import versions
 from ancestral_client import AncestralError, Client
 from ancestral_server.runtime.noise import uniforms_of_range
 from loadgen import LOST, Generator, Report
-from running import ServerProcess
+from running import ServerProcess, heed_sigterm
 from watching import usage
 
 JOB: dict[str, Any] = {"kind": "mixed", "limit": 0, "manners": False}
@@ -149,6 +149,7 @@ def free_port() -> int:
 
 
 def main() -> None:
+    heed_sigterm()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stops", type=int, default=20)
     parser.add_argument("--kills", type=int, default=5)

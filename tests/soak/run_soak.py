@@ -20,7 +20,7 @@ from typing import Any
 
 import versions
 from loadgen import Generator, Report, one_report
-from running import ServerProcess
+from running import ServerProcess, heed_sigterm
 from watching import Usage, usage
 
 Say = Callable[[str], None]
@@ -179,6 +179,7 @@ def line(rows: list[Report]) -> str:
 
 
 def main() -> None:
+    heed_sigterm()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=3)
     parser.add_argument("--interval", type=float, default=10, help="seconds between reports")
