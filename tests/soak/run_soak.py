@@ -1,7 +1,8 @@
 """`make soak`: minutes of callers that agree on nothing, with clients that vanish and models that change.
 
 Exit code 1 if an answer was wrong, missing or of an unexpected kind, or if the server kept threads, files or memory.
-Throughput is reported, not judged: the machine is not ours alone.
+Throughput is reported, not judged: the machine is not ours alone, and one minute's calls are not the next one's. So at
+the end the server takes turns with a fresh one.
 """
 
 from __future__ import annotations
@@ -31,8 +32,13 @@ MAX_RSS_GROWTH = 1.05
 SPARE_THREADS, SPARE_FILES = 8, 8
 
 
-def soak(models: Path, *, seconds: float, interval: float, workers: int, seed: int = 1, say: Say = print) -> Report:
-    """Load a server for so long; the figures, with `failures` empty where all is well."""
+def soak(
+    models: Path, *, seconds: float, interval: float, workers: int, seed: int = 1, pairs: int = 8, say: Say = print
+) -> Report:
+    """Load a server for so long; the figures, with `failures` empty where all is well.
+
+    pairs: how often it then takes turns with a fresh server.
+    """
     versions.publish(models, 1)
     flags = ("--max-message-mib", str(LIMIT_MIB), *versions.FLAGS)
     job: dict[str, Any] = {"kind": "mixed", "limit": LIMIT_MIB * 2**20}
@@ -52,6 +58,8 @@ def soak(models: Path, *, seconds: float, interval: float, workers: int, seed: i
                     rows.append({**report, "usage": now, "cpu": now.cpu_seconds - began.cpu_seconds})
                     say(line(rows))
         after = settled(server)
+        with ServerProcess(models, *flags) as fresh:
+            against_fresh = in_turn(server, fresh, pairs, {**job, "seconds": interval, "workers": workers})
         started, handled = (server.metric(f"grpc_server_{what}_total") for what in ("started", "handled"))
         running = server.process.poll() is None
     last = rows[-1]
@@ -68,9 +76,20 @@ def soak(models: Path, *, seconds: float, interval: float, workers: int, seed: i
         "issued": last["issued"],
         "outcomes": last["outcomes"],
         "throughput_ratio": throughput_ratio(rows),
+        "throughput_against_fresh": against_fresh,
         "before": vars(before),
         "after": vars(after),
     }
+
+
+def in_turn(old: ServerProcess, fresh: ServerProcess, pairs: int, job: dict[str, Any]) -> float:
+    """Right answers of one server by those of another: the same well-mannered callers, so many times in turn."""
+    answers = {old: 0, fresh: 0}
+    for pair in range(pairs):
+        for server in (old, fresh) if pair % 2 else (fresh, old):
+            report = one_report(server.address, **job, seed=1000 + pair, manners=False)
+            answers[server] += sum(report["answered"].values())
+    return answers[old] / answers[fresh]
 
 
 def settled(server: ServerProcess) -> Usage:
@@ -195,7 +214,10 @@ def main() -> None:
             seed=flags.seed,
         )
     print(json.dumps(report, indent=2))
-    print(f"last minute's throughput is {report['throughput_ratio']:.1%} of the first's")
+    print(
+        f"last minute's throughput is {report['throughput_ratio']:.1%} of the first's; in turn with a fresh server, "
+        f"with the same callers, it is {report['throughput_against_fresh']:.1%} of that one's"
+    )
     sys.exit("\n".join(report["failures"]) or 0)
 
 

@@ -21,13 +21,14 @@ from wire import tensor
 
 def test_a_short_soak(tmp_path: Path) -> None:
     lines: list[str] = []
-    report = run_soak.soak(tmp_path / "models", seconds=6, interval=1.5, workers=12, say=lines.append)
+    report = run_soak.soak(tmp_path / "models", seconds=6, interval=1.5, workers=12, pairs=1, say=lines.append)
     assert report["failures"] == []
     assert report["issued"] == sum(report["outcomes"].values())
     for outcome in ("OK", "CANCELLED", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"):
         assert report["outcomes"][outcome] > 0, outcome
     for kind in ("SampleStream", "EncodeStream", "ModelInfer"):
         assert kind in lines[-1]
+    assert report["throughput_against_fresh"] > 0
 
 
 def test_a_short_overload(tmp_path: Path) -> None:
