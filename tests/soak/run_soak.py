@@ -76,6 +76,7 @@ def soak(
         "issued": last["issued"],
         "outcomes": last["outcomes"],
         "throughput_ratio": throughput_ratio(rows),
+        "throughput_ratio_of_quarters": throughput_ratio(rows, seconds / 4),
         "throughput_against_fresh": against_fresh,
         "before": vars(before),
         "after": vars(after),
@@ -158,10 +159,13 @@ def answered_between(rows: list[Report], start: float, stop: float) -> float:
     return float((counts[1] - counts[0]) / max(1e-9, span))
 
 
-def throughput_ratio(rows: list[Report]) -> float:
-    """Right answers/s of the last minute by those of the first; of a short run, of its last and first third."""
+def throughput_ratio(rows: list[Report], longest: float = 60.0) -> float:
+    """Right answers/s of the last minute by those of the first; of a short run, of its last and first third.
+
+    longest: seconds, in place of a minute.
+    """
     begin, end = rows[0]["seconds"], rows[-2]["seconds"] if len(rows) > 2 else rows[-1]["seconds"]
-    span = min(60.0, (end - begin) / 3)
+    span = min(longest, (end - begin) / 3)
     first = answered_between(rows, begin, begin + span)
     return answered_between(rows, end - span, end) / first if first else float("nan")
 
@@ -215,8 +219,9 @@ def main() -> None:
         )
     print(json.dumps(report, indent=2))
     print(
-        f"last minute's throughput is {report['throughput_ratio']:.1%} of the first's; in turn with a fresh server, "
-        f"with the same callers, it is {report['throughput_against_fresh']:.1%} of that one's"
+        f"last minute's throughput is {report['throughput_ratio']:.1%} of the first's, last quarter's "
+        f"{report['throughput_ratio_of_quarters']:.1%} of the first's; in turn with a fresh server, with the same "
+        f"callers, it is {report['throughput_against_fresh']:.1%} of that one's"
     )
     sys.exit("\n".join(report["failures"]) or 0)
 
