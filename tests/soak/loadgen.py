@@ -32,6 +32,8 @@ Report = dict[str, Any]
 
 # How a stream ended whose client lost the status, since it was still sending when it ended.
 LOST = "LOST"
+# How a call ended that asks again: a fair answer of a busy server, as long as there is another one in the end.
+NO_ROOM = "RESOURCE_EXHAUSTED for now"
 PATIENT_SECONDS = 30.0
 # How much later than its deadline a call may end before it counts as hung.
 GRACE_SECONDS = 5.0
@@ -161,8 +163,7 @@ class Mixed:
         again = _pushback(await call.trailing_metadata()) if may_come_again else None
         problem = ask.problem(got) if code == "OK" else ""
         if again is not None:
-            # A fair answer of a busy server, as long as there is another one in the end.
-            code = "RESOURCE_EXHAUSTED for now"
+            code = NO_ROOM
         elif problem or code not in allowed:
             code = "WRONG" if problem else f"UNEXPECTED {code}"
             self.problems.append(f"{ask.rpc.name}, caller {manner}: {code} {problem} {await _details(call)}")

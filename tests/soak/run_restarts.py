@@ -29,13 +29,14 @@ import traffic
 import versions
 from ancestral_client import AncestralError, Client
 from ancestral_server.runtime.noise import uniforms_of_range
-from loadgen import LOST, Generator, Report
+from loadgen import LOST, NO_ROOM, Generator, Report
 from running import ServerProcess, heed_sigterm
 from watching import usage
 
 JOB: dict[str, Any] = {"kind": "mixed", "limit": 0, "manners": False}
 # What callers may hear whose call the server had not begun: nobody listens any more; or it came in the last moment, and
 # gRPC's own server cancels what it has received and not yet handed to us. Streams that are refused lose their status.
+ANSWERED = ("OK", NO_ROOM)
 REFUSED = "UNAVAILABLE"
 NOT_BEGUN = ("UNEXPECTED UNAVAILABLE", "UNEXPECTED CANCELLED", f"UNEXPECTED {LOST}")
 
@@ -61,7 +62,7 @@ def stops(models: Path, times: int, seed: int = 1) -> Report:
         begun = {line["request_id"]: line["code"] for line in logged}
         for identity, heard in last["calls"].items():
             ended[heard] += 1
-            if heard != "OK" and (begun.get(identity, REFUSED) != REFUSED or heard not in NOT_BEGUN):
+            if heard not in ANSWERED and (begun.get(identity, REFUSED) != REFUSED or heard not in NOT_BEGUN):
                 failures.append(f"turn {turn}: {identity}, logged as {begun.get(identity)}, heard {heard}")
         if code:
             failures.append(f"turn {turn}: the server ended with {code}")
