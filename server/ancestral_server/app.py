@@ -49,7 +49,7 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(number, on_signal, number)
 
     sys.setswitchinterval(SWITCH_SECONDS)
-    memory.keep_large_apart()
+    memory.keep_little(settings.threads)
     metrics = Metrics(__version__)
     runtime = Runtime(settings.device, settings.threads)
     arrivals = Arrivals()

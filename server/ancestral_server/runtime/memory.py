@@ -11,7 +11,7 @@ from typing import Any, cast
 # itself ends there too: whenever such a block is freed it takes it for a short-lived one, and henceforth cuts blocks of
 # that size out of its arenas, which only shrink as far as the last block in use.
 APART_BYTES = 1 << 20
-_M_MMAP_THRESHOLD = -3
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 
 
 def _glibc(name: str, *arguments: Any) -> Callable[..., int] | None:
@@ -29,10 +29,14 @@ _trim = _glibc("malloc_trim", ctypes.c_size_t)
 _tune = _glibc("mallopt", ctypes.c_int, ctypes.c_int)
 
 
-def keep_large_apart() -> None:
-    """From now on, have large blocks go back to the system as soon as they are freed."""
+def keep_little(cores: int) -> None:
+    """From now on, have large blocks go back to the system as soon as they are freed, and small ones share as many
+    arenas as threads can run at once. glibc would open eight for each core as the threads of one version of a model
+    after the other come, and in each of them a little of what was freed stays.
+    """
     if _tune is not None:
         _tune(_M_MMAP_THRESHOLD, APART_BYTES)
+        _tune(_M_ARENA_MAX, max(2, cores))
 
 
 def give_back() -> None:
