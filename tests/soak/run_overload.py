@@ -27,7 +27,7 @@ LAYERS, BATCHING_LAYERS = 3200, 1600
 # Images of a call under overload.
 IMAGES = 16
 BATCHING_CALLERS = 64
-# Enough to keep a batch running and another one waiting, and no more than may wait.
+# Of the peak: eight keep one batch running and one waiting; of twelve some are refused, and come again when told to.
 PEAK_CALLERS = 8, 12
 USUAL_SHARE = 0.7
 OVERLOAD = 3.0

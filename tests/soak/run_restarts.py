@@ -34,9 +34,9 @@ from running import ServerProcess, heed_sigterm
 from watching import usage
 
 JOB: dict[str, Any] = {"kind": "mixed", "limit": 0, "manners": False}
+ANSWERED = ("OK", NO_ROOM)
 # What callers may hear whose call the server had not begun: nobody listens any more; or it came in the last moment, and
 # gRPC's own server cancels what it has received and not yet handed to us. Streams that are refused lose their status.
-ANSWERED = ("OK", NO_ROOM)
 REFUSED = "UNAVAILABLE"
 NOT_BEGUN = ("UNEXPECTED UNAVAILABLE", "UNEXPECTED CANCELLED", f"UNEXPECTED {LOST}")
 
