@@ -29,7 +29,8 @@ import traffic
 import versions
 from ancestral_client import AncestralError, Client
 from ancestral_server.runtime.noise import uniforms_of_range
-from loadgen import LOST, NO_ROOM, Generator, Report
+from loadgen import Generator, Report
+from mixed import LOST, NO_ROOM
 from running import ServerProcess, heed_sigterm
 from watching import usage
 

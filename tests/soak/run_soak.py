@@ -1,8 +1,8 @@
 """`make soak`: minutes of callers that agree on nothing, with clients that vanish and models that change.
 
 Exit code 1 if an answer was wrong, missing or of an unexpected kind, or if the server kept threads, files or memory.
-Throughput is reported, not judged: the machine is not ours alone, and one minute's calls are not the next one's. So at
-the end the server takes turns with a fresh one.
+Throughput is reported, not judged: the machine is not ours alone. So each minute asks for the same, and at the end the
+server takes turns with a fresh one.
 """
 
 from __future__ import annotations

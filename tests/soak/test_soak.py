@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import mixed
 import run_overload
 import run_restarts
 import run_soak
@@ -79,6 +81,22 @@ def test_growth_is_seen(change: dict[str, Any], problem: str) -> None:
     assert run_soak.grown(before, before) == []
     (found,) = run_soak.grown(before, Usage(**{**vars(before), **change}))
     assert problem in found
+
+
+def test_each_round_asks_for_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, str]] = []
+
+    class Recorder(mixed.Mixed):
+        async def _one(self, channel: object, random: traffic.Random, manner: str) -> None:
+            asked.append((int(random.integers(2**40)), manner))
+            if len(asked) == 15:
+                self.stop()
+            await asyncio.sleep(0.1)
+
+    monkeypatch.setattr(mixed, "ROUND_SECONDS", 0.5)
+    asyncio.run(Recorder(seconds=60, workers=1, limit=1, seed=1).run("127.0.0.1:1"))
+    assert asked[0] in asked[1:]
+    assert 1 < len(set(asked)) < len(asked)
 
 
 def test_throughput_is_that_of_the_last_minute_by_the_first() -> None:
