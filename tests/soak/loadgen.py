@@ -75,7 +75,7 @@ def one_report(address: str, **job: Any) -> Report:
 
 async def mixed(address: str, *, interval: float = 5.0, calls: bool = False, **job: Any) -> None:
     """Reports are of the whole time until then, but for the latencies. `calls`: the last says how each call ended."""
-    began, load = time.monotonic(), Mixed(**job)
+    began, load = time.monotonic(), Mixed(**job, keep=calls)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, load.stop)
     running = asyncio.create_task(load.run(address))
     while not running.done():
@@ -90,7 +90,7 @@ async def mixed(address: str, *, interval: float = 5.0, calls: bool = False, **j
             problems=load.problems[:20],
             p50=p50,
             p99=p99,
-            calls=load.calls if calls and running.done() else {},
+            calls=load.calls if running.done() else {},
         )
     await running
 

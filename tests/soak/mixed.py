@@ -36,7 +36,9 @@ def connect(address: str, connections: int) -> list[grpc.aio.Channel]:
 class Mixed:
     """Callers that never agree: `workers` at a time, each call of a kind and a manner by chance."""
 
-    def __init__(self, seconds: float, workers: int, limit: int, seed: int, manners: bool = True) -> None:
+    def __init__(
+        self, seconds: float, workers: int, limit: int, seed: int, manners: bool = True, keep: bool = False
+    ) -> None:
         self._end = time.monotonic() + seconds
         self._workers = workers
         self._limit = limit
@@ -47,7 +49,8 @@ class Mixed:
         self.answered: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
         self.problems: list[str] = []
-        # Outcome by request id.
+        # Outcome by request id, of a load that is to keep them; else a million would pile up.
+        self._keep = keep
         self.calls: dict[str, str] = {}
         self.latencies: list[float] = []
 
@@ -119,7 +122,8 @@ class Mixed:
             if manner == "is patient":
                 self.latencies.append(time.monotonic() - began)
         self.outcomes[code] += 1
-        self.calls[identity] = code
+        if self._keep:
+            self.calls[identity] = code
         if code.endswith("UNAVAILABLE"):
             # Nobody is there: do not spin.
             await asyncio.sleep(0.05)

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -216,6 +217,8 @@ def main() -> None:
             interval=flags.interval,
             workers=flags.workers,
             seed=flags.seed,
+            # For those who watch through a pipe.
+            say=partial(print, flush=True),
         )
     print(json.dumps(report, indent=2))
     print(
