@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import threading
@@ -18,7 +19,10 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+import numpy as np
 
 import versions
 from loadgen import Generator, Report, one_report
@@ -27,6 +31,15 @@ from watching import Usage, usage
 
 Say = Callable[[str], None]
 
+
+class Estimate(NamedTuple):
+    value: float
+    standard_error: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.1%} ± {self.standard_error:.1%}"
+
+
 LIMIT_MIB = 4
 MAX_RSS_GROWTH = 1.05
 # gRPC's own thread pool breathes by a few; a leak is one per call, client or reload.
@@ -34,7 +47,7 @@ SPARE_THREADS, SPARE_FILES = 8, 8
 
 
 def soak(
-    models: Path, *, seconds: float, interval: float, workers: int, seed: int = 1, pairs: int = 8, say: Say = print
+    models: Path, *, seconds: float, interval: float, workers: int, pairs: int, seed: int = 1, say: Say = print
 ) -> Report:
     """Load a server for so long; the figures, with `failures` empty where all is well.
 
@@ -77,21 +90,23 @@ def soak(
         "issued": last["issued"],
         "outcomes": last["outcomes"],
         "throughput_ratio": throughput_ratio(rows),
-        "throughput_ratio_of_quarters": throughput_ratio(rows, seconds / 4),
-        "throughput_against_fresh": against_fresh,
+        "throughput_trend": trend(rows)._asdict(),
+        "throughput_against_fresh": against_fresh._asdict(),
         "before": vars(before),
         "after": vars(after),
     }
 
 
-def in_turn(old: ServerProcess, fresh: ServerProcess, pairs: int, job: dict[str, Any]) -> float:
+def in_turn(old: ServerProcess, fresh: ServerProcess, pairs: int, job: dict[str, Any]) -> Estimate:
     """Right answers of one server by those of another: the same well-mannered callers, so many times in turn."""
-    answers = {old: 0, fresh: 0}
+    ratios = []
     for pair in range(pairs):
+        answers = {}
         for server in (old, fresh) if pair % 2 else (fresh, old):
             report = one_report(server.address, **job, seed=1000 + pair, manners=False)
-            answers[server] += sum(report["answered"].values())
-    return answers[old] / answers[fresh]
+            answers[server] = sum(report["answered"].values())
+        ratios.append(answers[old] / answers[fresh])
+    return Estimate(fmean(ratios), stdev(ratios) / math.sqrt(pairs) if pairs > 1 else math.inf)
 
 
 def settled(server: ServerProcess) -> Usage:
@@ -160,15 +175,24 @@ def answered_between(rows: list[Report], start: float, stop: float) -> float:
     return float((counts[1] - counts[0]) / max(1e-9, span))
 
 
-def throughput_ratio(rows: list[Report], longest: float = 60.0) -> float:
-    """Right answers/s of the last minute by those of the first; of a short run, of its last and first third.
-
-    longest: seconds, in place of a minute.
-    """
+def throughput_ratio(rows: list[Report]) -> float:
+    """Right answers/s of the last minute by those of the first; of a short run, of its last and first third."""
     begin, end = rows[0]["seconds"], rows[-2]["seconds"] if len(rows) > 2 else rows[-1]["seconds"]
-    span = min(longest, (end - begin) / 3)
+    span = min(60.0, (end - begin) / 3)
     first = answered_between(rows, begin, begin + span)
     return answered_between(rows, end - span, end) / first if first else float("nan")
+
+
+def trend(rows: list[Report]) -> Estimate:
+    """Throughput at the end by that at the beginning, on the straight line through all reports but the last."""
+    seconds = np.array([row["seconds"] for row in rows[:-1]])
+    answers = np.array([sum(row["answered"].values()) for row in rows[:-1]])
+    if len(rows) < 5:
+        return Estimate(math.nan, math.nan)
+    rates = np.diff(answers) / np.diff(seconds)
+    along = (seconds[1:] - seconds[1]) / (seconds[-1] - seconds[1])
+    (slope, begin), covariance = np.polyfit(along, rates, 1, cov=True)
+    return Estimate(1 + slope / begin, math.sqrt(covariance[0, 0]) / begin)
 
 
 def grown(before: Usage, after: Usage) -> list[str]:
@@ -216,15 +240,16 @@ def main() -> None:
             seconds=flags.minutes * 60,
             interval=flags.interval,
             workers=flags.workers,
+            pairs=max(4, round(flags.minutes)),
             seed=flags.seed,
             # For those who watch through a pipe.
             say=partial(print, flush=True),
         )
     print(json.dumps(report, indent=2))
     print(
-        f"last minute's throughput is {report['throughput_ratio']:.1%} of the first's, last quarter's "
-        f"{report['throughput_ratio_of_quarters']:.1%} of the first's; in turn with a fresh server, with the same "
-        f"callers, it is {report['throughput_against_fresh']:.1%} of that one's"
+        f"last minute's throughput is {report['throughput_ratio']:.1%} of the first's, the end's, by the trend of all, "
+        f"{Estimate(**report['throughput_trend'])} of the beginning's; in turn with a fresh server, with the same "
+        f"callers, it is {Estimate(**report['throughput_against_fresh'])} of that one's"
     )
     sys.exit("\n".join(report["failures"]) or 0)
 
