@@ -21,7 +21,7 @@ PATIENT_SECONDS = 30.0
 # How much later than its deadline a call may end before it counts as hung.
 GRACE_SECONDS = 5.0
 # After so long each caller asks for the same again, so that one minute can be compared with another: a few calls in a
-# hundred are as dear as a hundred of the others, and left to chance a minute's rate would differ by a tenth.
+# hundred ask for hundreds of images, and how many such fall into a minute would else be left to chance.
 ROUND_SECONDS = 60.0
 # What share of the callers behaves how; the others are patient.
 MANNERS = {"hasty": 0.08, "leaves": 0.1, "reads slowly": 0.04, "is wrong": 0.06, "is oversized": 0.01}

@@ -22,6 +22,8 @@ from random import Random
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+import numpy as np
+
 import versions
 from loadgen import Generator, Report, one_report
 from running import ServerProcess, heed_sigterm
@@ -87,6 +89,7 @@ def soak(
         "issued": last["issued"],
         "outcomes": last["outcomes"],
         "throughput_ratio": throughput_ratio(rows),
+        "throughput_trend": trend(rows)._asdict(),
         "throughput_against_fresh": against_fresh._asdict(),
         "before": vars(before),
         "after": vars(after),
@@ -179,6 +182,21 @@ def throughput_ratio(rows: list[Report]) -> float:
     return answered_between(rows, end - span, end) / first if first else float("nan")
 
 
+def trend(rows: list[Report]) -> Estimate:
+    """Throughput at the end by that at the beginning, on the straight line through all reports but the last.
+
+    The error is that of independent reports: it knows nothing of a machine that gets slower meanwhile.
+    """
+    if len(rows) < 5:
+        return Estimate(math.nan, math.nan)
+    seconds = np.array([row["seconds"] for row in rows[:-1]])
+    answers = np.array([sum(row["answered"].values()) for row in rows[:-1]])
+    rates = np.diff(answers) / np.diff(seconds)
+    along = (seconds[1:] - seconds[1]) / (seconds[-1] - seconds[1])
+    (slope, begin), covariance = np.polyfit(along, rates, 1, cov=True)
+    return Estimate(1 + slope / begin, math.sqrt(covariance[0, 0]) / begin)
+
+
 def grown(before: Usage, after: Usage) -> list[str]:
     limits = {
         "rss_mib": before.rss_mib * MAX_RSS_GROWTH + 10,
@@ -230,10 +248,11 @@ def main() -> None:
             say=partial(print, flush=True),
         )
     print(json.dumps(report, indent=2))
-    against_fresh = Estimate(**report["throughput_against_fresh"])
+    over_all, against_fresh = (Estimate(**report[f"throughput_{what}"]) for what in ("trend", "against_fresh"))
     print(
-        f"last minute's throughput is {report['throughput_ratio']:.1%} of the first's, whatever the machine did "
-        f"meanwhile; in turn with a fresh server, with the same callers, it is {against_fresh} of that one's"
+        f"last minute's throughput is {report['throughput_ratio']:.1%} of the first's, the end's, by the trend of all, "
+        f"{over_all} of the beginning's, whatever the machine did meanwhile; in turn with a fresh server, with the "
+        f"same callers, it is {against_fresh} of that one's"
     )
     sys.exit("\n".join(report["failures"]) or 0)
 

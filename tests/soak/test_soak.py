@@ -31,6 +31,7 @@ def test_a_short_soak(tmp_path: Path) -> None:
     for kind in ("SampleStream", "EncodeStream", "ModelInfer"):
         assert kind in lines[-1]
     assert report["throughput_against_fresh"]["value"] > 0
+    assert report["throughput_trend"]["value"] > 0
 
 
 def test_a_short_overload(tmp_path: Path) -> None:
@@ -105,6 +106,16 @@ def test_throughput_is_that_of_the_last_minute_by_the_first() -> None:
     rows = [{"seconds": 10.0 * i, "answered": {"Encode": int(count)}} for i, count in enumerate(counts)]
     # The last report is of the end, when callers stop one by one, and does not count.
     assert run_soak.throughput_ratio([*rows, {"seconds": 181.0, "answered": rows[-1]["answered"]}]) == 0.5
+
+
+def test_the_trend_is_of_all_reports_but_the_last() -> None:
+    rates = [10 - i / 10 for i in range(51)]
+    counts = np.cumsum([0, *rates]) * 10
+    rows = [{"seconds": 10.0 * i, "answered": {"Encode": count}} for i, count in enumerate(counts)]
+    value, error = run_soak.trend([*rows, {"seconds": 521.0, "answered": rows[-1]["answered"]}])
+    assert value == pytest.approx(0.5)
+    assert error == pytest.approx(0, abs=1e-6)
+    assert np.isnan(run_soak.trend(rows[:2]).value)
 
 
 def test_recovery_is_when_calls_are_served_as_usual_again() -> None:
