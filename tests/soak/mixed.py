@@ -20,9 +20,6 @@ NO_ROOM = "RESOURCE_EXHAUSTED for now"
 PATIENT_SECONDS = 30.0
 # How much later than its deadline a call may end before it counts as hung.
 GRACE_SECONDS = 5.0
-# After so long each caller asks for the same again, so that one minute can be compared with another: a few calls in a
-# hundred ask for hundreds of images, and how many such fall into a minute would else be left to chance.
-ROUND_SECONDS = 60.0
 # What share of the callers behaves how; the others are patient.
 MANNERS = {"hasty": 0.08, "leaves": 0.1, "reads slowly": 0.04, "is wrong": 0.06, "is oversized": 0.01}
 
@@ -66,10 +63,9 @@ class Mixed:
     async def _work(self, channel: grpc.aio.Channel, number: int) -> None:
         manners = [*self._manners, "is patient"]
         shares = [*self._manners.values(), 1 - sum(self._manners.values())]
-        round_began, nth = time.monotonic(), 0
-        while (now := time.monotonic()) < self._end:
-            if now >= round_began + ROUND_SECONDS:
-                round_began, nth = round_began + ROUND_SECONDS, 0
+        nth = 0
+        while time.monotonic() < self._end:
+            # Each call's own: a load of the same seed asks for the same, however often a call has to be tried again.
             random = np.random.default_rng([self._seed, number, nth])
             await self._one(channel, random, manners[random.choice(len(manners), p=shares)])
             nth += 1

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import beside
 import mixed
 import run_overload
 import run_restarts
@@ -23,15 +26,19 @@ from wire import tensor
 
 def test_a_short_soak(tmp_path: Path) -> None:
     lines: list[str] = []
-    report = run_soak.soak(tmp_path / "models", seconds=6, interval=1.5, workers=12, pairs=1, say=lines.append)
+    report = run_soak.soak(
+        tmp_path / "models", minutes=2, minute=4, interval=1, beside_seconds=1, workers=12, say=lines.append
+    )
     assert report["failures"] == []
     assert report["issued"] == sum(report["outcomes"].values())
     for outcome in ("OK", "CANCELLED", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"):
         assert report["outcomes"][outcome] > 0, outcome
     for kind in ("SampleStream", "EncodeStream", "ModelInfer"):
-        assert kind in lines[-1]
-    assert report["throughput_against_fresh"]["value"] > 0
-    assert report["throughput_trend"]["value"] > 0
+        assert kind in lines[-2]
+    assert report["reloads"] >= 2
+    assert len(report["rate_beside"]) == len(report["rates"]) == 2
+    assert all(ratio > 0 for ratio in report["rate_beside"] + report["cpu_beside"])
+    assert "beside a fresh server" in run_soak.summary(report)
 
 
 def test_a_short_overload(tmp_path: Path) -> None:
@@ -84,38 +91,42 @@ def test_growth_is_seen(change: dict[str, Any], problem: str) -> None:
     assert problem in found
 
 
-def test_each_round_asks_for_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, str]] = []
+def test_the_same_seed_asks_for_the_same() -> None:
+    def asked(seed: int) -> list[tuple[int, str]]:
+        seen: list[tuple[int, str]] = []
 
-    class Recorder(mixed.Mixed):
-        async def _one(self, channel: object, random: traffic.Random, manner: str) -> None:
-            asked.append((int(random.integers(2**40)), manner))
-            if len(asked) == 15:
-                self.stop()
-            await asyncio.sleep(0.1)
+        class Recorder(mixed.Mixed):
+            async def _one(self, channel: object, random: traffic.Random, manner: str) -> None:
+                seen.append((int(random.integers(2**40)), manner))
+                # What an attempt takes of its chance is none of the next call's.
+                random.random(np.random.default_rng().integers(5))
+                if len(seen) == 15:
+                    self.stop()
 
-    monkeypatch.setattr(mixed, "ROUND_SECONDS", 0.5)
-    asyncio.run(Recorder(seconds=60, workers=1, limit=1, seed=1).run("127.0.0.1:1"))
-    assert asked[0] in asked[1:]
-    assert 1 < len(set(asked)) < len(asked)
+        asyncio.run(Recorder(seconds=60, workers=1, limit=1, seed=seed).run("127.0.0.1:1"))
+        return seen
 
-
-def test_throughput_is_that_of_the_last_minute_by_the_first() -> None:
-    rates = [10] * 6 + [7] * 6 + [5] * 6
-    counts = np.cumsum([0, *rates]) * 10
-    rows = [{"seconds": 10.0 * i, "answered": {"Encode": int(count)}} for i, count in enumerate(counts)]
-    # The last report is of the end, when callers stop one by one, and does not count.
-    assert run_soak.throughput_ratio([*rows, {"seconds": 181.0, "answered": rows[-1]["answered"]}]) == 0.5
+    assert asked(1) == asked(1)
+    assert asked(1) != asked(2)
+    assert len(set(asked(1))) == 15
 
 
-def test_the_trend_is_of_all_reports_but_the_last() -> None:
-    rates = [10 - i / 10 for i in range(51)]
-    counts = np.cumsum([0, *rates]) * 10
-    rows = [{"seconds": 10.0 * i, "answered": {"Encode": count}} for i, count in enumerate(counts)]
-    value, error = run_soak.trend([*rows, {"seconds": 521.0, "answered": rows[-1]["answered"]}])
+def test_a_trend_is_the_end_by_the_beginning() -> None:
+    value, error = beside.trend([10 - i / 10 for i in range(51)])
     assert value == pytest.approx(0.5)
     assert error == pytest.approx(0, abs=1e-6)
-    assert np.isnan(run_soak.trend(rows[:2]).value)
+    _, error = beside.trend([1.0, 1.1, 0.9, 1.0, 1.1, 0.9])
+    assert 0.05 < error < 0.5
+    assert np.isnan(beside.trend([1.0, 1.0]).value)
+
+
+def test_servers_stay_on_their_cores_only_while_they_are_compared() -> None:
+    cores = os.sched_getaffinity(0)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        with beside.pinned(process.pid, {min(cores)}):
+            assert os.sched_getaffinity(process.pid) == {min(cores)}
+        assert os.sched_getaffinity(process.pid) == cores
+        process.kill()
 
 
 def test_recovery_is_when_calls_are_served_as_usual_again() -> None:

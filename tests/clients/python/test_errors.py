@@ -216,9 +216,9 @@ def test_what_is_gone_is_waited_for_only_where_it_was_before(fake_server: FakeSe
 def test_the_deadline_bounds_the_attempts(fake_server: FakeServer) -> None:
     fail(fake_server, code_pb2.UNAVAILABLE, "gone")
     began = time.monotonic()
-    with ac.Client(fake_server.address, timeout=1) as client:
+    with ac.Client(fake_server.address, timeout=1, retry_seconds=600) as client:
         assert isinstance(raised(client), ac.Unavailable)
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 60
 
 
 def test_a_call_that_was_cancelled(client: ac.Client, fake_server: FakeServer) -> None:
