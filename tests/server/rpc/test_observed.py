@@ -1,0 +1,84 @@
+"""How a call ends whose deadline has passed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+
+from ancestral_server.engine.arrivals import Arrivals
+from ancestral_server.errors import DeadlineExceeded, Infeasible, ServerError
+from ancestral_server.metrics import Metrics
+from ancestral_server.rpc import observed
+from ancestral_server.rpc.draining import Draining
+
+
+class Call:
+    """A context with so many seconds left: gRPC's own cancels the handler at some time after its deadline."""
+
+    def __init__(self, remaining: float | None) -> None:
+        self._remaining = remaining
+        self.told: list[grpc.StatusCode] = []
+
+    def time_remaining(self) -> float | None:
+        return self._remaining
+
+    def invocation_metadata(self) -> None: ...
+
+    def add_done_callback(self, _: Any) -> None: ...
+
+    async def read(self) -> bytes:
+        return b""
+
+    async def abort(self, code: grpc.StatusCode, message: str, trailers: Any) -> None:
+        self.told.append(code)
+        raise grpc.aio.AbortError
+
+
+def answering(error: ServerError) -> tuple[Any, Any]:
+    """A method that fails, and its counts."""
+
+    async def behaviour(request: bytes, context: Any) -> None:
+        raise error
+
+    metrics = Metrics("test")
+    methods = observed.Observed(metrics, Arrivals(), Draining(), log_calls=False)
+    handler = methods._wrap("a.Service", "Method", grpc.unary_unary_rpc_method_handler(behaviour))
+    return handler.stream_unary, metrics.method("unary", "a.Service", "Method").handled
+
+
+def test_who_has_expired_is_told_nothing_since_grpc_ends_the_call() -> None:
+    async def work() -> None:
+        answer, counted = answering(DeadlineExceeded("waited"))
+        call = Call(-0.001)
+        handling = asyncio.ensure_future(answer(None, call))
+        await asyncio.sleep(0.01)
+        assert not handling.done()
+        handling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await handling
+        assert not call.told
+        assert counted["DeadlineExceeded"] == sum(counted.values()) == 1
+
+    asyncio.run(work())
+
+
+def test_who_has_expired_is_told_after_all_where_grpc_does_not_end_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observed, "EXPIRY_SECONDS", 0.01)
+    answer, _ = answering(DeadlineExceeded("waited"))
+    call = Call(-0.001)
+    with pytest.raises(grpc.aio.AbortError):
+        asyncio.run(answer(None, call))
+    assert call.told == [grpc.StatusCode.DEADLINE_EXCEEDED]
+
+
+@pytest.mark.parametrize("remaining", [None, 0.5])
+def test_who_has_time_left_is_told_at_once(monkeypatch: pytest.MonkeyPatch, remaining: float | None) -> None:
+    monkeypatch.setattr(observed, "EXPIRY_SECONDS", 3600)
+    answer, _ = answering(Infeasible("needs more"))
+    call = Call(remaining)
+    with pytest.raises(grpc.aio.AbortError):
+        asyncio.run(asyncio.wait_for(answer(None, call), 60))
+    assert call.told == [grpc.StatusCode.DEADLINE_EXCEEDED]
