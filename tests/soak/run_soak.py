@@ -221,6 +221,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=24, help="calls in flight")
     parser.add_argument("--seed", type=int, default=1)
     flags = parser.parse_args()
+    if flags.minutes < 1:
+        parser.error(f"--minutes is {flags.minutes}, must be at least 1")
     with tempfile.TemporaryDirectory() as folder:
         report = soak(
             Path(folder) / "models",
