@@ -122,9 +122,16 @@ def expected_images(seed: int, first: int, n: int) -> Array:
 
 
 @contextmanager
-def batch_lane(program: Doubler, limits: Limits | None = None, max_batch: int = 4) -> Iterator[BatchLoop]:
+def batch_lane(
+    program: Doubler, limits: Limits | None = None, max_batch: int = 4, fixed: bool = False
+) -> Iterator[BatchLoop]:
     metrics = Metrics("test").lane("toy", 1, "encode")
-    settings: dict[str, Any] = {"max_batch": max_batch, "limits": limits or Limits(images=10), "wait": 0.005}
+    settings: dict[str, Any] = {
+        "max_batch": max_batch,
+        "limits": limits or Limits(images=10),
+        "wait": 0.005,
+        "fixed": fixed,
+    }
     lane = BatchLoop("toy", program, metrics, **settings, arrivals=Arrivals(), cores=Cores(1))  # type: ignore[arg-type]
     lane.start()
     yield lane
@@ -134,10 +141,10 @@ def batch_lane(program: Doubler, limits: Limits | None = None, max_batch: int = 
 
 @contextmanager
 def painting_lane(
-    program: Painter, limits: Limits | None = None, slots: int = 4, workers: int = 1
+    program: Painter, limits: Limits | None = None, slots: int = 4, workers: int = 1, fixed: bool = False
 ) -> Iterator[RasterLoop]:
     metrics = Metrics("test").lane("toy", 1, "sample")
-    settings: dict[str, Any] = {"slots": slots, "limits": limits or Limits(), "workers": workers}
+    settings: dict[str, Any] = {"slots": slots, "limits": limits or Limits(), "workers": workers, "fixed": fixed}
     lane = RasterLoop("toy", program, metrics, **settings, cores=Cores(workers))  # type: ignore[arg-type]
     lane.start()
     yield lane

@@ -34,7 +34,7 @@ from ancestral.v1 import bundle_pb2, inference_service_pb2_grpc, tensor_pb2
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.runtime.bundle import read_bundle
 from ancestral_server.runtime.program import OneShotProgram
-from ancestral_server.runtime.session import Runtime
+from ancestral_server.runtime.session import Device, Runtime
 from inference import open_inference_service_pb2 as oip
 from rig import CORES, untrained
 from running import ServerProcess, heed_sigterm
@@ -139,11 +139,11 @@ def encode_request(count: int) -> pb.EncodeRequest:
     return pb.EncodeRequest(model=MODEL, images=tensor)
 
 
-def raw_images_per_second(bundle: Path, batch: int, seconds: float) -> float:
+def raw_images_per_second(bundle: Path, batch: int, seconds: float, device: Device) -> float:
     """Of onnxruntime alone, as the server opens it, on batches of this size."""
     read = read_bundle(bundle)
     role = next(role for role in read.manifest.roles if role.name == "encode")
-    program = OneShotProgram(role, Runtime("cpu", CORES).open(read.graph(role)), read.manifest)
+    program = OneShotProgram(role, Runtime(device, CORES).open(read.graph(role)), read.manifest)
     feeds = {meaning: program.blank(meaning, batch) for meaning in program.inputs}
     feeds[bundle_pb2.MEANING_IMAGE] = images(batch)
     wanted = [bundle_pb2.MEANING_MEAN, bundle_pb2.MEANING_LOG_VARIANCE]
@@ -166,7 +166,13 @@ def infer_request() -> oip.ModelInferRequest:
 
 
 def single_calls(
-    server: ServerProcess, bundle: Path, folder: Path, concurrencies: list[int], seconds: float, rounds: int
+    server: ServerProcess,
+    bundle: Path,
+    folder: Path,
+    concurrencies: list[int],
+    seconds: float,
+    rounds: int,
+    device: Device,
 ) -> list[dict[str, Any]]:
     """Encode, and ModelInfer, against an echo of messages as large as Encode's, at each number of calls in flight."""
     requests = {ENCODE: encode_request(1), INFER: infer_request()}
@@ -204,19 +210,21 @@ def single_calls(
                     "p99_ms": median(each[ENCODE]["p99_ms"] for each in rounds_of),
                     "mean_batch": batch,
                     "server_cpu_us_per_call": median(cpu_us),
-                    "raw_images_per_second": raw_images_per_second(bundle, max(1, round(batch)), 0.5),
+                    "raw_images_per_second": raw_images_per_second(bundle, max(1, round(batch)), 0.5, device),
                 }
             )
     return rows
 
 
-def bulk(server: ServerProcess, bundle: Path, folder: Path, seconds: float, rounds: int) -> dict[str, Any]:
+def bulk(
+    server: ServerProcess, bundle: Path, folder: Path, seconds: float, rounds: int, device: Device
+) -> dict[str, Any]:
     """EncodeStream with 64 images per message against onnxruntime alone on batches of as many."""
     message = folder / "message"
     message.write_bytes(pb.EncodeStreamRequest(encode=encode_request(MESSAGE_IMAGES)).SerializeToString())
     pairs = []
     for _ in range(rounds):
-        raw = raw_images_per_second(bundle, MESSAGE_IMAGES, seconds)
+        raw = raw_images_per_second(bundle, MESSAGE_IMAGES, seconds, device)
         rate = finished("stream", server.address, str(seconds), str(message))["rate"] * MESSAGE_IMAGES
         pairs.append((raw, rate))
     return {
@@ -242,7 +250,7 @@ def _cpu_seconds(server: ServerProcess) -> float:
 
 def markdown(report: dict[str, Any]) -> str:
     lines = [
-        f"# The front end on {report['cores']} cores",
+        f"# The front end on {report['cores']} cores, the model on {report['device']}",
         "",
         "Single-image `Encode` of an untrained `mnist-vae`, closed loop, against a bare gRPC echo with messages of the",
         "same size; medians over rounds in turn.",
@@ -289,17 +297,18 @@ def _report() -> None:
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 64], help="calls in flight")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each load")
     parser.add_argument("--rounds", type=int, default=9, help="how often what is compared takes turns")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the server computes")
     parser.add_argument("--out", type=Path, default=HERE.parent / "front_end", help="report without suffix")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         _, bundle = untrained(MODEL, folder / "models")
-        report: dict[str, Any] = {"cores": CORES}
-        with ServerProcess(folder / "models") as server:
+        report: dict[str, Any] = {"cores": CORES, "device": options.device}
+        with ServerProcess(folder / "models", "--device", options.device) as server:
             report["single_calls"] = single_calls(
-                server, bundle, folder, options.concurrency, options.seconds, options.rounds
+                server, bundle, folder, options.concurrency, options.seconds, options.rounds, options.device
             )
-            report["bulk"] = bulk(server, bundle, folder, options.seconds, options.rounds)
+            report["bulk"] = bulk(server, bundle, folder, options.seconds, options.rounds, options.device)
     text = markdown(report)
     print(text)
     options.out.with_suffix(".md").write_text(text)

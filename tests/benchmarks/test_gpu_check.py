@@ -33,15 +33,17 @@ def test_without_a_gpu_it_claims_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_report_has_every_role_of_every_digits_bundle(tmp_path: Path) -> None:
-    toybundle.write(tmp_path / "models", "digits-tally")
+def test_the_report_has_every_role_of_the_newest_version_of_every_bundle(tmp_path: Path) -> None:
+    toybundle.write(tmp_path / "models", "tally")
+    toybundle.write(tmp_path / "models", "tally", 2)
     toybundle.write(tmp_path / "models", "other")
     result = check("--device", "cpu", "--models", str(tmp_path / "models"), "--out", str(tmp_path / "report"))
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "report.json").read_text())
-    assert [r["role"] for r in report["results"]] == ["encode", "score", "sample"]
-    assert all(r["passed"] and r["float_difference"] == 0 for r in report["results"])
-    assert (tmp_path / "report.md").read_text().count("digits-tally/1") == 3
+    assert [r["role"] for r in report["results"]] == ["encode", "score", "sample"] * 2
+    assert all(r["passed"] and r["float_difference"] == r["batch_difference"] == 0 for r in report["results"])
+    text = (tmp_path / "report.md").read_text()
+    assert text.count("| other/1 |") == text.count("| tally/2 |") == 3
 
 
 def test_a_role_that_answers_wrongly_fails_the_check(tmp_path: Path) -> None:

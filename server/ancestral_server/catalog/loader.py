@@ -114,8 +114,8 @@ class Loader:
         name = f"{model.name}:{model.version} {role}"
         limits = Limits(settings.max_queued_images, settings.max_queued_calls, settings.max_queue_ms / 1000)
         metrics = self._metrics.lane(model.name, model.version, role)
+        on_cpu = self._runtime.device == "cpu"
         if isinstance(program, RasterProgram):
-            on_cpu = self._runtime.device == "cpu"
             return RasterLoop(
                 name,
                 program,
@@ -124,7 +124,7 @@ class Loader:
                 limits=limits,
                 cores=self._cores,
                 workers=settings.threads if on_cpu else 1,
-                pad=not on_cpu,
+                fixed=not on_cpu,
             )
         assert isinstance(program, OneShotProgram)
         return QuickBatchLoop(
@@ -136,4 +136,6 @@ class Loader:
             wait=settings.batch_wait_ms / 1000,
             arrivals=self._arrivals,
             cores=self._cores,
+            # A seed gives the same image in whatever company; of the other roles nobody promises the last bit.
+            fixed=role == "sample" and not on_cpu,
         )

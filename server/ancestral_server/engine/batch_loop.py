@@ -33,7 +33,11 @@ BULK_SECONDS = 0.005
 
 
 class BatchLoop(Lane[OneShotJob]):
-    """Dynamic batching. A request larger than a batch is split over several, never refused."""
+    """Dynamic batching. A request larger than a batch is split over several, never refused.
+
+    fixed: every run is of `max_batch` rows, whoever asked for few. On a GPU another size of batch may change the last
+    bits of a row, and costs about as much.
+    """
 
     def __init__(
         self,
@@ -46,10 +50,12 @@ class BatchLoop(Lane[OneShotJob]):
         wait: float,
         arrivals: Arrivals,
         cores: Cores,
+        fixed: bool = False,
     ) -> None:
         super().__init__(name, metrics, limits)
         self._program = program
         self._buckets = policy.buckets(max_batch)
+        self._fixed = fixed
         self._quantum = max_batch
         # Those of bulk too.
         self._run_sizes = self._buckets
@@ -92,7 +98,7 @@ class BatchLoop(Lane[OneShotJob]):
                     raise
                 return
             self._costs.learn(rows, time.monotonic() - began)
-        if self._batch_seconds <= BULK_SECONDS:
+        if self._batch_seconds <= BULK_SECONDS and not self._fixed:
             self._warm_up_bulk(2 * rows)
 
     def _warm_up_bulk(self, rows: int) -> None:
@@ -113,7 +119,7 @@ class BatchLoop(Lane[OneShotJob]):
         program.check_outputs(program.run(inputs, list(program.outputs)), rows)
 
     def _probe(self) -> None:
-        self._run_blank(self._buckets[0])
+        self._run_blank(self._size(1))
 
     def _surely_fits(self, job: OneShotJob) -> bool:
         # At most the run that goes on and one full one are before the answer, which most deadlines leave time for.
@@ -131,8 +137,7 @@ class BatchLoop(Lane[OneShotJob]):
     def _queue_seconds(self, rows: int) -> float:
         most = min(self._room.most, self._buckets[-1])
         whole, rest = divmod(rows, most)
-        seconds = whole * self._costs.seconds(most)
-        return seconds + (self._costs.seconds(policy.bucket(rest, self._buckets)) if rest else 0.0)
+        return whole * self._costs.seconds(most) + (self._run_seconds(rest) if rest else 0.0)
 
     @property
     def _batch_seconds(self) -> float:
@@ -187,12 +192,18 @@ class BatchLoop(Lane[OneShotJob]):
         return policy.company(self._crowd.known, self._run_seconds)
 
     def _run_seconds(self, rows: int) -> float:
-        return self._costs.seconds(policy.bucket(rows, self._buckets))
+        return self._costs.seconds(self._room.most if self._fixed else policy.bucket(rows, self._buckets))
+
+    def _size(self, rows: int) -> int:
+        """How many rows a run for so many has."""
+        return self._room.most if self._fixed else policy.bucket(rows, self._run_sizes)
 
     def _take(self) -> None:
         """As much of what is queued as a run may have. The lock is held."""
         most = min(self._room.most, self._most())
-        room = policy.fill(self._queue.total_rows, most, self._run_sizes, self._costs.seconds)
+        room = most
+        if not self._fixed:
+            room = policy.fill(self._queue.total_rows, most, self._run_sizes, self._costs.seconds)
         for jobs in self._queue.order():
             while room and jobs:
                 job = jobs[0]
@@ -212,7 +223,7 @@ class BatchLoop(Lane[OneShotJob]):
 
     def _run_and_retire(self, program: OneShotProgram) -> None:
         pieces, rows = self._pieces, sum(piece.rows for piece in self._pieces)
-        size = policy.bucket(rows, self._run_sizes)
+        size = self._size(rows)
         began = time.monotonic()
         self._busy_until = began + self._costs.seconds(size)
         try:
@@ -235,7 +246,7 @@ class BatchLoop(Lane[OneShotJob]):
         # Before the post: afterwards the answered callers send again.
         self._crowd.seen(len(pieces) + len(self._queue))
         if self._crowd.probes:
-            self._enough = policy.enough(self._buckets, self._costs.seconds)
+            self._enough = policy.enough(self._buckets, self._run_seconds)
         self._finish(finished)
         # Last: whatever fails above, the lane knows whom to answer.
         self._pieces, self._busy_until = [], 0.0

@@ -80,10 +80,13 @@ def fill(rows: int, most: int, sizes: Sequence[int], seconds: Callable[[int], fl
     return full if full_rate > (1 + FILL_SHARE) * padded_rate else rows
 
 
-def parts(rows: int, most: int, sizes: Sequence[int]) -> list[int]:
-    """The sizes of the runs, none of more than `most`, that together hold `rows`, at most the largest size."""
-    whole, rest = divmod(rows, most)
-    return [most] * whole + ([min(bucket(rest, sizes), sizes[-1] - whole * most)] if rest else [])
+def parts(rows: int, most: int, capacity: int, *, full: bool) -> list[int]:
+    """The sizes of the runs, none of more than `most`, that together hold `rows` of a `capacity`; full: no run smaller
+    than it may be, if the capacity is a multiple of `most`.
+    """
+    held = min(capacity, -(-rows // most) * most) if full else rows
+    whole, rest = divmod(held, most)
+    return [most] * whole + ([rest] if rest else [])
 
 
 def enough(sizes: Sequence[int], seconds: Callable[[int], float]) -> int:

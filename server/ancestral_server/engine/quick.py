@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ancestral_server.engine import policy
 from ancestral_server.engine.batch_loop import BatchLoop
 from ancestral_server.engine.job import OneShotJob, Priority
 from ancestral_server.runtime.program import OneShotProgram
@@ -39,7 +38,7 @@ class QuickBatchLoop(BatchLoop):
     @property
     def quick(self) -> bool:
         """Whether runs are so short that the event loop might take them itself."""
-        return self._costs.seconds(1) <= HERE_SECONDS / 2
+        return self._run_seconds(1) <= HERE_SECONDS / 2
 
     def lighten(self, program: OneShotProgram) -> None:
         """Let the event loop take short runs, on `program`, which computes on the thread that calls it. Warms it up."""
@@ -76,7 +75,7 @@ class QuickBatchLoop(BatchLoop):
         if self._queue.rows[Priority.BATCH]:
             return False
         rows = max(self._queue.total_rows, min(self._crowd.known, self._enough))
-        return self._light is not None and self._costs.seconds(policy.bucket(rows, self._buckets)) <= HERE_SECONDS
+        return self._light is not None and self._run_seconds(rows) <= HERE_SECONDS
 
     def _company(self) -> int:
         # Here nothing else goes on during a run.

@@ -10,7 +10,7 @@ chain, which two threads together finish hardly sooner than one, but two workers
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable
 
 import numpy as np
 import structlog
@@ -35,7 +35,8 @@ class RasterLoop(Lane[RasterJob]):
     """A request larger than the slots is simply worked off, in turn with the others.
 
     slots: samples that each worker paints at a time, the last few kept for requests that have none yet.
-    pad: run only a few sizes of batch, as a GPU likes it.
+    fixed: every run is of all slots, used or not. On a GPU another size of batch may change a sample's last bits, and
+    costs about as much.
     """
 
     # Rows keep every core busy without a pause: the event loop and the other models must not stand in line for one.
@@ -51,16 +52,14 @@ class RasterLoop(Lane[RasterJob]):
         limits: Limits,
         cores: Cores,
         workers: int = 1,
-        pad: bool = False,
+        fixed: bool = False,
     ) -> None:
         super().__init__(name, metrics, limits, workers)
         self._program = program
         self._cores = cores
         self._quantum = 1
         self._limit = slots - policy.reserve(slots)
-        # Where nothing needs padding, every size is a bucket, and powers of two are enough to warm up.
-        self._warm = policy.buckets(slots)
-        self._buckets: Sequence[int] = self._warm if pad else range(1, slots + 1)
+        self._fixed = fixed
         self._slots = [Slots(program, slots) for _ in range(workers)]
         # Samples of one row's run, at most; slots beyond that are painted in further runs.
         self._rooms = [Room(policy.buckets(slots)) for _ in range(workers)]
@@ -81,7 +80,7 @@ class RasterLoop(Lane[RasterJob]):
 
         A size that does not fit into memory bounds the runs; OutOfMemory if one sample does not.
         """
-        for size in self._warm:
+        for size in policy.buckets(self._slots[0].capacity):
             try:
                 self._run_blank(size)
                 seconds = self._run_blank(size)
@@ -145,7 +144,7 @@ class RasterLoop(Lane[RasterJob]):
         # The last sample waits for its slot, and then takes as long as any.
         workers = len(self._slots)
         size = min(self._limit, policy.sample_share(waiting=ahead + rows, running=self.used, workers=workers))
-        return self._queue_seconds(ahead + rows) + self._height * self._costs.seconds(size)
+        return self._queue_seconds(ahead + rows) + self._height * self._run_seconds(size)
 
     def _queue_seconds(self, rows: int) -> float:
         # What is free is filled at the next row.
@@ -165,7 +164,10 @@ class RasterLoop(Lane[RasterJob]):
     @property
     def _image_seconds(self) -> float:
         """Seconds that an image takes while all slots are in use."""
-        return self._height * self._costs.seconds(self._limit)
+        return self._height * self._run_seconds(self._limit)
+
+    def _run_seconds(self, rows: int) -> float:
+        return self._costs.seconds(self._slots[0].capacity if self._fixed else rows)
 
     @property
     def _running(self) -> bool:
@@ -228,7 +230,7 @@ class RasterLoop(Lane[RasterJob]):
     def _run_and_retire(self, worker: int, slots: Slots) -> None:
         began = time.monotonic()
         most = self._rooms[worker].most
-        sizes = policy.parts(slots.used, most, self._buckets)
+        sizes = policy.parts(slots.used, most, slots.capacity, full=self._fixed)
         try:
             done = slots.paint_row(sizes)
         except (OutOfMemory, MemoryError) as error:

@@ -39,7 +39,25 @@ _CUDA_OPTIONS = {
     "cudnn_conv_algo_search": "HEURISTIC",
     "arena_extend_strategy": "kSameAsRequested",
 }
-
+# Beside a GPU, onnxruntime computes shapes on the CPU, on purpose, with a few integers at a time; these are the
+# operators that do. Any other node there would copy a whole batch to and fro.
+_OF_SHAPES = frozenset(
+    (
+        "Add",
+        "Cast",
+        "Concat",
+        "Constant",
+        "Div",
+        "Gather",
+        "Mul",
+        "Shape",
+        "Size",
+        "Slice",
+        "Squeeze",
+        "Sub",
+        "Unsqueeze",
+    )
+)
 
 # onnxruntime computes every output of a graph unless told otherwise.
 _ONLY_WHAT_IS_ASKED_FOR = ort.RunOptions()
@@ -72,13 +90,16 @@ class Runtime:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers: list[Any] = ["CPUExecutionProvider"]
         if (on or self.device) == "cuda":
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-            providers = [(_CUDA, _CUDA_OPTIONS)]
+            # Not session.disable_cpu_ep_fallback: it refuses the nodes that compute shapes as well.
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+            providers = [(_CUDA, _CUDA_OPTIONS), *providers]
         try:
             # enable_fallback: the Python class would otherwise retry on the CPU and hide the first error.
             session = ort.InferenceSession(path, options, providers=providers, enable_fallback=False)
         except Exception as error:  # onnxruntime raises a dozen types of its own
             raise BundleError(path.name, f"onnxruntime refuses it: {_first_line(error)}") from error
+        if (on or self.device) == "cuda" and (strays := nodes_off_the_gpu(session)):
+            raise BundleError(path.name, f"{len(strays)} nodes would run on the CPU: {', '.join(strays[:5])}")
         return Session(session)
 
 
@@ -107,6 +128,20 @@ class Session:
             if out_of_memory(error):
                 raise OutOfMemory(f"out of memory: {_first_line(error)}") from error
             raise
+
+
+def nodes_off_the_gpu(session: ort.InferenceSession) -> list[str]:
+    """Nodes of a graph, as OPERATOR NAME, that run on the CPU although they compute more than shapes.
+
+    The session must have been opened with `session.record_ep_graph_assignment_info`.
+    """
+    return [
+        f"{node.op_type} {node.name}".strip()
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name != _CUDA
+        for node in part.get_nodes()
+        if node.op_type not in _OF_SHAPES
+    ]
 
 
 # onnxruntime has no type of its own for it. Of its arena, of the C++ library, of CUDA, cuDNN and cuBLAS, in this order.

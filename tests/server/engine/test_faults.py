@@ -213,3 +213,19 @@ def test_a_sampler_in_which_no_sample_fits_says_so_and_goes_on(raster: RasterLoo
         assert raster._queue.total_rows == 0
 
     run(work())
+
+
+def test_runs_of_a_fixed_size_halve_as_well(doubler: Doubler, painter: Painter) -> None:
+    async def work() -> None:
+        with batch_lane(doubler, Limits(images=1000), max_batch=8, fixed=True) as lane:
+            doubler.fits = 5
+            assert await double(lane, *range(1, 8)) == [2.0 * value for value in range(1, 8)]
+            assert await double(lane, 9) == [18.0]
+            assert doubler.sizes == [4, 4, 4]
+            assert count(lane.metrics.out_of_memory) == 1
+        with painting_lane(painter, slots=8, fixed=True) as sampler:
+            painter.fits = 5
+            assert (await paint(sampler, 7)).images.tobytes() == expected_images(1, 0, 7).tobytes()
+            assert set(painter.sizes) == {4}
+
+    run(work())

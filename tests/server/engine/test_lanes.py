@@ -14,13 +14,29 @@ from ancestral_server.engine.job import RasterJob
 from ancestral_server.engine.niceness import ROWS, RUNS
 from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.errors import DeadlineExceeded, Infeasible, Internal, Overloaded, Unavailable
-from fakeprograms import Doubler, Painter, double, expected_images, paint, run, until
+from fakeprograms import Doubler, Painter, batch_lane, double, expected_images, paint, painting_lane, run, until
 
 
 def test_a_request_larger_than_a_batch_is_split_and_joined(batches: BatchLoop, doubler: Doubler) -> None:
     assert run(double(batches, *range(1, 11))) == [2.0 * i for i in range(1, 11)]
     # 4 + 4 + 2, the last one in a bucket of its own size.
     assert doubler.sizes == [4, 4, 2]
+
+
+def test_a_lane_of_fixed_size_never_runs_another(doubler: Doubler, painter: Painter) -> None:
+    async def work() -> None:
+        with batch_lane(doubler, max_batch=4, fixed=True) as lane:
+            lane.warm_up()
+            doubler.sizes.clear()
+            assert await double(lane, 1) == [2.0]
+            assert await double(lane, *range(1, 7)) == [2.0 * i for i in range(1, 7)]
+            assert set(doubler.sizes) == {4}
+        with painting_lane(painter, slots=4, fixed=True) as sampler:
+            jobs = await asyncio.gather(*(paint(sampler, n, seed=n) for n in (1, 6)))
+            assert [job.images.tobytes() for job in jobs] == [expected_images(n, 0, n).tobytes() for n in (1, 6)]
+            assert set(painter.sizes) == {4}
+
+    run(work())
 
 
 def test_a_failed_run_answers_its_own_callers_and_nobody_else(batches: BatchLoop) -> None:

@@ -107,17 +107,19 @@ def test_a_run_is_padded_only_where_that_gets_more_done() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "most", "sizes", "runs"),
+    ("rows", "most", "full", "runs"),
     [
-        (5, 8, (1, 2, 4, 8), [8]),
-        (5, 4, (1, 2, 4, 8), [4, 1]),
-        (7, 2, (1, 2, 4, 8), [2, 2, 2, 1]),
+        (5, 8, False, [5]),
+        (5, 4, False, [4, 1]),
+        (7, 2, False, [2, 2, 2, 1]),
+        (1, 8, True, [8]),
+        (5, 4, True, [4, 4]),
         # Never more slots than there are.
-        (11, 8, (1, 2, 4, 8, 11), [8, 3]),
+        (9, 4, True, [4, 4, 3]),
     ],
 )
-def test_parts_hold_all_rows(rows: int, most: int, sizes: tuple[int, ...], runs: list[int]) -> None:
-    assert parts(rows, most, sizes) == runs
+def test_parts_hold_all_rows(rows: int, most: int, full: bool, runs: list[int]) -> None:
+    assert parts(rows, most, 11, full=full) == runs
 
 
 def test_a_queue_may_hold_a_batch_the_floor_or_as_much_as_the_newcomer() -> None:
