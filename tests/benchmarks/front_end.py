@@ -1,10 +1,5 @@
 """What the server's front end costs: single-image Encode against a bare gRPC echo, streams against raw onnxruntime.
 
-    python tests/benchmarks/front_end.py                 the report, front_end.md and .json
-    ... echo BYTES                                       a server that answers every call with so many bytes
-    ... calls ADDRESS METHOD CONCURRENCY SECONDS FILE    a closed loop of calls with the request in FILE
-    ... stream ADDRESS SECONDS FILE                      one EncodeStream of the message in FILE, over and over
-
 Server, echo and load generator are processes of their own. The echo has messages of the same size as Encode's, so it
 is the bound of any server written with the same library. What is compared is timed in turn, round by round.
 """
@@ -12,15 +7,11 @@ is the bound of any server written with the same library. What is compared is ti
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,6 +26,7 @@ from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.runtime.bundle import read_bundle
 from ancestral_server.runtime.program import OneShotProgram
 from ancestral_server.runtime.session import Device, Runtime
+from closed_loop import ECHO, echo_server, finished, load
 from inference import open_inference_service_pb2 as oip
 from rig import CORES, untrained
 from running import ServerProcess, heed_sigterm
@@ -44,89 +36,7 @@ MODEL = "mnist-vae"
 ENCODE = "/ancestral.v1.InferenceService/Encode"
 ENCODE_STREAM = "/ancestral.v1.InferenceService/EncodeStream"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
-ECHO = "/bench.Echo/Echo"
 MESSAGE_IMAGES = 64
-
-
-# ---- the processes beside the server
-
-
-async def echo(size: int) -> None:
-    """Answer every call with `size` bytes; prints the port."""
-    reply = bytes(size)
-
-    async def answer(request: bytes, context: Any) -> bytes:
-        return reply
-
-    server = grpc.aio.server()
-    handler: Any = grpc.unary_unary_rpc_method_handler(answer)
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", {"Echo": handler}),))
-    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
-    await server.start()
-    await server.wait_for_termination()
-
-
-async def calls(address: str, method: str, concurrency: int, seconds: float, request: bytes) -> dict[str, float]:
-    """Keep so many calls in flight: calls/s and latency quantiles, ms."""
-    latencies: list[float] = []
-    async with grpc.aio.insecure_channel(address) as channel:
-        call: Any = channel.unary_unary(method)
-        for _ in range(20):
-            await call(request)
-        began = time.perf_counter()
-
-        async def caller() -> None:
-            while (sent := time.perf_counter()) < began + seconds:
-                await call(request)
-                latencies.append(time.perf_counter() - sent)
-
-        await asyncio.gather(*(caller() for _ in range(concurrency)))
-        spent = time.perf_counter() - began
-    p50, p99 = np.quantile(latencies, (0.5, 0.99)) * 1000
-    return {"rate": len(latencies) / spent, "p50_ms": float(p50), "p99_ms": float(p99), "calls": len(latencies)}
-
-
-async def stream(address: str, seconds: float, message: bytes) -> dict[str, float]:
-    """Send the message as fast as the stream takes it: answered messages/s."""
-    answers, began = 0, time.perf_counter()
-
-    async def messages() -> AsyncIterator[bytes]:
-        while time.perf_counter() < began + seconds:
-            yield message
-
-    async with grpc.aio.insecure_channel(address) as channel:
-        call: Any = channel.stream_stream(ENCODE_STREAM)
-        async for _ in call(messages()):
-            answers += 1
-    return {"rate": answers / (time.perf_counter() - began)}
-
-
-def _child(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, str(HERE), *arguments], stdout=subprocess.PIPE, text=True)
-
-
-@contextmanager
-def echo_server(size: int) -> Iterator[str]:
-    process = _child("echo", str(size))
-    try:
-        assert process.stdout is not None
-        yield f"127.0.0.1:{process.stdout.readline().strip()}"
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def finished(*arguments: str) -> dict[str, float]:
-    """What a load generator in a process of its own measured."""
-    output, _ = _child(*arguments).communicate(timeout=120)
-    return dict(json.loads(output))
-
-
-def load(address: str, method: str, concurrency: int, seconds: float, request: Path) -> dict[str, float]:
-    return finished("calls", address, method, str(concurrency), str(seconds), str(request))
-
-
-# ---- what is measured
 
 
 def images(count: int) -> np.ndarray[Any, Any]:
@@ -225,7 +135,7 @@ def bulk(
     pairs = []
     for _ in range(rounds):
         raw = raw_images_per_second(bundle, MESSAGE_IMAGES, seconds, device)
-        rate = finished("stream", server.address, str(seconds), str(message))["rate"] * MESSAGE_IMAGES
+        rate = finished("stream", server.address, ENCODE_STREAM, str(seconds), str(message))["rate"] * MESSAGE_IMAGES
         pairs.append((raw, rate))
     return {
         "raw_images_per_second": median(raw for raw, _ in pairs),
@@ -243,9 +153,6 @@ def _batches(server: ServerProcess) -> tuple[float, float]:
 def _cpu_seconds(server: ServerProcess) -> float:
     fields = Path(f"/proc/{server.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-# ---- the report
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -275,28 +182,11 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["echo"]:
-        asyncio.run(echo(int(sys.argv[2])))
-    elif sys.argv[1:2] == ["calls"]:
-        address, method, concurrency, seconds, request = sys.argv[2:]
-        print(
-            json.dumps(
-                asyncio.run(calls(address, method, int(concurrency), float(seconds), Path(request).read_bytes()))
-            )
-        )
-    elif sys.argv[1:2] == ["stream"]:
-        address, seconds, message = sys.argv[2:]
-        print(json.dumps(asyncio.run(stream(address, float(seconds), Path(message).read_bytes()))))
-    else:
-        _report()
-
-
-def _report() -> None:
     heed_sigterm()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 64], help="calls in flight")
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of each load")
-    parser.add_argument("--rounds", type=int, default=9, help="how often what is compared takes turns")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of each load")
+    parser.add_argument("--rounds", type=int, default=15, help="how often what is compared takes turns")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the server computes")
     parser.add_argument("--out", type=Path, default=HERE.parent / "front_end", help="report without suffix")
     options = parser.parse_args()
