@@ -1,4 +1,4 @@
-"""Which failures of a run mean that a smaller one may succeed."""
+"""Which failures of a run mean that a smaller one may succeed, and which nodes have no business on the CPU."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper
 
 import toybundle
 from ancestral_server.errors import OutOfMemory
-from ancestral_server.runtime.session import Runtime, Session, out_of_memory
+from ancestral_server.runtime.session import Runtime, Session, nodes_off_the_gpu, out_of_memory
 
 
 @pytest.mark.parametrize(
@@ -57,3 +60,20 @@ def test_what_else_goes_wrong_is_passed_on(tmp_path: Path) -> None:
     session = Runtime("cpu", 1).open(folder / "encode.onnx")
     with pytest.raises(Exception, match="Got invalid dimensions"):
         session.run(["code"], {"image": np.zeros((1, 9, 9, 1), np.uint8)})
+
+
+def on_the_cpu(*nodes: onnx.NodeProto) -> ort.InferenceSession:
+    """A session of x [B,3] -> y [B,3]."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", 3]) for name in "xy")
+    graph = helper.make_graph(list(nodes), "nodes", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def test_of_the_nodes_on_the_cpu_only_those_that_compute_shapes_may_be_there() -> None:
+    shape = helper.make_node("Shape", ["x"], ["shape"])
+    reshape = helper.make_node("Reshape", ["x", "shape"], ["y"], name="last")
+    assert nodes_off_the_gpu(on_the_cpu(shape, reshape)) == ["Reshape last"]
+    assert nodes_off_the_gpu(on_the_cpu(helper.make_node("Tanh", ["x"], ["y"]))) == ["Tanh"]
