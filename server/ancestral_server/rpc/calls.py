@@ -49,16 +49,19 @@ def image_shape(model: ModelVersion) -> tuple[int, int, int]:
 
 def info(model: ModelVersion, job: Job) -> timing_pb2.ReplyInfo:
     """Who answered, and where the time went until now."""
+    told = timing_pb2.ReplyInfo()
+    tell(told, model, job)
+    return told
+
+
+def tell(info: timing_pb2.ReplyInfo, model: ModelVersion, job: Job) -> None:
+    """Write into an empty `info`, which may be a field of a reply, who answered and where the time went until now."""
     now = time.monotonic()
+    info.request_id = request_id.get()
+    info.model = model.name
+    info.version = model.version
+    timing = info.timing
+    timing.queue_seconds = job.queue_seconds
     # Of a stream that still runs, compute time is what has passed since it began.
-    finished = job.finished or now
-    return timing_pb2.ReplyInfo(
-        request_id=request_id.get(),
-        model=model.name,
-        version=model.version,
-        timing=timing_pb2.Timing(
-            queue_seconds=job.queue_seconds,
-            compute_seconds=finished - job.started,
-            total_seconds=now - job.submitted,
-        ),
-    )
+    timing.compute_seconds = (job.finished or now) - job.started
+    timing.total_seconds = now - job.submitted

@@ -191,7 +191,16 @@ def reply_size(field: str, images: int, image_bytes: int, limit: int) -> None:
 
 def tensor(array: Array) -> tensor_pb2.Tensor:
     """The wire form of an array."""
-    return tensor_pb2.Tensor(dtype=_WIRE[array.dtype], shape=array.shape, data=array.tobytes())  # type: ignore[arg-type]
+    wire = tensor_pb2.Tensor()
+    fill(wire, array)
+    return wire
+
+
+def fill(wire: tensor_pb2.Tensor, array: Array) -> None:
+    """Make an empty tensor, which may be a field of a reply, the wire form of an array: nothing is copied twice."""
+    wire.dtype = _WIRE[array.dtype]  # type: ignore[assignment]
+    wire.shape.extend(array.shape)
+    wire.data = array.tobytes()
 
 
 def _dtype_name(number: int) -> str:

@@ -19,13 +19,15 @@ from ancestral_server.engine.batch_loop import BatchLoop
 from ancestral_server.engine.job import OneShotJob, Streams
 from ancestral_server.errors import RoleMissing
 from ancestral_server.rpc import convert
-from ancestral_server.rpc.calls import image_shape, info
+from ancestral_server.rpc.calls import image_shape, info, tell
 from ancestral_server.runtime.program import Meaning, Program
 from ancestral_server.runtime.session import Array
 from ancestral_server.settings import Settings
 
 IMAGE = bundle_pb2.MEANING_IMAGE
 UNIFORMS = bundle_pb2.MEANING_UNIFORMS
+MEAN = bundle_pb2.MEANING_MEAN
+LOG_VARIANCE = bundle_pb2.MEANING_LOG_VARIANCE
 LATENT = bundle_pb2.MEANING_LATENT
 LABEL = bundle_pb2.MEANING_LABEL
 LOG_LIKELIHOOD = bundle_pb2.MEANING_LOG_LIKELIHOOD
@@ -47,7 +49,7 @@ def encode_job(
     images = convert.batch(f"{prefix}images", request.images, program.inputs[IMAGE], settings.max_images)
     first = convert.first_index(f"{prefix}first_index", request.first_index, len(images))
     inputs: dict[Meaning, Array | Streams] = {IMAGE: images}
-    wanted = [m for m in (bundle_pb2.MEANING_MEAN, bundle_pb2.MEANING_LOG_VARIANCE) if m in program.outputs]
+    wanted = [meaning for meaning in (MEAN, LOG_VARIANCE) if meaning in program.outputs]
     if request.HasField("draw_seed"):
         field = f"{prefix}draw_seed"
         seed = convert.seed(field, request.draw_seed)
@@ -63,12 +65,16 @@ def encode_job(
 
 
 def encode_reply(model: ModelVersion, job: OneShotJob) -> pb.EncodeResponse:
-    return pb.EncodeResponse(
-        info=info(model, job),
-        mean=output(job, bundle_pb2.MEANING_MEAN),
-        log_variance=output(job, bundle_pb2.MEANING_LOG_VARIANCE),
-        latent=output(job, LATENT),
-    )
+    # Written in place, field by field: a reply that is put together from messages copies each of them.
+    reply = pb.EncodeResponse()
+    tell(reply.info, model, job)
+    if MEAN in job.pieces:
+        convert.fill(reply.mean, job.output(MEAN))
+    if LOG_VARIANCE in job.pieces:
+        convert.fill(reply.log_variance, job.output(LOG_VARIANCE))
+    if LATENT in job.pieces:
+        convert.fill(reply.latent, job.output(LATENT))
+    return reply
 
 
 def score_job(
@@ -107,7 +113,7 @@ def labelled(
 
 def check_reply(field: str, program: Program, wanted: Sequence[Meaning], rows: int, settings: Settings) -> None:
     """Refuse before any work what would not fit a reply."""
-    per_row = sum(program.row_bytes[meaning] for meaning in wanted)
+    per_row = sum([program.row_bytes[meaning] for meaning in wanted])
     convert.reply_size(field, rows, per_row, settings.max_message_bytes - ENVELOPE_BYTES)
 
 

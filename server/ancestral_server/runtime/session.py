@@ -59,10 +59,6 @@ _OF_SHAPES = frozenset(
     )
 )
 
-# onnxruntime computes every output of a graph unless told otherwise.
-_ONLY_WHAT_IS_ASKED_FOR = ort.RunOptions()
-_ONLY_WHAT_IS_ASKED_FOR.only_execute_path_to_fetches = True
-
 
 class Runtime:
     """The device, and the number of threads that a session may compute on."""
@@ -123,7 +119,8 @@ class Session:
         OutOfMemory if it did not fit; what else onnxruntime raises is passed on.
         """
         try:
-            return list(self._session.run(outputs, inputs, _ONLY_WHAT_IS_ASKED_FOR))
+            # Past the Python class around it, whose checks of what the programs have checked cost a lone image 30 µs.
+            return list(self._session._sess.run(outputs, inputs, None))
         except Exception as error:
             if out_of_memory(error):
                 raise OutOfMemory(f"out of memory: {_first_line(error)}") from error

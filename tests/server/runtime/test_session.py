@@ -40,6 +40,9 @@ def test_other_failures_are_not_want_of_memory() -> None:
 class Full:
     """onnxruntime's session as it fails."""
 
+    def __init__(self) -> None:
+        self._sess = self
+
     def get_inputs(self) -> list[Any]:
         return []
 
