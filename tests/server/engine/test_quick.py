@@ -102,6 +102,8 @@ def test_a_failure_of_the_loop_itself_is_recovered_by_the_thread(
     async def work() -> None:
         told: list[bool] = []
         lane.on_health = lambda lane: told.append(lane.healthy)
+        # A crowd that was there a moment ago: nobody runs alone.
+        lane._crowd.seen(2)
         with monkeypatch.context() as patch:
             patch.setattr(lane, "_finish", lambda jobs: 1 / 0)
             with pytest.raises(Internal, match="toy failed"):
