@@ -42,6 +42,7 @@ class Doubler:
         self.inputs = {IMAGE: bundle_pb2.TensorSpec(name="x", meaning=IMAGE, dtype=toybundle.U8, shape=[1])}
         self.outputs = {MEAN: bundle_pb2.TensorSpec(name="y", meaning=MEAN, dtype=toybundle.F32, shape=[1])}
         self.row_bytes = {MEAN: 4}
+        self.forms = (self,)
         self.gate = threading.Event()
         self.gate.set()
         self.sizes: list[int] = []

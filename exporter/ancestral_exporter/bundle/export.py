@@ -25,9 +25,13 @@ _TORCH_DTYPES = {
 
 
 def export_graph(graph: OneShotGraph | RasterGraph, folder: Path) -> None:
-    """Write `folder / graph.file`."""
+    """Write `folder / graph.file`, and beside it the lean forms of its roles."""
     model = graph.build() if isinstance(graph, RasterGraph) else _trace(graph)
     onnx.save_model(model, str(folder / graph.file))
+    for role in graph_roles(graph):
+        if role.HasField("lean"):
+            names = [[spec.name for spec in side] for side in (role.lean.inputs, role.lean.outputs)]
+            onnx.save_model(onnx.utils.Extractor(model).extract_model(*names), str(folder / role.lean.graph))
 
 
 def graph_roles(graph: OneShotGraph | RasterGraph) -> list[bundle_pb2.Role]:

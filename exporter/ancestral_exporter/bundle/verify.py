@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -42,12 +42,13 @@ def verify_bundle(path: Path, *, placed: bool = True) -> VerifyReport:
     _check_manifest(report, manifest)
     if not report.ok:
         return report
-    sessions = _open(report, path, list(manifest.roles))
+    roles = _forms(manifest.roles)
+    sessions = _open(report, path, roles)
     golden = _load_golden(report, path, manifest)
     if report.failures:
         return report
     tolerance = Tolerance(manifest.golden.tolerance, manifest.golden.pixel_tolerance)
-    for role in manifest.roles:
+    for role in roles:
         feeds, wanted = _recorded(golden, role)
         for batch in sorted({*BATCHES, len(next(iter(feeds.values())))}):
             index = np.arange(batch) % len(next(iter(feeds.values())))
@@ -68,7 +69,7 @@ def verify_model(model: ImageModel, folder: Path, subjects: Subjects | None = No
     subjects = subjects or random_subjects(model)
     for graph in model.graphs():
         roles = graph_roles(graph)
-        sessions = _open(report, folder, roles)
+        sessions = _open(report, folder, _forms(roles))
         for role in roles:
             if role.graph not in sessions:
                 continue
@@ -84,7 +85,16 @@ def verify_model(model: ImageModel, folder: Path, subjects: Subjects | None = No
                     these = make_feeds(role, subjects.first(batch))
                     answers = torch_answers(graph, role, these)
                 compare(report, "against PyTorch", sessions[role.graph], role, these, answers, FRESH_TOLERANCE)
+                if role.lean.graph in sessions:
+                    few = {spec.name: these[spec.name] for spec in role.lean.inputs}
+                    lean = sessions[role.lean.graph]
+                    compare(report, "against PyTorch", lean, role.lean, few, answers, FRESH_TOLERANCE)
     return report
+
+
+def _forms(roles: Iterable[bundle_pb2.Role]) -> list[bundle_pb2.Role]:
+    """The roles, and the lean forms of those that have one."""
+    return [form for role in roles for form in ((role, role.lean) if role.HasField("lean") else (role,))]
 
 
 def random_subjects(model: ImageModel, count: int = 64, seed: int = 1) -> Subjects:
@@ -148,7 +158,7 @@ def _check_manifest(report: VerifyReport, manifest: bundle_pb2.Bundle) -> None:
         problems.append("no roles")
     names = [role.name for role in manifest.roles]
     problems += [f"role {name!r} is there twice" for name in sorted({n for n in names if names.count(n) > 1})]
-    for role in manifest.roles:
+    for role in _forms(manifest.roles):
         if role.program not in (bundle_pb2.PROGRAM_ONE_SHOT, bundle_pb2.PROGRAM_RASTER):
             problems.append(f"role {role.name}: unknown program {role.program}")
         if role.graph not in files:

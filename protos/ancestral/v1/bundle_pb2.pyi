@@ -295,6 +295,7 @@ class Role(_message.Message):
     OUTPUTS_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
     LIKELIHOOD_FIELD_NUMBER: _builtins.int
+    LEAN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Role name, unique in the bundle."""
     program: Global___Program.ValueType
@@ -315,6 +316,13 @@ class Role(_message.Message):
     def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateSpec]:
         """States of a raster program; empty for a one-shot program."""
 
+    @_builtins.property
+    def lean(self) -> Global___Role:
+        """The same for callers who want only some of the outputs, which need only some of the inputs, in a smaller graph of its
+        own: of "encode", all but the draw. Its name, and those of its tensors, are the role's. Unset if there is none; only of
+        a one-shot program.
+        """
+
     def __init__(
         self,
         *,
@@ -325,10 +333,11 @@ class Role(_message.Message):
         outputs: _abc.Iterable[Global___TensorSpec] | None = ...,
         states: _abc.Iterable[Global___StateSpec] | None = ...,
         likelihood: Global___Likelihood.ValueType = ...,
+        lean: Global___Role | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lean", b"lean"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["graph", b"graph", "inputs", b"inputs", "likelihood", b"likelihood", "name", b"name", "outputs", b"outputs", "program", b"program", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["graph", b"graph", "inputs", b"inputs", "lean", b"lean", "likelihood", b"likelihood", "name", b"name", "outputs", b"outputs", "program", b"program", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

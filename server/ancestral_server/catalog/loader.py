@@ -83,22 +83,29 @@ class Loader:
         model.manifest = read_manifest(path)
         bundle = read_bundle(path)
         for role in bundle.manifest.roles:
-            raster = role.program == bundle_pb2.PROGRAM_RASTER
-            kind = RasterProgram if raster else OneShotProgram
-            # A raster lane's workers each compute on their own thread.
-            session = self._session(model, bundle, role, on_caller=raster)
-            model.programs[role.name] = kind(role, session, bundle.manifest)
+            if role.program == bundle_pb2.PROGRAM_RASTER:
+                # Its workers each compute on their own thread.
+                session = self._session(model, bundle, role, on_caller=True)
+                model.programs[role.name] = RasterProgram(role, session, bundle.manifest)
+            else:
+                model.programs[role.name] = self._one_shot(model, bundle, role, on_caller=False)
         replay(bundle, model.programs)
         for name, program in model.programs.items():
             lane = model.lanes[name] = self._lane(model, name, program)
             try:
                 lane.warm_up()
                 if isinstance(lane, QuickBatchLoop) and lane.quick:
-                    alone = self._session(model, bundle, program.role, on_caller=True)
-                    lane.lighten(OneShotProgram(program.role, alone, bundle.manifest))
+                    lane.lighten(self._one_shot(model, bundle, program.role, on_caller=True))
             except OutOfMemory as error:
                 raise BundleError(program.role.graph, f"role {name}: {error}") from error
         model.device = self._runtime.device
+
+    def _one_shot(
+        self, model: ModelVersion, bundle: Bundle, role: bundle_pb2.Role, *, on_caller: bool
+    ) -> OneShotProgram:
+        lean = self._one_shot(model, bundle, role.lean, on_caller=on_caller) if role.HasField("lean") else None
+        session = self._session(model, bundle, role, on_caller=on_caller)
+        return OneShotProgram(role, session, bundle.manifest, lean)
 
     def _session(self, model: ModelVersion, bundle: Bundle, role: bundle_pb2.Role, *, on_caller: bool) -> Session:
         """A session on the role's graph, which other roles may share."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -44,6 +44,27 @@ class Bundle:
                 return dict(arrays)
         except Exception as error:  # zipfile, zlib and numpy raise a dozen types of their own
             raise BundleError(path, f"cannot be read as .npz: {error}") from error
+
+
+def forms(manifest: bundle_pb2.Bundle) -> Iterator[bundle_pb2.Role]:
+    """The roles, and the lean forms of those that have one."""
+    for role in manifest.roles:
+        yield role
+        if role.HasField("lean"):
+            yield role.lean
+
+
+def _check_lean(role: bundle_pb2.Role, refuse: Callable[[str], None]) -> None:
+    lean = role.lean
+    if lean.name != role.name or lean.HasField("lean"):
+        refuse(f"role {role.name}: its lean form is of role {lean.name!r}, or has one itself")
+    if {role.program, lean.program} != {bundle_pb2.PROGRAM_ONE_SHOT}:
+        refuse(f"role {role.name}: only a one-shot program can have a lean form, which is one too")
+    for side, all_ in ((lean.inputs, role.inputs), (lean.outputs, role.outputs)):
+        known = {tensor.meaning: tensor for tensor in all_}
+        for tensor in side:
+            if known.get(tensor.meaning) != tensor:
+                refuse(f"role {role.name}: its lean form has a tensor {tensor.name!r} that the role has not")
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -139,6 +160,9 @@ def _check_roles(folder: Path, manifest: bundle_pb2.Bundle) -> None:
         if not role.name or role.name in names:
             refuse(f"role {role.name!r} is unnamed or there twice")
         names.add(role.name)
+        if role.HasField("lean"):
+            _check_lean(role, refuse)
+    for role in forms(manifest):
         if role.program not in (bundle_pb2.PROGRAM_ONE_SHOT, bundle_pb2.PROGRAM_RASTER):
             refuse(f"role {role.name}: program {role.program} is unknown")
         if role.program == bundle_pb2.PROGRAM_RASTER and role.name != "sample":
@@ -150,7 +174,7 @@ def _check_roles(folder: Path, manifest: bundle_pb2.Bundle) -> None:
             if len(set(meanings)) != len(meanings) or bundle_pb2.MEANING_UNSPECIFIED in meanings:
                 refuse(f"role {role.name}: tensors must have one meaning each, each once")
     # onnxruntime would read such a file unasked, and nobody would have checked its hash.
-    for graph in sorted({role.graph for role in manifest.roles}):
+    for graph in sorted({role.graph for role in forms(manifest)}):
         for path in _external_data(folder, graph):
             if path not in files:
                 raise BundleError(graph, f"keeps data in {path!r}, which is not among the files of the manifest")

@@ -21,8 +21,9 @@ def replay(bundle: Bundle, programs: dict[str, Program]) -> None:
             f"golden: tolerance is {golden.tolerance}, must be finite and at least 0; pixel_tolerance is "
             f"{golden.pixel_tolerance}, must be at least 0 and below 1",
         )
-    for name, program in programs.items():
-        role = program.role
+    forms = [form for p in programs.values() for form in (p.forms if isinstance(p, OneShotProgram) else (p,))]
+    for program in forms:
+        role, name = program.role, program.role.name
         inputs = {meaning: _array(bundle, arrays, f"{name}/in/{t.name}") for meaning, t in program.inputs.items()}
         expected = {meaning: _array(bundle, arrays, f"{name}/out/{t.name}") for meaning, t in program.outputs.items()}
         try:

@@ -145,15 +145,30 @@ _ONE_SHOT_NEEDS: dict[str, tuple[tuple[Meaning, ...], tuple[Meaning, ...]]] = {
 
 
 class OneShotProgram(Program):
-    """Arrays in, one run, arrays out; axis 0 is the batch."""
+    """Arrays in, one run, arrays out; axis 0 is the batch.
 
-    def __init__(self, role: bundle_pb2.Role, session: Session, manifest: bundle_pb2.Bundle) -> None:
+    lean: gives some of the outputs from some of the inputs by a smaller graph. onnxruntime runs every node of a graph,
+    whatever outputs are asked for (microsoft/onnxruntime#16013).
+    """
+
+    def __init__(
+        self,
+        role: bundle_pb2.Role,
+        session: Session,
+        manifest: bundle_pb2.Bundle,
+        lean: OneShotProgram | None = None,
+    ) -> None:
         super().__init__(role, session, manifest)
         inputs, outputs = _ONE_SHOT_NEEDS.get(role.name, ((), ()))
         self._require("input", self.inputs, inputs)
         self._require("output", self.outputs, outputs)
+        self._lean = lean
+        # The whole one last.
+        self.forms: Sequence[OneShotProgram] = (self,) if lean is None else (lean, self)
 
     def run(self, inputs: Mapping[Meaning, Array], wanted: Sequence[Meaning]) -> dict[Meaning, Array]:
+        if (lean := self._lean) is not None and lean.outputs.keys() >= set(wanted):
+            return lean.run({meaning: inputs[meaning] for meaning in lean.inputs}, wanted)
         names = [self.outputs[meaning].name for meaning in wanted]
         arrays = self._session.run(names, {self.inputs[meaning].name: array for meaning, array in inputs.items()})
         return dict(zip(wanted, arrays, strict=True))

@@ -14,7 +14,7 @@ from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.cores import Cores
 from ancestral_server.engine.job import Priority
 from ancestral_server.engine.quick import QuickBatchLoop
-from ancestral_server.errors import DeadlineExceeded, Internal, Unavailable
+from ancestral_server.errors import DeadlineExceeded, Infeasible, Internal, Unavailable
 from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.program import Meaning
 from fakeprograms import Array, Doubler, double, run, until
@@ -68,6 +68,24 @@ def test_short_runs_stay_on_the_event_loops_thread(lane: QuickBatchLoop, program
             [2.0 * value] for value in range(20, 60)
         ]
         assert set(program.threads) == {threading.get_ident()}
+
+    run(work())
+
+
+def test_a_lone_call_takes_no_turn_and_is_counted_like_the_others(
+    lane: QuickBatchLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        lane._crowd._until_probe = 100
+        with monkeypatch.context() as patch:
+            patch.setattr(lane, "submit", lambda job: pytest.fail("it took its turn"))
+            assert await double(lane, 1, 2, 3) == [2.0, 4.0, 6.0]
+        assert (lane.stats.requests, lane.stats.rows, lane.stats.runs[3].count) == (1, 3, 1)
+        assert sum(lane.metrics.batch_size.counts) == sum(lane.metrics.compute_seconds.counts) == 1
+        # Not in time for its run, or more than a run holds: the turn knows what to do.
+        with pytest.raises(Infeasible):
+            await double(lane, 1, deadline=0.0)
+        assert await double(lane, *range(1, 10)) == [2.0 * value for value in range(1, 10)]
 
     run(work())
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -108,6 +109,27 @@ def other_name(manifest: bundle_pb2.Bundle) -> None:
     manifest.name = "sum"
 
 
+def lean(**how: Any) -> Callable[[bundle_pb2.Bundle], None]:
+    """Give `encode` a lean form that differs from `encode` in this."""
+
+    def change(manifest: bundle_pb2.Bundle) -> None:
+        role = manifest.roles[0]
+        form = bundle_pb2.Role()
+        form.CopyFrom(role)
+        for field, value in how.items():
+            form.ClearField(field)  # type: ignore[arg-type]
+            form.MergeFrom(bundle_pb2.Role(**{field: value}))
+        role.lean.CopyFrom(form)
+
+    return change
+
+
+def lean_raster(manifest: bundle_pb2.Bundle) -> None:
+    form = bundle_pb2.Role()
+    form.CopyFrom(manifest.roles[2])
+    manifest.roles[2].lean.CopyFrom(form)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -117,6 +139,12 @@ def other_name(manifest: bundle_pb2.Bundle) -> None:
         (twice, "there twice"),
         (no_image, "1 levels"),
         (other_name, "lies in tally/1"),
+        (lean(name="score"), "role encode: its lean form is of role 'score'"),
+        (lean(lean=bundle_pb2.Role(name="encode")), "or has one itself"),
+        (lean(program=bundle_pb2.PROGRAM_RASTER), "only a one-shot program can have a lean form"),
+        (lean_raster, "role sample: only a one-shot program"),
+        (lean(outputs=[toybundle.LIKELIHOOD]), "a tensor 'log_likelihood' that the role has not"),
+        (lean(graph="lean.onnx"), "'lean.onnx' is not among its files"),
     ],
 )
 def test_a_manifest_that_makes_no_sense_is_refused(
