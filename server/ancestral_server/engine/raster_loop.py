@@ -35,8 +35,7 @@ class RasterLoop(Lane[RasterJob]):
     """A request larger than the slots is simply worked off, in turn with the others.
 
     slots: samples that each worker paints at a time, the last few kept for requests that have none yet.
-    fixed: every run is of all slots, used or not. On a GPU another size of batch may change a sample's last bits, and
-    costs about as much.
+    fixed: every run is of all slots, used or not; on a GPU another size of batch may change a sample's last bits.
     """
 
     # Rows keep every core busy without a pause: the event loop and the other models must not stand in line for one.
