@@ -11,8 +11,9 @@ import asyncio
 import inspect
 import types
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Generator, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
@@ -22,41 +23,6 @@ from ancestral_server.errors import InvalidArgument
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-
-
-class _Untouched:
-    """A future as the task that waits for it sees it: cancelling the task wakes it at once and leaves the future alone.
-
-    What asyncio's tasks ask of a future is all there is (asyncio.Future, "_asyncio_future_blocking"). A second future,
-    set when the first is done, would cost a turn of the event loop more for each message.
-    """
-
-    __slots__ = ("_asyncio_future_blocking", "_context", "_future", "_reading", "_wake")
-
-    def __init__(self, future: asyncio.Future[Any], reading: Any) -> None:
-        self._asyncio_future_blocking = True
-        self._future, self._reading = future, reading
-
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        return self._future.get_loop()
-
-    def add_done_callback(self, wake: Callable[[Any], object], *, context: Any = None) -> None:
-        self._wake, self._context = wake, context
-        self._future.add_done_callback(wake, context=context)
-
-    def cancel(self, msg: Any = None) -> bool:
-        """Wake the task with a cancellation; False if the future is done, and the task about to wake anyway."""
-        if not self._future.remove_done_callback(self._wake):
-            return False
-        self._future.add_done_callback(self._finish)
-        self.get_loop().call_soon(self._wake, self, context=self._context)
-        return True
-
-    def result(self) -> None:
-        raise asyncio.CancelledError
-
-    def _finish(self, _: asyncio.Future[Any]) -> None:
-        _take(self._reading)
 
 
 @types.coroutine
@@ -72,18 +38,26 @@ def read(context: Context) -> Generator[Any, None, Any]:
             pending = reading.send(None)
         except StopIteration as ended:
             return ended.value
+        # What gRPC waits for is not handed on to the task that waits here, which would cancel it, but followed.
         pending._asyncio_future_blocking = False
+        waiter = pending.get_loop().create_future()
+        pending.add_done_callback(partial(_follow, waiter, reading))
         try:
-            yield _Untouched(pending, reading)
+            yield from waiter
         except asyncio.CancelledError:
             if pending.done():
-                _take(reading)
+                _finish(reading)
             raise
-        except Exception:  # noqa: BLE001 - of the future, as `reading` will tell
-            pass
 
 
-def _take(reading: Any) -> None:
+def _follow(waiter: asyncio.Future[None], reading: Any, _: asyncio.Future[Any]) -> None:
+    if waiter.done():
+        _finish(reading)
+    else:
+        waiter.set_result(None)
+
+
+def _finish(reading: Any) -> None:
     """Let a read that nobody waits for any more take what it got."""
     with suppress(Exception):  # StopIteration with the message, or what went wrong with it
         reading.send(None)
