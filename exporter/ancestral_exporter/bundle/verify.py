@@ -194,8 +194,8 @@ def _load_golden(report: VerifyReport, path: Path, manifest: bundle_pb2.Bundle) 
     except (OSError, ValueError, EOFError, KeyError) as error:
         report.add(file, False, f"cannot be read: {error}")
         return {}
-    needed = [f"{r.name}/in/{s.name}" for r in manifest.roles for s in r.inputs]
-    needed += [f"{r.name}/out/{s.name}" for r in manifest.roles for s in r.outputs]
+    needed = [f"{r.name}/in/{s.name}" for r in _forms(manifest.roles) for s in r.inputs]
+    needed += [f"{r.name}/out/{s.name}" for r in _forms(manifest.roles) for s in r.outputs]
     missing = [name for name in needed if name not in golden or len(golden[name]) == 0]
     report.add(file, not missing, f"lacks {', '.join(missing)}" if missing else f"{len(golden)} recorded arrays")
     return golden

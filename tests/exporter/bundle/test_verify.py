@@ -80,6 +80,13 @@ def lose_graph(manifest: bundle_pb2.Bundle) -> None:
     manifest.roles[0].graph = "other.onnx"
 
 
+def lean_of_another_role(manifest: bundle_pb2.Bundle) -> None:
+    role = bundle_pb2.Role()
+    role.CopyFrom(manifest.roles[0])
+    role.name = "other"
+    manifest.roles[0].lean.CopyFrom(role)
+
+
 def newer_schema(manifest: bundle_pb2.Bundle) -> None:
     manifest.schema = 2
 
@@ -96,6 +103,7 @@ def newer_schema(manifest: bundle_pb2.Bundle) -> None:
         pytest.param(lambda b: (b / "bundle.json").unlink(), r"bundle\.json: cannot be read", id="no-manifest"),
         pytest.param(change_golden, r"score\.onnx features .*batch 64, features: worst difference 0\.01", id="golden"),
         pytest.param(lose_golden, r"golden\.npz: lacks sample/in/uniforms", id="golden-array"),
+        pytest.param(lambda b: rewrite(b, lean_of_another_role), "golden\\.npz: lacks other/in/", id="lean"),
         pytest.param(lambda b: rewrite(b, rename_tensor), "no output 'likelihood'", id="tensor"),
         pytest.param(lambda b: rewrite(b, wrong_shape), r"'rows' is tensor\(float\)", id="state-shape"),
         pytest.param(lambda b: rewrite(b, lose_graph), r"'other\.onnx' is not among the files", id="graph"),
