@@ -17,10 +17,9 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from ancestral.v1 import inference_service_pb2 as pb
-from ancestral.v1 import priority_pb2
 from ancestral_server.catalog import Catalog, ModelVersion
 from ancestral_server.engine.batch_loop import BatchLoop
-from ancestral_server.engine.job import OneShotJob
+from ancestral_server.engine.job import OneShotJob, Priority
 from ancestral_server.errors import (
     DeadlineExceeded,
     Drained,
@@ -31,10 +30,10 @@ from ancestral_server.errors import (
     Unavailable,
 )
 from ancestral_server.rpc import convert, oneshot
-from ancestral_server.rpc.calls import caller
 from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.observed import request_id
 from ancestral_server.rpc.parsing import Context
+from ancestral_server.rpc.repeats import Form, Request
 from ancestral_server.rpc.status import message_error
 from ancestral_server.settings import Settings
 
@@ -55,13 +54,12 @@ class Kind:
     """What the streams of a role do in their own way. `role` also names the fields of their messages."""
 
     role: str
-    job: Callable[..., OneShotJob]
     reply: Callable[[ModelVersion, OneShotJob], Any]
     response: type[Any]
 
 
-ENCODE = Kind("encode", oneshot.encode_job, oneshot.encode_reply, pb.EncodeStreamResponse)
-SCORE = Kind("score", oneshot.score_job, oneshot.score_reply, pb.ScoreStreamResponse)
+ENCODE = Kind("encode", oneshot.encode_reply, pb.EncodeStreamResponse)
+SCORE = Kind("score", oneshot.score_reply, pb.ScoreStreamResponse)
 
 
 async def stream(
@@ -72,7 +70,10 @@ async def stream(
     settings: Settings,
     draining: Draining,
 ) -> AsyncGenerator[Any]:
-    """The answers to `messages`. ServerError if the stream cannot go on; Drained if the server stops before its end."""
+    """The answers to `messages`, each a `Request`.
+
+    ServerError if the stream cannot go on; Drained if the server stops before its end.
+    """
     window = _Window(kind, context, catalog, settings)
     reader = asyncio.create_task(window.read(messages))
     reader.add_done_callback(window.read_all)
@@ -125,7 +126,7 @@ class _Window:
                 self._enter(InvalidArgument(self._kind.role, f"is in a message that cannot be parsed: {error}"))
                 continue
             try:
-                self._enter(await self._admit(getattr(message, self._kind.role)))
+                self._enter(await self._admit(message))
             except _OF_THE_STREAM:
                 raise
             except ServerError as error:
@@ -138,13 +139,12 @@ class _Window:
             return False
         return self._images >= BATCHES_AHEAD * batch or messages >= MESSAGE_BATCHES_AHEAD * batch
 
-    async def _admit(self, request: Any) -> OneShotJob:
+    async def _admit(self, request: Request) -> OneShotJob:
         """The job of a request, in the lane. A full lane is waited for: the caller feels it as backpressure."""
-        model, lane = self._bind(request)
+        role = self._kind.role
+        model, lane = self._bind(request.form)
         # Somebody who sends a stream does not wait for each of its answers.
-        if request.priority == priority_pb2.PRIORITY_UNSPECIFIED:
-            request.priority = priority_pb2.PRIORITY_BATCH
-        job = self._kind.job(model, request, self._settings, f"{self._kind.role}.", **caller(self._context))
+        job = oneshot.job(role, model, request, self._settings, self._context, f"{role}.", unset=Priority.BATCH)
         while True:
             try:
                 lane.submit(job)
@@ -153,7 +153,7 @@ class _Window:
             else:
                 return job
 
-    def _bind(self, request: Any) -> tuple[ModelVersion, BatchLoop]:
+    def _bind(self, request: Form) -> tuple[ModelVersion, BatchLoop]:
         """The model that the stream is bound to, by this message or an earlier one, and its lane."""
         role = self._kind.role
         if self._bound is None:

@@ -19,11 +19,11 @@ from ancestral_server.runtime.program import Meaning
 from ancestral_server.runtime.session import Array
 
 
-def caller(context: Context) -> dict[str, Any]:
+def caller(context: Context) -> tuple[asyncio.Future[Any], float]:
     """What a job knows of the call: where to answer and until when."""
     remaining = context.time_remaining()
     deadline = math.inf if remaining is None else time.monotonic() + remaining
-    return {"future": asyncio.get_running_loop().create_future(), "deadline": deadline}
+    return asyncio.get_running_loop().create_future(), deadline
 
 
 async def run(
@@ -36,7 +36,7 @@ async def run(
 ) -> OneShotJob:
     """Ask a one-shot lane for `wanted` of so many rows of `inputs`."""
     assert isinstance(lane, BatchLoop), "only `sample` may be a raster role; a bundle with another is refused"
-    job = OneShotJob(**caller(context), rows=rows, inputs=inputs, wanted=wanted, priority=priority)
+    job = OneShotJob(rows, *caller(context), inputs=inputs, wanted=wanted, priority=priority)
     await lane.ask(job)
     return job
 

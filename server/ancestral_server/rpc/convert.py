@@ -26,7 +26,6 @@ MAX_NAME = 256
 MAX_AXES = 16
 
 _PRIORITIES: dict[int, Priority] = {
-    priority_pb2.PRIORITY_UNSPECIFIED: Priority.INTERACTIVE,
     priority_pb2.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
     priority_pb2.PRIORITY_BATCH: Priority.BATCH,
 }
@@ -35,13 +34,17 @@ _WIRE = {dtype: number for number, dtype in DTYPES.items()}
 
 def batch(field: str, tensor: tensor_pb2.Tensor, spec: bundle_pb2.TensorSpec, limit: int) -> Array:
     """The array [N, *spec.shape] of spec's dtype, 1 <= N <= limit."""
-    dtype = DTYPES[spec.dtype]
+    return elements(f"{field}.data", tensor.data, DTYPES[spec.dtype], batch_shape(field, tensor, spec, limit))
+
+
+def batch_shape(field: str, tensor: tensor_pb2.Tensor, spec: bundle_pb2.TensorSpec, limit: int) -> tuple[int, ...]:
+    """The shape [N, *spec.shape] of a tensor of spec's dtype, 1 <= N <= limit, whatever its data."""
     if tensor.dtype != spec.dtype:
         got = _dtype_name(tensor.dtype)
         raise InvalidArgument(f"{field}.dtype", f"is {got}, must be {_dtype_name(spec.dtype)}")
     shape = axes(f"{field}.shape", tensor.shape)
     check_shape(f"{field}.shape", shape, tuple(spec.shape), limit)
-    return elements(f"{field}.data", tensor.data, dtype, shape)
+    return shape
 
 
 def axes(field: str, shape: Sequence[int]) -> tuple[int, ...]:
@@ -59,11 +62,16 @@ def check_shape(field: str, shape: tuple[int, ...], wanted: tuple[int, ...], lim
         raise InvalidArgument(field, f"has N = {shape[0]}, must be 1 to {limit}")
 
 
+def check_bytes(field: str, count: int, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
+    """Refuse so many bytes where a tensor of that type and shape needs others."""
+    expected = math.prod(shape) * dtype.itemsize
+    if count != expected:
+        raise InvalidArgument(field, f"has {count} bytes, shape {_show(shape)} needs {expected}")
+
+
 def elements(field: str, data: bytes, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Array:
     """The array of that type and shape whose little-endian bytes are `data`."""
-    expected = math.prod(shape) * dtype.itemsize
-    if len(data) != expected:
-        raise InvalidArgument(field, f"has {len(data)} bytes, shape {_show(shape)} needs {expected}")
+    check_bytes(field, len(data), dtype, shape)
     if dtype.kind == "b" and data.translate(None, b"\x00\x01"):
         raise InvalidArgument(field, "holds bytes other than 0 and 1, which are all that a bool can be")
     array: Array = np.frombuffer(data, dtype).reshape(shape)
@@ -72,7 +80,9 @@ def elements(field: str, data: bytes, dtype: np.dtype[np.generic], shape: tuple[
     return array
 
 
-def priority(field: str, value: int) -> Priority:
+def priority(field: str, value: int, unset: Priority = Priority.INTERACTIVE) -> Priority:
+    if value == priority_pb2.PRIORITY_UNSPECIFIED:
+        return unset
     if value not in _PRIORITIES:
         raise InvalidArgument(field, f"is {value}, must be PRIORITY_INTERACTIVE or PRIORITY_BATCH")
     return _PRIORITIES[value]

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
-from ancestral.v1 import bundle_pb2, inference_service_pb2_grpc
 from ancestral.v1 import inference_service_pb2 as pb
+from ancestral.v1 import inference_service_pb2_grpc
 from ancestral_server.catalog import Catalog, ModelVersion
-from ancestral_server.errors import RoleMissing
+from ancestral_server.errors import ServerError
 from ancestral_server.rpc import bulk, convert, oneshot, sampling
-from ancestral_server.rpc.calls import caller, info, run
+from ancestral_server.rpc.calls import info, run
 from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.oneshot import ENVELOPE_BYTES, IMAGE, LATENT, check_reply, output
 from ancestral_server.rpc.parsing import Context
+from ancestral_server.rpc.repeats import Reader
 from ancestral_server.settings import Settings
+
+_PATH = "/ancestral.v1.InferenceService"
 
 
 class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
     def __init__(self, catalog: Catalog, settings: Settings, draining: Draining) -> None:
+        # By path: these methods, which take images, get what the readers make of a request, a `Request`.
+        self.readers: Mapping[str, Reader] = {
+            f"{_PATH}/Encode": Reader(pb.EncodeRequest),
+            f"{_PATH}/EncodeStream": Reader(pb.EncodeStreamRequest, "encode"),
+            f"{_PATH}/ExtractFeatures": Reader(pb.ExtractFeaturesRequest),
+            f"{_PATH}/Score": Reader(pb.ScoreRequest),
+            f"{_PATH}/ScoreStream": Reader(pb.ScoreStreamRequest, "score"),
+        }
         self._catalog = catalog
         self._settings = settings
         self._draining = draining
@@ -40,15 +51,13 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
                 async for step in steps:
                     yield step
 
-    async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeResponse:
-        with self._find(request) as model:
+    async def Encode(self, request: Any, context: Context) -> pb.EncodeResponse:
+        with self._find(request.form) as model:
             lane = oneshot.lane(model, "encode")
-            job = await lane.ask(oneshot.encode_job(model, request, self._settings, **caller(context)))
+            job = await lane.ask(oneshot.job("encode", model, request, self._settings, context))
             return oneshot.encode_reply(model, job)
 
-    def EncodeStream(
-        self, requests: AsyncIterator[pb.EncodeStreamRequest], context: Context
-    ) -> AsyncGenerator[pb.EncodeStreamResponse]:
+    def EncodeStream(self, requests: AsyncIterator[Any], context: Context) -> AsyncGenerator[pb.EncodeStreamResponse]:
         return bulk.stream(bulk.ENCODE, requests, context, self._catalog, self._settings, self._draining)
 
     async def Decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
@@ -61,39 +70,27 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             job = await run(lane, context, len(latents), {LATENT: latents}, [IMAGE], priority)
             return pb.DecodeResponse(info=info(model, job), images=output(job, IMAGE))
 
-    async def ExtractFeatures(self, request: pb.ExtractFeaturesRequest, context: Context) -> pb.ExtractFeaturesResponse:
-        with self._find(request) as model:
-            lane = model.lane("features")
-            program = model.programs["features"]
-            images = convert.batch("images", request.images, program.inputs[IMAGE], self._settings.max_images)
-            wanted = [bundle_pb2.MEANING_FEATURES]
-            if request.include_map:
-                if bundle_pb2.MEANING_FEATURE_MAP not in program.outputs:
-                    raise RoleMissing(model.name, f"include_map: {model.name} has no feature map", "include_map")
-                wanted.append(bundle_pb2.MEANING_FEATURE_MAP)
-            check_reply("images", program, wanted, len(images), self._settings)
-            inputs = oneshot.labelled(program, images, request.labels)
-            priority = convert.priority("priority", request.priority)
-            job = await run(lane, context, len(images), inputs, wanted, priority)
-            return pb.ExtractFeaturesResponse(
-                info=info(model, job),
-                features=output(job, bundle_pb2.MEANING_FEATURES),
-                feature_map=output(job, bundle_pb2.MEANING_FEATURE_MAP),
-            )
+    async def ExtractFeatures(self, request: Any, context: Context) -> pb.ExtractFeaturesResponse:
+        with self._find(request.form) as model:
+            lane = oneshot.lane(model, "features")
+            job = await lane.ask(oneshot.job("features", model, request, self._settings, context))
+            return oneshot.features_reply(model, job)
 
-    async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
-        with self._find(request) as model:
+    async def Score(self, request: Any, context: Context) -> pb.ScoreResponse:
+        with self._find(request.form) as model:
             lane = oneshot.lane(model, "score")
-            job = await lane.ask(oneshot.score_job(model, request, self._settings, **caller(context)))
+            job = await lane.ask(oneshot.job("score", model, request, self._settings, context))
             return oneshot.score_reply(model, job)
 
-    def ScoreStream(
-        self, requests: AsyncIterator[pb.ScoreStreamRequest], context: Context
-    ) -> AsyncGenerator[pb.ScoreStreamResponse]:
+    def ScoreStream(self, requests: AsyncIterator[Any], context: Context) -> AsyncGenerator[pb.ScoreStreamResponse]:
         return bulk.stream(bulk.SCORE, requests, context, self._catalog, self._settings, self._draining)
 
     def _find(self, request: Any, prefix: str = "") -> ModelVersion:
         """The model of a request, to be held in a `with` until the reply is packed; `prefix` as in `sampling.read`."""
-        return self._catalog.find(
-            convert.model_name(f"{prefix}model", request.model), convert.version(f"{prefix}version", request.version)
-        )
+        try:
+            return self._catalog.find(request.model, request.version)
+        except ServerError:
+            # Only now: no model has a name or a version that these refuse.
+            convert.model_name(f"{prefix}model", request.model)
+            convert.version(f"{prefix}version", request.version)
+            raise

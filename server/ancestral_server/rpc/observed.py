@@ -12,7 +12,7 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -43,10 +43,22 @@ _IN_METRICS = {code: camel_case(code) for code in grpc.StatusCode}
 
 
 class Observed(parsing.Registered):
-    """Stands in for the server when a generated `add_..._to_server` registers its methods: keeps them, wrapped."""
+    """Stands in for the server when a generated `add_..._to_server` registers its methods: keeps them, wrapped.
 
-    def __init__(self, metrics: Metrics, arrivals: Arrivals, draining: Draining, *, log_calls: bool) -> None:
+    readers: by path, what reads the requests of a method in place of the generated parser.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        arrivals: Arrivals,
+        draining: Draining,
+        readers: Mapping[str, Callable[[bytes], Any]],
+        *,
+        log_calls: bool,
+    ) -> None:
         super().__init__()
+        self._readers = readers
         self._metrics = metrics
         self._draining = draining
         self._arrivals = arrivals
@@ -59,11 +71,13 @@ class Observed(parsing.Registered):
         return handler
 
     def _wrap(self, service: str, method: str, handler: Handler) -> Handler:
+        path = f"/{service}/{method}"
+
         def observer(kind: str) -> _Observer:
             metrics = self._metrics.method(kind, service, method)
-            return _Observer(f"/{service}/{method}", metrics, self._arrivals, self._draining, self._log_calls)
+            return _Observer(path, metrics, self._arrivals, self._draining, self._log_calls)
 
-        codecs = (handler.request_deserializer, handler.response_serializer)
+        codecs = (self._readers.get(path, handler.request_deserializer), handler.response_serializer)
         if handler.unary_unary is not None:
             return grpc.stream_unary_rpc_method_handler(_unary(observer("unary"), handler.unary_unary), *codecs)
         if handler.stream_stream is not None:

@@ -1,14 +1,16 @@
 """Requests to jobs of one-shot lanes, and jobs to replies: the same for a call and for one message of a stream.
 
-`prefix` is the path of the request in the message that brought it; `of_call` is what the job knows of its call.
+`prefix` is the path of the request in the message that brought it.
 Letters: N images, H, W, C image axes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+from weakref import ReferenceType, ref
 
 import numpy as np
 
@@ -16,11 +18,13 @@ from ancestral.v1 import bundle_pb2, tensor_pb2
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.catalog import ModelVersion
 from ancestral_server.engine.batch_loop import BatchLoop
-from ancestral_server.engine.job import OneShotJob, Streams
+from ancestral_server.engine.job import OneShotJob, Priority, Streams
 from ancestral_server.errors import RoleMissing
 from ancestral_server.rpc import convert
-from ancestral_server.rpc.calls import image_shape, info, tell
-from ancestral_server.runtime.program import Meaning, Program
+from ancestral_server.rpc.calls import caller, image_shape, info, tell
+from ancestral_server.rpc.parsing import Context
+from ancestral_server.rpc.repeats import Form, Request
+from ancestral_server.runtime.program import DTYPES, Meaning, Program
 from ancestral_server.runtime.session import Array
 from ancestral_server.settings import Settings
 
@@ -31,37 +35,117 @@ LOG_VARIANCE = bundle_pb2.MEANING_LOG_VARIANCE
 LATENT = bundle_pb2.MEANING_LATENT
 LABEL = bundle_pb2.MEANING_LABEL
 LOG_LIKELIHOOD = bundle_pb2.MEANING_LOG_LIKELIHOOD
+FEATURES = bundle_pb2.MEANING_FEATURES
+FEATURE_MAP = bundle_pb2.MEANING_FEATURE_MAP
 # What a reply needs beside its tensors.
 ENVELOPE_BYTES = 4096
 
 
 def lane(model: ModelVersion, role: str, field: str = "model") -> BatchLoop:
     """RoleMissing if the model cannot do that; `field` is where the request names it."""
-    found = model.lane(role, field)
+    found = model.lanes.get(role) or model.lane(role, field)
     assert isinstance(found, BatchLoop), "only `sample` may be a raster role; a bundle with another is refused"
     return found
 
 
-def encode_job(
-    model: ModelVersion, request: pb.EncodeRequest, settings: Settings, prefix: str = "", **of_call: Any
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What all requests of one form ask of a model version: a job without its images."""
+
+    # Not to keep one that has been unloaded.
+    model: ReferenceType[ModelVersion]
+    # Of the images, [N,H,W,C].
+    shape: tuple[int, ...]
+    # Beside them.
+    inputs: Mapping[Meaning, Array | Streams]
+    wanted: Sequence[Meaning]
+    priority: Priority
+
+
+def job(
+    role: str,
+    model: ModelVersion,
+    request: Request,
+    settings: Settings,
+    context: Context,
+    prefix: str = "",
+    unset: Priority = Priority.INTERACTIVE,
 ) -> OneShotJob:
-    program = model.programs["encode"]
-    images = convert.batch(f"{prefix}images", request.images, program.inputs[IMAGE], settings.max_images)
-    first = convert.first_index(f"{prefix}first_index", request.first_index, len(images))
-    inputs: dict[Meaning, Array | Streams] = {IMAGE: images}
+    """The job of a request to encode, score or featurise images; `unset` is the priority of one that names none."""
+    plan: Plan | None = request.form.plan
+    if plan is None or plan.model() is not model:
+        plan = request.form.plan = _plan(role, model, request.form, settings, prefix, unset)
+    return OneShotJob(
+        plan.shape[0],
+        *caller(context),
+        inputs={IMAGE: request.images(plan.shape), **plan.inputs},
+        wanted=plan.wanted,
+        priority=plan.priority,
+    )
+
+
+def _plan(role: str, model: ModelVersion, form: Form, settings: Settings, prefix: str, unset: Priority) -> Plan:
+    """Check every field."""
+    request, program, field = form.message, model.programs[role], f"{prefix}images"
+    spec = program.inputs[IMAGE]
+    shape = convert.batch_shape(field, request.images, spec, settings.max_images)
+    convert.check_bytes(f"{field}.data", form.size, DTYPES[spec.dtype], shape)
+    inputs, wanted = _READ[role](model, program, request, shape[0], prefix)
+    check_reply(field, program, wanted, shape[0], settings)
+    priority = convert.priority(f"{prefix}priority", request.priority, unset)
+    return Plan(ref(model), shape, inputs, wanted, priority)
+
+
+_Asked: TypeAlias = tuple[dict[Meaning, Array | Streams], Sequence[Meaning]]
+
+
+def _encode(model: ModelVersion, program: Program, request: pb.EncodeRequest, rows: int, prefix: str) -> _Asked:
+    """What a request brings beside so many images, and the outputs it wants; of an encoder."""
+    first = convert.first_index(f"{prefix}first_index", request.first_index, rows)
     wanted = [meaning for meaning in (MEAN, LOG_VARIANCE) if meaning in program.outputs]
-    if request.HasField("draw_seed"):
-        field = f"{prefix}draw_seed"
-        seed = convert.seed(field, request.draw_seed)
-        if LATENT not in program.outputs or UNIFORMS not in program.inputs:
-            raise RoleMissing(
-                model.name, f"{field}: the encoder of {model.name} is deterministic, draws nothing", field
-            )
+    if not request.HasField("draw_seed"):
+        return {}, wanted
+    field = f"{prefix}draw_seed"
+    seed = convert.seed(field, request.draw_seed)
+    if LATENT not in program.outputs or UNIFORMS not in program.inputs:
+        raise RoleMissing(model.name, f"{field}: the encoder of {model.name} is deterministic, draws nothing", field)
+    return {UNIFORMS: Streams(seed, first, tuple(program.inputs[UNIFORMS].shape))}, [*wanted, LATENT]
+
+
+def _score(_: ModelVersion, program: Program, request: pb.ScoreRequest, rows: int, prefix: str) -> _Asked:
+    """The same of a scorer."""
+    seed = convert.seed(f"{prefix}seed", request.seed)
+    first = convert.first_index(f"{prefix}first_index", request.first_index, rows)
+    inputs = _labels(program, request.labels, rows, prefix)
+    if UNIFORMS in program.inputs:
         inputs[UNIFORMS] = Streams(seed, first, tuple(program.inputs[UNIFORMS].shape))
-        wanted.append(LATENT)
-    check_reply(f"{prefix}images", program, wanted, len(images), settings)
-    priority = convert.priority(f"{prefix}priority", request.priority)
-    return OneShotJob(**of_call, rows=len(images), inputs=inputs, wanted=wanted, priority=priority)
+    return inputs, [LOG_LIKELIHOOD]
+
+
+def _features(
+    model: ModelVersion, program: Program, request: pb.ExtractFeaturesRequest, rows: int, prefix: str
+) -> _Asked:
+    """The same of a feature extractor."""
+    wanted = [FEATURES]
+    if request.include_map:
+        if FEATURE_MAP not in program.outputs:
+            raise RoleMissing(model.name, f"include_map: {model.name} has no feature map", "include_map")
+        wanted.append(FEATURE_MAP)
+    return _labels(program, request.labels, rows, prefix), wanted
+
+
+def _labels(program: Program, values: Sequence[int], rows: int, prefix: str) -> dict[Meaning, Array | Streams]:
+    """The labels of so many images, of a class-conditional model."""
+    classes = program.label_count if LABEL in program.inputs else 0
+    labels = convert.labels(f"{prefix}labels", values, rows, classes)
+    return {} if labels is None else {LABEL: labels}
+
+
+_READ: Mapping[str, Callable[[ModelVersion, Program, Any, int, str], _Asked]] = {
+    "encode": _encode,
+    "score": _score,
+    "features": _features,
+}
 
 
 def encode_reply(model: ModelVersion, job: OneShotJob) -> pb.EncodeResponse:
@@ -77,20 +161,6 @@ def encode_reply(model: ModelVersion, job: OneShotJob) -> pb.EncodeResponse:
     return reply
 
 
-def score_job(
-    model: ModelVersion, request: pb.ScoreRequest, settings: Settings, prefix: str = "", **of_call: Any
-) -> OneShotJob:
-    program = model.programs["score"]
-    images = convert.batch(f"{prefix}images", request.images, program.inputs[IMAGE], settings.max_images)
-    seed = convert.seed(f"{prefix}seed", request.seed)
-    first = convert.first_index(f"{prefix}first_index", request.first_index, len(images))
-    inputs = labelled(program, images, request.labels, prefix)
-    if UNIFORMS in program.inputs:
-        inputs[UNIFORMS] = Streams(seed, first, tuple(program.inputs[UNIFORMS].shape))
-    priority = convert.priority(f"{prefix}priority", request.priority)
-    return OneShotJob(**of_call, rows=len(images), inputs=inputs, wanted=[LOG_LIKELIHOOD], priority=priority)
-
-
 def score_reply(model: ModelVersion, job: OneShotJob) -> pb.ScoreResponse:
     likelihood = job.output(LOG_LIKELIHOOD)
     dimensions = math.prod(image_shape(model))
@@ -102,13 +172,10 @@ def score_reply(model: ModelVersion, job: OneShotJob) -> pb.ScoreResponse:
     )
 
 
-def labelled(
-    program: Program, images: Array, values: Sequence[int], prefix: str = ""
-) -> dict[Meaning, Array | Streams]:
-    """The inputs of a role that takes images and, of a class-conditional model, their labels."""
-    classes = program.label_count if LABEL in program.inputs else 0
-    labels = convert.labels(f"{prefix}labels", values, len(images), classes)
-    return {IMAGE: images} if labels is None else {IMAGE: images, LABEL: labels}
+def features_reply(model: ModelVersion, job: OneShotJob) -> pb.ExtractFeaturesResponse:
+    return pb.ExtractFeaturesResponse(
+        info=info(model, job), features=output(job, FEATURES), feature_map=output(job, FEATURE_MAP)
+    )
 
 
 def check_reply(field: str, program: Program, wanted: Sequence[Meaning], rows: int, settings: Settings) -> None:

@@ -138,8 +138,8 @@ async def stream(
 
 def _raster_job(ask: Ask, context: Context, feed: Feed | None = None) -> RasterJob:
     return RasterJob(
-        **caller(context),
-        rows=ask.count,
+        ask.count,
+        *caller(context),
         seed=ask.seed,
         first_index=ask.first,
         temperature=ask.temperature,

@@ -69,10 +69,9 @@ class Door:
         self._told: dict[str, int] = {}
         self._changed = asyncio.Event()
         self._draining = Draining()
-        observed: Any = Observed(metrics, arrivals, self._draining, log_calls=settings.log_calls)
-        inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceServicer(catalog, settings, self._draining), observed
-        )
+        inference = InferenceServicer(catalog, settings, self._draining)
+        observed: Any = Observed(metrics, arrivals, self._draining, inference.readers, log_calls=settings.log_calls)
+        inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(inference, observed)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(catalog, settings), observed)
         open_inference_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
             OpenInferenceServicer(catalog, settings), observed

@@ -18,6 +18,7 @@ from ancestral_server.engine.batch_loop import BatchLoop
 from ancestral_server.errors import Drained
 from ancestral_server.rpc import bulk
 from ancestral_server.rpc.draining import Draining
+from ancestral_server.rpc.repeats import Reader, Request
 from fakeprograms import Doubler, batch_lane, run, until
 
 BATCH = 4
@@ -34,13 +35,15 @@ class Source:
         self._images = images
         self._values = values
 
-    async def each(self) -> AsyncIterator[pb.EncodeStreamRequest]:
+    async def each(self) -> AsyncIterator[Request]:
+        read = Reader(pb.EncodeStreamRequest, "encode")
         for index in range(self._messages):
             value = self._values[index] if index < len(self._values) else 1
             data = bytes([value] * self._images)
             images = tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_UINT8, shape=[self._images, 1], data=data)
             self.read += 1
-            yield pb.EncodeStreamRequest(encode=pb.EncodeRequest(model="toy", images=images))
+            message = pb.EncodeStreamRequest(encode=pb.EncodeRequest(model="toy", images=images))
+            yield read(message.SerializeToString())
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def answering(error: ServerError) -> tuple[Any, Any]:
         raise error
 
     metrics = Metrics("test")
-    methods = observed.Observed(metrics, Arrivals(), Draining(), log_calls=False)
+    methods = observed.Observed(metrics, Arrivals(), Draining(), {}, log_calls=False)
     handler = methods._wrap("a.Service", "Method", grpc.unary_unary_rpc_method_handler(behaviour))
     return handler.stream_unary, metrics.method("unary", "a.Service", "Method").handled
 

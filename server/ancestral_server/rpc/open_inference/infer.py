@@ -5,6 +5,7 @@ Letters: N rows of a request.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -100,8 +101,9 @@ async def _run(ask: Ask, context: Context) -> Mapping[Meaning, Array]:
     if isinstance(lane, RasterLoop):
         raster = await lane.ask(
             RasterJob(
-                **_caller(ask, context),
-                rows=ask.rows,
+                ask.rows,
+                *_caller(ask, context),
+                priority=ask.parameters.priority,
                 seed=ask.seed,
                 indices=ask.inputs[INDEX].tolist(),
                 temperature=_temperature(ask),
@@ -110,7 +112,9 @@ async def _run(ask: Ask, context: Context) -> Mapping[Meaning, Array]:
         )
         return {IMAGE: raster.images, LOG_LIKELIHOOD: raster.log_likelihood}
     wanted = [port.meaning for port in ask.wanted]
-    job = await lane.ask(OneShotJob(**_caller(ask, context), rows=ask.rows, inputs=_inputs(ask, wanted), wanted=wanted))
+    priority = ask.parameters.priority
+    job = OneShotJob(ask.rows, *_caller(ask, context), inputs=_inputs(ask, wanted), wanted=wanted, priority=priority)
+    await lane.ask(job)
     return {meaning: job.output(meaning) for meaning in wanted}
 
 
@@ -133,9 +137,7 @@ def _temperature(ask: Ask) -> float:
     return 1.0 if ask.parameters.temperature is None else ask.parameters.temperature
 
 
-def _caller(ask: Ask, context: Context) -> dict[str, Any]:
-    """What the job knows of the call: where to answer, until when, and who goes first."""
-    known = caller(context)
-    known["deadline"] = min(known["deadline"], time.monotonic() + ask.parameters.timeout_seconds)
-    known["priority"] = ask.parameters.priority
-    return known
+def _caller(ask: Ask, context: Context) -> tuple[asyncio.Future[Any], float]:
+    """What the job knows of the call: where to answer and until when."""
+    future, deadline = caller(context)
+    return future, min(deadline, time.monotonic() + ask.parameters.timeout_seconds)
