@@ -52,6 +52,9 @@ class Doubler:
         self.error: BaseException | None = None
         self.run_seconds = 0.0
 
+    def form(self, wanted: Sequence[Meaning]) -> Doubler:
+        return self
+
     def blank(self, meaning: Meaning, rows: int) -> Array:
         return np.zeros((rows, 1), np.uint8)
 

@@ -230,9 +230,11 @@ class BatchLoop(Lane[OneShotJob]):
         began = time.monotonic()
         self._busy_until = began + self._costs.seconds(size)
         try:
-            inputs = stack(program, pieces, size)
+            wanted = wanted_of(pieces)
+            form = program.form(wanted)
+            inputs = stack(form, pieces, size)
             gathered = time.monotonic()
-            outputs = program.run(inputs, wanted_of(pieces))
+            outputs = form.run(inputs, wanted)
         except (OutOfMemory, MemoryError) as error:
             self._split(rows, size, error)
             return

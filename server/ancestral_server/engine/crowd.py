@@ -34,9 +34,14 @@ class Crowd:
         """Whether the next batch is a probe."""
         return self._until_probe <= 0
 
+    @property
+    def alone(self) -> bool:
+        """Whether the next batch is expected to be of one request, and nobody is looked for."""
+        return self.known == 1 and self._until_probe > 0
+
     def seen(self, together: int) -> None:
         """A batch was run while so many requests, itself included, were in flight."""
-        if self.probes:
+        if self._until_probe <= 0:
             self._every = PROBE_EVERY if together > self.known else min(2 * self._every, PROBE_SELDOM)
             self._until_probe = self._every
         self._until_probe -= 1

@@ -50,10 +50,7 @@ class QuickBatchLoop(BatchLoop):
         self._light = program
 
     async def ask(self, job: OneShotJob) -> OneShotJob:
-        if not self._run_alone(job):
-            return await super().ask(job)
-        self.metrics.record_request(job.queue_seconds, job.compute_seconds)
-        return job
+        return job if self._run_alone(job) else await super().ask(job)
 
     def _run_alone(self, job: OneShotJob) -> bool:
         """Run a job that finds nobody before it and need not wait for company; False if it has to take its turn.
@@ -61,16 +58,20 @@ class QuickBatchLoop(BatchLoop):
         A lone call would spend as long on the queue, which is made for many, as on its run. Whatever goes wrong here,
         the job takes its turn then, where it is known what to do about it.
         """
-        began = time.monotonic()
-        if job.priority is Priority.BATCH or self._crowd.expected > 1 or self._arrivals.coming(began):
+        program = self._light
+        if program is None or not self._crowd.alone or job.priority is Priority.BATCH:
             return False
-        size, program = self._size(job.rows), self._light
-        if program is None or size < job.rows or not self._begin_alone(self._costs.seconds(size), job.deadline - began):
+        began = time.monotonic()
+        if self._arrivals.coming(began):
+            return False
+        size = self._size(job.rows)
+        if size < job.rows or not self._begin_alone(self._costs.seconds(size), job.deadline - began):
             return False
         try:
-            inputs = stack(program, [Piece(job, 0, job.rows)], size)
+            form = program.form(job.wanted)
+            inputs = stack(form, [Piece(job, 0, job.rows)], size)
             gathered = time.monotonic()
-            outputs = program.run(inputs, job.wanted)
+            outputs = form.run(inputs, job.wanted)
             ran = time.monotonic()
         except Exception:  # noqa: BLE001 - happens again in its turn, or was a passing want of memory
             return False
@@ -79,13 +80,19 @@ class QuickBatchLoop(BatchLoop):
         job.pieces = {meaning: [outputs[meaning][: job.rows]] for meaning in job.wanted}
         job.taken = job.done = job.rows
         job.started, job.finished, job.answered = began, ran, True
+        # Once the answer is on its way, which nothing of this changes; and before any call that comes then.
+        asyncio.get_running_loop().call_soon(self._account_alone, job, size, gathered)
+        return True
+
+    def _account_alone(self, job: OneShotJob, size: int, gathered: float) -> None:
+        """Count and learn from a job that ran alone."""
         self._cores.called(job.submitted)
-        self._costs.learn(size, ran - began)
+        self._costs.learn(size, job.compute_seconds)
         self._crowd.seen(1)
         self.metrics.batch_size.observe(job.rows)
-        self.stats.ran(job.rows, 1, began=began, gathered=gathered, ran=ran, done=ran)
+        self.metrics.record_request(job.queue_seconds, job.compute_seconds)
+        self.stats.ran(job.rows, 1, began=job.started, gathered=gathered, ran=job.finished, done=job.finished)
         self.stats.answered([job])
-        return True
 
     def _begin_alone(self, cost: float, remaining: float) -> bool:
         """Take the lane's turn, if it is free and a run that costs so many seconds is short and in time."""

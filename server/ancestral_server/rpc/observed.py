@@ -12,7 +12,7 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -68,6 +68,8 @@ class Observed(parsing.Registered):
         handler = super().service(handler_call_details)
         if handler is not None:
             self._arrivals.begin(time.monotonic())
+            # Here, where gRPC shows them anyway: the handler runs in the same context, and would have them made anew.
+            request_id.set(_request_id(handler_call_details.invocation_metadata))
         return handler
 
     def _wrap(self, service: str, method: str, handler: Handler) -> Handler:
@@ -170,7 +172,6 @@ class _Observer:
         """Seconds on the monotonic clock at which the call began."""
         self._metrics.started += 1
         self._draining.opened(context)
-        request_id.set(_request_id(context))
         return time.monotonic()
 
     async def read(self, context: Context) -> Any:
@@ -226,8 +227,8 @@ def _expired(context: Context) -> bool:
     return remaining is not None and remaining <= 0
 
 
-def _request_id(context: Context) -> str:
-    for key, value in context.invocation_metadata() or ():
+def _request_id(metadata: Sequence[tuple[str, str | bytes]] | None) -> str:
+    for key, value in metadata or ():
         if key == "x-request-id" and isinstance(value, str) and _GOOD_ID.fullmatch(value):
             return value
     return f"{_OURS}{next(_numbers):016x}"

@@ -163,14 +163,22 @@ class OneShotProgram(Program):
         self._require("input", self.inputs, inputs)
         self._require("output", self.outputs, outputs)
         self._lean = lean
+        # Looked up at each run: a message makes a new string of its name whenever it is asked.
+        self._input_names = {meaning: tensor.name for meaning, tensor in self.inputs.items()}
+        self._output_names = {meaning: tensor.name for meaning, tensor in self.outputs.items()}
         # The whole one last.
         self.forms: Sequence[OneShotProgram] = (self,) if lean is None else (lean, self)
 
+    def form(self, wanted: Sequence[Meaning]) -> OneShotProgram:
+        """What to run for these outputs: the lean form, or this one."""
+        lean = self._lean
+        return lean if lean is not None and lean.outputs.keys() >= set(wanted) else self
+
     def run(self, inputs: Mapping[Meaning, Array], wanted: Sequence[Meaning]) -> dict[Meaning, Array]:
-        if (lean := self._lean) is not None and lean.outputs.keys() >= set(wanted):
-            return lean.run({meaning: inputs[meaning] for meaning in lean.inputs}, wanted)
-        names = [self.outputs[meaning].name for meaning in wanted]
-        arrays = self._session.run(names, {self.inputs[meaning].name: array for meaning, array in inputs.items()})
+        arrays = self._session.run(
+            [self._output_names[meaning] for meaning in wanted],
+            {self._input_names[meaning]: array for meaning, array in inputs.items()},
+        )
         return dict(zip(wanted, arrays, strict=True))
 
 

@@ -25,8 +25,6 @@ class Call:
     def time_remaining(self) -> float | None:
         return self._remaining
 
-    def invocation_metadata(self) -> None: ...
-
     def add_done_callback(self, _: Any) -> None: ...
 
     async def read(self) -> bytes:

@@ -30,8 +30,10 @@ def test_the_lean_form_runs_where_it_gives_all_that_is_wanted(tmp_path: Path) ->
     whole.outputs.append(toybundle.LIKELIHOOD)
     program = OneShotProgram(whole, runtime.open(folder / "encode.onnx"), manifest, lean)
     images = toybundle.golden()["encode/in/image"]
-    (mean,) = program.run({IMAGE: images}, [MEAN]).values()
+    assert program.form([MEAN]) is lean
+    (mean,) = lean.run({IMAGE: images}, [MEAN]).values()
     assert np.allclose(mean, toybundle.encode(images, 100.0))
+    assert program.form([LIKELIHOOD, MEAN]) is program
     both = program.run({IMAGE: images}, [LIKELIHOOD, MEAN])
     assert np.allclose(both[MEAN], toybundle.encode(images))
     assert np.allclose(both[LIKELIHOOD], -both[MEAN][:, 0])
