@@ -18,6 +18,9 @@ from ancestral_server.runtime.session import Array
 # Forms that are kept: of requests of one length, and of how many lengths.
 MOST_OF_A_LENGTH = 4
 MOST_LENGTHS = 64
+# Of what is larger, reading the pixels is what takes long; and what is said beside them is kept.
+MOST_BYTES = 1 << 20
+MOST_OTHER_BYTES = 1 << 12
 # So many bytes say where the pixels may begin.
 _FIRST_BYTES = 32
 _OTHER_PIXELS = bytes(range(255, -1, -1))
@@ -86,6 +89,8 @@ class Reader:
 
     def _remember(self, form: Form, raw: bytes, data: bytes) -> None:
         """Keep the form of a request that comes a second time: others, such as those with a seed each, never do."""
+        if len(raw) > MOST_BYTES or len(raw) - len(data) > MOST_OTHER_BYTES:
+            return
         start = raw.find(data[:_FIRST_BYTES])
         head, tail = raw[:start], raw[start + len(data) :]
         if self._last.get(len(raw)) != (head, tail):

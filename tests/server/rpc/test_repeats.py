@@ -119,6 +119,23 @@ def test_requests_with_a_seed_each_leave_nothing_behind() -> None:
     assert known(reader) == []
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        encode(b"\1" * repeats.MOST_BYTES),
+        pb.ScoreRequest(model="toy", images=encode(1).images, labels=[7] * repeats.MOST_OTHER_BYTES),
+    ],
+    ids=["pixels", "labels"],
+)
+def test_large_requests_are_not_kept(request_: pb.EncodeRequest | pb.ScoreRequest) -> None:
+    reader = Reader(type(request_))
+    for _ in range(3):
+        request = reader(request_.SerializeToString())
+        assert request.images((request.form.size,)).tobytes() == request_.images.data
+    assert not reader._forms
+    assert not reader._last
+
+
 def test_so_many_forms_are_kept_and_no_more() -> None:
     reader = Reader(pb.EncodeRequest)
     for length in range(1, repeats.MOST_LENGTHS + 20):
