@@ -113,10 +113,9 @@ async def _run(address: str, rpcs: list[Rpc], cases: range, seed: int) -> Result
 
 
 async def _call(channel: grpc.aio.Channel, rpc: Rpc, random: messages.Random, *, wait_for_ready: bool = False) -> str:
-    model = SPARE_MODEL if "load" in rpc.name.lower() else traffic.MODEL
     many = rpc.takes_many or random.random() < 0.03
     count = int(random.integers(0, 5)) if many else 1
-    requests = [messages.request(rpc.request, random, model) for _ in range(count)]
+    requests = [messages.request(rpc.request, random, _model(rpc)) for _ in range(count)]
     call = rpc.call(
         channel, requests, timeout=DEADLINE_SECONDS, metadata=messages.metadata(random), wait_for_ready=wait_for_ready
     )
@@ -143,10 +142,15 @@ async def _call(channel: grpc.aio.Channel, rpc: Rpc, random: messages.Random, *,
     return "OK"
 
 
+def _model(rpc: Rpc) -> str:
+    """Whom a request names that names somebody: the model that the others ask for is not unloaded under them."""
+    return SPARE_MODEL if "load" in rpc.name.lower() else traffic.MODEL
+
+
 async def _raw(address: str, rpc: Rpc, random: messages.Random) -> str:
     """A connection that speaks nearly HTTP/2. That the others go on being answered is what is tested."""
     host, port = address.split(":")
-    request = messages.request(rpc.request, random, traffic.MODEL)
+    request = messages.request(rpc.request, random, _model(rpc))
     content = request if isinstance(request, bytes) else request.SerializeToString()
     try:
         reader, writer = await asyncio.open_connection(host, int(port))
