@@ -69,9 +69,13 @@ class Catalog:
 
     # ---- calls
 
+    def get(self, name: str, version: int) -> ModelVersion | None:
+        """The version that answers, 0 meaning the highest that serves; None if none does."""
+        return self._exact.get((name, version)) if version else self._highest.get(name)
+
     def find(self, name: str, version: int) -> ModelVersion:
-        """The version that answers, 0 meaning the highest that serves. NotFound or Unavailable otherwise."""
-        model = self._exact.get((name, version)) if version else self._highest.get(name)
+        """The same; NotFound or Unavailable if none does."""
+        model = self.get(name, version)
         if model is None:
             raise self._refusal(name, version)
         return model

@@ -9,7 +9,6 @@ from typing import Any
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc
 from ancestral_server.catalog import Catalog, ModelVersion
-from ancestral_server.errors import ServerError
 from ancestral_server.rpc import bulk, convert, oneshot, sampling
 from ancestral_server.rpc.calls import info, run
 from ancestral_server.rpc.draining import Draining
@@ -87,10 +86,9 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
 
     def _find(self, request: Any, prefix: str = "") -> ModelVersion:
         """The model of a request, to be held in a `with` until the reply is packed; `prefix` as in `sampling.read`."""
-        try:
-            return self._catalog.find(request.model, request.version)
-        except ServerError:
-            # Only now: no model has a name or a version that these refuse.
-            convert.model_name(f"{prefix}model", request.model)
-            convert.version(f"{prefix}version", request.version)
-            raise
+        model = self._catalog.get(request.model, request.version)
+        if model is not None:
+            return model
+        # Only now: no model has a name or a version that these refuse.
+        name = convert.model_name(f"{prefix}model", request.model)
+        return self._catalog.find(name, convert.version(f"{prefix}version", request.version))
