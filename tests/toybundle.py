@@ -79,9 +79,9 @@ def save(path: Path, nodes: list[onnx.NodeProto], inputs: list[Any], outputs: li
     onnx.save(model, path)
 
 
-def encode_graph(path: Path, scale: float = 255.0, offset: float = 0.0, layers: int = 0) -> None:
+def encode_graph(path: Path, scale: float = 255.0, offset: float = 0.0, layers: int = 0, scratch: int = 0) -> None:
     node = helper.make_node
-    work, work_constants = busywork(layers)
+    work, work_constants = busywork(layers) if layers else spread(scratch) if scratch else ([], [])
     save(
         path,
         [
@@ -90,7 +90,7 @@ def encode_graph(path: Path, scale: float = 255.0, offset: float = 0.0, layers: 
             node("Flatten", ["unit"], ["flat"]),
             node("ReduceSum", ["flat", "one"], ["sum"], keepdims=1),
             *work,
-            node("Sum", ["sum", "offset", *(["nothing"] if layers else [])], ["total"]),
+            node("Sum", ["sum", "offset", *(["nothing"] if work else [])], ["total"]),
             node("Slice", ["flat", "zero", "one", "one"], ["first"]),
             node("Concat", ["total", "first"], ["code"], axis=1),
             node("Neg", ["total"], ["negative"]),
@@ -110,8 +110,6 @@ def encode_graph(path: Path, scale: float = 255.0, offset: float = 0.0, layers: 
 
 def busywork(layers: int, width: int = 256) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """A chain of matrix products of `flat` that takes time and ends in `nothing` [B,1], zeros."""
-    if not layers:
-        return [], []
     random, node = np.random.default_rng(3), helper.make_node
     nodes = [node("MatMul", ["flat", "enter"], ["work_0"])]
     for i in range(layers):
@@ -123,6 +121,17 @@ def busywork(layers: int, width: int = 256) -> tuple[list[onnx.NodeProto], list[
     # He's scaling keeps the products finite and away from zero over any number of layers.
     layer = (random.normal(size=(width, width)) * np.sqrt(2 / width)).astype(np.float32)
     return nodes, [constant("enter", enter), constant("layer", layer), constant("naught", np.float32(0))]
+
+
+def spread(floats: int) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """A run that needs the memory of so many floats a row, and ends in `nothing` [B,1], zeros."""
+    node = helper.make_node
+    nodes = [
+        node("Tile", ["sum", "times"], ["wide"]),
+        node("ReduceMax", ["wide", "one"], ["most"], keepdims=1),
+        node("Mul", ["most", "naught"], ["nothing"]),
+    ]
+    return nodes, [constant("times", np.array([1, floats])), constant("naught", np.float32(0))]
 
 
 def sample_graph(path: Path) -> None:
@@ -216,15 +225,16 @@ def write(
     scale: float = 255.0,
     offset: float = 0.0,
     layers: int = 0,
+    scratch: int = 0,
     change: Callable[[bundle_pb2.Bundle], None] | None = None,
 ) -> Path:
     """Write models/name/version and return it. `scale` other than 255 makes its encoder answer wrongly; `offset`
     is added to the encoder's total, so that versions can be told apart; `layers` makes a run of the encoder take
-    time; `change` edits the manifest before it is written.
+    time, `scratch` memory; `change` edits the manifest before it is written.
     """
     folder = models / name / str(version)
     folder.mkdir(parents=True)
-    encode_graph(folder / "encode.onnx", scale, offset, layers)
+    encode_graph(folder / "encode.onnx", scale, offset, layers, scratch)
     sample_graph(folder / "sample.onnx")
     with (folder / "golden.npz").open("wb") as file:
         np.savez(file, allow_pickle=False, **golden(offset))

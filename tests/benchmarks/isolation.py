@@ -124,12 +124,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="how often both take turns")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the server computes")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         models = Path(temporary)
         for recipe in (ENCODER, SAMPLER):
             untrained(recipe, models)
-        with ServerProcess(models) as server:
+        with ServerProcess(models, "--device", options.device) as server:
             found = measure(
                 server.address, encoder=ENCODER, sampler=SAMPLER, seconds=options.seconds, rounds=options.rounds
             )

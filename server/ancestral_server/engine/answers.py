@@ -28,6 +28,7 @@ def settle(jobs: Sequence[Job], error: ServerError | None) -> None:
         if job.future.done():
             continue
         if error is None:
-            job.future.set_result(job)
+            # Not the job: it and its future would keep each other, and what they hold, until garbage is collected.
+            job.future.set_result(None)
         else:
             job.future.set_exception(error)

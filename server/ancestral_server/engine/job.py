@@ -47,7 +47,8 @@ class Job:
     """
 
     rows: int
-    future: asyncio.Future[Job]
+    # Done when the job is: the answer lies in the job.
+    future: asyncio.Future[None]
     # time.monotonic() seconds.
     deadline: float = math.inf
     cancelled: bool = False

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
+import weakref
 
 import numpy as np
 import pytest
 
 from ancestral_server.engine.batch_loop import BatchLoop
-from ancestral_server.engine.job import RasterJob
+from ancestral_server.engine.job import OneShotJob, RasterJob
 from ancestral_server.engine.niceness import ROWS, RUNS
 from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.errors import DeadlineExceeded, Infeasible, Internal, Overloaded, Unavailable
-from fakeprograms import Doubler, Painter, batch_lane, double, expected_images, paint, painting_lane, run, until
+from fakeprograms import (
+    IMAGE,
+    MEAN,
+    Doubler,
+    Painter,
+    batch_lane,
+    double,
+    expected_images,
+    paint,
+    painting_lane,
+    run,
+    until,
+)
 
 
 def test_a_request_larger_than_a_batch_is_split_and_joined(batches: BatchLoop, doubler: Doubler) -> None:
@@ -46,6 +60,26 @@ def test_a_failed_run_answers_its_own_callers_and_nobody_else(batches: BatchLoop
         assert await double(batches, 5) == [10.0]
 
     run(work())
+
+
+def test_an_answer_is_kept_by_nobody_but_its_caller(batches: BatchLoop, raster: RasterLoop) -> None:
+    """An array of onnxruntime's keeps the memory of a whole batch, so nothing may wait for the garbage collector."""
+
+    async def work() -> None:
+        future = asyncio.get_running_loop().create_future
+        inputs = {IMAGE: np.zeros((1, 1), np.uint8)}
+        encoded = await batches.ask(OneShotJob(rows=1, future=future(), inputs=inputs, wanted=[MEAN]))
+        painted = await paint(raster, 1)
+        answers = [weakref.ref(encoded.pieces[MEAN][0]), weakref.ref(painted.images)]
+        del encoded, painted
+        # The lanes' threads are done with them in a moment.
+        await until(lambda: not any(answer() is not None for answer in answers))
+
+    gc.disable()
+    try:
+        run(work())
+    finally:
+        gc.enable()
 
 
 def test_what_does_not_fit_the_queue_is_refused_at_once_with_a_delay(batches: BatchLoop, doubler: Doubler) -> None:
