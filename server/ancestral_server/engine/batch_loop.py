@@ -5,7 +5,6 @@ Letters: B rows of a batch.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from ancestral_server.engine.crowd import Crowd
 from ancestral_server.engine.job import OneShotJob, Priority
 from ancestral_server.engine.lane import Lane
 from ancestral_server.engine.room import Room
+from ancestral_server.engine.warming import give_back, warm_up
 from ancestral_server.errors import Internal, OutOfMemory, ServerError
 from ancestral_server.metrics import LaneMetrics
 from ancestral_server.runtime.program import OneShotProgram
@@ -87,28 +87,22 @@ class BatchLoop(Lane[OneShotJob]):
 
         A bucket that does not fit into memory bounds the batches; OutOfMemory if one row does not.
         """
-        for rows in self._buckets:
-            try:
-                self._run_blank(rows)
-                seconds = self._run_blank(rows)
-            except OutOfMemory:
-                self.metrics.out_of_memory.inc()
-                if not self._room.shrink(rows):
-                    raise
-                return
-            self._costs.learn(rows, seconds)
-        if self._batch_seconds <= BULK_SECONDS and not self._fixed:
-            self._warm_up_bulk(2 * rows)
+        warm = warm_up(self._buckets, [self._room], self._run_blank, self._costs, self.metrics)
+        if warm and self._batch_seconds <= BULK_SECONDS and not self._fixed:
+            self._warm_up_bulk(2 * self._buckets[-1])
 
     def _warm_up_bulk(self, rows: int) -> None:
         """Let runs of bulk hold so many rows, where that is worth it."""
-        with contextlib.suppress(OutOfMemory):
+        try:
             self._run_blank(rows)
             seconds = self._run_blank(rows)
-            if seconds <= BULK_SECONDS:
-                self._costs.learn(rows, seconds)
-                self._run_sizes = (*self._buckets, rows)
-                self._room = Room(self._run_sizes)
+        except OutOfMemory:
+            give_back(self._room, self._run_blank)
+            return
+        if seconds <= BULK_SECONDS:
+            self._costs.learn(rows, seconds)
+            self._run_sizes = (*self._buckets, rows)
+            self._room = Room(self._run_sizes)
 
     def _run_blank(self, rows: int, program: OneShotProgram | None = None) -> float:
         """Run so many rows in every form of the program; the seconds of the whole one."""

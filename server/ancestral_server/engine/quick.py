@@ -44,6 +44,8 @@ class QuickBatchLoop(BatchLoop):
     def lighten(self, program: OneShotProgram) -> None:
         """Let the event loop take short runs, on `program`, which computes on the thread that calls it. Warms it up."""
         for rows in self._buckets:
+            if rows > self._room.most:
+                break
             self._run_blank(rows, program)
             if self._run_blank(rows, program) > HERE_SECONDS:
                 break

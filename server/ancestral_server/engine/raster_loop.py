@@ -24,6 +24,7 @@ from ancestral_server.engine.lane import Lane
 from ancestral_server.engine.niceness import ROWS
 from ancestral_server.engine.room import Room
 from ancestral_server.engine.slots import Slots
+from ancestral_server.engine.warming import warm_up
 from ancestral_server.errors import Internal, OutOfMemory
 from ancestral_server.metrics import LaneMetrics
 from ancestral_server.runtime.program import RasterProgram
@@ -79,18 +80,8 @@ class RasterLoop(Lane[RasterJob]):
 
         A size that does not fit into memory bounds the runs; OutOfMemory if one sample does not.
         """
-        for size in policy.buckets(self._slots[0].capacity):
-            try:
-                self._run_blank(size)
-                seconds = self._run_blank(size)
-            except OutOfMemory:
-                self.metrics.out_of_memory.inc()
-                if size == 1:
-                    raise
-                for room in self._rooms:
-                    room.shrink(size)
-                return
-            self._costs.learn(size, seconds)
+        sizes = policy.buckets(self._slots[0].capacity)
+        warm_up(sizes, self._rooms, self._run_blank, self._costs, self.metrics)
 
     def _run_blank(self, size: int) -> float:
         """Seconds of a row's run of so many samples."""

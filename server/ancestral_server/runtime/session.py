@@ -65,6 +65,7 @@ class Runtime:
 
     def __init__(self, device: Literal["auto", "cpu", "cuda"], threads: int) -> None:
         self._threads = threads
+        self._want = Want()
         self.device: Device = "cpu"
         if device != "cpu":
             problem = cuda_problem()
@@ -93,17 +94,31 @@ class Runtime:
             # enable_fallback: the Python class would otherwise retry on the CPU and hide the first error.
             session = ort.InferenceSession(path, options, providers=providers, enable_fallback=False)
         except Exception as error:  # onnxruntime raises a dozen types of its own
-            raise BundleError(path.name, f"onnxruntime refuses it: {_first_line(error)}") from error
+            if out_of_memory(error):
+                self._want.times += 1
+                raise BundleError(path.name, f"it does not fit into memory now: {_brief(error)}") from error
+            raise BundleError(path.name, f"onnxruntime refuses it: {_brief(error)}") from error
         if (on or self.device) == "cuda" and (strays := nodes_off_the_gpu(session)):
             raise BundleError(path.name, f"{len(strays)} nodes would run on the CPU: {', '.join(strays[:5])}")
-        return Session(session)
+        return Session(session, self._want, "gpu:0" if (on or self.device) == "cuda" else "cpu:0")
+
+
+class Want:
+    """How often a run did not fit into memory, by any of a runtime's sessions."""
+
+    def __init__(self) -> None:
+        self.times = 0
 
 
 class Session:
-    """A loaded graph."""
+    """A loaded graph. arena: where it computes, as onnxruntime calls that."""
 
-    def __init__(self, session: ort.InferenceSession) -> None:
+    def __init__(self, session: ort.InferenceSession, want: Want | None = None, arena: str = "cpu:0") -> None:
         self._session = session
+        self._want = want or Want()
+        self._heeded = self._want.times
+        self._frugal = ort.RunOptions()
+        self._frugal.add_run_config_entry("memory.enable_memory_arena_shrinkage", arena)
         self.inputs = {i.name: (DTYPES.get(i.type), _shape(i.shape)) for i in session.get_inputs()}
         self.outputs = {o.name: (DTYPES.get(o.type), _shape(o.shape)) for o in session.get_outputs()}
 
@@ -116,15 +131,20 @@ class Session:
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
         """One run; arrays in by name, arrays out in the order of `outputs`. Releases the GIL.
 
-        OutOfMemory if it did not fit; what else onnxruntime raises is passed on.
+        OutOfMemory if it did not fit, RuntimeError for what else onnxruntime raises.
         """
+        options = None
+        if self._heeded != self._want.times:
+            # Someone lacks memory: what the arena keeps of earlier runs, for later ones, goes back after this one.
+            options, self._heeded = self._frugal, self._want.times
         try:
             # Past the Python class around it, whose checks of what the programs have checked cost a lone image 30 µs.
-            return list(self._session._sess.run(outputs, inputs, None))
+            return list(self._session._sess.run(outputs, inputs, options))
         except Exception as error:
             if out_of_memory(error):
-                raise OutOfMemory(f"out of memory: {_first_line(error)}") from error
-            raise
+                self._want.times += 1
+                raise OutOfMemory(f"out of memory: {_brief(error)}") from error
+            raise RuntimeError(_brief(error)) from error
 
 
 def nodes_off_the_gpu(session: ort.InferenceSession) -> list[str]:
@@ -146,9 +166,11 @@ _OUT_OF_MEMORY = re.compile(
     r"failed to allocate memory|smaller than requested bytes"
     r"|bad_alloc|bad allocation"
     r"|out of memory|cudaErrorMemoryAllocation"
-    r"|CUDNN_STATUS_(INTERNAL_ERROR_HOST_)?ALLOC|CUBLAS_STATUS_ALLOC_FAILED",
+    r"|CUDNN_STATUS_\w*ALLOC|CUBLAS_STATUS_ALLOC_FAILED|CUBLAS failure 3\b",
     re.IGNORECASE,
 )
+# Of CUDA's failures onnxruntime tells the signature of a C++ template, twice, and the name of the machine.
+_OF_CUDA = re.compile(r"\S*cuda_call\.cc:.*?(CU[A-Z]+ failure .*?) ; GPU=.*? ; expr=(.*)", re.DOTALL)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -188,5 +210,7 @@ def _shape(shape: Sequence[int | str | None]) -> tuple[int | None, ...]:
     return tuple(axis if isinstance(axis, int) else None for axis in shape)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _brief(error: Exception) -> str:
+    """What an error says, in a line."""
+    told = _OF_CUDA.sub(r"\1: \2", str(error)).strip()
+    return (told.splitlines() or [type(error).__name__])[0].rstrip("; ")

@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 
 from ancestral_server.engine.admission import Limits
+from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.batch_loop import BatchLoop
+from ancestral_server.engine.cores import Cores
 from ancestral_server.engine.lane import Lane
+from ancestral_server.engine.quick import QuickBatchLoop
 from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.errors import Internal, OutOfMemory, Unavailable
+from ancestral_server.metrics import Metrics
 from fakeprograms import Doubler, Painter, batch_lane, double, expected_images, paint, painting_lane, run, until
 
 
@@ -179,13 +183,25 @@ def test_a_bucket_that_does_not_fit_at_the_start_bounds_the_batches(doubler: Dou
         doubler.fits = 2
         with batch_lane(doubler, max_batch=8) as lane:
             lane.warm_up()
+            # What 4 had taken goes back with one more run.
+            assert doubler.sizes == [1, 1, 2, 2, 2]
             await double(lane, *range(1, 9))
-            assert doubler.sizes == [1, 1, 2, 2, 2, 2, 2, 2]
+            assert doubler.sizes[5:] == [2, 2, 2, 2]
             doubler.fits = 0
             with pytest.raises(OutOfMemory):
                 lane.warm_up()
 
     run(work())
+
+
+def test_a_light_program_is_warmed_up_with_what_fits(doubler: Doubler) -> None:
+    metrics = Metrics("test").lane("toy", 1, "encode")
+    settings: dict[str, Any] = {"max_batch": 8, "limits": Limits(), "wait": 0.005}
+    lane = QuickBatchLoop("toy", doubler, metrics, **settings, arrivals=Arrivals(), cores=Cores(1))
+    doubler.fits = 2
+    lane.warm_up()
+    lane.lighten(doubler)  # type: ignore[arg-type]
+    assert max(doubler.sizes) == 2
 
 
 def test_a_sampler_paints_what_does_not_fit_in_several_runs(painter: Painter) -> None:

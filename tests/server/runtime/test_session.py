@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from ancestral_server.runtime.session import Runtime, Session, nodes_off_the_gpu
         "std::bad_alloc",
         "CUDA failure 2: out of memory ; GPU=0 ; expr=cudaMalloc((void**)&p, size);",
         "CUDNN failure 2002: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDNN failure 4: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
         "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED",
+        "CUBLAS failure 3: the resource allocation failed ; GPU=0",
     ],
 )
 def test_want_of_memory_is_known_by_its_words(message: str) -> None:
@@ -35,13 +38,15 @@ def test_want_of_memory_is_known_by_its_words(message: str) -> None:
 def test_other_failures_are_not_want_of_memory() -> None:
     assert out_of_memory(MemoryError())
     assert not out_of_memory(RuntimeError("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Got invalid dimensions"))
+    assert not out_of_memory(RuntimeError("CUBLAS failure 13: the function failed to launch on the GPU"))
 
 
 class Full:
     """onnxruntime's session as it fails."""
 
-    def __init__(self) -> None:
+    def __init__(self, message: str = "Failed to allocate memory for requested buffer of size 7\nand a trace") -> None:
         self._sess = self
+        self._message = message
 
     def get_inputs(self) -> list[Any]:
         return []
@@ -49,13 +54,55 @@ class Full:
     get_outputs = get_inputs
 
     def run(self, outputs: list[str], inputs: dict[str, Any], options: Any) -> None:
-        raise RuntimeError("Failed to allocate memory for requested buffer of size 7\nand a trace")
+        raise RuntimeError(self._message)
 
 
 def test_a_run_that_does_not_fit_says_so_in_a_line() -> None:
     with pytest.raises(OutOfMemory) as failure:
         Session(Full()).run([], {})
     assert str(failure.value) == "out of memory: Failed to allocate memory for requested buffer of size 7"
+
+
+def test_of_a_failure_on_a_gpu_is_told_what_failed_and_not_on_which_machine() -> None:
+    # As onnxruntime 1.31 says it, the signature shortened.
+    call = "/src/cuda_call.cc:{} std::conditional_t<THRW, void> CudaCall(ERRTYPE) [with ERRTYPE = cublasStatus_t] "
+    failure = (
+        "CUBLAS failure 3: the resource allocation failed ; GPU=0 ; hostname=vm ; file=/src/stream.cc ; line=79 ; "
+    )
+    said = (
+        "[ONNXRuntimeError] : 1 : FAIL : "
+        + call.format(154)
+        + call.format(146)
+        + failure
+        + "expr=cublasCreate(&h); \n\n"
+    )
+    with pytest.raises(OutOfMemory) as raised:
+        Session(Full(said)).run([], {})
+    failed = "CUBLAS failure 3: the resource allocation failed: cublasCreate(&h)"
+    assert str(raised.value) == "out of memory: [ONNXRuntimeError] : 1 : FAIL : " + failed
+
+
+def test_where_memory_is_wanted_every_session_gives_back_what_it_keeps_for_later(tmp_path: Path) -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    runtime = Runtime("cpu", 1)
+    toybundle.encode_graph(tmp_path / "encode.onnx", scratch=100_000)
+    session = runtime.open(tmp_path / "encode.onnx")
+
+    def run(rows: int) -> bytes:
+        (code,) = session.run(["code"], {"image": np.full((rows, 4, 3, 1), 9, np.uint8)})
+        return bytes(code[0].tobytes())
+
+    answer = run(256)
+    assert run(1) == answer
+    kept = resident()
+    with pytest.raises(OutOfMemory):
+        Session(Full(), runtime._want).run([], {})
+    assert run(1) == answer
+    # 256 rows of 100,000 floats.
+    assert resident() < kept - 80_000_000
+    assert run(256) == answer
 
 
 def test_what_else_goes_wrong_is_passed_on(tmp_path: Path) -> None:
