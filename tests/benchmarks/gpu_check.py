@@ -139,13 +139,12 @@ def check_role(runtime: Runtime, bundle: Bundle, role: bundle_pb2.Role, device: 
 def differs_by_batch(program: Program, inputs: Mapping[Meaning, Array], whole: Mapping[Meaning, Array]) -> float:
     """The fraction of rows, of those in PARTS, that come out otherwise than they did in the `whole` batch.
 
-    As the server runs them: samples always in a batch of one size, the others in smaller ones where they are few.
+    As the server runs them there: always in a batch of one size.
     """
-    size = BATCH if program.role.name == "sample" else 1
     differing, rows = 0, 0
     for first, end in PARTS:
         part = {meaning: array[first:end] for meaning, array in inputs.items()}
-        padding = max(0, size - (end - first))
+        padding = BATCH - (end - first)
         part = {meaning: np.concatenate([array, inputs[meaning][:padding]]) for meaning, array in part.items()}
         unequal = [
             (array[: end - first] != whole[meaning][first:end]).reshape(end - first, -1).any(1)
@@ -213,8 +212,7 @@ def markdown(results: list[Result], device: str) -> str:
         f"# Bundles on {device} against the CPU",
         "",
         f"Batch {BATCH}, float32, TF32 off, only shapes computed on the CPU; median of {RUNS} runs.",
-        "By batch: rows of which any byte is another in other company; samples in a batch of the same size, as the",
-        "server runs them, the others alone and as few, too.",
+        "By batch: rows of which any byte is another in other places and company, in batches of the same size.",
         "",
         f"| bundle | role | float difference | images that differ | by batch | CPU images/s | {sizes} | |",
         "|---|---|---:|---:|---:|---:|" + "---:|" * len(BATCHES) + "---|",

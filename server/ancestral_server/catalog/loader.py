@@ -143,6 +143,5 @@ class Loader:
             wait=settings.batch_wait_ms / 1000,
             arrivals=self._arrivals,
             cores=self._cores,
-            # A seed gives the same image in whatever company; of the other roles nobody promises the last bit.
-            fixed=role == "sample" and not on_cpu,
+            fixed=not on_cpu,
         )

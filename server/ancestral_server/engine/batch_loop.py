@@ -35,8 +35,8 @@ BULK_SECONDS = 0.005
 class BatchLoop(Lane[OneShotJob]):
     """Dynamic batching. A request larger than a batch is split over several, never refused.
 
-    fixed: every run is of `max_batch` rows, whoever asked for few. On a GPU another size of batch may change the last
-    bits of a row, and costs about as much.
+    fixed: every run is of `max_batch` rows, whoever asked for few. On a GPU that costs about as much; another size may
+    change the last bits of a row, and has onnxruntime build cuDNN's plans anew (microsoft/onnxruntime#23006).
     """
 
     def __init__(

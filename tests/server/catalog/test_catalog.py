@@ -26,7 +26,7 @@ from ancestral_server.engine.batch_loop import BatchLoop
 from ancestral_server.engine.job import OneShotJob
 from ancestral_server.errors import BundleRefused, Infeasible, Stopping, Unavailable
 from ancestral_server.metrics import Metrics
-from ancestral_server.runtime.session import Runtime
+from ancestral_server.runtime.session import Runtime, Session
 from ancestral_server.settings import Settings
 
 
@@ -149,8 +149,8 @@ def test_a_graph_that_answers_no_more_rows_than_are_recorded_is_refused(
 ) -> None:
     whole = toybundle.encode_graph
 
-    def three_rows(path: Path, scale: float, offset: float, layers: int) -> None:
-        whole(path, scale, offset, layers)
+    def three_rows(path: Path, *how: Any) -> None:
+        whole(path, *how)
         model = onnx.load(path)
         for node in model.graph.node:
             node.output[:] = [f"{name}_all" if name == "code" else name for name in node.output]
@@ -262,3 +262,25 @@ def test_a_lane_that_fails_turns_the_health_of_its_version_until_it_is_back(tmp_
             assert model.serving
 
     run(tmp_path, work)
+
+
+def test_on_a_gpu_every_role_runs_in_one_size_of_batch(tmp_path: Path) -> None:
+    class Gpu(Runtime):
+        """Says that it is one, and computes here."""
+
+        def __init__(self) -> None:
+            super().__init__("cpu", 1)
+            self.device = "cuda"
+
+        def open(self, path: Path, **how: Any) -> Session:
+            return super().open(path, on="cpu")
+
+    toybundle.write(tmp_path)
+    settings = Settings(models=tmp_path, device="cpu", max_batch=16, _cli_parse_args=[])  # type: ignore[call-arg]
+    model = Loader(settings, Gpu(), Metrics("test"), Arrivals()).load("tally", 1)
+    try:
+        encoder = model.lanes["encode"]
+        assert isinstance(encoder, BatchLoop)
+        assert [encoder._size(rows) for rows in (1, 2, 16)] == [16, 16, 16]
+    finally:
+        model.close()
