@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,6 +74,20 @@ def test_a_flood_is_refused_with_a_delay_and_every_call_is_answered(server: Serv
     assert told == len(refused)
     # Over as soon as it is over.
     stub.Score(score(1), timeout=30)
+
+
+def test_thousands_of_calls_at_one_moment_are_taken_or_told_to_come_back(server: ServerProcess) -> None:
+    async def codes(calls: int) -> Counter[grpc.StatusCode]:
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            stub: Any = inference_service_pb2_grpc.InferenceServiceStub(channel)
+            request = score(1)
+            outcomes = await asyncio.gather(*(stub.Score(request) for _ in range(calls)), return_exceptions=True)
+        return Counter(o.code() if isinstance(o, grpc.aio.AioRpcError) else grpc.StatusCode.OK for o in outcomes)
+
+    heard = asyncio.run(codes(2_000))
+    # gRPC's own refusal, of those that nobody has picked up yet, would be CANCELLED.
+    assert heard.keys() <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert heard.total() == 2_000
 
 
 def test_a_deadline_that_cannot_be_met_is_refused_long_before_it_passes(server: ServerProcess) -> None:

@@ -42,6 +42,9 @@ _SERVICES = (
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
     open_inference_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"],
 )
+# Calls that gRPC has read and that wait for the event loop, which refuses what is too much and says why; gRPC's own
+# refusal, by chance from 1,000 on, is CANCELLED and says nothing.
+MOST_PENDING_CALLS = 30_000
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -101,6 +104,8 @@ class Door:
                 ("grpc.max_send_message_length", self._settings.max_message_bytes),
                 # With it two servers can listen on one port, each getting a part of the calls: not unasked.
                 ("grpc.so_reuseport", int(self._settings.share_port)),
+                ("grpc.server.max_pending_requests", MOST_PENDING_CALLS),
+                ("grpc.server.max_pending_requests_hard_limit", MOST_PENDING_CALLS),
             ],
         )
         server.add_generic_rpc_handlers(self._handlers)
