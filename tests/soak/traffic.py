@@ -37,9 +37,9 @@ class Ask:
     problem: Callable[[list[Any]], str]
 
 
-def write_version(models: Path, version: int, layers: int = 0) -> Path:
+def write_version(models: Path, version: int, layers: int = 0, scratch: int = 0) -> Path:
     """A version of the model whose answers are those of no other."""
-    return toybundle.write(models, MODEL, version, offset=offset(version), layers=layers)
+    return toybundle.write(models, MODEL, version, offset=offset(version), layers=layers, scratch=scratch)
 
 
 def offset(version: int) -> float:
