@@ -31,13 +31,26 @@ def connect(address: str, connections: int) -> list[grpc.aio.Channel]:
 
 
 class Mixed:
-    """Callers that never agree: `workers` at a time, each call of a kind and a manner by chance."""
+    """Callers that never agree: `workers` at a time, each call of a kind and a manner by chance.
+
+    rate: calls per second of all workers together, each at a time of its own, later only where its worker is still busy
+    with one before; 0 for as many as are answered.
+    """
 
     def __init__(
-        self, seconds: float, workers: int, limit: int, seed: int, manners: bool = True, keep: bool = False
+        self,
+        seconds: float,
+        workers: int,
+        limit: int,
+        seed: int,
+        rate: float = 0.0,
+        manners: bool = True,
+        keep: bool = False,
     ) -> None:
-        self._end = time.monotonic() + seconds
+        self._began = time.monotonic()
+        self._end = self._began + seconds
         self._workers = workers
+        self._rate = rate
         self._limit = limit
         self._seed = seed
         self._manners = MANNERS if manners else {}
@@ -65,6 +78,9 @@ class Mixed:
         shares = [*self._manners.values(), 1 - sum(self._manners.values())]
         nth = 0
         while time.monotonic() < self._end:
+            if self._rate:
+                due = self._began + (nth * self._workers + number) / self._rate
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
             # Each call's own: a load of the same seed asks for the same, however often a call has to be tried again.
             random = np.random.default_rng([self._seed, number, nth])
             await self._one(channel, random, manners[random.choice(len(manners), p=shares)])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from wire import tensor
 def test_a_short_soak(tmp_path: Path) -> None:
     lines: list[str] = []
     report = run_soak.soak(
-        tmp_path / "models", minutes=2, minute=4, interval=1, beside_seconds=1, workers=12, say=lines.append
+        tmp_path / "models", minutes=2, minute=4, interval=1, beside_seconds=1, workers=12, rate=200, say=lines.append
     )
     assert report["failures"] == []
     assert report["issued"] == sum(report["outcomes"].values())
@@ -109,6 +111,20 @@ def test_the_same_seed_asks_for_the_same() -> None:
     assert asked(1) == asked(1)
     assert asked(1) != asked(2)
     assert len(set(asked(1))) == 15
+
+
+def test_calls_come_at_their_rate_and_catch_up_where_one_took_long() -> None:
+    begun: list[float] = []
+
+    class Slow(mixed.Mixed):
+        async def _one(self, *_: object) -> None:
+            begun.append(time.monotonic() - self._began)
+            await asyncio.sleep(0.3 if len(begun) == 5 else 0.0)
+
+    asyncio.run(Slow(seconds=1.0, workers=4, limit=1, seed=1, rate=100).run("127.0.0.1:1"))
+    assert 98 <= len(begun) <= 104
+    # The first ones, before anybody was late, one after the other and not four at a time.
+    assert all(later > earlier for earlier, later in pairwise(begun[:5]))
 
 
 def test_a_trend_is_the_end_by_the_beginning() -> None:
