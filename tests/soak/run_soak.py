@@ -2,8 +2,8 @@
 
 Exit code 1 if an answer was wrong, missing or of an unexpected kind, or if the server kept threads, files or memory.
 Each minute asks for the same, at a rate that leaves the server room, so that its throughput shows whether it keeps up.
-How fast it could be is measured after each minute, beside a fresh one: the machine is not ours alone. Both are reported,
-and neither is judged.
+How fast it could be is measured after each minute, beside a fresh one: the machine is not ours alone. Both are reported
+and not judged.
 """
 
 from __future__ import annotations
