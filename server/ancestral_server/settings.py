@@ -38,7 +38,8 @@ class Settings(BaseSettings):
     threads: int = Field(
         default_factory=usable_cores,
         ge=1,
-        description="CPU threads of a run, and runs of a sampler at a time; fewer where other programs need the cores.",
+        description="CPU threads of a run, and runs of a sampler or of bulk at a time; fewer where other programs need "
+        "the cores.",
     )
     processes: int = Field(
         default=1,

@@ -143,5 +143,6 @@ class Loader:
             wait=settings.batch_wait_ms / 1000,
             arrivals=self._arrivals,
             cores=self._cores,
+            helpers=settings.threads - 1 if on_cpu else 0,
             fixed=not on_cpu,
         )

@@ -5,8 +5,8 @@ Letters: B rows of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ancestral_server.engine.job import OneShotJob
 from ancestral_server.runtime.program import Meaning, OneShotProgram
@@ -24,6 +24,30 @@ class Piece:
     @property
     def rows(self) -> int:
         return self.stop - self.start
+
+
+@dataclass(slots=True)
+class Hand:
+    """What a worker has taken of the queue and not answered."""
+
+    # Of its run.
+    pieces: list[Piece] = field(default_factory=list)
+    # What is left of a batch that did not fit into memory.
+    postponed: list[Piece] = field(default_factory=list)
+    # Whether it is run on one thread.
+    alone: bool = False
+    # When the run that is going on should end, time.monotonic() seconds; 0 between runs.
+    busy_until: float = 0.0
+
+    @property
+    def jobs(self) -> Iterable[OneShotJob]:
+        return {id(piece.job): piece.job for piece in (*self.pieces, *self.postponed)}.values()
+
+    def drop(self) -> Iterable[OneShotJob]:
+        """Forget the pieces of the run; whose they were."""
+        jobs = {id(piece.job): piece.job for piece in self.pieces}
+        self.pieces, self.busy_until = [], 0.0
+        return jobs.values()
 
 
 def wanted_of(pieces: Sequence[Piece]) -> Sequence[Meaning]:
@@ -56,12 +80,14 @@ def stack(program: OneShotProgram, pieces: Sequence[Piece], size: int) -> dict[M
 
 
 def deal(pieces: Sequence[Piece], outputs: Mapping[Meaning, Array]) -> list[OneShotJob]:
-    """Give every job its rows of the outputs; the jobs that have all of theirs now."""
+    """Give every job its rows of the outputs; the jobs that have all of theirs now. The lane's lock is held: several
+    workers may have rows of one job.
+    """
     finished, at = [], 0
     for piece in pieces:
         job, stop = piece.job, at + piece.rows
         for meaning in job.wanted:
-            job.pieces.setdefault(meaning, []).append(outputs[meaning][at:stop])
+            job.pieces.setdefault(meaning, {})[piece.start] = outputs[meaning][at:stop]
         at = stop
         job.done += piece.rows
         if job.done == job.rows:

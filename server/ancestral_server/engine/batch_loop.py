@@ -14,14 +14,15 @@ import structlog
 from ancestral_server.engine import policy
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
-from ancestral_server.engine.batch import Piece, cut, deal, stack, wanted_of
+from ancestral_server.engine.batch import Hand, Piece, cut, deal, stack, wanted_of
 from ancestral_server.engine.cores import Cores
+from ancestral_server.engine.costs import Costs
 from ancestral_server.engine.crowd import Crowd
 from ancestral_server.engine.job import OneShotJob, Priority
 from ancestral_server.engine.lane import Lane
 from ancestral_server.engine.room import Room
 from ancestral_server.engine.warming import give_back, warm_up
-from ancestral_server.errors import Internal, OutOfMemory, ServerError
+from ancestral_server.errors import Internal, OutOfMemory
 from ancestral_server.metrics import LaneMetrics
 from ancestral_server.runtime.program import OneShotProgram
 
@@ -65,17 +66,19 @@ class BatchLoop(Lane[OneShotJob]):
         self._longest_wait = wait
         self._arrivals = arrivals
         self._cores = cores
-        self._pieces: list[Piece] = []
-        # What is left of a batch that did not fit into memory.
-        self._postponed: list[Piece] = []
-        # When the run that is going on should end, time.monotonic() seconds; 0 between runs.
-        self._busy_until = 0.0
+        # By worker.
+        self._hands = [Hand()]
         # When the batch that is being gathered began to wait, and how many requests complete it.
         self._waits_since = 0.0
         self._complete = 1
         self._crowd = Crowd()
         # Rows for which a batch waits at most; from the measured costs, looked at anew now and then.
         self._enough = self._buckets[-1]
+
+    @property
+    def rows_at_a_time(self) -> int:
+        """How many rows of bulk are run at a time."""
+        return self._run_sizes[-1]
 
     def submit(self, job: OneShotJob) -> None:
         super().submit(job)
@@ -127,7 +130,7 @@ class BatchLoop(Lane[OneShotJob]):
         )
 
     def _needed_seconds(self, rows: int, ahead: int) -> float:
-        until = self._busy_until
+        until = self._hands[0].busy_until
         running = max(0.0, until - time.monotonic()) if until else 0.0
         return running + self._queue_seconds(ahead + rows)
 
@@ -146,18 +149,19 @@ class BatchLoop(Lane[OneShotJob]):
 
     @property
     def _running(self) -> bool:
-        return bool(self._busy_until)
+        return any(hand.busy_until for hand in self._hands)
 
     def _turn(self, worker: int) -> None:
-        self._admit()
-        self._run_all(self._program)
+        hand = self._hands[worker]
+        self._admit(hand)
+        self._run_all(hand, self._program, self._costs)
 
     def _in_hand(self, worker: int) -> Iterable[OneShotJob]:
-        jobs = {id(piece.job): piece.job for piece in (*self._pieces, *self._postponed)}
-        self._pieces, self._postponed, self._busy_until = [], [], 0.0
-        return jobs.values()
+        jobs = self._hands[worker].jobs
+        self._hands[worker] = Hand()
+        return jobs
 
-    def _admit(self) -> None:
+    def _admit(self, hand: Hand) -> None:
         with self._changed:
             self._wait_for_work()
             self._waits_since = time.monotonic()
@@ -165,7 +169,7 @@ class BatchLoop(Lane[OneShotJob]):
                 # Woken before the time is up only by the arrival that completes the crowd, not by each.
                 self._sleep(self._complete if len(self._queue) < self._complete else self._enough, seconds)
             self._drop_departed()
-            self._take()
+            self._take(hand)
 
     def _seconds_to_wait(self) -> float:
         """How long this batch should wait for others. The lock is held."""
@@ -195,9 +199,9 @@ class BatchLoop(Lane[OneShotJob]):
         """How many rows a run for so many has."""
         return self._room.most if self._fixed else policy.bucket(rows, self._run_sizes)
 
-    def _take(self) -> None:
+    def _take(self, hand: Hand) -> None:
         """As much of what is queued as a run may have. The lock is held."""
-        most = min(self._room.most, self._most())
+        most = min(self._room.most, self._most(hand))
         room = most
         if not self._fixed:
             room = policy.fill(self._queue.total_rows, most, self._run_sizes, self._costs.seconds)
@@ -205,24 +209,25 @@ class BatchLoop(Lane[OneShotJob]):
             while room and jobs:
                 job = jobs[0]
                 rows = min(room, job.waiting)
-                self._pieces.append(Piece(job, job.taken, job.taken + rows))
+                hand.pieces.append(Piece(job, job.taken, job.taken + rows))
                 self._take_rows(job, rows)
                 room -= rows
 
-    def _most(self) -> int:
+    def _most(self, hand: Hand) -> int:
         """How many rows the next run may hold, if they fit into memory."""
         return (self._buckets if self._queue.rows[Priority.INTERACTIVE] else self._run_sizes)[-1]
 
-    def _run_all(self, program: OneShotProgram) -> None:
-        while self._pieces:
-            self._run_and_retire(program)
-            self._next_part()
+    def _run_all(self, hand: Hand, program: OneShotProgram, costs: Costs) -> None:
+        """Run what is in a hand, and answer. costs: of runs of that program."""
+        while hand.pieces:
+            self._run_and_retire(hand, program, costs)
+            self._next_part(hand)
 
-    def _run_and_retire(self, program: OneShotProgram) -> None:
-        pieces, rows = self._pieces, sum(piece.rows for piece in self._pieces)
+    def _run_and_retire(self, hand: Hand, program: OneShotProgram, costs: Costs) -> None:
+        pieces, rows = hand.pieces, sum(piece.rows for piece in hand.pieces)
         size = self._size(rows)
         began = time.monotonic()
-        self._busy_until = began + self._costs.seconds(size)
+        hand.busy_until = began + costs.seconds(size)
         try:
             wanted = wanted_of(pieces)
             form = program.form(wanted)
@@ -230,33 +235,33 @@ class BatchLoop(Lane[OneShotJob]):
             gathered = time.monotonic()
             outputs = form.run(inputs, wanted)
         except (OutOfMemory, MemoryError) as error:
-            self._split(rows, size, error)
+            self._split(hand, rows, size, error)
             return
         except Exception as error:
             log.exception("run failed", lane=self.name, rows=rows)
-            self._drop_pieces(Internal(f"{self.name}: the run failed: {error}"))
+            self._give_up(list(hand.drop()), Internal(f"{self.name}: the run failed: {error}"))
             return
         ran = time.monotonic()
-        self._costs.learn(size, ran - began)
+        costs.learn(size, ran - began)
         self.metrics.batch_size.observe(rows)
 
-        finished = deal(pieces, outputs)
+        with self._changed:
+            finished = deal(pieces, outputs)
         self.stats.ran(rows, len(pieces), began=began, gathered=gathered, ran=ran, done=time.monotonic())
         # Before the post: afterwards the answered callers send again.
-        self._crowd.seen(len(pieces) + len(self._queue))
-        if self._crowd.probes:
-            self._enough = policy.enough(self._buckets, self._run_seconds)
+        if hand is self._hands[0]:
+            self._look_around(len(pieces))
         self._finish(finished)
         # Last: whatever fails above, the lane knows whom to answer.
-        self._pieces, self._busy_until = [], 0.0
+        hand.drop()
 
-    def _drop_pieces(self, error: ServerError) -> None:
-        """Answer those whose rows were in the run with an error."""
-        jobs = {id(piece.job): piece.job for piece in self._pieces}
-        self._pieces, self._busy_until = [], 0.0
-        self._give_up(list(jobs.values()), error)
+    def _look_around(self, together: int) -> None:
+        """Learn from a run for so many requests how many there are, and now and then how many are worth waiting for."""
+        self._crowd.seen(together + len(self._queue))
+        if self._crowd.probes:
+            self._enough = policy.enough(self._buckets, self._run_seconds)
 
-    def _split(self, rows: int, size: int, error: Exception) -> None:
+    def _split(self, hand: Hand, rows: int, size: int, error: Exception) -> None:
         """A run did not fit into memory: the same rows again, half as many at a time. Nobody hears of it, unless not
         even one row fits.
         """
@@ -264,16 +269,17 @@ class BatchLoop(Lane[OneShotJob]):
         smaller = self._room.shrink(size)
         log.warning("out of memory", lane=self.name, rows=rows, next_rows=self._room.most, reason=str(error))
         if smaller:
-            self._pieces, self._postponed = [], self._pieces + self._postponed
+            hand.pieces, hand.postponed = [], hand.pieces + hand.postponed
         else:
-            self._drop_pieces(OutOfMemory(f"{self.name}: not even {rows} image fits into memory: {error}"))
+            none_fits = OutOfMemory(f"{self.name}: not even {rows} image fits into memory: {error}")
+            self._give_up(list(hand.drop()), none_fits)
 
-    def _next_part(self) -> None:
+    def _next_part(self, hand: Hand) -> None:
         """Take up as much of what was postponed as a run may have; those who have left meanwhile are left out."""
-        if not self._postponed:
+        if not hand.postponed:
             return
         now = time.monotonic()
-        departed = {id(piece.job): piece.job for piece in self._postponed if piece.job.departed(now)}
+        departed = {id(piece.job): piece.job for piece in hand.postponed if piece.job.departed(now)}
         self._expire(departed.values())
-        left = [piece for piece in self._postponed if id(piece.job) not in departed]
-        self._pieces, self._postponed = cut(left, self._room.most)
+        left = [piece for piece in hand.postponed if id(piece.job) not in departed]
+        hand.pieces, hand.postponed = cut(left, self._room.most)

@@ -41,6 +41,11 @@ class Cores:
         self._last_call = -math.inf
         self._thread = threading.local()
 
+    @property
+    def calm(self) -> bool:
+        """Whether no single calls come."""
+        return time.monotonic() - self._last_call >= FREE_SECONDS
+
     def called(self, now: float) -> None:
         """A single call has come whose answer somebody waits for. now: time.monotonic()."""
         self._last_call = now
@@ -65,7 +70,7 @@ class Cores:
 
     def _left(self) -> int:
         """How many cores rows leave free now."""
-        return self._spare if time.monotonic() - self._last_call < FREE_SECONDS else 0
+        return 0 if self.calm else self._spare
 
     def _leave(self, cores: int) -> None:
         """Have the calling thread keep off the first so many cores."""

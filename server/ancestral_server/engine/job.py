@@ -88,8 +88,8 @@ class OneShotJob(Job):
 
     inputs: Mapping[Meaning, Array | Streams] = field(default_factory=dict)
     wanted: Sequence[Meaning] = ()
-    # Per wanted meaning the answered pieces, in order of their rows.
-    pieces: dict[Meaning, list[Array]] = field(default_factory=dict)
+    # Per wanted meaning the answered pieces, by their first row.
+    pieces: dict[Meaning, dict[int, Array]] = field(default_factory=dict)
 
     def input_rows(self, meaning: Meaning, start: int, stop: int) -> Array | None:
         source = self.inputs.get(meaning)
@@ -100,7 +100,7 @@ class OneShotJob(Job):
     def output(self, meaning: Meaning) -> Array:
         """The whole answer [rows, ...]."""
         pieces = self.pieces[meaning]
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        return pieces[0] if len(pieces) == 1 else np.concatenate([pieces[start] for start in sorted(pieces)])
 
 
 @dataclass(frozen=True, slots=True)

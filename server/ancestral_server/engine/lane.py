@@ -14,10 +14,10 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
-from ancestral_server.engine import policy
 from ancestral_server.engine.admission import Limits, check_queue
 from ancestral_server.engine.answers import post, settle
 from ancestral_server.engine.costs import Costs
+from ancestral_server.engine.failures import Failures
 from ancestral_server.engine.job import Job
 from ancestral_server.engine.niceness import RUNS, give_way
 from ancestral_server.engine.queue import JobQueue
@@ -28,9 +28,6 @@ from ancestral_server.metrics import LaneMetrics
 J = TypeVar("J", bound=Job)
 
 log = structlog.get_logger()
-
-# A lane that has run for so long since it last failed is sound again.
-SOUND_SECONDS = 60.0
 
 
 class Lane(ABC, Generic[J]):
@@ -49,23 +46,24 @@ class Lane(ABC, Generic[J]):
         # A thread sleeps until this many requests are queued; 0 while none does, so that arrivals need not wake any.
         self._wake_at = 0
         self._sleeping = 0
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._closing = False
         self._costs = Costs()
-        # Workers that wait to be tried again, and how often each has failed in succession, and when last.
-        self._down: set[int] = set()
-        self._failures = [0] * workers
-        self._failed_at = [-math.inf] * workers
-        self._threads = [
-            threading.Thread(target=self._main, args=(worker,), name=f"lane {name} {worker}", daemon=True)
-            for worker in range(workers)
-        ]
+        self._failures = Failures(workers)
+        # Threads beside the workers, without which the lane does as well.
+        self._helpers = 0
+        self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
         # Asked for at a scrape, rather than told at every change; of the queue alone, since what held the lane would
         # outlive it.
         queue = self._queue
         self.metrics.queued.set_function(lambda: queue.total_rows)
+        self._threads = [
+            threading.Thread(target=self._main, args=(worker,), name=f"lane {self.name} {worker}", daemon=True)
+            for worker in range(self._failures.workers + self._helpers)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -73,10 +71,14 @@ class Lane(ABC, Generic[J]):
         """Stop at the next boundary; whoever still waits hears Unavailable."""
         with self._changed:
             self._closing = True
-            self._changed.notify_all()
+            self._wake_all()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join()
+
+    def _wake_all(self) -> None:
+        """Wake every thread that sleeps. The lock is held."""
+        self._changed.notify_all()
 
     # ---- the event loop's side
 
@@ -188,10 +190,7 @@ class Lane(ABC, Generic[J]):
 
     def _recover(self, worker: int, error: BaseException) -> None:
         """Answer everybody, say so, and begin anew after a while, once a run shows that the program works."""
-        now = time.monotonic()
-        again = now - self._failed_at[worker] < SOUND_SECONDS
-        self._failures[worker] = self._failures[worker] + 1 if again else 1
-        self._failed_at[worker] = now
+        self._failures.add(worker)
         self._give_up(
             list(self._in_hand(worker)), Internal(f"{self.name} failed: {str(error) or type(error).__name__}")
         )
@@ -201,9 +200,9 @@ class Lane(ABC, Generic[J]):
             self._fail(self._drop_queue(), Unavailable(self.name, self._closed))
         self.metrics.restarts.inc()
         try:
-            log.error("lane failed", lane=self.name, worker=worker, failures=self._failures[worker], exc_info=error)
-            while not self._works_after(policy.restart_delay(self._failures[worker])):
-                self._failures[worker] += 1
+            log.error("lane failed", lane=self.name, worker=worker, failures=self._failures.of(worker), exc_info=error)
+            while not self._works_after(self._failures.delay(worker)):
+                self._failures.add(worker)
         finally:
             self._set_down(worker, False)
 
@@ -221,8 +220,7 @@ class Lane(ABC, Generic[J]):
 
     def _set_down(self, worker: int, down: bool) -> None:
         with self._changed:
-            (self._down.add if down else self._down.discard)(worker)
-            healthy = len(self._down) < len(self._threads)
+            healthy = self._failures.set_down(worker, down)
             changed, self.healthy = healthy != self.healthy, healthy
         if changed:
             self.on_health(self)
@@ -271,6 +269,10 @@ class Lane(ABC, Generic[J]):
         """Answer jobs with an error, and nothing more of them is run."""
         with self._changed:
             self._queue.remove(jobs)
+            # Another worker, with other rows of the same job, may have failed as well.
+            jobs = [job for job in jobs if not job.answered]
+            for job in jobs:
+                job.answered = True
         self._fail(jobs, error)
 
     def _drop_queue(self) -> list[J]:

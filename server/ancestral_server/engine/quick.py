@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ancestral_server.engine.batch import Piece, stack
-from ancestral_server.engine.batch_loop import BatchLoop
 from ancestral_server.engine.job import OneShotJob, Priority
+from ancestral_server.engine.spread import SpreadBatchLoop
 from ancestral_server.runtime.program import OneShotProgram
 
 # A run that takes no longer than this may hold up the event loop: handing it to a thread and back costs about as much.
 HERE_SECONDS = 0.002
 
 
-class QuickBatchLoop(BatchLoop):
+class QuickBatchLoop(SpreadBatchLoop):
     """Where runs are short (`lighten`), no thread has to be woken for a call and none for its answer, which together
     take longer than such a run. `_here` says that the event loop has the lane's turns; the lane's thread keeps still
     meanwhile. Longer runs, and what fails here for a reason of ours, are the thread's as ever.
@@ -42,13 +43,8 @@ class QuickBatchLoop(BatchLoop):
         return self._run_seconds(1) <= HERE_SECONDS / 2
 
     def lighten(self, program: OneShotProgram) -> None:
-        """Let the event loop take short runs, on `program`, which computes on the thread that calls it. Warms it up."""
-        for rows in self._buckets:
-            if rows > self._room.most:
-                break
-            self._run_blank(rows, program)
-            if self._run_blank(rows, program) > HERE_SECONDS:
-                break
+        """Let the event loop take short runs too."""
+        super().lighten(program)
         self._light = program
 
     async def ask(self, job: OneShotJob) -> OneShotJob:
@@ -79,7 +75,7 @@ class QuickBatchLoop(BatchLoop):
             return False
         finally:
             self._end_alone()
-        job.pieces = {meaning: [outputs[meaning][: job.rows]] for meaning in job.wanted}
+        job.pieces = {meaning: {0: outputs[meaning][: job.rows]} for meaning in job.wanted}
         job.taken = job.done = job.rows
         job.started, job.finished, job.answered = began, ran, True
         # Once the answer is on its way, which nothing of this changes; and before any call that comes then.
@@ -158,8 +154,8 @@ class QuickBatchLoop(BatchLoop):
                     return
                 self._turning = True
                 self._drop_departed()
-                self._take()
-            self._run_all(self._light or self._program)
+                self._take(self._hands[0])
+            self._run_all(self._hands[0], self._light or self._program, self._costs)
         except BaseException as error:  # noqa: BLE001 - the thread raises it, answers and recovers
             self._trouble = error
         with self._changed:
@@ -175,7 +171,8 @@ class QuickBatchLoop(BatchLoop):
                 self._changed.notify_all()
 
     def _post(self, jobs: Sequence[OneShotJob], message: Callable[[], None]) -> None:
-        if self._here:
+        # Helpers answer too, whoever has the turns.
+        if self._here and threading.current_thread() not in self._threads:
             message()
         else:
             super()._post(jobs, message)

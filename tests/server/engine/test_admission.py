@@ -30,7 +30,7 @@ async def occupy(lane: BatchLoop, doubler: Doubler) -> asyncio.Task[list[float]]
     """A run that goes on until the gate opens."""
     doubler.gate.clear()
     running = asyncio.create_task(double(lane, 1))
-    await until(lambda: not lane._queue and bool(lane._pieces))
+    await until(lambda: not lane._queue and bool(lane._hands[0].pieces))
     return running
 
 
@@ -162,7 +162,7 @@ def test_the_rest_of_a_split_call_is_not_run_once_nobody_waits(doubler: Doubler,
             doubler.gate.clear()
             deadline = 0.2 if how == "expired" else 60
             large = asyncio.create_task(double(lane, *range(20, 60), deadline=deadline))
-            await until(lambda: bool(lane._pieces))
+            await until(lambda: bool(lane._hands[0].pieces))
             if how == "cancelled":
                 large.cancel()
                 await asyncio.sleep(0)

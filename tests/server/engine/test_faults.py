@@ -39,7 +39,7 @@ def test_a_dead_lane_answers_turns_health_and_begins_anew(
         told = watched(batches)
         doubler.gate.clear()
         running = asyncio.create_task(double(batches, 1))
-        await until(lambda: not batches._queue and bool(batches._pieces))
+        await until(lambda: not batches._queue and bool(batches._hands[0].pieces))
         waiting = asyncio.create_task(double(batches, 2))
         await until(lambda: len(batches._queue) == 1)
         doubler.error = error
@@ -81,7 +81,7 @@ def test_a_lane_stays_down_until_a_run_succeeds(batches: BatchLoop, doubler: Dou
         with pytest.raises(Internal):
             await double(batches, 1)
         # The first try comes after a tenth of a second, the next after a fifth.
-        await until(lambda: batches._failures[0] >= 2)
+        await until(lambda: batches._failures.of(0) >= 2)
         assert told == [False]
         with pytest.raises(Unavailable):
             await double(batches, 1)
@@ -95,7 +95,7 @@ def test_a_lane_stays_down_until_a_run_succeeds(batches: BatchLoop, doubler: Dou
 def test_a_lane_that_is_down_closes_at_once(doubler: Doubler) -> None:
     async def work() -> None:
         with batch_lane(doubler) as lane:
-            lane._failures[0], lane._failed_at[0] = 20, float("inf")
+            lane._failures._in_succession[0], lane._failures._last[0] = 20, float("inf")
             doubler.error = SystemExit("no")
             with pytest.raises(Internal):
                 await double(lane, 1)
@@ -135,7 +135,7 @@ def test_a_batch_that_does_not_fit_is_run_in_halves_and_nobody_hears(eights: Bat
         doubler.fits = 2
         doubler.gate.clear()
         tasks = [asyncio.create_task(double(eights, 1))]
-        await until(lambda: bool(eights._pieces))
+        await until(lambda: bool(eights._hands[0].pieces))
         # A batch of five calls, and a split call of 20.
         values = [[2, 3, 4], [5], [6], [7], [8], list(range(20, 40))]
         tasks += [asyncio.create_task(double(eights, *each)) for each in values]

@@ -86,7 +86,7 @@ def test_what_does_not_fit_the_queue_is_refused_at_once_with_a_delay(batches: Ba
     async def work() -> None:
         doubler.gate.clear()
         running = asyncio.create_task(double(batches, 1))
-        await until(lambda: not batches._queue and bool(batches._pieces))
+        await until(lambda: not batches._queue and bool(batches._hands[0].pieces))
         waiting = asyncio.create_task(double(batches, *range(20, 29)))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match="limit of 10") as refusal:
@@ -103,7 +103,7 @@ def test_the_cancelled_and_the_expired_are_never_run(batches: BatchLoop, doubler
     async def work() -> None:
         doubler.gate.clear()
         running = asyncio.create_task(double(batches, 1))
-        await until(lambda: not batches._queue and bool(batches._pieces))
+        await until(lambda: not batches._queue and bool(batches._hands[0].pieces))
         cancelled = asyncio.create_task(double(batches, 13))
         expired = asyncio.create_task(double(batches, 13, deadline=0.01))
         await asyncio.sleep(0.05)
@@ -155,7 +155,7 @@ def test_closing_answers_whoever_still_waits(batches: BatchLoop, doubler: Double
     async def work() -> None:
         doubler.gate.clear()
         running = asyncio.create_task(double(batches, 1))
-        await until(lambda: not batches._queue and bool(batches._pieces))
+        await until(lambda: not batches._queue and bool(batches._hands[0].pieces))
         waiting = asyncio.create_task(double(batches, 2))
         await asyncio.sleep(0)
         closing = asyncio.create_task(asyncio.to_thread(batches.close))

@@ -20,7 +20,7 @@ def test_a_batch_holds_interactive_rows_first_and_is_filled_up(doubler: Doubler)
         with batch_lane(doubler, Limits(images=1000)) as lane:
             doubler.gate.clear()
             tasks = [asyncio.create_task(double(lane, 1))]
-            await until(lambda: bool(lane._pieces))
+            await until(lambda: bool(lane._hands[0].pieces))
             tasks.append(asyncio.create_task(double(lane, *range(20, 27), priority=BATCH)))
             tasks += [asyncio.create_task(double(lane, value)) for value in (2, 3)]
             await until(lambda: len(lane._queue) == 3)
@@ -41,7 +41,7 @@ def test_a_short_run_of_bulk_alone_holds_two_batches(doubler: Doubler, run_secon
             doubler.gate.clear()
             doubler.runs.clear()
             tasks = [asyncio.create_task(double(lane, 1, priority=BATCH))]
-            await until(lambda: bool(lane._pieces))
+            await until(lambda: bool(lane._hands[0].pieces))
             tasks.append(asyncio.create_task(double(lane, *[20] * 16, priority=BATCH)))
             await until(lambda: len(lane._queue) == 1)
             doubler.gate.set()
@@ -60,7 +60,7 @@ def test_batch_jobs_get_a_run_in_eight_while_interactive_ones_fill_the_lane(doub
         with batch_lane(doubler, Limits(images=1000)) as lane:
             doubler.gate.clear()
             tasks = [asyncio.create_task(double(lane, 1))]
-            await until(lambda: bool(lane._pieces))
+            await until(lambda: bool(lane._hands[0].pieces))
             tasks.append(asyncio.create_task(double(lane, *[200] * 8, priority=BATCH)))
             tasks += [asyncio.create_task(double(lane, *[2] * 4)) for _ in range(2 * PASSES + 2)]
             await until(lambda: len(lane._queue) == len(tasks) - 1)

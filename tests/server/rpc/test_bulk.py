@@ -101,7 +101,7 @@ def test_what_nobody_waits_for_any_more_is_not_run(lane: BatchLoop, doubler: Dou
             asking.cancel()
             await asyncio.wait([asking])
         doubler.gate.set()
-        await until(lambda: not lane._queue and not lane._pieces)
+        await until(lambda: not lane._queue and not lane._hands[0].pieces)
         assert doubler.sizes == [BATCH], "only the batch that was running"
 
     run(work())
