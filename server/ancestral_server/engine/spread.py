@@ -45,7 +45,7 @@ class SpreadBatchLoop(BatchLoop):
         # A single call that comes meanwhile waits for such a run.
         longest = max(BULK_SECONDS, self._batch_seconds)
         costs, best = Costs(), 0
-        for rows in self._run_sizes:
+        for rows in self._buckets:
             if rows > self._room.most:
                 break
             self._run_blank(rows, program)

@@ -37,10 +37,8 @@ from ancestral_server.rpc.repeats import Form, Request
 from ancestral_server.rpc.status import message_error
 from ancestral_server.settings import Settings
 
-# The window, in full batches: one in the lane, one that waits for it, and as much on its way in and out.
-BATCHES_AHEAD = 4
-# The same in what the lane runs at a time, where that is more.
-TURNS_AHEAD = 2
+# The window, in what the lane runs at a time: once in the lane, once waiting for it, and as much on its way in and out.
+TURNS_AHEAD = 4
 # The same for messages, in how many batches they would fill with one image each.
 MESSAGE_BATCHES_AHEAD = 2
 # A message may be larger than the window. Two of them keep the lane busy.
@@ -110,7 +108,7 @@ class _Window:
         self._holds = ExitStack()
         self._messages: deque[OneShotJob | ServerError] = deque()
         self._images = 0
-        self._most_images = BATCHES_AHEAD * settings.max_batch
+        self._most_images = TURNS_AHEAD * settings.max_batch
         # Something came or left, or no more will come.
         self.changed = asyncio.Event()
 
@@ -164,7 +162,7 @@ class _Window:
             model = self._catalog.find(name, convert.version(f"{role}.version", request.version))
             lane = oneshot.lane(model, role, f"{role}.model")
             self._bound = self._holds.enter_context(model), lane
-            self._most_images = max(self._most_images, TURNS_AHEAD * lane.rows_at_a_time)
+            self._most_images = TURNS_AHEAD * lane.rows_at_a_time
             return self._bound
         model, _ = self._bound
         if request.model:

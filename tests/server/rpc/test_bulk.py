@@ -68,7 +68,7 @@ def stream(lane: BatchLoop, doubler: Doubler, source: Source, draining: Draining
     ("images", "most"),
     [
         # By images, by messages, and the two that there always may be.
-        (2, bulk.BATCHES_AHEAD * BATCH // 2),
+        (2, bulk.TURNS_AHEAD * BATCH // 2),
         (1, bulk.MESSAGE_BATCHES_AHEAD * BATCH),
         (50, bulk.LEAST_MESSAGES_AHEAD),
     ],
@@ -97,7 +97,7 @@ def test_what_nobody_waits_for_any_more_is_not_run(lane: BatchLoop, doubler: Dou
         doubler.gate.clear()
         async with aclosing(stream(lane, doubler, Source(100, BATCH))) as replies:
             asking = asyncio.ensure_future(anext(replies))
-            await until(lambda: len(lane._queue) == bulk.BATCHES_AHEAD - 1)
+            await until(lambda: len(lane._queue) == bulk.TURNS_AHEAD - 1)
             asking.cancel()
             await asyncio.wait([asking])
         doubler.gate.set()
@@ -122,14 +122,14 @@ def test_a_drain_answers_what_was_read_and_names_the_next(lane: BatchLoop, doubl
         doubler.gate.clear()
         replies = stream(lane, doubler, source, draining)
         asking = asyncio.ensure_future(anext(replies))
-        await until(lambda: source.read == bulk.BATCHES_AHEAD)
+        await until(lambda: source.read == bulk.TURNS_AHEAD)
         draining.begin()
         doubler.gate.set()
-        indices = [(await asking).index, *[(await anext(replies)).index for _ in range(bulk.BATCHES_AHEAD - 1)]]
+        indices = [(await asking).index, *[(await anext(replies)).index for _ in range(bulk.TURNS_AHEAD - 1)]]
         with pytest.raises(Drained) as drained:
             await anext(replies)
-        assert indices == list(range(bulk.BATCHES_AHEAD))
-        assert drained.value.next_index == bulk.BATCHES_AHEAD
+        assert indices == list(range(bulk.TURNS_AHEAD))
+        assert drained.value.next_index == bulk.TURNS_AHEAD
         with pytest.raises(Drained) as drained:
             await anext(stream(lane, doubler, source, draining))
         assert drained.value.next_index == 0
