@@ -15,8 +15,6 @@ TURN_SECONDS = 0.00005
 ENOUGH_SHARE = 0.1
 # A run leaves rows behind only to get so much more done in its time.
 FILL_SHARE = 0.15
-# By how much more has to be done in a second for bulk to be spread.
-SPREAD_SHARE = 0.1
 # What the front end needs for a call, about: to read it, and to answer it.
 CALL_SECONDS = 0.00025
 # Waiting for the very last caller of a crowd costs all the others.
@@ -102,19 +100,6 @@ def enough(sizes: Sequence[int], seconds: Callable[[int], float]) -> int:
 
     cheapest = min(map(row_seconds, sizes))
     return next(size for size in sizes if row_seconds(size) <= (1 + ENOUGH_SHARE) * cheapest)
-
-
-def worth_spreading(
-    sizes: Sequence[int], seconds: Callable[[int], float], rows: int, alone_seconds: float, workers: int
-) -> bool:
-    """Whether so many workers, each with a thread, get more done than one with all threads.
-
-    seconds: what a run of a size takes with all threads. rows, alone_seconds: of a run on one.
-    """
-    if workers < 2 or not rows:
-        return False
-    together = max(size / (TURN_SECONDS + seconds(size)) for size in sizes)
-    return workers * rows / (TURN_SECONDS + alone_seconds) > (1 + SPREAD_SHARE) * together
 
 
 def company(crowd: int, seconds: Callable[[int], float]) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from ancestral_server.engine import policy
 from ancestral_server.engine.batch import Hand
 from ancestral_server.engine.batch_loop import BULK_SECONDS, BatchLoop
 from ancestral_server.engine.costs import Costs
@@ -41,24 +40,21 @@ class SpreadBatchLoop(BatchLoop):
         return len(self._hands) * self._alone_rows if self._alone else self._run_sizes[-1]
 
     def lighten(self, program: OneShotProgram) -> None:
-        """Use `program`, which computes on the thread that calls it, where that gets more done. Warms it up."""
+        """Run bulk on `program`, which computes on the thread that calls it. Warms it up."""
         # A single call that comes meanwhile waits for such a run.
         longest = max(BULK_SECONDS, self._batch_seconds)
-        costs, best = Costs(), 0
         for rows in self._buckets:
             if rows > self._room.most:
                 break
-            self._run_blank(rows, program)
-            seconds = self._run_blank(rows, program)
+            # The first is slow in itself; or the second, for what else the machine does.
+            seconds = min(self._run_blank(rows, program) for _ in range(2))
             if seconds > longest:
                 break
-            costs.learn(rows, seconds)
-            best = rows
-        workers = 1 + self._most_helpers
-        if policy.worth_spreading(self._run_sizes, self._costs.seconds, best, costs.seconds(best), workers):
-            self._alone, self._alone_costs, self._alone_rows = program, costs, best
-            self._helpers = self._most_helpers
-            self._hands = [Hand() for _ in range(workers)]
+            self._alone_costs.learn(rows, seconds)
+            self._alone_rows = rows
+        if self._alone_rows and self._most_helpers:
+            self._alone, self._helpers = program, self._most_helpers
+            self._hands += [Hand() for _ in range(self._helpers)]
 
     def _wake_all(self) -> None:
         super()._wake_all()

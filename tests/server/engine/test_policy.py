@@ -14,7 +14,6 @@ from ancestral_server.engine.policy import (
     parts,
     queue_limit,
     restart_delay,
-    worth_spreading,
 )
 
 LONGEST = 0.005
@@ -83,18 +82,6 @@ def test_a_batch_waits_for_half_a_crowd_where_the_other_half_can_come_back_meanw
 def test_a_batch_is_large_enough_where_more_rows_would_hardly_make_one_cheaper() -> None:
     assert enough((1, 2, 4, 8), lambda rows: 0.01 * rows) == 1
     assert enough((1, 2, 4, 8), lambda rows: 0.01) == 8
-
-
-def test_bulk_is_spread_where_workers_with_a_thread_each_get_more_done() -> None:
-    def together(rows: int) -> float:
-        return 0.001 * rows
-
-    assert worth_spreading((1, 8), together, 8, alone_seconds=0.010, workers=2)
-    assert worth_spreading((1, 8), together, 4, alone_seconds=0.005, workers=2)
-    # Twice the threads in half of the time: no gain; nor with one worker, nor where no run was short enough.
-    assert not worth_spreading((1, 8), together, 8, alone_seconds=0.016, workers=2)
-    assert not worth_spreading((1, 8), together, 8, alone_seconds=0.001, workers=1)
-    assert not worth_spreading((1, 8), together, 0, alone_seconds=0.0, workers=2)
 
 
 def test_a_run_is_padded_only_where_that_gets_more_done() -> None:

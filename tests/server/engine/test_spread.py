@@ -63,12 +63,12 @@ def spread_lane(
 ) -> Iterator[SpreadBatchLoop]:
     metrics = Metrics("test").lane("toy", 1, "encode")
     settings: dict[str, Any] = {"max_batch": 4, "limits": Limits(images=10_000), "wait": 0.005, "helpers": helpers}
-    # On a busy machine a first look may find the runs of one worker so long that they are not worth it.
+    # On a busy machine a first look may find the runs of one worker long.
     for _ in range(100):
         lane = kind("toy", together, metrics, **settings, arrivals=Arrivals(), cores=Cores(1))
         lane.warm_up()
         lane.lighten(alone)  # type: ignore[arg-type]
-        if lane._helpers or not helpers or alone.run_seconds:
+        if lane._alone_rows == BULK or alone.run_seconds:
             break
     for program in (together, alone):
         program.runs.clear()
