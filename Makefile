@@ -77,7 +77,7 @@ perf-analyzer: $(INSTALLED) ## Fetch NVIDIA's perf_analyzer into .tools/bin, to 
 soak: $(INSTALLED) ## Minutes of callers that agree on nothing; ARGS="--minutes 20" for longer
 	@PYTHONPATH=tests $(BIN)/python tests/soak/run_soak.py $(ARGS)
 
-overload: $(INSTALLED) ## Three times more calls than can be served, and what dynamic batching is worth; 8 minutes
+overload: $(INSTALLED) ## Three times more calls than can be served, and what dynamic batching is worth; 9 minutes
 	@PYTHONPATH=tests $(BIN)/python tests/soak/run_overload.py $(ARGS)
 
 restarts: $(INSTALLED) ## Servers that stop, die and come back, and models that change, under load

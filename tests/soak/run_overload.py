@@ -75,37 +75,36 @@ def batching(models: Path, seconds: float) -> Report:
 
 
 def overload(models: Path, seconds: float, usual_seconds: float, rounds: int) -> Report:
-    """Usual load, then rounds of overload and usual load again, each between two measurements of capacity.
+    """Rounds of usual load, overload and usual load again, each between two measurements of capacity.
 
-    Goodput is held against capacity just before and just after, since other work on the machine changes it, and is the
-    median of the rounds; all else is the worst of them.
+    Other work on the machine changes its speed within minutes: so each round is held against what came just before it,
+    goodput against capacity just before and just after, and what compares speeds is the median of the rounds. All else
+    is the worst of them.
     """
     opened: dict[str, Any] = {"kind": "open", "images": IMAGES}
     with ServerProcess(models) as server:
         peaks = [_peak(server.address, usual_seconds)]
-        usual_rate = USUAL_SHARE * max(peaks[0].values())
-        usual = one_report(server.address, **opened, phases=[(usual_rate, 3 * usual_seconds)], deadline_seconds=10)
-        usual_p99 = quantiles([took for _, took, code in usual["calls"] if code == "OK"], 0.99)[0]
-        # What callers under overload are willing to wait, so also the bound on the latency of the accepted.
-        deadline = 2 * usual_p99
-        overloads, rss = [], []
+        overloads, rss, seen = [], [], set()
         for _ in range(rounds):
-            phases = [(OVERLOAD * max(peaks[-1].values()), seconds), (usual_rate, max(5.0, usual_seconds))]
-            job = {**opened, "phases": phases, "deadline_seconds": deadline}
+            peak = max(peaks[-1].values())
+            phases = [(USUAL_SHARE * peak, 2 * usual_seconds)]
+            usual = one_report(server.address, **opened, phases=phases, deadline_seconds=10)
+            usual_p99 = quantiles([took for _, took, code in usual["calls"] if code == "OK"], 0.99)[0]
+            phases = [(OVERLOAD * peak, seconds), (USUAL_SHARE * peak, max(5.0, usual_seconds))]
+            # What callers under overload are willing to wait, so also the bound on the latency of the accepted.
+            job = {**opened, "phases": phases, "deadline_seconds": 2 * usual_p99}
             with Watch(server.process.pid) as watch, Generator(server.address, **job) as generator:
                 during, later = generator.reports()
             peaks.append(_peak(server.address, usual_seconds))
             overloads.append(_overloaded(during, later, peaks[-2:], usual_p99))
-            rss += [seen.rss_mib for seen in watch.seen]
-    seen = {code for report in (usual, *overloads) for _, _, code in report.pop("calls")}
-    worst = ("accepted_p99_ratio", "refused_max", "expired", "recovery_seconds")
+            rss += [usage.rss_mib for usage in watch.seen]
+            seen |= {code for report in (usual, during, later) for _, _, code in report["calls"]}
+    speeds, worst = ("goodput_ratio", "accepted_p99_ratio", "recovery_seconds"), ("refused_max", "expired")
     return {
+        **{figure: float(np.median([each[figure] for each in overloads])) for figure in speeds},
         **{figure: max(each[figure] for each in overloads) for figure in worst},
-        "goodput_ratio": float(np.median([each["goodput_ratio"] for each in overloads])),
         "unexpected": sorted(seen - EXPECTED),
         "peaks": peaks,
-        "usual_p99": usual_p99,
-        "deadline": deadline,
         "rss_start_mib": rss[0],
         "rss_max_mib": max(rss),
         "rss_ratio": max(rss) / rss[0],
@@ -125,7 +124,7 @@ def _overloaded(during: Report, later: Report, peaks: list[dict[int, float]], us
     refused = took["DEADLINE_EXCEEDED refused"] + took["RESOURCE_EXHAUSTED refused"]
     accepted_p99 = quantiles(took["OK"], 0.99)[0]
     return {
-        "calls": during["calls"] + later["calls"],
+        "usual_p99": usual_p99,
         "offered_rate": len(during["calls"]) / during["seconds"],
         "goodput": len(took["OK"]) / during["seconds"],
         "goodput_ratio": len(took["OK"]) / during["seconds"] / max(np.mean([p[n] for p in peaks]) for n in peaks[0]),

@@ -280,6 +280,7 @@ class BatchLoop(Lane[OneShotJob]):
             return
         now = time.monotonic()
         departed = {id(piece.job): piece.job for piece in hand.postponed if piece.job.departed(now)}
-        self._expire(departed.values())
+        with self._changed:
+            self._expire(departed.values())
         left = [piece for piece in hand.postponed if id(piece.job) not in departed]
         hand.pieces, hand.postponed = cut(left, self._room.most)

@@ -262,18 +262,14 @@ class Lane(ABC, Generic[J]):
         self.metrics.dropped("cancelled", len(left) - len(late))
         self.metrics.dropped("expired", len(late))
         for job in left:
-            job.answered = True
+            job.answered = job.cancelled
         self._fail(late, DeadlineExceeded(f"the deadline passed before {self.name} had finished"))
 
     def _give_up(self, jobs: Sequence[J], error: ServerError) -> None:
         """Answer jobs with an error, and nothing more of them is run."""
         with self._changed:
             self._queue.remove(jobs)
-            # Another worker, with other rows of the same job, may have failed as well.
-            jobs = [job for job in jobs if not job.answered]
-            for job in jobs:
-                job.answered = True
-        self._fail(jobs, error)
+            self._fail(jobs, error)
 
     def _drop_queue(self) -> list[J]:
         with self._changed:
@@ -291,9 +287,10 @@ class Lane(ABC, Generic[J]):
 
     def _fail(self, jobs: Iterable[J], error: ServerError) -> None:
         jobs = list(jobs)
+        # Not twice those who fail with another worker too, which has other rows of them.
+        self.stats.failed([job for job in jobs if not job.answered])
         for job in jobs:
             job.answered = True
-        self.stats.failed(jobs)
         self._post(jobs, partial(settle, jobs, error))
 
     def _post(self, jobs: Sequence[J], message: Callable[[], None]) -> None:

@@ -73,6 +73,24 @@ def test_a_failure_of_the_loop_itself_loses_nobody(batches: BatchLoop, monkeypat
     run(work())
 
 
+def test_a_failure_to_answer_loses_nobody(batches: BatchLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    post, failures = batches._post, [ZeroDivisionError("once")]
+
+    def fail_once(jobs: Any, message: Any) -> None:
+        if failures:
+            raise failures.pop()
+        post(jobs, message)
+
+    async def work() -> None:
+        monkeypatch.setattr(batches, "_post", fail_once)
+        with pytest.raises(Internal, match="once"):
+            await double(batches, 1, 2, 3)
+        await until(lambda: batches.healthy)
+        assert await double(batches, 4) == [8.0]
+
+    run(work())
+
+
 def test_a_lane_stays_down_until_a_run_succeeds(batches: BatchLoop, doubler: Doubler) -> None:
     async def work() -> None:
         told = watched(batches)
