@@ -75,7 +75,7 @@ class Tally:
 @dataclass(slots=True)
 class LaneMetrics:
     """The instruments of one lane. Per request, by the event loop: the seconds and the refusals. Per run, by whoever
-    runs: the rest.
+    runs, with the lane's lock held: the rest.
     """
 
     queued: Any

@@ -243,9 +243,8 @@ class BatchLoop(Lane[OneShotJob]):
             return
         ran = time.monotonic()
         costs.learn(size, ran - began)
-        self.metrics.batch_size.observe(rows)
-
-        with self._changed:
+        with self._lock:
+            self.metrics.batch_size.observe(rows)
             finished = deal(pieces, outputs)
         self.stats.ran(rows, len(pieces), began=began, gathered=gathered, ran=ran, done=time.monotonic())
         # Before the post: afterwards the answered callers send again.

@@ -87,7 +87,8 @@ class QuickBatchLoop(SpreadBatchLoop):
         self._cores.called(job.submitted)
         self._costs.learn(size, job.compute_seconds)
         self._crowd.seen(1)
-        self.metrics.batch_size.observe(job.rows)
+        with self._lock:
+            self.metrics.batch_size.observe(job.rows)
         self.metrics.record_request(job.queue_seconds, job.compute_seconds)
         self.stats.ran(job.rows, 1, began=job.started, gathered=gathered, ran=job.finished, done=job.finished)
         self.stats.answered([job])

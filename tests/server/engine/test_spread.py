@@ -320,6 +320,9 @@ def test_everybody_is_answered_rightly_and_once(
             await until(lambda: not lane._queue and not any(hand.pieces for hand in lane._hands))
             assert lane.healthy
             assert restarts(lane) == 0
+            sizes = lane.stats.sizes()
+            assert lane.metrics.batch_size.total == sum(rows * runs.count for rows, runs in sizes)
+            assert sum(lane.metrics.batch_size.counts) == sum(runs.count for _, runs in sizes)
         assert lane.stats.requests >= count[0] > 100
         assert len({thread for thread in alone.threads if thread.startswith("lane")}) > 1
 
