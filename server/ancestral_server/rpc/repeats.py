@@ -94,12 +94,12 @@ class Reader:
         start = raw.find(data[:_FIRST_BYTES])
         head, tail = raw[:start], raw[start + len(data) :]
         if self._last.get(len(raw)) != (head, tail):
-            _make_room(self._last)
+            make_room(self._last, MOST_LENGTHS)
             self._last[len(raw)] = head, tail
         elif data and self._holds_pixels(form, head, data.translate(_OTHER_PIXELS), tail):
             form.head, form.tail = head, tail
             known = self._forms.pop(len(raw), ())
-            _make_room(self._forms)
+            make_room(self._forms, MOST_LENGTHS)
             self._forms[len(raw)] = (form, *known[: MOST_OF_A_LENGTH - 1])
 
     def _holds_pixels(self, form: Form, head: bytes, others: bytes, tail: bytes) -> bool:
@@ -111,6 +111,7 @@ class Reader:
         return data == others and found.message == form.message
 
 
-def _make_room(kept: dict[int, Any]) -> None:
-    if len(kept) >= MOST_LENGTHS:
+def make_room(kept: dict[Any, Any], most: int) -> None:
+    """Let one more be kept, of `most`: forget the first."""
+    if len(kept) >= most:
         del kept[next(iter(kept))]

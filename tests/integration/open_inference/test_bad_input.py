@@ -164,17 +164,20 @@ BAD: list[tuple[oip.ModelInferRequest, str, str]] = [
 def test_bad_input_names_field_value_and_limit(
     stub: Stub, request_: oip.ModelInferRequest, field: str, words: str
 ) -> None:
-    with pytest.raises(grpc.RpcError) as failure:
-        stub.ModelInfer(request_, timeout=30)
-    assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT, failure.value.details()
-    said = violation(failure.value)
-    assert said.field == field
-    assert words in said.description
+    # Again and again: what is known of a request that came before excuses nothing.
+    for _ in range(3):
+        with pytest.raises(grpc.RpcError) as failure:
+            stub.ModelInfer(request_, timeout=30)
+        assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT, failure.value.details()
+        said = violation(failure.value)
+        assert said.field == field
+        assert words in said.description
 
 
 def test_what_the_bad_requests_were_made_of_is_good(stub: Stub) -> None:
     for request in (good(), typed(), samples(), samples(seed=3, temperature=1, timeout=60_000_000, priority=2)):
-        assert infer(stub, request)
+        for _ in range(3):
+            assert infer(stub, request)
 
 
 def test_a_reply_that_would_be_too_large_is_refused_with_what_fits(toy_models: Path) -> None:

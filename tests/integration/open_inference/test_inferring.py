@@ -30,6 +30,16 @@ def test_encode_gives_the_bytes_of_the_native_service(stub: Stub, native: Native
     assert named["latent"].tobytes() == zero.latent.data != wanted.latent.data
 
 
+def test_each_of_many_alike_gets_its_own_answer_and_id(stub: Stub, native: Native) -> None:
+    for i in range(6):
+        images = some_images(1)
+        reply = stub.ModelInfer(ask("vae.encode", id=f"call {i}", image=images), timeout=60)
+        wanted = native.Encode(pb.EncodeRequest(model="vae", images=tensor(images)), timeout=60)
+        assert list(reply.raw_output_contents) == [wanted.mean.data, wanted.log_variance.data]
+        assert [list(output.shape) for output in reply.outputs] == [wanted.mean.shape, wanted.log_variance.shape]
+        assert (reply.id, reply.model_name, reply.model_version) == (f"call {i}", "vae.encode", "1")
+
+
 @pytest.mark.parametrize("typed", [False, True])
 def test_score_features_and_decode_give_the_bytes_of_the_native_service(
     stub: Stub, native: Native, typed: bool

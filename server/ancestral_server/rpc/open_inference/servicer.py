@@ -7,6 +7,7 @@ from ancestral_server.catalog import Catalog
 from ancestral_server.errors import InvalidArgument, NotFound, Unavailable
 from ancestral_server.rpc.open_inference import describe, infer, names
 from ancestral_server.rpc.open_inference.parameters import short
+from ancestral_server.rpc.open_inference.plans import Plans
 from ancestral_server.rpc.parsing import Context
 from ancestral_server.settings import Settings
 from inference import open_inference_service_pb2 as oip
@@ -20,6 +21,7 @@ class OpenInferenceServicer(oip_grpc.GRPCInferenceServiceServicer):
     def __init__(self, catalog: Catalog, settings: Settings) -> None:
         self._catalog = catalog
         self._settings = settings
+        self._plans = Plans(settings)
 
     async def ServerLive(self, request: oip.ServerLiveRequest, context: Context) -> oip.ServerLiveResponse:
         return oip.ServerLiveResponse(live=True)
@@ -43,9 +45,9 @@ class OpenInferenceServicer(oip_grpc.GRPCInferenceServiceServicer):
         return describe.metadata(request.name, model, role, names.serving(self._catalog, request.name))
 
     async def ModelInfer(self, request: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:
-        ask = infer.read(self._catalog, self._settings, request)
+        ask = infer.read(self._catalog, self._plans, request)
         with ask.model:
-            return await infer.answer(ask, request, context)
+            return await infer.answer(ask, context)
 
     async def ModelConfig(self, request: oip.ModelConfigRequest, context: Context) -> oip.ModelConfigResponse:
         model, role = names.find(self._catalog, request.name, request.version, fields=_FIELDS)

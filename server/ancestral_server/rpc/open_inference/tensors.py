@@ -6,6 +6,7 @@ Letters: N rows of a request.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NoReturn
 
 import numpy as np
@@ -28,21 +29,26 @@ _CONTENTS: dict[str, tuple[str, type[np.generic]]] = {
 }
 
 
-def read(request: oip.ModelInferRequest, signature: Signature, limit: int, classes: int) -> dict[Meaning, Array]:
-    """Every input of the signature, by meaning: [N, ...], the same N for all, 1 <= N <= limit.
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A tensor of a request as the request describes it; `field` is its path."""
 
-    classes: how many labels the model knows.
+    port: Port
+    shape: tuple[int, ...]
+    field: str
+
+
+def described(request: oip.ModelInferRequest, signature: Signature, limit: int, *, raw: bool) -> Sequence[Input]:
+    """Every input of the signature, in the order of the request: [N, ...], the same N for all, 1 <= N <= limit.
+
+    raw: whether the elements are in raw_input_contents.
     """
-    raw, arrays = request.raw_input_contents, {}
-    if raw and len(raw) != len(request.inputs):
-        raise InvalidArgument(
-            "raw_input_contents", f"holds {len(raw)} tensors, must hold {len(request.inputs)}, one for each of inputs"
-        )
+    inputs: dict[Meaning, Input] = {}
     rows = 0
     for i, tensor in enumerate(request.inputs):
         field = f"inputs[{i}]"
         port = signature.inputs.get(tensor.name) or _no_such(f"{field}.name", tensor.name, signature.inputs, "input")
-        if port.meaning in arrays:
+        if port.meaning in inputs:
             raise InvalidArgument(f"{field}.name", f"is {port.name!r} a second time, each input is given once")
         if tensor.parameters:
             refuse_other_ways(field, tensor.parameters)
@@ -55,18 +61,36 @@ def read(request: oip.ModelInferRequest, signature: Signature, limit: int, class
         if rows and shape[0] != rows:
             raise InvalidArgument(f"{field}.shape", f"has N = {shape[0]}, must be {rows} as in the inputs before it")
         rows = shape[0]
-        if not raw:
-            where, array = _typed(f"{field}.contents", tensor, port, shape)
-        elif tensor.HasField("contents"):
+        if raw and tensor.HasField("contents"):
             raise InvalidArgument(f"{field}.contents", "is set, must not be beside raw_input_contents")
-        else:
+        inputs[port.meaning] = Input(port, shape, field)
+    for name, port in signature.inputs.items():
+        if port.meaning not in inputs:
+            raise InvalidArgument("inputs", f"has no {name!r}, must have {_names(signature.inputs)}")
+    return list(inputs.values())
+
+
+def elements(
+    inputs: Sequence[Input], request: oip.ModelInferRequest, raw: Sequence[bytes], classes: int
+) -> dict[Meaning, Array]:
+    """The arrays of a request by meaning, from `raw`, or where that is empty from its tensors themselves.
+
+    classes: how many labels the model knows.
+    """
+    if raw and len(raw) != len(inputs):
+        raise InvalidArgument(
+            "raw_input_contents", f"holds {len(raw)} tensors, must hold {len(inputs)}, one for each of inputs"
+        )
+    arrays = {}
+    for i, described in enumerate(inputs):
+        port = described.port
+        if raw:
             where = f"raw_input_contents[{i}]"
-            array = convert.elements(where, raw[i], port.dtype, shape)
+            array = convert.elements(where, raw[i], port.dtype, described.shape)
+        else:
+            where, array = _typed(f"{described.field}.contents", request.inputs[i], port, described.shape)
         _check_values(where, port, array, classes)
         arrays[port.meaning] = array
-    for name, port in signature.inputs.items():
-        if port.meaning not in arrays:
-            raise InvalidArgument("inputs", f"has no {name!r}, must have {_names(signature.inputs)}")
     return arrays
 
 
@@ -84,12 +108,6 @@ def wanted(request: oip.ModelInferRequest, signature: Signature, *, seeded: bool
             refuse_other_ways(f"outputs[{i}]", output.parameters)
         ports.append(port)
     return ports
-
-
-def write(reply: oip.ModelInferResponse, port: Port, array: Array) -> None:
-    """Add an output to a reply."""
-    reply.outputs.add(name=port.name, datatype=port.datatype, shape=array.shape)
-    reply.raw_output_contents.append(array.tobytes())
 
 
 def _typed(

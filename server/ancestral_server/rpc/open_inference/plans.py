@@ -1,0 +1,120 @@
+"""What requests say beside their id and their elements: the same of many, so it is checked once.
+
+Clients number their requests and send other images with each; all else stays. To read and check that takes Python
+longer than anything else that it does for a call.
+
+Letters: N rows of a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from weakref import ReferenceType, ref
+
+from ancestral_server.catalog import ModelVersion
+from ancestral_server.errors import InvalidArgument
+from ancestral_server.rpc import convert
+from ancestral_server.rpc.oneshot import ENVELOPE_BYTES
+from ancestral_server.rpc.open_inference import parameters, tensors
+from ancestral_server.rpc.open_inference.parameters import Parameters
+from ancestral_server.rpc.open_inference.signature import LABEL, LATENT, UNIFORMS, Port, signature
+from ancestral_server.rpc.open_inference.tensors import Input
+from ancestral_server.rpc.repeats import MOST_OTHER_BYTES, make_room
+from ancestral_server.runtime.program import Meaning
+from ancestral_server.settings import Settings
+from inference import open_inference_service_pb2 as oip
+
+# Plans that are kept, and requests that may come again.
+MOST_PLANS = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """What a request asks of a model version, checked: all but the elements of its tensors."""
+
+    # Not to keep one that has been unloaded.
+    model: ReferenceType[ModelVersion]
+    role: str
+    rows: int
+    inputs: Sequence[Input]
+    wanted: Sequence[Port]
+    meanings: Sequence[Meaning]
+    parameters: Parameters
+    # The images do not lie in the request: they are drawn, of this class, 0 where there are none.
+    draws: bool
+    label: int
+    # Shape of the noise of a row, where a one-shot role needs any for what is wanted.
+    noise: tuple[int, ...] | None
+    # The reply, without its id and the elements.
+    reply: oip.ModelInferResponse
+
+
+class Plans:
+    """Plans of requests that came a second time: others, such as those with a seed each, never do."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._plans: dict[bytes, Plan] = {}
+        self._once: dict[bytes, None] = {}
+
+    def find(self, model: ModelVersion, role: str, request: oip.ModelInferRequest, *, raw: bool) -> Plan:
+        """The plan of a request without id and raw elements; raw: whether it had any."""
+        if not raw:
+            # Its elements are among the rest, and make it unlike any other.
+            return self._make(model, role, request, raw=False)
+        key = request.SerializeToString()
+        plan = self._plans.get(key)
+        if plan is None or plan.model() is not model:
+            plan = self._make(model, role, request, raw=True)
+            self._remember(key, plan)
+        return plan
+
+    def _remember(self, key: bytes, plan: Plan) -> None:
+        if len(key) > MOST_OTHER_BYTES:
+            return
+        if key in self._once or key in self._plans:
+            self._once.pop(key, None)
+            make_room(self._plans, MOST_PLANS)
+            self._plans[key] = plan
+        else:
+            make_room(self._once, MOST_PLANS)
+            self._once[key] = None
+
+    def _make(self, model: ModelVersion, role: str, request: oip.ModelInferRequest, *, raw: bool) -> Plan:
+        """Check every field."""
+        program, settings = model.programs[role], self._settings
+        known = signature(program)
+        asked = parameters.read(request.parameters)
+        label = 0
+        if known.draws:
+            classes = program.label_count if LABEL in program.inputs else 0
+            label = convert.sample_label("parameters[label]", asked.label, classes)
+        elif asked.temperature is not None or asked.label is not None:
+            name = "label" if asked.temperature is None else "temperature"
+            raise InvalidArgument(f"parameters[{name}]", f"is set, must be unset: {role} takes no such parameter")
+        limit = settings.max_sample_count if known.draws else settings.max_images
+        inputs = tensors.described(request, known, limit, raw=raw)
+        wanted = tensors.wanted(request, known, seeded=asked.seed is not None)
+        meanings = [port.meaning for port in wanted]
+        rows = inputs[0].shape[0]
+        row_bytes = sum([port.bytes for port in wanted])
+        convert.reply_size("inputs[0].shape", rows, row_bytes, settings.max_message_bytes - ENVELOPE_BYTES)
+        # An encoder's moments do not depend on its noise, which costs more to draw than they do.
+        noisy = UNIFORMS in program.inputs and (LATENT in meanings or LATENT not in program.outputs)
+        reply = oip.ModelInferResponse(model_name=request.model_name, model_version=str(model.version))
+        for port in wanted:
+            reply.outputs.add(name=port.name, datatype=port.datatype, shape=(rows, *port.shape))
+        return Plan(
+            model=ref(model),
+            role=role,
+            rows=rows,
+            inputs=inputs,
+            wanted=wanted,
+            meanings=meanings,
+            parameters=asked,
+            draws=known.draws,
+            label=label,
+            noise=tuple(program.inputs[UNIFORMS].shape) if noisy else None,
+            reply=reply,
+        )
