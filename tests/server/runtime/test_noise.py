@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
+import pytest
 
 from ancestral_server.runtime.noise import uniforms, uniforms_of_range
 
@@ -30,3 +33,20 @@ def test_values_are_in_the_unit_interval_on_the_grid() -> None:
     assert values.max() < 1
     assert np.array_equal(values * 2**24, np.round(values * 2**24))
     assert abs(values.mean() - 0.5) < 0.02
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    pairs = [(seed, index) for seed in range(40) for index in range(40)]
+    alone = [uniforms(*pair, (300,)) for pair in pairs]
+    with ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(lambda pair: uniforms(pair[0], pair[1], (300,)), pairs))
+    assert np.array_equal(alone, together)
+
+
+def test_a_single_row_that_is_drawn_again_is_the_same_and_cannot_be_written_to() -> None:
+    for _ in range(2):
+        for seed, index, shape in ((7, 5, (4, 3)), (7, 5, (12,)), (7, 6, (4, 3)), (8, 5, (4, 3)), (7, 5, (40, 40))):
+            row = uniforms_of_range(seed, index, 1, shape)
+            assert np.array_equal(row, uniforms(seed, index, shape)[None])
+    with pytest.raises(ValueError, match="read-only"):
+        uniforms_of_range(7, 5, 1, (12,))[0, 0] = 1
