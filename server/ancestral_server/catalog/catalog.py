@@ -56,6 +56,8 @@ class Catalog:
         self._exact: dict[Key, ModelVersion] = {}
         self._highest: dict[str, ModelVersion] = {}
         self._names: frozenset[str] = frozenset()
+        # How often that has changed: what a call has found, others will find as long as it does not.
+        self.changes = 0
         # Versions are loaded one at a time: beside those that serve there is little room.
         self.loading = asyncio.Lock()
         # Loads that were asked for and have not begun.
@@ -234,6 +236,7 @@ class Catalog:
         """Let calls find what is there now, and tell whoever wants to know."""
         self._names = frozenset(model.name for model in self)
         serving = {key: self.versions[key] for key in sorted(self.versions) if self.versions[key].serving}
+        self.changes += 1
         if not self.stopping.is_set():
             self._exact, self._highest = serving, {model.name: model for model in serving.values()}
         self._metrics.models(
@@ -247,6 +250,7 @@ class Catalog:
         """Let no call in; return when those that run have been answered, with UNAVAILABLE once the seconds are over."""
         self.stopping.set()
         self._exact, self._highest = {}, {}
+        self.changes += 1
         models = [*self.versions.values(), *self._leaving]
         running = [asyncio.ensure_future(model.unused()) for model in models]
         late: set[asyncio.Future[None]] = set()

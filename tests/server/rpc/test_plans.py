@@ -49,24 +49,35 @@ def pixels(value: int, rows: int = 1) -> np.ndarray[Any, Any]:
     return np.full((rows, 4, 3, 1), value, np.uint8)
 
 
-def read(plans: Plans, model: ModelVersion, request: oip.ModelInferRequest) -> infer.Ask:
-    catalog: Any = _Catalog(model)
-    return infer.read(catalog, plans, oip.ModelInferRequest.FromString(request.SerializeToString()))
-
-
 class _Catalog(dict[str, ModelVersion]):
-    """Of one model."""
+    """Of one model, which may be replaced."""
 
-    def __init__(self, model: ModelVersion) -> None:
-        super().__init__({model.name: model})
+    changes = 0
+
+    def serve(self, model: ModelVersion) -> None:
+        self[model.name] = model
+        self.changes += 1
 
     def find(self, name: str, version: int) -> ModelVersion:
         return self[name]
 
 
-def test_numbered_requests_have_one_plan_and_keep_their_ids_and_elements(model: ModelVersion) -> None:
-    known = Plans(SETTINGS)
-    asks = [read(known, model, ask("tally", id=str(i), image=pixels(i))) for i in range(5)]
+@pytest.fixture
+def catalog(model: ModelVersion) -> _Catalog:
+    return _Catalog({model.name: model})
+
+
+@pytest.fixture
+def known(catalog: Any) -> Plans:
+    return Plans(catalog, SETTINGS)
+
+
+def read(plans: Plans, request: oip.ModelInferRequest) -> infer.Ask:
+    return infer.read(plans, oip.ModelInferRequest.FromString(request.SerializeToString()))
+
+
+def test_numbered_requests_have_one_plan_and_keep_their_ids_and_elements(known: Plans) -> None:
+    asks = [read(known, ask("tally", id=str(i), image=pixels(i))) for i in range(5)]
     assert asks[0].plan is not asks[1].plan is asks[2].plan is asks[3].plan is asks[4].plan
     assert [asked.id for asked in asks] == ["0", "1", "2", "3", "4"]
     for i, asked in enumerate(asks):
@@ -90,14 +101,13 @@ def other(**parameters: int) -> oip.ModelInferRequest:
     ],
     ids=lambda request: str(request).replace("\n", " ")[:60],
 )
-def test_what_differs_in_anything_else_has_another_plan(model: ModelVersion, request_: oip.ModelInferRequest) -> None:
-    known = Plans(SETTINGS)
-    usual = [read(known, model, ask("tally", image=pixels(9))) for _ in range(3)][-1]
-    asked = [read(known, model, request_) for _ in range(3)][-1]
+def test_what_differs_in_anything_else_has_another_plan(known: Plans, request_: oip.ModelInferRequest) -> None:
+    usual = [read(known, ask("tally", image=pixels(9))) for _ in range(3)][-1]
+    asked = [read(known, request_) for _ in range(3)][-1]
     assert asked.plan is not usual.plan
     assert asked.plan.rows == len(asked.inputs[IMAGE]) == request_.inputs[0].shape[0]
     assert asked.plan.parameters.seed == (1 if "seed" in request_.parameters else None)
-    assert read(known, model, ask("tally", image=pixels(9))).plan is usual.plan
+    assert read(known, ask("tally", image=pixels(9))).plan is usual.plan
 
 
 @pytest.mark.parametrize(
@@ -108,52 +118,50 @@ def test_what_differs_in_anything_else_has_another_plan(model: ModelVersion, req
         ([], "inputs[0].contents.uint_contents: holds 0 elements"),
     ],
 )
-def test_the_elements_of_a_known_request_are_checked_each_time(
-    model: ModelVersion, raw: list[bytes], words: str
-) -> None:
-    known = Plans(SETTINGS)
+def test_the_elements_of_a_known_request_are_checked_each_time(known: Plans, raw: list[bytes], words: str) -> None:
     for i in range(3):
-        read(known, model, ask("tally", image=pixels(i)))
+        read(known, ask("tally", image=pixels(i)))
         bad = ask("tally", image=pixels(i))
         bad.raw_input_contents[:] = raw
         with pytest.raises(InvalidArgument) as refused:
-            read(known, model, bad)
+            read(known, bad)
         assert words in str(refused.value)
 
 
-def test_a_plan_is_made_anew_for_another_version_and_keeps_none_that_is_gone(programs: dict[str, Program]) -> None:
-    known = Plans(SETTINGS)
+def test_a_plan_is_made_anew_when_the_catalog_changes_and_keeps_no_model_that_is_gone(
+    programs: dict[str, Program], catalog: _Catalog, known: Plans
+) -> None:
     request = ask("tally", image=pixels(1))
-    first, second = served(programs), served(programs, version=2)
-    for model in (first, first, second, first, second):
-        asked = read(known, model, request)
-        assert asked.plan.reply.model_version == str(model.version)
-        assert asked.model is model
-    watched = ref(second)
-    del asked, model, second
+    for version in (1, 2, 1, 2):
+        catalog.serve(served(programs, version))
+        asks = [read(known, request) for _ in range(3)]
+        assert asks[1].plan is asks[2].plan
+        assert [asked.plan.reply.model_version for asked in asks] == [str(version)] * 3
+        assert all(asked.model is catalog["tally"] for asked in asks)
+    watched = ref(catalog["tally"])
+    catalog.serve(served(programs, version=3))
+    asks.clear()
     gc.collect()
+    assert known._plans
     assert watched() is None
-    assert read(known, first, request).plan.reply.model_version == "1"
 
 
-def test_what_does_not_come_again_leaves_nothing_behind(model: ModelVersion) -> None:
-    known = Plans(SETTINGS)
+def test_what_does_not_come_again_leaves_nothing_behind(known: Plans) -> None:
     for seed in range(200):
-        read(known, model, other(seed=seed))
-        read(known, model, ask("tally", typed=True, image=pixels(1)))
+        read(known, other(seed=seed))
+        read(known, ask("tally", typed=True, image=pixels(1)))
     large = ask("tally", image=pixels(1))
     large.parameters["headers"].string_param = "x" * MOST_OTHER_BYTES
     for _ in range(3):
-        assert read(known, model, large).plan.rows == 1
+        assert read(known, large).plan.rows == 1
     assert not known._plans
     assert len(known._once) <= plans.MOST_PLANS
 
 
-def test_so_many_plans_are_kept_and_no_more(model: ModelVersion) -> None:
-    known = Plans(SETTINGS)
+def test_so_many_plans_are_kept_and_no_more(known: Plans) -> None:
     for seed in range(2 * plans.MOST_PLANS):
         for _ in range(3):
-            asked = read(known, model, other(seed=seed))
+            asked = read(known, other(seed=seed))
     assert len(known._plans) <= plans.MOST_PLANS
     # Those that came last are known.
-    assert read(known, model, other(seed=2 * plans.MOST_PLANS - 1)).plan is asked.plan
+    assert read(known, other(seed=2 * plans.MOST_PLANS - 1)).plan is asked.plan

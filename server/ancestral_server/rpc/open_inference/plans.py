@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import ReferenceType, ref
 
-from ancestral_server.catalog import ModelVersion
+from ancestral_server.catalog import Catalog, ModelVersion
 from ancestral_server.errors import InvalidArgument
 from ancestral_server.rpc import convert
 from ancestral_server.rpc.oneshot import ENVELOPE_BYTES
-from ancestral_server.rpc.open_inference import parameters, tensors
+from ancestral_server.rpc.open_inference import names, parameters, tensors
 from ancestral_server.rpc.open_inference.parameters import Parameters
-from ancestral_server.rpc.open_inference.signature import LABEL, LATENT, UNIFORMS, Port, signature
+from ancestral_server.rpc.open_inference.signature import LABEL, LATENT, UNIFORMS, signature
 from ancestral_server.rpc.open_inference.tensors import Input
 from ancestral_server.rpc.repeats import MOST_OTHER_BYTES, make_room
 from ancestral_server.runtime.program import Meaning
@@ -38,8 +38,7 @@ class Plan:
     role: str
     rows: int
     inputs: Sequence[Input]
-    wanted: Sequence[Port]
-    meanings: Sequence[Meaning]
+    wanted: Sequence[Meaning]
     parameters: Parameters
     # The images do not lie in the request: they are drawn, of this class, 0 where there are none.
     draws: bool
@@ -53,36 +52,48 @@ class Plan:
 class Plans:
     """Plans of requests that came a second time: others, such as those with a seed each, never do."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, catalog: Catalog, settings: Settings) -> None:
+        self._catalog = catalog
         self._settings = settings
         self._plans: dict[bytes, Plan] = {}
         self._once: dict[bytes, None] = {}
+        # The catalog's, when the plans were made: with it they lose their meaning.
+        self._changes = catalog.changes
 
-    def find(self, model: ModelVersion, role: str, request: oip.ModelInferRequest, *, raw: bool) -> Plan:
-        """The plan of a request without id and raw elements; raw: whether it had any."""
+    def find(self, request: oip.ModelInferRequest, *, raw: bool) -> tuple[Plan, ModelVersion]:
+        """The plan of a request without id and raw elements, and the model that it is about; raw: whether it had any
+        such elements.
+        """
         if not raw:
             # Its elements are among the rest, and make it unlike any other.
-            return self._make(model, role, request, raw=False)
+            return self._make(request, raw=False)
+        if self._changes != self._catalog.changes:
+            self._plans.clear()
+            self._changes = self._catalog.changes
         key = request.SerializeToString()
         plan = self._plans.get(key)
-        if plan is None or plan.model() is not model:
-            plan = self._make(model, role, request, raw=True)
+        # As long as the catalog is the same, there is the model.
+        model = None if plan is None else plan.model()
+        if plan is None or model is None:
+            plan, model = self._make(request, raw=True)
             self._remember(key, plan)
-        return plan
+        return plan, model
 
     def _remember(self, key: bytes, plan: Plan) -> None:
         if len(key) > MOST_OTHER_BYTES:
             return
-        if key in self._once or key in self._plans:
-            self._once.pop(key, None)
+        if key in self._once:
+            del self._once[key]
             make_room(self._plans, MOST_PLANS)
             self._plans[key] = plan
         else:
             make_room(self._once, MOST_PLANS)
             self._once[key] = None
 
-    def _make(self, model: ModelVersion, role: str, request: oip.ModelInferRequest, *, raw: bool) -> Plan:
+    def _make(self, request: oip.ModelInferRequest, *, raw: bool) -> tuple[Plan, ModelVersion]:
         """Check every field."""
+        fields = "model_name", "model_version"
+        model, role = names.find(self._catalog, request.model_name, request.model_version, fields=fields)
         program, settings = model.programs[role], self._settings
         known = signature(program)
         asked = parameters.read(request.parameters)
@@ -94,27 +105,27 @@ class Plans:
             name = "label" if asked.temperature is None else "temperature"
             raise InvalidArgument(f"parameters[{name}]", f"is set, must be unset: {role} takes no such parameter")
         limit = settings.max_sample_count if known.draws else settings.max_images
-        inputs = tensors.described(request, known, limit, raw=raw)
-        wanted = tensors.wanted(request, known, seeded=asked.seed is not None)
-        meanings = [port.meaning for port in wanted]
+        inputs = tensors.described(request, known, limit, program.label_count, raw=raw)
+        ports = tensors.wanted(request, known, seeded=asked.seed is not None)
+        wanted = [port.meaning for port in ports]
         rows = inputs[0].shape[0]
-        row_bytes = sum([port.bytes for port in wanted])
+        row_bytes = sum([port.bytes for port in ports])
         convert.reply_size("inputs[0].shape", rows, row_bytes, settings.max_message_bytes - ENVELOPE_BYTES)
         # An encoder's moments do not depend on its noise, which costs more to draw than they do.
-        noisy = UNIFORMS in program.inputs and (LATENT in meanings or LATENT not in program.outputs)
+        noisy = UNIFORMS in program.inputs and (LATENT in wanted or LATENT not in program.outputs)
         reply = oip.ModelInferResponse(model_name=request.model_name, model_version=str(model.version))
-        for port in wanted:
+        for port in ports:
             reply.outputs.add(name=port.name, datatype=port.datatype, shape=(rows, *port.shape))
-        return Plan(
+        plan = Plan(
             model=ref(model),
             role=role,
             rows=rows,
             inputs=inputs,
             wanted=wanted,
-            meanings=meanings,
             parameters=asked,
             draws=known.draws,
             label=label,
             noise=tuple(program.inputs[UNIFORMS].shape) if noisy else None,
             reply=reply,
         )
+        return plan, model

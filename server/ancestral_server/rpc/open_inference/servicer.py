@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ancestral_server import __version__
 from ancestral_server.catalog import Catalog
+from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.errors import InvalidArgument, NotFound, Unavailable
 from ancestral_server.rpc.open_inference import describe, infer, names
 from ancestral_server.rpc.open_inference.parameters import short
@@ -21,7 +22,7 @@ class OpenInferenceServicer(oip_grpc.GRPCInferenceServiceServicer):
     def __init__(self, catalog: Catalog, settings: Settings) -> None:
         self._catalog = catalog
         self._settings = settings
-        self._plans = Plans(settings)
+        self._plans = Plans(catalog, settings)
 
     async def ServerLive(self, request: oip.ServerLiveRequest, context: Context) -> oip.ServerLiveResponse:
         return oip.ServerLiveResponse(live=True)
@@ -45,9 +46,11 @@ class OpenInferenceServicer(oip_grpc.GRPCInferenceServiceServicer):
         return describe.metadata(request.name, model, role, names.serving(self._catalog, request.name))
 
     async def ModelInfer(self, request: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:
-        ask = infer.read(self._catalog, self._plans, request)
-        with ask.model:
-            return await infer.answer(ask, context)
+        ask = infer.read(self._plans, request)
+        with ask.model as model:
+            if isinstance(lane := model.lanes[ask.plan.role], RasterLoop):
+                return infer.raster_reply(ask, await lane.ask(infer.raster_job(ask, context)))
+            return infer.reply(ask, await lane.ask(infer.job(ask, context)))
 
     async def ModelConfig(self, request: oip.ModelConfigRequest, context: Context) -> oip.ModelConfigResponse:
         model, role = names.find(self._catalog, request.name, request.version, fields=_FIELDS)

@@ -31,17 +31,23 @@ _CONTENTS: dict[str, tuple[str, type[np.generic]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A tensor of a request as the request describes it; `field` is its path."""
+    """A tensor of a request as the request describes it."""
 
     port: Port
     shape: tuple[int, ...]
+    # Its path, and that of its raw elements.
     field: str
+    raw_field: str
+    # The most that an element may be, and at least 0; None where there is no such bound.
+    most: float | None
 
 
-def described(request: oip.ModelInferRequest, signature: Signature, limit: int, *, raw: bool) -> Sequence[Input]:
+def described(
+    request: oip.ModelInferRequest, signature: Signature, limit: int, classes: int, *, raw: bool
+) -> Sequence[Input]:
     """Every input of the signature, in the order of the request: [N, ...], the same N for all, 1 <= N <= limit.
 
-    raw: whether the elements are in raw_input_contents.
+    classes: how many labels the model knows. raw: whether the elements are in raw_input_contents.
     """
     inputs: dict[Meaning, Input] = {}
     rows = 0
@@ -63,33 +69,28 @@ def described(request: oip.ModelInferRequest, signature: Signature, limit: int, 
         rows = shape[0]
         if raw and tensor.HasField("contents"):
             raise InvalidArgument(f"{field}.contents", "is set, must not be beside raw_input_contents")
-        inputs[port.meaning] = Input(port, shape, field)
+        inputs[port.meaning] = Input(port, shape, field, f"raw_input_contents[{i}]", _most(port, classes))
     for name, port in signature.inputs.items():
         if port.meaning not in inputs:
             raise InvalidArgument("inputs", f"has no {name!r}, must have {_names(signature.inputs)}")
     return list(inputs.values())
 
 
-def elements(
-    inputs: Sequence[Input], request: oip.ModelInferRequest, raw: Sequence[bytes], classes: int
-) -> dict[Meaning, Array]:
-    """The arrays of a request by meaning, from `raw`, or where that is empty from its tensors themselves.
-
-    classes: how many labels the model knows.
-    """
+def elements(inputs: Sequence[Input], request: oip.ModelInferRequest, raw: Sequence[bytes]) -> dict[Meaning, Array]:
+    """The arrays of a request by meaning, from `raw`, or where that is empty from its tensors themselves."""
     if raw and len(raw) != len(inputs):
         raise InvalidArgument(
             "raw_input_contents", f"holds {len(raw)} tensors, must hold {len(inputs)}, one for each of inputs"
         )
     arrays = {}
-    for i, described in enumerate(inputs):
-        port = described.port
+    for i, known in enumerate(inputs):
+        port = known.port
         if raw:
-            where = f"raw_input_contents[{i}]"
-            array = convert.elements(where, raw[i], port.dtype, described.shape)
+            field, array = known.raw_field, convert.elements(known.raw_field, raw[i], port.dtype, known.shape)
         else:
-            where, array = _typed(f"{described.field}.contents", request.inputs[i], port, described.shape)
-        _check_values(where, port, array, classes)
+            field, array = _typed(f"{known.field}.contents", request.inputs[i], port, known.shape)
+        if known.most is not None:
+            _check_values(field, array, known.most)
         arrays[port.meaning] = array
     return arrays
 
@@ -128,16 +129,16 @@ def _typed(
     return where, convert.elements(where, values.astype(port.dtype).tobytes(), port.dtype, shape)
 
 
-def _check_values(field: str, port: Port, array: Array, classes: int) -> None:
-    """What the meaning of a tensor allows; of images and the like, everything."""
+def _most(port: Port, classes: int) -> float | None:
+    """What the meaning of a tensor allows at most; of images and the like, everything."""
     if port.meaning == INDEX:
-        most: float = convert.MAX_SEED
-    elif port.meaning == LABEL:
-        most = classes - 1
-    elif port.meaning == TEMPERATURE:
-        most = convert.MAX_TEMPERATURE
-    else:
-        return
+        return convert.MAX_SEED
+    if port.meaning == LABEL:
+        return classes - 1
+    return convert.MAX_TEMPERATURE if port.meaning == TEMPERATURE else None
+
+
+def _check_values(field: str, array: Array, most: float) -> None:
     wrong = np.flatnonzero((array < 0) | (array > most))
     if wrong.size:
         raise InvalidArgument(field, f"holds {array[wrong[0]]} in row {wrong[0]}, must hold 0 to {most}")
