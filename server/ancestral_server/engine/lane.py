@@ -46,6 +46,7 @@ class Lane(ABC, Generic[J]):
         # A thread sleeps until this many requests are queued; 0 while none does, so that arrivals need not wake any.
         self._wake_at = 0
         self._sleeping = 0
+        # Taken by itself where nobody waits: the condition's own way to take it is written in Python.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._closing = False
@@ -95,7 +96,7 @@ class Lane(ABC, Generic[J]):
 
     def submit(self, job: J) -> None:
         """Admit the job, or raise what it is refused with: Unavailable, Overloaded or Infeasible."""
-        with self._changed:
+        with self._lock:
             if self._closing or not self.healthy:
                 raise Unavailable(self.name, self._closed)
             if not self._surely_fits(job):

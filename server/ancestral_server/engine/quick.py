@@ -95,13 +95,13 @@ class QuickBatchLoop(SpreadBatchLoop):
 
     def _begin_alone(self, cost: float, remaining: float) -> bool:
         """Take the lane's turn, if it is free and a run that costs so many seconds is short and in time."""
-        with self._changed:
+        with self._lock:
             free = self._sleeping and not (self._here or self._queue or self._closing or self._trouble)
             self._turning = bool(free) and self.healthy and cost <= HERE_SECONDS and 2 * cost < remaining
             return self._turning
 
     def _end_alone(self) -> None:
-        with self._changed:
+        with self._lock:
             self._turning = False
             if self._closing:
                 self._changed.notify_all()
@@ -140,7 +140,7 @@ class QuickBatchLoop(SpreadBatchLoop):
     def _turn_here(self) -> None:
         self._soon, self._timer = False, None
         try:
-            with self._changed:
+            with self._lock:
                 if not self._here:
                     # The lane closes: the thread answers those who are queued.
                     return
@@ -159,7 +159,7 @@ class QuickBatchLoop(SpreadBatchLoop):
             self._run_all(self._hands[0], self._light or self._program, self._costs)
         except BaseException as error:  # noqa: BLE001 - the thread raises it, answers and recovers
             self._trouble = error
-        with self._changed:
+        with self._lock:
             self._turning = False
             self._waits_since = time.monotonic()
             if self._queue and self._trouble is None and not self._closing and self._short():

@@ -34,12 +34,8 @@ _GOOD_ID = re.compile(r"[\x21-\x7e]{1,128}")
 # Ids of calls that bring none: as unlikely to meet another server's as a random one, at the price of a counter.
 _OURS = secrets.token_hex(8)
 _numbers = itertools.count(1)
-_OK, _CANCELLED = grpc.StatusCode.OK, grpc.StatusCode.CANCELLED
-# In an overload refusals come by the thousand, and a line for each would cost more than the refusal.
-_COUNTED_ONLY = {_OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
 # How late gRPC may be to end a call whose deadline has passed.
 EXPIRY_SECONDS = 1.0
-_IN_METRICS = {code: camel_case(code) for code in grpc.StatusCode}
 
 
 class Observed(parsing.Registered):
@@ -99,7 +95,7 @@ def _unary(observer: _Observer, behaviour: Any) -> Any:
             await observer.failed(began, error, context)
             raise
         observer.sent()
-        observer.done(began, _OK)
+        observer.succeeded(began)
         return reply
 
     return call
@@ -116,7 +112,7 @@ def _stream(observer: _Observer, behaviour: Any) -> Any:
         except BaseException as error:
             await observer.failed(began, error, context)
             raise
-        observer.done(began, _OK)
+        observer.succeeded(began)
 
     return stream
 
@@ -189,32 +185,44 @@ class _Observer:
     def sent(self) -> None:
         self._metrics.sent += 1
 
-    def done(self, began: float, code: grpc.StatusCode, details: str = "") -> None:
+    def succeeded(self, began: float) -> None:
+        # By itself, since nearly all calls do: a status code is hashed in Python.
         seconds = time.monotonic() - began
         self._metrics.seconds.observe(seconds)
-        self._metrics.handled[_IN_METRICS[code]] += 1
-        if self._log_calls or code not in _COUNTED_ONLY:
-            log.info(
-                "call",
-                method=self._path,
-                code=code.name,
-                seconds=round(seconds, 6),
-                request_id=request_id.get(),
-                details=details,
-            )
+        self._metrics.handled["OK"] += 1
+        if self._log_calls:
+            self._log(seconds, grpc.StatusCode.OK)
+
+    def _ended(self, began: float, code: grpc.StatusCode, details: str = "") -> None:
+        seconds = time.monotonic() - began
+        self._metrics.seconds.observe(seconds)
+        self._metrics.handled[camel_case(code)] += 1
+        # In an overload refusals come by the thousand, and a line for each would cost more than the refusal.
+        if self._log_calls or code is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+            self._log(seconds, code, details)
+
+    def _log(self, seconds: float, code: grpc.StatusCode, details: str = "") -> None:
+        log.info(
+            "call",
+            method=self._path,
+            code=code.name,
+            seconds=round(seconds, 6),
+            request_id=request_id.get(),
+            details=details,
+        )
 
     async def failed(self, began: float, error: BaseException, context: Context) -> None:
         """Count the call, and end it with the error's status unless its caller has left."""
         # A caller that leaves cancels the handler, or has an unfinished stream thrown away.
         if not isinstance(error, Exception):
-            self.done(began, _CANCELLED)
+            self._ended(began, grpc.StatusCode.CANCELLED)
             return
         identity = request_id.get()
         if not isinstance(error, ServerError):
             log.error("call failed", method=self._path, request_id=identity, exc_info=error)
             error = Internal(f"{type(error).__name__}: {error}")
         code, message, trailers = status(error, identity)
-        self.done(began, code, message)
+        self._ended(began, code, message)
         if _expired(context):
             # Its caller no longer listens, and gRPC ends the call itself, which cancels this handler. A status sent
             # besides would leave some 80 bytes behind, each time and for good (grpc.aio 1.85).

@@ -21,7 +21,7 @@ from ancestral_server.rpc.open_inference.parameters import Parameters
 from ancestral_server.rpc.open_inference.signature import LABEL, LATENT, UNIFORMS, signature
 from ancestral_server.rpc.open_inference.tensors import Input
 from ancestral_server.rpc.repeats import MOST_OTHER_BYTES, make_room
-from ancestral_server.runtime.program import Meaning
+from ancestral_server.runtime.program import Meaning, RasterProgram
 from ancestral_server.settings import Settings
 from inference import open_inference_service_pb2 as oip
 
@@ -43,6 +43,8 @@ class Plan:
     # The images do not lie in the request: they are drawn, of this class, 0 where there are none.
     draws: bool
     label: int
+    # They are painted row by row.
+    raster: bool
     # Shape of the noise of a row, where a one-shot role needs any for what is wanted.
     noise: tuple[int, ...] | None
     # The reply, without its id and the elements.
@@ -124,6 +126,7 @@ class Plans:
             wanted=wanted,
             parameters=asked,
             draws=known.draws,
+            raster=isinstance(program, RasterProgram),
             label=label,
             noise=tuple(program.inputs[UNIFORMS].shape) if noisy else None,
             reply=reply,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ancestral_server import __version__
 from ancestral_server.catalog import Catalog
-from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.errors import InvalidArgument, NotFound, Unavailable
 from ancestral_server.rpc.open_inference import describe, infer, names
 from ancestral_server.rpc.open_inference.parameters import short
@@ -48,7 +49,8 @@ class OpenInferenceServicer(oip_grpc.GRPCInferenceServiceServicer):
     async def ModelInfer(self, request: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:
         ask = infer.read(self._plans, request)
         with ask.model as model:
-            if isinstance(lane := model.lanes[ask.plan.role], RasterLoop):
+            lane: Any = model.lanes[ask.plan.role]
+            if ask.plan.raster:
                 return infer.raster_reply(ask, await lane.ask(infer.raster_job(ask, context)))
             return infer.reply(ask, await lane.ask(infer.job(ask, context)))
 
