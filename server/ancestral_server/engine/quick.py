@@ -11,7 +11,6 @@ from typing import Any
 from ancestral_server.engine.batch import Piece, stack
 from ancestral_server.engine.job import OneShotJob, Priority
 from ancestral_server.engine.spread import SpreadBatchLoop
-from ancestral_server.runtime.program import OneShotProgram
 
 # A run that takes no longer than this may hold up the event loop: handing it to a thread and back costs about as much.
 HERE_SECONDS = 0.002
@@ -27,8 +26,6 @@ class QuickBatchLoop(SpreadBatchLoop):
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        # The same graph on a session that computes on the thread that calls it; None where runs are too long for that.
-        self._light: OneShotProgram | None = None
         self._here = False
         # Within a turn here, which the thread must not disturb even if the lane closes.
         self._turning = False
@@ -41,11 +38,6 @@ class QuickBatchLoop(SpreadBatchLoop):
     def quick(self) -> bool:
         """Whether runs are so short that the event loop might take them itself."""
         return self._run_seconds(1) <= HERE_SECONDS / 2
-
-    def lighten(self, program: OneShotProgram) -> None:
-        """Let the event loop take short runs too."""
-        super().lighten(program)
-        self._light = program
 
     async def ask(self, job: OneShotJob) -> OneShotJob:
         return job if self._run_alone(job) else await super().ask(job)

@@ -26,34 +26,35 @@ class SpreadBatchLoop(BatchLoop):
     def __init__(self, *arguments: Any, helpers: int = 0, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self._most_helpers = min(helpers, MOST_WORKERS - 1)
-        # The same graph on a session that computes on the thread that calls it, what its runs cost, and their rows;
-        # None where bulk is not spread.
-        self._alone: OneShotProgram | None = None
-        self._alone_costs = Costs()
-        self._alone_rows = 0
+        # The same graph on a session that computes on the thread that calls it, None where runs are too long for that;
+        # what its runs cost, and how many rows one may have. Bulk is spread where there are helpers.
+        self._light: OneShotProgram | None = None
+        self._light_costs = Costs()
+        self._light_rows = 0
         # Not the lane's own condition, or every call that wakes the lane would wake the helpers too.
         self._bulk_queued = threading.Condition(self._lock)
 
     @property
     def rows_at_a_time(self) -> int:
         """How many rows of bulk are run at a time, by all workers."""
-        return len(self._hands) * self._alone_rows if self._alone else self._run_sizes[-1]
+        return len(self._hands) * self._light_rows if self._helpers else self._run_sizes[-1]
 
     def lighten(self, program: OneShotProgram) -> None:
-        """Run bulk on `program`, which computes on the thread that calls it. Warms it up."""
+        """Run on `program`, which computes on the thread that calls it, what is short or bulk. Warms it up."""
         # A single call that comes meanwhile waits for such a run.
         longest = max(BULK_SECONDS, self._batch_seconds)
-        for rows in self._buckets:
+        for rows in (self._room.most,) if self._fixed else self._buckets:
             if rows > self._room.most:
                 break
             # The first is slow in itself; or the second, for what else the machine does.
             seconds = min(self._run_blank(rows, program) for _ in range(2))
             if seconds > longest:
                 break
-            self._alone_costs.learn(rows, seconds)
-            self._alone_rows = rows
-        if self._alone_rows and self._most_helpers:
-            self._alone, self._helpers = program, self._most_helpers
+            self._light_costs.learn(rows, seconds)
+            self._light_rows = rows
+        self._light = program
+        if self._light_rows:
+            self._helpers = self._most_helpers
             self._hands += [Hand() for _ in range(self._helpers)]
 
     def _wake_all(self) -> None:
@@ -81,8 +82,8 @@ class SpreadBatchLoop(BatchLoop):
             self._admit_bulk(hand)
         else:
             self._admit(hand)
-        if self._alone is not None and hand.alone:
-            self._run_all(hand, self._alone, self._alone_costs)
+        if self._light is not None and hand.alone:
+            self._run_all(hand, self._light, self._light_costs)
         else:
             self._run_all(hand, self._program, self._costs)
 
@@ -103,10 +104,10 @@ class SpreadBatchLoop(BatchLoop):
     def _spreads(self, hand: Hand) -> bool:
         """Whether the next run is one of several. The lock is held."""
         rows = self._queue.rows
-        if self._alone is None or rows[Priority.INTERACTIVE] or not self._cores.calm:
+        if not self._helpers or rows[Priority.INTERACTIVE] or not self._cores.calm:
             return False
         others = any(other.pieces for other in self._hands if other is not hand)
-        return others or rows[Priority.BATCH] > self._alone_rows
+        return others or rows[Priority.BATCH] > self._light_rows
 
     def _most(self, hand: Hand) -> int:
-        return self._alone_rows if hand.alone else super()._most(hand)
+        return self._light_rows if hand.alone else super()._most(hand)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -39,9 +40,9 @@ def program() -> Watched:
     return Watched()
 
 
-@pytest.fixture
-def lane(program: Watched) -> Iterator[QuickBatchLoop]:
-    settings: dict[str, Any] = {"max_batch": 4, "limits": Limits(), "wait": 0.005}
+@contextmanager
+def quick_lane(program: Watched, **more: Any) -> Iterator[QuickBatchLoop]:
+    settings: dict[str, Any] = {"max_batch": 4, "limits": Limits(), "wait": 0.005, **more}
     metrics = Metrics("test").lane("toy", 1, "encode")
     lane = QuickBatchLoop("toy", program, metrics, **settings, arrivals=Arrivals(), cores=Cores(1))
     # On a busy machine a first look may find the runs long.
@@ -50,6 +51,7 @@ def lane(program: Watched) -> Iterator[QuickBatchLoop]:
         if lane.quick:
             break
     assert lane.quick
+    program.sizes.clear()
     lane.lighten(program)  # type: ignore[arg-type]
     lane.start()
     program.threads.clear()
@@ -58,6 +60,12 @@ def lane(program: Watched) -> Iterator[QuickBatchLoop]:
     yield lane
     program.gate.set()
     lane.close()
+
+
+@pytest.fixture
+def lane(program: Watched) -> Iterator[QuickBatchLoop]:
+    with quick_lane(program) as lane:
+        yield lane
 
 
 def test_short_runs_stay_on_the_event_loops_thread(lane: QuickBatchLoop, program: Watched) -> None:
@@ -89,6 +97,18 @@ def test_a_lone_call_takes_no_turn_and_is_counted_like_the_others(
         assert await double(lane, *range(1, 10)) == [2.0 * value for value in range(1, 10)]
 
     run(work())
+
+
+def test_where_runs_have_one_size_those_here_have_it_too(program: Watched) -> None:
+    async def work(lane: QuickBatchLoop) -> None:
+        for values in ((1,), (2, 3), (4, 5, 6, 7, 8)):
+            assert await double(lane, *values) == [2.0 * value for value in values]
+        assert threading.get_ident() in program.threads
+        # Since it was looked at, how fast they are.
+        assert set(program.sizes) == {4}
+
+    with quick_lane(program, fixed=True) as lane:
+        run(work(lane))
 
 
 def test_a_lane_whose_runs_have_become_long_goes_to_its_thread(lane: QuickBatchLoop, program: Watched) -> None:

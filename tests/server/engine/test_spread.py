@@ -68,7 +68,7 @@ def spread_lane(
         lane = kind("toy", together, metrics, **settings, arrivals=Arrivals(), cores=Cores(1))
         lane.warm_up()
         lane.lighten(alone)  # type: ignore[arg-type]
-        if lane._alone_rows == BULK or alone.run_seconds:
+        if lane._light_rows == BULK or alone.run_seconds:
             break
     for program in (together, alone):
         program.runs.clear()
