@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import structlog
 
@@ -217,17 +217,17 @@ class BatchLoop(Lane[OneShotJob]):
         """How many rows the next run may hold, if they fit into memory."""
         return (self._buckets if self._queue.rows[Priority.INTERACTIVE] else self._run_sizes)[-1]
 
-    def _run_all(self, hand: Hand, program: OneShotProgram, costs: Costs) -> None:
-        """Run what is in a hand, and answer. costs: of runs of that program."""
+    def _run_all(self, hand: Hand, program: OneShotProgram, *costs: Costs) -> None:
+        """Run what is in a hand, and answer. costs: of such runs, the first to be reckoned with."""
         while hand.pieces:
             self._run_and_retire(hand, program, costs)
             self._next_part(hand)
 
-    def _run_and_retire(self, hand: Hand, program: OneShotProgram, costs: Costs) -> None:
+    def _run_and_retire(self, hand: Hand, program: OneShotProgram, costs: Sequence[Costs]) -> None:
         pieces, rows = hand.pieces, sum(piece.rows for piece in hand.pieces)
         size = self._size(rows)
         began = time.monotonic()
-        hand.busy_until = began + costs.seconds(size)
+        hand.busy_until = began + costs[0].seconds(size)
         try:
             wanted = wanted_of(pieces)
             form = program.form(wanted)
@@ -242,7 +242,8 @@ class BatchLoop(Lane[OneShotJob]):
             self._give_up(list(hand.drop()), Internal(f"{self.name}: the run failed: {error}"))
             return
         ran = time.monotonic()
-        costs.learn(size, ran - began)
+        for known in costs:
+            known.learn(size, ran - began)
         with self._lock:
             self.metrics.batch_size.observe(rows)
             finished = deal(pieces, outputs)

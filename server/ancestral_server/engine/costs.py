@@ -35,6 +35,11 @@ class Costs:
             if idle or now - self._measured[size] > FRESH_SECONDS:
                 self._seconds[size] = known * (1 - WEIGHT)
 
+    def doubt(self, size: int) -> None:
+        """Trust the estimate of one size less, if nothing has measured it lately: so it is tried again some day."""
+        if size in self._seconds and time.monotonic() - self._measured[size] > FRESH_SECONDS:
+            self._seconds[size] *= 1 - WEIGHT
+
     def seconds(self, size: int) -> float:
         """Of a run of that size; of the nearest smaller size that was measured where that one was not, else 0.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ancestral_server.engine.batch import Piece, stack
 from ancestral_server.engine.job import OneShotJob, Priority
+from ancestral_server.engine.policy import bucket
 from ancestral_server.engine.spread import SpreadBatchLoop
 
 # A run that takes no longer than this may hold up the event loop: handing it to a thread and back costs about as much.
@@ -21,7 +22,8 @@ class QuickBatchLoop(SpreadBatchLoop):
     take longer than such a run. `_here` says that the event loop has the lane's turns; the lane's thread keeps still
     meanwhile. Longer runs, and what fails here for a reason of ours, are the thread's as ever.
 
-    Costs are of runs wherever they were: a little higher here, where one thread computes.
+    Costs are of runs wherever they were; what decides is what runs here took, since on threads of their own, beside a
+    busy event loop, they may take twice as long.
     """
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
@@ -55,7 +57,7 @@ class QuickBatchLoop(SpreadBatchLoop):
         if self._arrivals.coming(began):
             return False
         size = self._size(job.rows)
-        if size < job.rows or not self._begin_alone(self._costs.seconds(size), job.deadline - began):
+        if size < job.rows or not self._begin_alone(self._light_costs.seconds(size), job.deadline - began):
             return False
         try:
             form = program.form(job.wanted)
@@ -78,6 +80,7 @@ class QuickBatchLoop(SpreadBatchLoop):
         """Count and learn from a job that ran alone."""
         self._cores.called(job.submitted)
         self._costs.learn(size, job.compute_seconds)
+        self._light_costs.learn(size, job.compute_seconds)
         self._crowd.seen(1)
         with self._lock:
             self.metrics.batch_size.observe(job.rows)
@@ -122,8 +125,18 @@ class QuickBatchLoop(SpreadBatchLoop):
         # Bulk keeps a thread busy for long, and the event loop with messages meanwhile.
         if self._queue.rows[Priority.BATCH]:
             return False
-        rows = max(self._queue.total_rows, min(self._crowd.known, self._enough))
-        return self._light is not None and self._run_seconds(rows) <= HERE_SECONDS
+        return bool(self._light_rows) and self._here_seconds(self._coming_rows()) <= HERE_SECONDS
+
+    def _coming_rows(self) -> int:
+        """The rows of the next run, as far as it is known whom it will be for."""
+        return max(self._queue.total_rows, min(self._crowd.known, self._enough))
+
+    def _here_seconds(self, rows: int) -> float:
+        """What a run here for so many rows takes."""
+        return self._light_costs.seconds(self._here_size(rows))
+
+    def _here_size(self, rows: int) -> int:
+        return self._room.most if self._fixed else bucket(rows, self._buckets)
 
     def _company(self) -> int:
         # Here nothing else goes on during a run.
@@ -148,7 +161,7 @@ class QuickBatchLoop(SpreadBatchLoop):
                 self._turning = True
                 self._drop_departed()
                 self._take(self._hands[0])
-            self._run_all(self._hands[0], self._light or self._program, self._costs)
+            self._run_all(self._hands[0], self._light or self._program, self._costs, self._light_costs)
         except BaseException as error:  # noqa: BLE001 - the thread raises it, answers and recovers
             self._trouble = error
         with self._lock:
@@ -173,10 +186,31 @@ class QuickBatchLoop(SpreadBatchLoop):
     # ---- the lane's thread
 
     def _wait_for_work(self) -> None:
-        while self._turning or ((self._here or not self._queue) and self._trouble is None and not self._closing):
-            self._sleep(1, None)
+        while True:
+            while self._turning or ((self._here or not self._queue) and self._trouble is None and not self._closing):
+                self._sleep(1, None)
+            if self._trouble is not None or self._closing or not self._hand_over():
+                break
         # Where the lane is closing, what is queued is the thread's to answer.
         self._here = False
         if (trouble := self._trouble) is not None:
             self._trouble = None
             raise trouble
+
+    def _hand_over(self) -> bool:
+        """Let the event loop have the turn, if the run is short. The lock is held.
+
+        A crowd that keeps the queue filled would else keep it with the thread for ever, once a run took long.
+        """
+        if not self._short():
+            if not self._queue.rows[Priority.BATCH]:
+                self._light_costs.doubt(self._here_size(self._coming_rows()))
+            return False
+        # Before the post: the event loop looks at these as soon as it has it.
+        self._soon = self._here = True
+        self._waits_since = time.monotonic()
+        try:
+            next(iter(self._queue)).future.get_loop().call_soon_threadsafe(self._turn_here)
+        except RuntimeError:  # the event loop is gone
+            self._here = False
+        return self._here

@@ -13,6 +13,8 @@ from ancestral_server.runtime.program import OneShotProgram
 
 # The event loop reads and answers no faster than a few workers run.
 MOST_WORKERS = 4
+# How often a size is run at load to see what it takes.
+LOOKS = 4
 
 
 class SpreadBatchLoop(BatchLoop):
@@ -46,8 +48,8 @@ class SpreadBatchLoop(BatchLoop):
         for rows in (self._room.most,) if self._fixed else self._buckets:
             if rows > self._room.most:
                 break
-            # The first is slow in itself; or the second, for what else the machine does.
-            seconds = min(self._run_blank(rows, program) for _ in range(2))
+            # The first is slow in itself; and others, for what else the machine does.
+            seconds = min(self._run_blank(rows, program) for _ in range(LOOKS))
             if seconds > longest:
                 break
             self._light_costs.learn(rows, seconds)

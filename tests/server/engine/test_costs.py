@@ -37,3 +37,16 @@ def test_an_overload_does_not_wear_down_what_its_own_runs_measure() -> None:
     costs._measured[1] -= FRESH_SECONDS
     costs.relent(idle=False)
     assert costs.seconds(1) == pytest.approx(1 - WEIGHT)
+
+
+def test_one_size_that_nothing_has_measured_lately_is_doubted() -> None:
+    costs = Costs()
+    costs.learn(1, 1.0)
+    costs.learn(2, 2.0)
+    costs.doubt(2)
+    costs.doubt(4)
+    assert costs.seconds(2) == 2.0
+    costs._measured[2] -= FRESH_SECONDS
+    costs.doubt(2)
+    assert costs.seconds(2) == pytest.approx(2 * (1 - WEIGHT))
+    assert costs.seconds(1) == 1.0

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ancestral_server.engine import costs
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.cores import Cores
@@ -122,6 +123,48 @@ def test_a_lane_whose_runs_have_become_long_goes_to_its_thread(lane: QuickBatchL
         assert await asyncio.gather(*(double(lane, value) for value in range(1, 9))) == [
             [2.0 * value] for value in range(1, 9)
         ]
+
+    run(work())
+
+
+def test_a_crowd_that_never_leaves_gets_the_event_loop_back_when_runs_are_short_again(
+    lane: QuickBatchLoop, program: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queue is never empty, so the thread never sleeps; and a run here measures itself only here."""
+
+    async def work() -> None:
+        here, stopping = threading.get_ident(), False
+
+        async def caller(value: int) -> None:
+            while not stopping:
+                assert await double(lane, value) == [2.0 * value]
+
+        for size in lane._buckets:
+            lane._light_costs._seconds[size] = 0.5
+        callers = [asyncio.create_task(caller(value)) for value in (1, 2, 3, 4, 5, 6, 7, 8)]
+        await until(lambda: len(program.threads) >= 20)
+        assert here not in program.threads
+        # Long ago.
+        monkeypatch.setattr(costs, "FRESH_SECONDS", 0.0)
+        await until(lambda: here in program.threads)
+        program.threads.clear()
+        await until(lambda: len(program.threads) >= 50)
+        assert program.threads.count(here) > 25
+        stopping = True
+        await asyncio.gather(*callers)
+
+    run(work())
+
+
+def test_bulk_is_no_reason_to_think_that_runs_here_are_short(lane: QuickBatchLoop, program: Watched) -> None:
+    async def work() -> None:
+        for size in lane._buckets:
+            lane._light_costs._seconds[size] = 0.5
+            lane._light_costs._measured[size] = 0.0
+        for _ in range(20):
+            assert await double(lane, 1, 2, priority=Priority.BATCH) == [2.0, 4.0]
+        assert lane._light_costs.seconds(2) == 0.5
+        assert threading.get_ident() not in program.threads
 
     run(work())
 
