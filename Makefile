@@ -67,6 +67,9 @@ bench: $(INSTALLED) ## Time sampling against one parallel pass, naive loops and 
 bench-front-end: $(INSTALLED) ## Time single calls against a bare gRPC echo, streams against raw onnxruntime; 4 minutes
 	@$(BIN)/python tests/benchmarks/front_end.py $(ARGS)
 
+bench-perf-analyzer: perf-analyzer ## Time ModelInfer by NVIDIA's load generator, against bare gRPC servers; 4 minutes
+	@$(BIN)/python tests/benchmarks/perf_analyzer.py $(ARGS)
+
 bench-isolation: $(INSTALLED) ## Time Encode beside a saturated sampler; a minute
 	@$(BIN)/python tests/benchmarks/isolation.py $(ARGS)
 
@@ -97,7 +100,7 @@ clean: ## Remove .venv, .tools and caches; models/ and demo/ stay
 help:
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	  /^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 # The stamps make a second run instantaneous; a new lock or pyproject installs again.
 $(INSTALLED): requirements.lock pyproject.toml
@@ -108,4 +111,4 @@ $(TOOLS): .ci/tools .ci/triton-env | $(INSTALLED)
 	@.ci/tools
 	@touch $@
 
-.PHONY: bench bench-front-end bench-isolation soak overload restarts fuzz demo serve install tools protos check format test gpu-check perf-analyzer lock clean help
+.PHONY: bench bench-front-end bench-perf-analyzer bench-isolation soak overload restarts fuzz demo serve install tools protos check format test gpu-check perf-analyzer lock clean help

@@ -47,6 +47,7 @@ MAKE = {
     "bench": "tests/benchmarks/test_run.py, in short",
     "bench-front-end": "tests/benchmarks/test_front_end.py, in short",
     "bench-isolation": "tests/benchmarks/test_isolation.py, in short",
+    "bench-perf-analyzer": "needs what the next one fetches; all but that: tests/benchmarks/test_perf_analyzer.py",
     "perf-analyzer": "fetches a program that nothing here depends on",
     "soak": "tests/soak/test_soak.py, in short",
     "overload": "tests/soak/test_soak.py, in short",

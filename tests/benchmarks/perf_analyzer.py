@@ -1,0 +1,228 @@
+"""ModelInfer by NVIDIA's perf_analyzer, whose client in C++ leaves the cost of a server bare.
+
+    python perf_analyzer.py                         the comparison; `make perf-analyzer` fetches the load generator
+    python perf_analyzer.py canned FOLDER [BUNDLE]  a server of recorded replies, which may run a model besides
+
+What it is held against: a bare server of gRPC for Python that answers every call with a recorded reply, which bounds
+all servers written with that library; the same when it runs the model once for each call, with onnxruntime alone; and
+the bare echo of front_end.py by that bench's own load generator. In turn, round by round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from ancestral_server.runtime.bundle import read_bundle
+from ancestral_server.runtime.program import OneShotProgram
+from ancestral_server.runtime.session import Runtime
+from closed_loop import ECHO, echo_server, load
+from front_end import MODEL, encode_request, images
+from inference import open_inference_service_pb2 as oip
+from rig import CORES, untrained
+from running import ServerProcess, heed_sigterm
+
+HERE = Path(__file__)
+TOOL = HERE.parents[2] / ".tools" / "bin" / "perf_analyzer"
+SERVICE = "inference.GRPCInferenceService"
+NAME = f"{MODEL}.encode"
+# What perf_analyzer asks, and the canned server answers.
+ASKED: dict[str, Message] = {
+    "ServerLive": oip.ServerLiveRequest(),
+    "ServerReady": oip.ServerReadyRequest(),
+    "ServerMetadata": oip.ServerMetadataRequest(),
+    "ModelReady": oip.ModelReadyRequest(name=NAME),
+    "ModelMetadata": oip.ModelMetadataRequest(name=NAME),
+    "ModelConfig": oip.ModelConfigRequest(name=NAME),
+    "ModelStatistics": oip.ModelStatisticsRequest(name=NAME),
+}
+
+
+def infer_request() -> oip.ModelInferRequest:
+    """As perf_analyzer makes it: all outputs that there are, an encoder's draw among them."""
+    pixels = images(1)
+    request = oip.ModelInferRequest(model_name=NAME, id="1", raw_input_contents=[pixels.tobytes()])
+    request.inputs.add(name="image", datatype="UINT8", shape=pixels.shape)
+    for name in ("mean", "log_variance", "latent"):
+        request.outputs.add(name=name)
+    return request
+
+
+def record(address: str, folder: Path) -> None:
+    """Write a server's replies to all that perf_analyzer asks, a file for each method."""
+    with grpc.insecure_channel(address) as channel:
+        for method, request in (*ASKED.items(), ("ModelInfer", infer_request())):
+            call: Any = channel.unary_unary(f"/{SERVICE}/{method}")
+            (folder / method).write_bytes(call(request.SerializeToString(), timeout=60))
+
+
+async def canned(folder: Path, bundle: Path | None) -> None:
+    """Answer with what was recorded, once a run of the bundle's encoder is over where one is given; prints the port."""
+    run = None if bundle is None else runner(bundle)
+    replies = {f"/{SERVICE}/{file.name}": file.read_bytes() for file in folder.iterdir()}
+    calls = 0
+
+    async def infer(request: bytes, context: Any) -> bytes:
+        nonlocal calls
+        calls += 1
+        if run is not None:
+            run()
+        return replies[f"/{SERVICE}/ModelInfer"]
+
+    async def statistics(request: bytes, context: Any) -> bytes:
+        # perf_analyzer stops where these stand still.
+        reply = oip.ModelStatisticsResponse.FromString(replies[f"/{SERVICE}/ModelStatistics"])
+        for model in reply.model_stats:
+            model.inference_count = model.execution_count = model.last_inference = calls
+            for stage in ("success", "queue", "compute_input", "compute_infer", "compute_output"):
+                duration = getattr(model.inference_stats, stage)
+                duration.count, duration.ns = calls, 1000 * calls
+        return reply.SerializeToString()
+
+    def always(reply: bytes) -> Callable[[bytes, Any], Any]:
+        async def answer(request: bytes, context: Any) -> bytes:
+            return reply
+
+        return answer
+
+    answers: dict[str, Callable[[bytes, Any], Any]] = {path: always(reply) for path, reply in replies.items()}
+    answers[f"/{SERVICE}/ModelInfer"], answers[f"/{SERVICE}/ModelStatistics"] = infer, statistics
+
+    class Handlers(grpc.GenericRpcHandler):
+        def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+            answer: Any = answers.get(handler_call_details.method)
+            return answer and grpc.unary_unary_rpc_method_handler(answer)
+
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Handlers(),))
+    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+    await server.start()
+    await server.wait_for_termination()
+
+
+def runner(bundle: Path) -> Callable[[], None]:
+    """One run of the whole encoder on one image and one thread, as onnxruntime does it."""
+    read = read_bundle(bundle)
+    role = next(role for role in read.manifest.roles if role.name == "encode")
+    program = OneShotProgram(role, Runtime("cpu", 1).open(read.graph(role), on_caller=True), read.manifest)
+    feeds, wanted = {meaning: program.blank(meaning, 1) for meaning in program.inputs}, list(program.outputs)
+
+    def run() -> None:
+        program.run(feeds, wanted)
+
+    run()
+    return run
+
+
+@contextmanager
+def canned_server(*arguments: str) -> Iterator[str]:
+    process = subprocess.Popen([sys.executable, str(HERE), "canned", *arguments], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield f"127.0.0.1:{process.stdout.readline().strip()}"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def measure(address: str, concurrency: int) -> float:
+    """Inferences/s by perf_analyzer: the mean of three windows of a second, whatever their spread."""
+    command = [str(TOOL), "-i", "grpc", "-u", address, "-m", NAME, "--concurrency-range", str(concurrency)]
+    command += ["-p", "1000", "-s", "999", "-r", "10", *(["--max-threads", "64"] if concurrency > 16 else [])]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return throughput(run.stdout + run.stderr)
+
+
+def throughput(output: str) -> float:
+    """What perf_analyzer says; RuntimeError with its words if there is nothing."""
+    found = re.search(r"^\s*Throughput: ([\d.]+) infer/sec", output, re.MULTILINE)
+    if found is None:
+        raise RuntimeError(f"perf_analyzer measured nothing:\n{output}")
+    return float(found[1])
+
+
+def compare(concurrencies: list[int], rounds: int, folder: Path) -> list[dict[str, Any]]:
+    _, bundle = untrained(MODEL, folder / "models")
+    replies, request = folder / "replies", folder / "request"
+    replies.mkdir()
+    request.write_bytes(encode_request(1).SerializeToString())
+    rows = []
+    with ServerProcess(folder / "models") as server:
+        record(server.address, replies)
+        size = len((replies / "ModelInfer").read_bytes())
+        canned_model = canned_server(str(replies), str(bundle))
+        with echo_server(size) as echo, canned_server(str(replies)) as bare, canned_model as model:
+            addresses = {"canned": bare, "canned_model": model, "server": server.address}
+            for concurrency in concurrencies:
+                rates: list[dict[str, float]] = []
+                for _ in range(rounds):
+                    measured = {"echo": load(echo, ECHO, concurrency, 1.0, request)["rate"]}
+                    rates.append(measured | {name: measure(at, concurrency) for name, at in addresses.items()})
+                rows.append(
+                    {"concurrency": concurrency}
+                    | {name: median(each[name] for each in rates) for name in rates[0]}
+                    | {
+                        f"of_{bound}": median(each["server"] / each[bound] for each in rates)
+                        for bound in ("echo", "canned", "canned_model")
+                    }
+                )
+    return rows
+
+
+def markdown(report: dict[str, Any]) -> str:
+    lines = [
+        f"# ModelInfer by perf_analyzer on {report['cores']} cores",
+        "",
+        f"Single images to `{NAME}`, untrained, all its outputs asked for; calls/s, medians over rounds in turn.",
+        "Canned: a bare server of gRPC for Python that answers with recorded replies, by itself and when it runs the",
+        "model once for each call. Echo: that of [front_end.md](front_end.md), by its own load generator.",
+        "",
+        "| in flight | echo | canned | canned + model | server | of echo | of canned | of canned + model |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    lines.extend(
+        f"| {row['concurrency']} | {row['echo']:.0f} | {row['canned']:.0f} | {row['canned_model']:.0f} "
+        f"| {row['server']:.0f} | {row['of_echo']:.2f} | {row['of_canned']:.2f} | {row['of_canned_model']:.2f} |"
+        for row in report["rows"]
+    )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["canned"]:
+        folder, *bundle = map(Path, sys.argv[2:])
+        asyncio.run(canned(folder, bundle[0] if bundle else None))
+        return
+    heed_sigterm()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 64], help="calls in flight")
+    parser.add_argument("--rounds", type=int, default=4, help="how often what is compared takes turns")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "perf_analyzer", help="report without suffix")
+    options = parser.parse_args()
+    if not TOOL.exists():
+        parser.error(f"there is no {TOOL}; `make perf-analyzer` fetches it")
+    with tempfile.TemporaryDirectory() as temporary:
+        report = {"cores": CORES, "rows": compare(options.concurrency, options.rounds, Path(temporary))}
+    text = markdown(report)
+    print(text)
+    options.out.with_suffix(".md").write_text(text)
+    options.out.with_suffix(".json").write_text(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
