@@ -10,11 +10,14 @@ from typing import Any
 
 from ancestral_server.engine.batch import Piece, stack
 from ancestral_server.engine.job import OneShotJob, Priority
-from ancestral_server.engine.policy import bucket
+from ancestral_server.engine.policy import CALL_SECONDS, bucket
 from ancestral_server.engine.spread import SpreadBatchLoop
 
 # A run that takes no longer than this may hold up the event loop: handing it to a thread and back costs about as much.
 HERE_SECONDS = 0.002
+# For a crowd it may take this share of what the event loop needs for the calls themselves, up to a bound.
+HERE_SHARE = 0.2
+LONGEST_HERE_SECONDS = 0.005
 
 
 class QuickBatchLoop(SpreadBatchLoop):
@@ -125,7 +128,9 @@ class QuickBatchLoop(SpreadBatchLoop):
         # Bulk keeps a thread busy for long, and the event loop with messages meanwhile.
         if self._queue.rows[Priority.BATCH]:
             return False
-        return bool(self._light_rows) and self._here_seconds(self._coming_rows()) <= HERE_SECONDS
+        calls = min(max(len(self._queue), self._crowd.known), self._buckets[-1])
+        longest = min(LONGEST_HERE_SECONDS, max(HERE_SECONDS, HERE_SHARE * calls * CALL_SECONDS))
+        return bool(self._light_rows) and self._here_seconds(self._coming_rows()) <= longest
 
     def _coming_rows(self) -> int:
         """The rows of the next run, as far as it is known whom it will be for."""

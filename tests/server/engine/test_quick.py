@@ -127,6 +127,21 @@ def test_a_lane_whose_runs_have_become_long_goes_to_its_thread(lane: QuickBatchL
     run(work())
 
 
+@pytest.mark.parametrize(
+    ("calls", "milliseconds", "short"), [(1, 1.9, True), (1, 2.1, False), (64, 3.1, True), (64, 3.3, False)]
+)
+def test_for_a_crowd_a_run_may_be_longer(program: Watched, calls: int, milliseconds: float, short: bool) -> None:
+    with quick_lane(program, max_batch=64) as lane:
+        lane._light_costs._seconds = dict.fromkeys(lane._buckets, milliseconds / 1000)
+        lane._crowd.known = calls
+        assert lane._short() is short
+        # Nobody holds up the event loop for longer, however many there are.
+        lane._buckets = (1024,)
+        lane._light_costs._seconds = {1024: 0.0051}
+        lane._crowd.known = 1024
+        assert not lane._short()
+
+
 def test_a_crowd_that_never_leaves_gets_the_event_loop_back_when_runs_are_short_again(
     lane: QuickBatchLoop, program: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
