@@ -31,7 +31,7 @@ log = structlog.get_logger()
 SWITCH_SECONDS = 0.0005
 # Garbage in cycles, which calls hardly leave, is looked for after so many more objects. Python's own 700 are those of
 # the calls in flight: they would be looked through several times a batch, for a twentieth of the event loop's time.
-COLLECT_EVERY = 20_000
+COLLECT_EVERY = 10_000
 
 
 async def serve(settings: Settings) -> None:

@@ -15,6 +15,7 @@ class Costs:
 
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
+        # When, time.monotonic() seconds.
         self._measured: dict[int, float] = {}
 
     def learn(self, size: int, seconds: float) -> None:
@@ -36,9 +37,17 @@ class Costs:
                 self._seconds[size] = known * (1 - WEIGHT)
 
     def doubt(self, size: int) -> None:
-        """Trust the estimate of one size less, if nothing has measured it lately: so it is tried again some day."""
-        if size in self._seconds and time.monotonic() - self._measured[size] > FRESH_SECONDS:
+        """Trust the estimate of a size less, unless it is of late: so it is tried again, the later the worse it was."""
+        now = time.monotonic()
+        if size in self._seconds and now - self._measured[size] > FRESH_SECONDS:
+            self._measured[size] = now
             self._seconds[size] *= 1 - WEIGHT
+
+    def copy(self) -> Costs:
+        """The same, to be learned apart from now on."""
+        other = Costs()
+        other._seconds, other._measured = dict(self._seconds), dict(self._measured)
+        return other
 
     def seconds(self, size: int) -> float:
         """Of a run of that size; of the nearest smaller size that was measured where that one was not, else 0.

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from ancestral_server.engine.batch import Piece, stack
+from ancestral_server.engine.costs import Costs
 from ancestral_server.engine.job import OneShotJob, Priority
 from ancestral_server.engine.policy import CALL_SECONDS, bucket
 from ancestral_server.engine.spread import SpreadBatchLoop
+from ancestral_server.runtime.program import OneShotProgram
 
 # A run that takes no longer than this may hold up the event loop: handing it to a thread and back costs about as much.
 HERE_SECONDS = 0.002
@@ -25,13 +27,16 @@ class QuickBatchLoop(SpreadBatchLoop):
     take longer than such a run. `_here` says that the event loop has the lane's turns; the lane's thread keeps still
     meanwhile. Longer runs, and what fails here for a reason of ours, are the thread's as ever.
 
-    Costs are of runs wherever they were; what decides is what runs here took, since on threads of their own, beside a
-    busy event loop, they may take twice as long.
+    Costs are of runs wherever they were; but what runs here took decides where the next one is, since on threads of
+    their own, beside a busy event loop, they may take twice as long.
     """
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
+        self._here_costs = Costs()
         self._here = False
+        # The thread sleeps for want of work.
+        self._idle = False
         # Within a turn here, which the thread must not disturb even if the lane closes.
         self._turning = False
         # The next turn here: about to come, or when the wait for others is over.
@@ -44,8 +49,13 @@ class QuickBatchLoop(SpreadBatchLoop):
         """Whether runs are so short that the event loop might take them itself."""
         return self._run_seconds(1) <= HERE_SECONDS / 2
 
-    async def ask(self, job: OneShotJob) -> OneShotJob:
-        return job if self._run_alone(job) else await super().ask(job)
+    def lighten(self, program: OneShotProgram) -> None:
+        """Take short runs here too."""
+        super().lighten(program)
+        self._here_costs = self._light_costs.copy()
+
+    def ask(self, job: OneShotJob) -> Coroutine[Any, Any, OneShotJob]:
+        return _answered(job) if self._run_alone(job) else super().ask(job)
 
     def _run_alone(self, job: OneShotJob) -> bool:
         """Run a job that finds nobody before it and need not wait for company; False if it has to take its turn.
@@ -60,7 +70,7 @@ class QuickBatchLoop(SpreadBatchLoop):
         if self._arrivals.coming(began):
             return False
         size = self._size(job.rows)
-        if size < job.rows or not self._begin_alone(self._light_costs.seconds(size), job.deadline - began):
+        if size < job.rows or not self._begin_alone(self._here_costs.seconds(size), job.deadline - began):
             return False
         try:
             form = program.form(job.wanted)
@@ -83,7 +93,7 @@ class QuickBatchLoop(SpreadBatchLoop):
         """Count and learn from a job that ran alone."""
         self._cores.called(job.submitted)
         self._costs.learn(size, job.compute_seconds)
-        self._light_costs.learn(size, job.compute_seconds)
+        self._here_costs.learn(size, job.compute_seconds)
         self._crowd.seen(1)
         with self._lock:
             self.metrics.batch_size.observe(job.rows)
@@ -94,7 +104,7 @@ class QuickBatchLoop(SpreadBatchLoop):
     def _begin_alone(self, cost: float, remaining: float) -> bool:
         """Take the lane's turn, if it is free and a run that costs so many seconds is short and in time."""
         with self._lock:
-            free = self._sleeping and not (self._here or self._queue or self._closing or self._trouble)
+            free = self._idle and not (self._here or self._queue or self._closing or self._trouble)
             self._turning = bool(free) and self.healthy and cost <= HERE_SECONDS and 2 * cost < remaining
             return self._turning
 
@@ -115,8 +125,8 @@ class QuickBatchLoop(SpreadBatchLoop):
         self._turn_here()
 
     def _arrived(self) -> None:
-        # Only a thread that sleeps with nothing queued can be left asleep.
-        idle = not self._here and self._sleeping and len(self._queue) == 1 and self._trouble is None
+        # Only a thread that sleeps for want of work can be left asleep.
+        idle = self._idle and not self._here and len(self._queue) == 1 and self._trouble is None
         if idle and self._short():
             self._here = True
             self._waits_since = self._last_arrival
@@ -138,7 +148,7 @@ class QuickBatchLoop(SpreadBatchLoop):
 
     def _here_seconds(self, rows: int) -> float:
         """What a run here for so many rows takes."""
-        return self._light_costs.seconds(self._here_size(rows))
+        return self._here_costs.seconds(self._here_size(rows))
 
     def _here_size(self, rows: int) -> int:
         return self._room.most if self._fixed else bucket(rows, self._buckets)
@@ -166,7 +176,7 @@ class QuickBatchLoop(SpreadBatchLoop):
                 self._turning = True
                 self._drop_departed()
                 self._take(self._hands[0])
-            self._run_all(self._hands[0], self._light or self._program, self._costs, self._light_costs)
+            self._run_all(self._hands[0], self._light or self._program, self._costs, self._here_costs)
         except BaseException as error:  # noqa: BLE001 - the thread raises it, answers and recovers
             self._trouble = error
         with self._lock:
@@ -193,7 +203,9 @@ class QuickBatchLoop(SpreadBatchLoop):
     def _wait_for_work(self) -> None:
         while True:
             while self._turning or ((self._here or not self._queue) and self._trouble is None and not self._closing):
+                self._idle = True
                 self._sleep(1, None)
+                self._idle = False
             if self._trouble is not None or self._closing or not self._hand_over():
                 break
         # Where the lane is closing, what is queued is the thread's to answer.
@@ -209,7 +221,7 @@ class QuickBatchLoop(SpreadBatchLoop):
         """
         if not self._short():
             if not self._queue.rows[Priority.BATCH]:
-                self._light_costs.doubt(self._here_size(self._coming_rows()))
+                self._here_costs.doubt(self._here_size(self._coming_rows()))
             return False
         # Before the post: the event loop looks at these as soon as it has it.
         self._soon = self._here = True
@@ -217,5 +229,9 @@ class QuickBatchLoop(SpreadBatchLoop):
         try:
             next(iter(self._queue)).future.get_loop().call_soon_threadsafe(self._turn_here)
         except RuntimeError:  # the event loop is gone
-            self._here = False
+            self._soon = self._here = False
         return self._here
+
+
+async def _answered(job: OneShotJob) -> OneShotJob:
+    return job

@@ -54,8 +54,8 @@ class SpreadBatchLoop(BatchLoop):
                 break
             self._light_costs.learn(rows, seconds)
             self._light_rows = rows
-        self._light = program
         if self._light_rows:
+            self._light = program
             self._helpers = self._most_helpers
             self._hands += [Hand() for _ in range(self._helpers)]
 

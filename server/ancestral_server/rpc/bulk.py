@@ -205,6 +205,8 @@ class _Window:
         except _OF_THE_STREAM:
             raise
         except ServerError as error:
+            # As in `observed`: it would keep the message that it comes from.
+            error.__traceback__ = None
             return {"error": message_error(error, request_id.get())}
         assert self._bound is not None
         model, lane = self._bound

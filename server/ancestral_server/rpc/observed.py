@@ -222,6 +222,9 @@ class _Observer:
             log.error("call failed", method=self._path, request_id=identity, exc_info=error)
             error = Internal(f"{type(error).__name__}: {error}")
         code, message, trailers = status(error, identity)
+        # It knows the frames that it passed, one of them the job, this its future, and that the error: they would keep
+        # each other, and the images, until garbage is collected.
+        error.__traceback__ = None
         self._ended(began, code, message)
         if _expired(context):
             # Its caller no longer listens, and gRPC ends the call itself, which cancels this handler. A status sent

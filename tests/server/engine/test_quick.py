@@ -132,12 +132,12 @@ def test_a_lane_whose_runs_have_become_long_goes_to_its_thread(lane: QuickBatchL
 )
 def test_for_a_crowd_a_run_may_be_longer(program: Watched, calls: int, milliseconds: float, short: bool) -> None:
     with quick_lane(program, max_batch=64) as lane:
-        lane._light_costs._seconds = dict.fromkeys(lane._buckets, milliseconds / 1000)
+        lane._here_costs._seconds = dict.fromkeys(lane._buckets, milliseconds / 1000)
         lane._crowd.known = calls
         assert lane._short() is short
         # Nobody holds up the event loop for longer, however many there are.
         lane._buckets = (1024,)
-        lane._light_costs._seconds = {1024: 0.0051}
+        lane._here_costs._seconds = {1024: 0.0051}
         lane._crowd.known = 1024
         assert not lane._short()
 
@@ -155,7 +155,7 @@ def test_a_crowd_that_never_leaves_gets_the_event_loop_back_when_runs_are_short_
                 assert await double(lane, value) == [2.0 * value]
 
         for size in lane._buckets:
-            lane._light_costs._seconds[size] = 0.5
+            lane._here_costs._seconds[size] = 0.5
         callers = [asyncio.create_task(caller(value)) for value in (1, 2, 3, 4, 5, 6, 7, 8)]
         await until(lambda: len(program.threads) >= 20)
         assert here not in program.threads
@@ -174,11 +174,11 @@ def test_a_crowd_that_never_leaves_gets_the_event_loop_back_when_runs_are_short_
 def test_bulk_is_no_reason_to_think_that_runs_here_are_short(lane: QuickBatchLoop, program: Watched) -> None:
     async def work() -> None:
         for size in lane._buckets:
-            lane._light_costs._seconds[size] = 0.5
-            lane._light_costs._measured[size] = 0.0
+            lane._here_costs._seconds[size] = 0.5
+            lane._here_costs._measured[size] = 0.0
         for _ in range(20):
             assert await double(lane, 1, 2, priority=Priority.BATCH) == [2.0, 4.0]
-        assert lane._light_costs.seconds(2) == 0.5
+        assert lane._here_costs.seconds(2) == 0.5
         assert threading.get_ident() not in program.threads
 
     run(work())

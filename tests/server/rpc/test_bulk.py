@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import tensor_pb2
 from ancestral_server.catalog import ModelVersion, State
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.batch_loop import BatchLoop
+from ancestral_server.engine.job import OneShotJob
 from ancestral_server.errors import Drained
 from ancestral_server.rpc import bulk
 from ancestral_server.rpc.draining import Draining
@@ -135,3 +138,22 @@ def test_a_drain_answers_what_was_read_and_names_the_next(lane: BatchLoop, doubl
         assert drained.value.next_index == 0
 
     run(work())
+
+
+def test_messages_that_fail_leave_nothing_for_the_garbage_collector(lane: BatchLoop, doubler: Doubler) -> None:
+    def jobs() -> int:
+        return sum(type(something) is OneShotJob for something in gc.get_objects())
+
+    async def work() -> None:
+        replies = [reply async for reply in stream(lane, doubler, Source(6, 1, [13, 13, 13]))]
+        assert [reply.WhichOneof("outcome") for reply in replies][:3] == ["error"] * 3
+        await until(lambda: not jobs())
+
+    gc.collect()
+    gc.disable()
+    try:
+        # Not rendered as for a terminal, with the variables of every frame, which keeps them.
+        with capture_logs():
+            run(work())
+    finally:
+        gc.enable()

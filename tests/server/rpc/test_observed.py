@@ -1,8 +1,10 @@
-"""How a call ends whose deadline has passed."""
+"""How calls end that fail, above all those whose deadline has passed."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import grpc
@@ -35,11 +37,22 @@ class Call:
         raise grpc.aio.AbortError
 
 
-def answering(error: ServerError) -> tuple[Any, Any]:
+class Job:
+    """What a method waits for, which fails."""
+
+    def __init__(self, error: ServerError) -> None:
+        self.future = asyncio.get_running_loop().create_future()
+        self.future.set_exception(error)
+
+
+def answering(error: ServerError, jobs: list[weakref.ref[Job]] | None = None) -> tuple[Any, Any]:
     """A method that fails, and its counts."""
 
     async def behaviour(request: bytes, context: Any) -> None:
-        raise error
+        job = Job(error)
+        if jobs is not None:
+            jobs.append(weakref.ref(job))
+        await job.future
 
     metrics = Metrics("test")
     methods = observed.Observed(metrics, Arrivals(), Draining(), {}, log_calls=False)
@@ -80,3 +93,20 @@ def test_who_has_time_left_is_told_at_once(monkeypatch: pytest.MonkeyPatch, rema
     with pytest.raises(grpc.aio.AbortError):
         asyncio.run(asyncio.wait_for(answer(None, call), 60))
     assert call.told == [grpc.StatusCode.DEADLINE_EXCEEDED]
+
+
+def test_a_call_that_fails_leaves_nothing_for_the_garbage_collector() -> None:
+    jobs: list[weakref.ref[Job]] = []
+
+    async def work() -> None:
+        for _ in range(3):
+            answer, _ = answering(Infeasible("needs more"), jobs)
+            with pytest.raises(grpc.aio.AbortError):
+                await answer(None, Call(None))
+
+    gc.disable()
+    try:
+        asyncio.run(work())
+        assert [job() for job in jobs] == [None] * 3
+    finally:
+        gc.enable()
