@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +80,18 @@ def _child(*arguments: str) -> subprocess.Popen[str]:
 
 
 @contextmanager
-def echo_server(size: int) -> Iterator[str]:
-    process = _child("echo", str(size))
+def listening(process: subprocess.Popen[str]) -> Iterator[str]:
+    """The address of a server that prints its port; ended afterwards."""
     try:
         assert process.stdout is not None
         yield f"127.0.0.1:{process.stdout.readline().strip()}"
     finally:
         process.kill()
         process.communicate()
+
+
+def echo_server(size: int) -> AbstractContextManager[str]:
+    return listening(_child("echo", str(size)))
 
 
 def finished(*arguments: str) -> dict[str, float]:

@@ -17,8 +17,8 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from ancestral_server.runtime.bundle import read_bundle
 from ancestral_server.runtime.program import OneShotProgram
 from ancestral_server.runtime.session import Runtime
-from closed_loop import ECHO, echo_server, load
+from closed_loop import ECHO, echo_server, listening, load
 from front_end import MODEL, encode_request, images
 from inference import open_inference_service_pb2 as oip
 from rig import CORES, untrained
@@ -129,15 +129,9 @@ def runner(bundle: Path) -> Callable[[], None]:
     return run
 
 
-@contextmanager
-def canned_server(*arguments: str) -> Iterator[str]:
-    process = subprocess.Popen([sys.executable, str(HERE), "canned", *arguments], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield f"127.0.0.1:{process.stdout.readline().strip()}"
-    finally:
-        process.kill()
-        process.communicate()
+def canned_server(*arguments: str) -> AbstractContextManager[str]:
+    command = [sys.executable, str(HERE), "canned", *arguments]
+    return listening(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
 
 
 def measure(address: str, concurrency: int) -> float:
@@ -165,8 +159,11 @@ def compare(concurrencies: list[int], rounds: int, folder: Path) -> list[dict[st
     with ServerProcess(folder / "models") as server:
         record(server.address, replies)
         size = len((replies / "ModelInfer").read_bytes())
-        canned_model = canned_server(str(replies), str(bundle))
-        with echo_server(size) as echo, canned_server(str(replies)) as bare, canned_model as model:
+        with (
+            echo_server(size) as echo,
+            canned_server(str(replies)) as bare,
+            canned_server(str(replies), str(bundle)) as model,
+        ):
             addresses = {"canned": bare, "canned_model": model, "server": server.address}
             for concurrency in concurrencies:
                 rates: list[dict[str, float]] = []
