@@ -28,11 +28,12 @@ from google.protobuf.message import Message
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import front_end
 from ancestral_server.runtime.bundle import read_bundle
 from ancestral_server.runtime.program import OneShotProgram
 from ancestral_server.runtime.session import Runtime
 from closed_loop import ECHO, echo_server, listening, load
-from front_end import MODEL, encode_request, images
+from front_end import MODEL, encode_request
 from inference import open_inference_service_pb2 as oip
 from rig import CORES, untrained
 from running import ServerProcess, heed_sigterm
@@ -55,11 +56,9 @@ ASKED: dict[str, Message] = {
 
 def infer_request() -> oip.ModelInferRequest:
     """As perf_analyzer makes it: all outputs that there are, an encoder's draw among them."""
-    pixels = images(1)
-    request = oip.ModelInferRequest(model_name=NAME, id="1", raw_input_contents=[pixels.tobytes()])
-    request.inputs.add(name="image", datatype="UINT8", shape=pixels.shape)
-    for name in ("mean", "log_variance", "latent"):
-        request.outputs.add(name=name)
+    request = front_end.infer_request()
+    request.model_name, request.id = NAME, "1"
+    request.outputs.add(name="latent")
     return request
 
 

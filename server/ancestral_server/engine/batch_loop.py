@@ -193,7 +193,11 @@ class BatchLoop(Lane[OneShotJob]):
         return policy.company(self._crowd.known, self._run_seconds)
 
     def _run_seconds(self, rows: int) -> float:
-        return self._costs.seconds(self._room.most if self._fixed else policy.bucket(rows, self._buckets))
+        return self._costs.seconds(self._bucket(rows))
+
+    def _bucket(self, rows: int) -> int:
+        """How many rows a run for so many has, unless it is of bulk alone."""
+        return self._room.most if self._fixed else policy.bucket(rows, self._buckets)
 
     def _size(self, rows: int) -> int:
         """How many rows a run for so many has."""

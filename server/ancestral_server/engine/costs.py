@@ -15,7 +15,7 @@ class Costs:
 
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
-        # When, time.monotonic() seconds.
+        # When that was last measured or doubted, time.monotonic() seconds.
         self._measured: dict[int, float] = {}
 
     def learn(self, size: int, seconds: float) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from ancestral_server.engine.batch import Piece, stack
 from ancestral_server.engine.costs import Costs
 from ancestral_server.engine.job import OneShotJob, Priority
-from ancestral_server.engine.policy import CALL_SECONDS, bucket
+from ancestral_server.engine.policy import CALL_SECONDS
 from ancestral_server.engine.spread import SpreadBatchLoop
 from ancestral_server.runtime.program import OneShotProgram
 
@@ -140,18 +140,11 @@ class QuickBatchLoop(SpreadBatchLoop):
             return False
         calls = min(max(len(self._queue), self._crowd.known), self._buckets[-1])
         longest = min(LONGEST_HERE_SECONDS, max(HERE_SECONDS, HERE_SHARE * calls * CALL_SECONDS))
-        return bool(self._light_rows) and self._here_seconds(self._coming_rows()) <= longest
+        return self._light is not None and self._here_costs.seconds(self._coming_size()) <= longest
 
-    def _coming_rows(self) -> int:
-        """The rows of the next run, as far as it is known whom it will be for."""
-        return max(self._queue.total_rows, min(self._crowd.known, self._enough))
-
-    def _here_seconds(self, rows: int) -> float:
-        """What a run here for so many rows takes."""
-        return self._here_costs.seconds(self._here_size(rows))
-
-    def _here_size(self, rows: int) -> int:
-        return self._room.most if self._fixed else bucket(rows, self._buckets)
+    def _coming_size(self) -> int:
+        """The size of the next run, as far as it is known whom it will be for."""
+        return self._bucket(max(self._queue.total_rows, min(self._crowd.known, self._enough)))
 
     def _company(self) -> int:
         # Here nothing else goes on during a run.
@@ -221,7 +214,7 @@ class QuickBatchLoop(SpreadBatchLoop):
         """
         if not self._short():
             if not self._queue.rows[Priority.BATCH]:
-                self._here_costs.doubt(self._here_size(self._coming_rows()))
+                self._here_costs.doubt(self._coming_size())
             return False
         # Before the post: the event loop looks at these as soon as it has it.
         self._soon = self._here = True
