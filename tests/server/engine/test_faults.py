@@ -82,10 +82,12 @@ def test_a_failure_to_answer_loses_nobody(batches: BatchLoop, monkeypatch: pytes
         post(jobs, message)
 
     async def work() -> None:
+        told = watched(batches)
         monkeypatch.setattr(batches, "_post", fail_once)
         with pytest.raises(Internal, match="once"):
             await double(batches, 1, 2, 3)
-        await until(lambda: batches.healthy)
+        # Its callers hear before it is down.
+        await until(lambda: told == [False, True])
         assert await double(batches, 4) == [8.0]
 
     run(work())
