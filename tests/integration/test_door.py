@@ -1,7 +1,8 @@
-"""The server survives what ends grpc.aio's own loop."""
+"""Where the server meets gRPC itself: what ends grpc.aio's loop does not end it, and a call takes the shorter way."""
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ import toybundle
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc
 from running import ServerProcess
+from wire import inference, tensor, toy_images
 
 
 def say(address: str, content: bytes) -> None:
@@ -53,3 +55,24 @@ def test_stopping_a_server_that_was_opened_again_is_graceful(tmp_path: Path) -> 
         assert server.stop() == 0
     with pytest.raises(ConnectionRefusedError):
         say(server.address, b"")
+
+
+def sleeps(pid: int, thread: str) -> int:
+    """How often the threads of that name went to sleep, and so were woken."""
+    tasks = [task for task in Path(f"/proc/{pid}/task").iterdir() if (task / "comm").read_text().strip() == thread]
+    found = [re.search(r"^voluntary_ctxt_switches:\s+(\d+)", (task / "status").read_text(), re.M) for task in tasks]
+    return sum(int(each[1]) for each in found if each is not None)
+
+
+def test_a_call_passes_through_no_thread_of_grpcs_event_engine(toy_server: ServerProcess) -> None:
+    calls, request = 300, pb.EncodeRequest(model="tally", images=tensor(toy_images(1)))
+    # One connection: to accept one does wake them.
+    stub = inference(toy_server)
+    stub.Encode(request, timeout=20)
+    before = sleeps(toy_server.process.pid, "event_engine")
+    # It does exist: the name is right.
+    assert before > 0
+    for _ in range(calls):
+        stub.Encode(request, timeout=20)
+    # Thrice for each call otherwise.
+    assert sleeps(toy_server.process.pid, "event_engine") - before < calls / 2
