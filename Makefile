@@ -64,7 +64,7 @@ gpu-check: ## Compare the graphs on the GPU with the CPU and time both; with PYT
 bench: $(INSTALLED) ## Time sampling against one parallel pass, naive loops and static batching; about 5 minutes
 	@$(BIN)/python tests/benchmarks/run.py $(ARGS)
 
-bench-front-end: $(INSTALLED) ## Time single calls against a bare gRPC echo, streams against raw onnxruntime; 4 minutes
+bench-front-end: $(INSTALLED) ## Time single calls against a bare gRPC echo, streams against raw onnxruntime; 5 minutes
 	@$(BIN)/python tests/benchmarks/front_end.py $(ARGS)
 
 bench-perf-analyzer: perf-analyzer ## Time ModelInfer by NVIDIA's load generator, against bare gRPC servers; 4 minutes

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import grpc
@@ -96,36 +96,55 @@ def single_calls(
     rows = []
     with echo_server(reply) as bare:
         for concurrency in concurrencies:
-            rounds_of: list[dict[str, dict[str, float]]] = []
-            batches, cpu_us = [], []
-            for _ in range(rounds):
-                measured = {ECHO: load(bare, ECHO, concurrency, seconds, files[ENCODE])}
-                before, cpu = _batches(server), _cpu_seconds(server)
-                measured[ENCODE] = load(server.address, ENCODE, concurrency, seconds, files[ENCODE])
-                runs, answered = (now - then for now, then in zip(_batches(server), before, strict=True))
-                batches.append(answered / max(runs, 1))
-                cpu_us.append((_cpu_seconds(server) - cpu) / max(answered, 1) * 1e6)
-                measured[INFER] = load(server.address, INFER, concurrency, seconds, files[INFER])
-                rounds_of.append(measured)
-            batch = median(batches)
-            ratios = [each[ENCODE]["rate"] / each[ECHO]["rate"] for each in rounds_of]
+            echoes, loads = _in_turn(server, bare, files, concurrency, seconds, rounds)
+            encode, infer = (
+                {figure: median(each[figure] for each in loads[method]) for figure in loads[method][0]}
+                for method in (ENCODE, INFER)
+            )
             rows.append(
                 {
                     "concurrency": concurrency,
-                    "echo_rate": median(each[ECHO]["rate"] for each in rounds_of),
-                    "encode_rate": median(each[ENCODE]["rate"] for each in rounds_of),
-                    "ratio": median(ratios),
-                    "ratios": ratios,
-                    "infer_rate": median(each[INFER]["rate"] for each in rounds_of),
-                    "infer_ratio": median(each[INFER]["rate"] / each[ECHO]["rate"] for each in rounds_of),
-                    "p50_ms": median(each[ENCODE]["p50_ms"] for each in rounds_of),
-                    "p99_ms": median(each[ENCODE]["p99_ms"] for each in rounds_of),
-                    "mean_batch": batch,
-                    "server_cpu_us_per_call": median(cpu_us),
-                    "raw_images_per_second": raw_images_per_second(bundle, max(1, round(batch)), 0.5, device),
+                    "echo_rate": median(echoes),
+                    "echoes": echoes,
+                    "encode_rate": encode["rate"],
+                    "ratio": encode["ratio"],
+                    "ratios": [each["ratio"] for each in loads[ENCODE]],
+                    "infer_rate": infer["rate"],
+                    "infer_ratio": infer["ratio"],
+                    "p50_ms": encode["p50_ms"],
+                    "p99_ms": encode["p99_ms"],
+                    "mean_batch": encode["batch"],
+                    "server_cpu_us_per_call": encode["cpu_us"],
+                    "raw_images_per_second": raw_images_per_second(bundle, max(1, round(encode["batch"])), 0.5, device),
                 }
             )
     return rows
+
+
+def _in_turn(
+    server: ServerProcess, bare: str, files: dict[str, Path], concurrency: int, seconds: float, rounds: int
+) -> tuple[list[float], dict[str, list[dict[str, float]]]]:
+    """Rates of the echo, calls/s, and by method what was measured of each load between two of them.
+
+    A load is held against the mean of the echo just before it and the one just after: shared machines change their
+    speed within seconds.
+    """
+
+    def echo() -> float:
+        return load(bare, ECHO, concurrency, seconds, files[ENCODE])["rate"]
+
+    echoes, loads = [echo()], {method: list[dict[str, float]]() for method in files}
+    for _ in range(rounds):
+        for method, file in files.items():
+            before, cpu = _batches(server), _cpu_seconds(server)
+            measured = load(server.address, method, concurrency, seconds, file)
+            runs, answered = (now - then for now, then in zip(_batches(server), before, strict=True))
+            measured["batch"] = answered / max(runs, 1)
+            measured["cpu_us"] = (_cpu_seconds(server) - cpu) / max(answered, 1) * 1e6
+            echoes.append(echo())
+            measured["ratio"] = measured["rate"] / fmean(echoes[-2:])
+            loads[method].append(measured)
+    return echoes, loads
 
 
 def bulk(
@@ -162,7 +181,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"# The front end on {report['cores']} cores, the model on {report['device']}",
         "",
         "Single-image `Encode` of an untrained `mnist-vae`, closed loop, against a bare gRPC echo with messages of the",
-        "same size; medians over rounds in turn.",
+        "same size just before and just after it; medians over rounds.",
         "",
         "| in flight | echo, calls/s | Encode, calls/s | ratio | ModelInfer, calls/s | ratio | p50, ms | p99, ms "
         "| mean batch | server CPU, µs/call | raw onnxruntime at that batch, images/s |",
