@@ -29,7 +29,7 @@ import traffic
 import versions
 from ancestral_client import AncestralError, Client
 from ancestral_server.runtime.noise import uniforms_of_range
-from loadgen import Generator, Report, one_report
+from loadgen import Generator, Report
 from mixed import LOST, NO_ROOM
 from running import ServerProcess, heed_sigterm
 
@@ -115,32 +115,41 @@ def reloads(models: Path, times: int) -> Report:
     """Each version is published, takes over, and the one before is withdrawn, all under load."""
     versions.publish(models, 1)
     with ServerProcess(models, *versions.FLAGS) as server:
-        # Memory is looked at when at rest, before and after, once every pool has grown: calls in flight hold more.
-        warmed = one_report(server.address, **JOB, seconds=5, workers=16, seed=2)
+        # Memory is looked at when at rest, before and after, and not before a first reload: until then pools grow, and
+        # nothing has made the server give back what calls have left.
+        first, _ = _under_load(server, models, range(2, 3))
         before = run_soak.settled(server)
-        with Generator(server.address, **JOB, seconds=36_000, workers=16, seed=1, interval=0.5, calls=True) as load:
-            reports = load.reports()
-            next(reports)
-            slowest = 0.0
-            for version in range(2, times + 2):
-                began = time.monotonic()
-                versions.publish(models, version)
-                while server.metric("ancestral_model_serving", model=traffic.MODEL, version=str(version)) != 1:
-                    assert time.monotonic() < began + 60, f"version {version} does not take over"
-                    time.sleep(0.05)
-                slowest = max(slowest, time.monotonic() - began)
-                versions.withdraw(models, version - 1)
-            load.stop_when_done()
-            *_, last = reports
+        last, slowest = _under_load(server, models, range(3, times + 3))
         after = run_soak.settled(server)
     return {
-        "failures": warmed["problems"] + last["problems"] + run_soak.grown(before, after),
+        "failures": first["problems"] + last["problems"] + run_soak.grown(before, after),
         "calls": last["outcomes"],
         "slowest_takeover_seconds": slowest,
         "rss_ratio": after.rss_mib / before.rss_mib,
         "threads": [before.threads, after.threads],
         "files": [before.files, after.files],
     }
+
+
+def _under_load(server: ServerProcess, models: Path, replacements: range) -> tuple[Report, float]:
+    """Replace version by version while calls come: what became of them, and the seconds of the slowest takeover."""
+    job = {**JOB, "seconds": 36_000, "workers": 16, "seed": replacements.start, "interval": 0.5, "calls": True}
+    slowest = 0.0
+    with Generator(server.address, **job) as load:
+        reports = load.reports()
+        for _ in range(10):
+            next(reports)
+        for version in replacements:
+            began = time.monotonic()
+            versions.publish(models, version)
+            while server.metric("ancestral_model_serving", model=traffic.MODEL, version=str(version)) != 1:
+                assert time.monotonic() < began + 60, f"version {version} does not take over"
+                time.sleep(0.05)
+            slowest = max(slowest, time.monotonic() - began)
+            versions.withdraw(models, version - 1)
+        load.stop_when_done()
+        *_, last = reports
+    return last, slowest
 
 
 def free_port() -> int:
