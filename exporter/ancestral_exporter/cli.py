@@ -31,15 +31,11 @@ class Precision(StrEnum):
     HALF = "16"
 
 
-class LikelihoodName(StrEnum):
-    BERNOULLI = "bernoulli"
-    CATEGORICAL = "categorical"
-    GAUSSIAN = "gaussian"
-
-
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="What to train: see `ancestral-exporter recipes`.")],
+    recipe: Annotated[
+        str, typer.Argument(help="What to train: a name of `ancestral-exporter recipes`, or a file my-recipe.toml.")
+    ],
     models: Annotated[Path, typer.Option(help="Folder of the models; the bundle goes to MODELS/RECIPE/VERSION/.")],
     data: Annotated[Path | None, typer.Option(help="Folder with the data set's files; only MNIST has any.")] = None,
     epochs: Annotated[
@@ -53,17 +49,26 @@ def train(
         str, typer.Option(help="How many GPUs (or processes on the CPU) share each batch; auto takes what is there.")
     ] = "auto",
     likelihood: Annotated[
-        LikelihoodName | None, typer.Option(help="p(x|z) of a VAE, instead of the recipe's; gaussian is a density.")
+        str | None, typer.Option(help="Short for --set model.likelihood=...: p(x|z) of a VAE; gaussian is a density.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another value of the recipe, such as model.latent_size=64."),
     ] = None,
 ) -> None:
     """Train, evaluate, export, verify, and write the next version of a model.
 
     An interrupted training continues when the same command is given again.
     """
-    from ancestral_exporter.recipes import adapt, find
+    from ancestral_exporter.recipes import find
 
     console = Console()
-    chosen = adapt(find(recipe), epochs=epochs, likelihood=likelihood.value if likelihood else None)
+    settings = list(set_ or ())
+    if epochs is not None:
+        settings.append(f"schedule.epochs={epochs}")
+    if likelihood is not None:
+        settings.append(f"model.likelihood={likelihood}")
+    chosen = find(recipe, settings)
     from ancestral_exporter.make import make
     from ancestral_exporter.progress import Announcer
     from ancestral_exporter.training import Options
@@ -97,13 +102,13 @@ def verify(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle: MODE
 def recipes() -> None:
     """List what can be trained."""
     from ancestral_exporter.data import FETCHED
-    from ancestral_exporter.recipes import RECIPES
+    from ancestral_exporter.recipes import shipped
 
     # The name is there to be copied: where the terminal is narrow, let the description wrap.
     table = Table(Column("recipe", no_wrap=True), "what it is", "data", "epochs")
-    for entry in RECIPES.values():
-        where = "--data DIR" if entry.data in FETCHED else "included"
-        table.add_row(entry.name, entry.description, f"{entry.data} ({where})", str(entry.schedule.epochs))
+    for entry in shipped():
+        where = "--data DIR" if entry.source in FETCHED else "included"
+        table.add_row(entry.name, entry.description, f"{entry.source} ({where})", str(entry.epochs))
     Console().print(table)
 
 
@@ -112,6 +117,11 @@ def result_table(recipe: Recipe, made: Made) -> Table:
     from ancestral_exporter.card import likelihood_word
 
     test = made.evaluations[-1]
+    if not test.has_likelihood:
+        table = Table("", test.figure.unit)
+        label = f"[bold]{recipe.name}[/], {test.images} test images, {test.figure.name.replace('_', ' ')}"
+        table.add_row(label, f"{test.terms[test.figure.name]:.4f}")
+        return table
     if not test.discrete:
         table = Table("", "nats/image")
         table.add_row(f"[bold]{recipe.name}[/], test, density (no bits/dim to compare)", f"{test.nats:.2f}")

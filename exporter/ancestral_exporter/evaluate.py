@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.data import Split
-from ancestral_exporter.models.base import ImageModel
+from ancestral_exporter.models.base import Figure, ImageModel, LikelihoodModel, Terms
 
 # One-sample estimates of a bound are averaged over so many draws of z.
 DRAWS = 5
@@ -21,7 +22,8 @@ _SEED = 7
 class Evaluation:
     """Means over the images of one split.
 
-    terms: nats per image, by the names of `ImageModel.negative_log_likelihood`. dimensions: H·W·C.
+    terms: nats per image, by the names of `LikelihoodModel.negative_log_likelihood`; of a family without a likelihood
+    those of `ImageModel.validation_terms`. dimensions: H·W·C.
     """
 
     split: str
@@ -31,6 +33,11 @@ class Evaluation:
     dimensions: int
     discrete: bool
     likelihood: bundle_pb2.Likelihood.ValueType
+    figure: Figure
+
+    @property
+    def has_likelihood(self) -> bool:
+        return self.likelihood != bundle_pb2.LIKELIHOOD_UNSPECIFIED
 
     @property
     def nats(self) -> float:
@@ -43,6 +50,12 @@ class Evaluation:
 
     def metrics(self) -> list[bundle_pb2.Metric]:
         """As the manifest has them. A density goes by another name, so that nobody compares its bits/dim."""
+        if not self.has_likelihood:
+            units = {self.figure.name: self.figure.unit}
+            return [
+                bundle_pb2.Metric(name=name, value=value, unit=units.get(name, ""), split=self.split)
+                for name, value in self.terms.items()
+            ]
         name = "negative_log_likelihood" if self.discrete else "negative_log_density"
         found = [(name, self.nats, "nats/image")]
         if self.discrete:
@@ -65,21 +78,29 @@ def evaluate(model: ImageModel, split: Split, name: str) -> Evaluation:
     """Evaluate on every image of a split, the same noise every time. The model must be in evaluation mode."""
     if len(split) == 0:
         raise ValueError(f"no images in the {name} split")
-    draws = 1 if model.likelihood == bundle_pb2.LIKELIHOOD_EXACT else DRAWS
+    draws = DRAWS if model.likelihood == bundle_pb2.LIKELIHOOD_LOWER_BOUND else 1
     images, labels = torch.from_numpy(split.images.copy()), torch.from_numpy(split.labels.copy())
     sums: dict[str, float] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         for batch, classes in zip(torch.split(images, _BATCH), torch.split(labels, _BATCH), strict=True):
             for _ in range(draws):
-                for term, values in model.negative_log_likelihood(batch, classes).items():
-                    sums[term] = sums.get(term, 0.0) + values.double().sum().item()
+                for term, values in _terms(model, batch, classes).items():
+                    # A term with one value for the batch counts once for each of its images.
+                    sums[term] = sums.get(term, 0.0) + values.double().mean().item() * len(batch)
     return Evaluation(
         split=name,
         images=len(images),
         draws=draws,
         terms={term: value / (draws * len(images)) for term, value in sums.items()},
         dimensions=images[0].numel(),
-        discrete=model.discrete,
+        discrete=isinstance(model, LikelihoodModel) and model.discrete,
         likelihood=model.likelihood,
+        figure=model.figure,
     )
+
+
+def _terms(model: ImageModel, images: Tensor, labels: Tensor) -> Terms:
+    if isinstance(model, LikelihoodModel):
+        return model.negative_log_likelihood(images, labels)
+    return model.validation_terms(images, labels)

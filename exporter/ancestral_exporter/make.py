@@ -18,7 +18,7 @@ from ancestral_exporter.bundle import write_bundle
 from ancestral_exporter.cost import measure_cost
 from ancestral_exporter.errors import DataError, ExporterError
 from ancestral_exporter.evaluate import Evaluation, evaluate
-from ancestral_exporter.models.base import ImageModel
+from ancestral_exporter.models.base import ImageModel, LikelihoodModel
 from ancestral_exporter.progress import Announcer
 from ancestral_exporter.recipes import Recipe
 from ancestral_exporter.sampling import label_agreement, round_labels
@@ -52,7 +52,7 @@ def make(recipe: Recipe, models: Path, data_folder: Path | None, options: Option
             model = fitted.model
         else:
             torch.manual_seed(options.seed)
-            model = recipe.build(data.SHAPES[recipe.data]).eval()
+            model = recipe.build(data.SHAPES[recipe.data.source]).eval()
         found: tuple[Evaluation, ...] = ()
         if images is not None:
             # The test images are looked at here, once, when nothing can be chosen any more.
@@ -65,7 +65,7 @@ def make(recipe: Recipe, models: Path, data_folder: Path | None, options: Option
 
 def _data(recipe: Recipe, folder: Path | None) -> data.Dataset | None:
     try:
-        return data.load(recipe.data, folder)
+        return data.load(recipe.data.source, folder)
     except DataError:
         if recipe.schedule.epochs or folder is not None:
             raise
@@ -82,16 +82,18 @@ def _write(
     found: tuple[Evaluation, ...],
 ) -> Path:
     made = card.provenance(recipe, options, fitted)
-    shape = data.SHAPES[recipe.data]
+    shape = data.SHAPES[recipe.data.source]
 
     def extras(folder: Path) -> list[bundle_pb2.Metric]:
         plots.write_samples(model, folder)
         agreement = label_agreement(model, folder, images) if images and fitted else None
         if fitted:
-            unit = "bits/dim" if model.discrete else "bits/dim of a density (not comparable)"
+            unit = model.figure.unit
+            if isinstance(model, LikelihoodModel) and not model.discrete:
+                unit += " of a density (not comparable)"
             plots.write_metrics(fitted.history, folder)
-            plots.write_curve(fitted.history, recipe.name, fitted.best_epoch, unit, folder)
-        text = images.description if images else f"none seen (the recipe is for {recipe.data})"
+            plots.write_curve(fitted.history, recipe.name, fitted.best_epoch, model.figure.name, unit, folder)
+        text = images.description if images else f"none seen (the recipe is for {recipe.data.source})"
         levels = images.binarisation if images else "none"
         measured = card.Measured(found, agreement, measure_cost(model, folder))
         page = card.card(recipe, model, text, levels, measured, fitted, made)

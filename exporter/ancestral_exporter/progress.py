@@ -13,6 +13,8 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ancestral_exporter.models.base import Figure
+
 _LOGGERS = ("lightning.pytorch", "lightning.fabric")
 # Lines of progress over a whole training, where there is no terminal.
 _LINES = 10
@@ -37,10 +39,10 @@ class Announcer:
 
 
 class ProgressBar(Callback):
-    """Epochs, the loss (nats per image) and the validation score (bits/dim), of the first device."""
+    """Epochs, the loss and the validation figure that chooses the weights, of the first device."""
 
-    def __init__(self, announce: Announcer) -> None:
-        self.announce = announce
+    def __init__(self, announce: Announcer, figure: Figure) -> None:
+        self.announce, self.figure = announce, figure
         self.bar: Progress | None = None
         self.task: Any = None
         self.figures = ""
@@ -76,8 +78,8 @@ class ProgressBar(Callback):
         parts = []
         if "train_loss" in seen:
             parts.append(f"loss {float(seen['train_loss']):.1f}")
-        if "validation_bits_per_dim" in seen:
-            parts.append(f"validation {float(seen['validation_bits_per_dim']):.3f} bits/dim")
+        if (score := f"validation_{self.figure.name}") in seen:
+            parts.append(f"validation {float(seen[score]):.3f} {self.figure.unit}")
         epoch, total = trainer.current_epoch + 1, trainer.max_epochs or 1
         if self.bar is not None:
             self.bar.update(self.task, completed=epoch, figures=", ".join(parts))

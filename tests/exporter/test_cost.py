@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ from ancestral_exporter.cost import BATCHES, measure_cost
 from ancestral_exporter.data import load
 from ancestral_exporter.make import make
 from ancestral_exporter.models.base import ImageModel, ImageShape, RasterGraph
-from ancestral_exporter.models.pixelcnn import GatedPixelCNN
+from ancestral_exporter.models.pixelcnn import GatedPixelCNN, PixelCNNSettings
 from ancestral_exporter.progress import Announcer
-from ancestral_exporter.recipes import PixelCNNNet, Recipe, find
+from ancestral_exporter.recipes import Recipe, find
 from ancestral_exporter.training import Options
 
 
@@ -29,7 +28,8 @@ def raster_of(model: ImageModel) -> RasterGraph:
 
 def test_multiply_adds_by_hand() -> None:
     shape = ImageShape(5, 4, 1, 3)
-    model = GatedPixelCNN(shape, channels=6, vertical_layers=2, horizontal_layers=1, head_channels=7, first_pixels=3)
+    settings = PixelCNNSettings(channels=6, vertical_layers=2, horizontal_layers=1, head_channels=7, first_pixels=3)
+    model = GatedPixelCNN(shape, settings)
     vertical = (2 * 3 * 1 * 12 + 6 * 6) + (2 * 3 * 6 * 12 + 6 * 6) + 6 * 12  # two layers, one link
     horizontal = 3 * 1 * 12 + 6 * 6
     head = 6 * 7 + 7 * 3
@@ -40,7 +40,7 @@ def test_multiply_adds_by_hand() -> None:
 @pytest.mark.parametrize("name", ["digits-pixelcnn", "digits-pixelcnn-conditional", "tiles-pixelcnn"])
 def test_the_row_graph_multiplies_no_more(name: str) -> None:
     """Every weight matrix of the graph is there once: outside the Scan it meets a row's pixels, inside one pixel."""
-    model = find(name).build(load(find(name).data).image)
+    model = find(name).build(load(find(name).data.source).image)
     graph = raster_of(model)
     built = graph.build().graph
     (scan,) = (node for node in built.node if node.op_type == "Scan")
@@ -58,10 +58,7 @@ def gemm_weights(graph: onnx.GraphProto) -> list[np.ndarray[Any, Any]]:
 
 @pytest.fixture
 def small() -> Recipe:
-    recipe = find("digits-pixelcnn")
-    assert isinstance(recipe.net, PixelCNNNet)
-    net = dataclasses.replace(recipe.net, channels=8, head_channels=8)
-    return dataclasses.replace(recipe, net=net, schedule=dataclasses.replace(recipe.schedule, epochs=0))
+    return find("digits-pixelcnn", ["model.channels=8", "model.head_channels=8", "schedule.epochs=0"])
 
 
 def test_the_card_tells_worth_and_cost(small: Recipe, tmp_path: Path) -> None:

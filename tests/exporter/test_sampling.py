@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from ancestral_exporter.data import load
 from ancestral_exporter.make import make
 from ancestral_exporter.models.base import ImageModel
 from ancestral_exporter.progress import Announcer
-from ancestral_exporter.recipes import PixelCNNNet, Recipe, find
+from ancestral_exporter.recipes import Recipe, find
 from ancestral_exporter.sampling import draw_samples, label_agreement, round_labels
 from ancestral_exporter.training import Options
 
@@ -27,12 +26,10 @@ from ancestral_exporter.training import Options
 def conditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of a conditional PixelCNN, trained briefly on the real digits."""
     models = tmp_path_factory.mktemp("models")
-    recipe = find("digits-pixelcnn-conditional")
-    assert isinstance(recipe.net, PixelCNNNet)
     # Half as wide, and free to learn by heart: it heeds labels sooner, though it ends up worse.
-    net = dataclasses.replace(recipe.net, channels=32, head_channels=64, dropout=0.0)
-    schedule = dataclasses.replace(recipe.schedule, epochs=16, average_decay=0.98, weight_decay=0.1)
-    recipe = dataclasses.replace(recipe, net=net, schedule=schedule)
+    net = ["model.channels=32", "model.head_channels=64", "model.dropout=0.0"]
+    schedule = ["schedule.epochs=16", "schedule.average_decay=0.98", "schedule.weight_decay=0.1"]
+    recipe = find("digits-pixelcnn-conditional", [*net, *schedule])
     return make(recipe, models, None, Options(), Announcer(Console(file=io.StringIO()), "test")).path
 
 

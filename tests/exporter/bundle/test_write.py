@@ -17,7 +17,7 @@ from ancestral_exporter.bundle import VerifyError, verify_bundle, verify_model, 
 from ancestral_exporter.errors import UsageError
 from ancestral_exporter.models.base import ImageShape, OneShotGraph, RasterGraph
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN
-from ancestral_exporter.models.vae import VAE
+from ancestral_exporter.models.vae import VAE, VAESettings
 
 IMAGES = np.zeros((2, 5, 4, 1), np.uint8)
 LABELS = np.zeros(2, np.int64)
@@ -136,7 +136,7 @@ def test_wrong_arguments_are_refused(model: GatedPixelCNN, tmp_path: Path) -> No
 
 def test_a_role_may_have_a_lean_form(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    vae = VAE(ImageShape(4, 4, 1, 2), latent_size=3, channels=4, features=8, likelihood_name="bernoulli")
+    vae = VAE(ImageShape(4, 4, 1, 2), VAESettings(latent_size=3, channels=4, features=8, likelihood="bernoulli"))
     bundle = write_bundle(vae, name="tiny", models_dir=tmp_path, golden_images=np.zeros((2, 4, 4, 1), np.uint8))
     (lean,) = [role.lean for role in manifest_of(bundle).roles if role.HasField("lean")]
     assert (lean.name, lean.graph) == ("encode", "encode-lean.onnx")
