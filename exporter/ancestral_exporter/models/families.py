@@ -22,6 +22,8 @@ GROUP = "ancestral.families"
 _OURS = {
     "vae": "ancestral_exporter.models.vae:VAE",
     "pixelcnn": "ancestral_exporter.models.pixelcnn:GatedPixelCNN",
+    "autoencoder": "ancestral_exporter.models.autoencoder:Autoencoder",
+    "gan": "ancestral_exporter.models.gan:GAN",
 }
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ancestral.v1 import bundle_pb2, tensor_pb2
+from ancestral.v1 import bundle_pb2
 from ancestral_exporter.models.base import (
     OBJECTIVE,
     Count,
@@ -29,6 +29,7 @@ from ancestral_exporter.models.base import (
 )
 from ancestral_exporter.models.likelihoods import PixelLikelihood, likelihood, normals
 from ancestral_exporter.models.quantise import to_levels
+from ancestral_exporter.models.roles import image_tensor, one_shot, tensor
 
 
 class Residual(nn.Module):
@@ -219,30 +220,21 @@ class VAE(LikelihoodModel):
         return {"loss": divergence - log_likelihood, "reconstruction": -log_likelihood, "kl": divergence}
 
     def graphs(self) -> list[OneShotGraph | RasterGraph]:
-        shape = (self.image.height, self.image.width, self.image.channels)
-        image = _spec("image", bundle_pb2.MEANING_IMAGE, shape, tensor_pb2.DATA_TYPE_UINT8)
-        noise = _spec("uniforms", bundle_pb2.MEANING_UNIFORMS, (2, self.latent_size))
-        latent = _spec("latent", bundle_pb2.MEANING_LATENT, (self.latent_size,))
+        image = image_tensor(self.image)
+        noise = tensor("uniforms", bundle_pb2.MEANING_UNIFORMS, (2, self.latent_size))
+        latent = tensor("latent", bundle_pb2.MEANING_LATENT, (self.latent_size,))
         moments = [
-            _spec("mean", bundle_pb2.MEANING_MEAN, (self.latent_size,)),
-            _spec("log_variance", bundle_pb2.MEANING_LOG_VARIANCE, (self.latent_size,)),
+            tensor("mean", bundle_pb2.MEANING_MEAN, (self.latent_size,)),
+            tensor("log_variance", bundle_pb2.MEANING_LOG_VARIANCE, (self.latent_size,)),
         ]
         sample = SampleGraph(self)
-        sample_noise = _spec("uniforms", bundle_pb2.MEANING_UNIFORMS, (sample.uniform_count,))
-        temperature = _spec("temperature", bundle_pb2.MEANING_TEMPERATURE, ())
-        features = _spec("features", bundle_pb2.MEANING_FEATURES, (self.feature_count,))
-        log_likelihood = _spec("log_likelihood", bundle_pb2.MEANING_LOG_LIKELIHOOD, ())
-        # One graph per role: no role computes, or must be fed, what it does not need.
-        graphs = [
-            _graph("encode", [image, noise], [*moments, latent], EncodeGraph(self)),
-            _graph("decode", [latent], [image], DecodeGraph(self)),
-            _graph("sample", [sample_noise, temperature], [image], sample),
-            _graph("score", [image, noise], [log_likelihood], ScoreGraph(self)),
-            _graph("features", [image], [features], FeaturesGraph(self)),
-        ]
-        graphs[3].roles[0].likelihood = self.likelihood
+        sample_noise = tensor("uniforms", bundle_pb2.MEANING_UNIFORMS, (sample.uniform_count,))
+        temperature = tensor("temperature", bundle_pb2.MEANING_TEMPERATURE)
+        features = tensor("features", bundle_pb2.MEANING_FEATURES, (self.feature_count,))
+        log_likelihood = tensor("log_likelihood", bundle_pb2.MEANING_LOG_LIKELIHOOD)
+        encode = one_shot("encode", [image, noise], [*moments, latent], EncodeGraph(self))
         # Hardly anybody wants the draw, and a third of the nodes are there for it alone.
-        graphs[0].roles[0].lean.CopyFrom(
+        encode.roles[0].lean.CopyFrom(
             bundle_pb2.Role(
                 name="encode",
                 program=bundle_pb2.PROGRAM_ONE_SHOT,
@@ -251,7 +243,15 @@ class VAE(LikelihoodModel):
                 outputs=moments,
             )
         )
-        return list(graphs)
+        score = one_shot("score", [image, noise], [log_likelihood], ScoreGraph(self))
+        score.roles[0].likelihood = self.likelihood
+        return [
+            encode,
+            one_shot("decode", [latent], [image], DecodeGraph(self)),
+            one_shot("sample", [sample_noise, temperature], [image], sample),
+            score,
+            one_shot("features", [image], [features], FeaturesGraph(self)),
+        ]
 
 
 class _Graph(nn.Module):
@@ -304,20 +304,3 @@ class ScoreGraph(_Graph):
 class FeaturesGraph(_Graph):
     def forward(self, images: Tensor) -> tuple[Tensor]:
         return (self.vae.encoder(images),)
-
-
-def _spec(
-    name: str,
-    meaning: bundle_pb2.Meaning.ValueType,
-    shape: tuple[int, ...],
-    dtype: tensor_pb2.DataType.ValueType = tensor_pb2.DATA_TYPE_FLOAT32,
-) -> bundle_pb2.TensorSpec:
-    return bundle_pb2.TensorSpec(name=name, meaning=meaning, dtype=dtype, shape=shape)
-
-
-def _graph(
-    role: str, inputs: list[bundle_pb2.TensorSpec], outputs: list[bundle_pb2.TensorSpec], module: nn.Module
-) -> OneShotGraph:
-    file = f"{role}.onnx"
-    spec = bundle_pb2.Role(name=role, program=bundle_pb2.PROGRAM_ONE_SHOT, graph=file, inputs=inputs, outputs=outputs)
-    return OneShotGraph(file, [spec], module)
