@@ -11,7 +11,6 @@ from pathlib import Path
 
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.cost import SamplingCost
-from ancestral_exporter.data import SHAPES
 from ancestral_exporter.evaluate import Evaluation
 from ancestral_exporter.models.base import ImageModel
 from ancestral_exporter.plots import CURVE, METRICS, SAMPLES, temperature_of
@@ -81,7 +80,7 @@ def card(
     made: dict[str, str],
 ) -> str:
     """The Markdown text."""
-    shape = SHAPES[recipe.data.source]
+    shape = model.image
     count = sum(parameter.numel() for parameter in model.parameters())
     lines = [
         f"# {recipe.name}",

@@ -37,7 +37,10 @@ def train(
         str, typer.Argument(help="What to train: a name of `ancestral-exporter recipes`, or a file my-recipe.toml.")
     ],
     models: Annotated[Path, typer.Option(help="Folder of the models; the bundle goes to MODELS/RECIPE/VERSION/.")],
-    data: Annotated[Path | None, typer.Option(help="Folder with the data set's files; only MNIST has any.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Where the images are: MNIST's files, or your own folder, .npz, .npy or .parquet."),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the training images, instead of the recipe's; 0 exports untrained.")
     ] = None,
@@ -101,13 +104,13 @@ def verify(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle: MODE
 @app.command()
 def recipes() -> None:
     """List what can be trained."""
-    from ancestral_exporter.data import FETCHED
+    from ancestral_exporter.data import SOURCES
     from ancestral_exporter.recipes import shipped
 
     # The name is there to be copied: where the terminal is narrow, let the description wrap.
     table = Table(Column("recipe", no_wrap=True), "what it is", "data", "epochs")
     for entry in shipped():
-        where = "--data DIR" if entry.source in FETCHED else "included"
+        where = "--data PATH" if SOURCES[entry.source].needs_path else "included"
         table.add_row(entry.name, entry.description, f"{entry.source} ({where})", str(entry.epochs))
     Console().print(table)
 

@@ -18,7 +18,7 @@ from ancestral_exporter.bundle import write_bundle
 from ancestral_exporter.cost import measure_cost
 from ancestral_exporter.errors import DataError, ExporterError
 from ancestral_exporter.evaluate import Evaluation, evaluate
-from ancestral_exporter.models.base import ImageModel, LikelihoodModel
+from ancestral_exporter.models.base import ImageModel, ImageShape, LikelihoodModel
 from ancestral_exporter.progress import Announcer
 from ancestral_exporter.recipes import Recipe
 from ancestral_exporter.sampling import label_agreement, round_labels
@@ -27,6 +27,8 @@ from ancestral_exporter.training import Fitted, Options, fit
 # Hidden, so that no server takes it for a model.
 WORK = ".training"
 _GOLDEN_IMAGES = 16
+# Lines about a person's files that were left out.
+_MOST_TOLD = 10
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def make(recipe: Recipe, models: Path, data_folder: Path | None, options: Option
     Raises ExporterError: missing data, a training that diverged or was interrupted, a graph that answers wrongly.
     """
     with _work_folder(models, recipe.name) as work:
-        images = _data(recipe, data_folder)
+        images = _data(recipe, data_folder, announce)
         fitted: Fitted | None = None
         if recipe.schedule.epochs:
             assert images is not None
@@ -52,7 +54,7 @@ def make(recipe: Recipe, models: Path, data_folder: Path | None, options: Option
             model = fitted.model
         else:
             torch.manual_seed(options.seed)
-            model = recipe.build(data.SHAPES[recipe.data.source]).eval()
+            model = recipe.build(_shape(recipe, images)).eval()
         found: tuple[Evaluation, ...] = ()
         if images is not None:
             # The test images are looked at here, once, when nothing can be chosen any more.
@@ -63,13 +65,32 @@ def make(recipe: Recipe, models: Path, data_folder: Path | None, options: Option
     return Made(path, found)
 
 
-def _data(recipe: Recipe, folder: Path | None) -> data.Dataset | None:
+def _data(recipe: Recipe, folder: Path | None, announce: Announcer) -> data.Dataset | None:
     try:
-        return data.load(recipe.data.source, folder)
+        found = data.load(recipe.data, folder)
     except DataError:
         if recipe.schedule.epochs or folder is not None:
             raise
         return None
+    announce.say(found.description)
+    for line in found.left_out[:_MOST_TOLD]:
+        announce.say(f"left out {line}")
+    if len(found.left_out) > _MOST_TOLD:
+        announce.say(f"left out {len(found.left_out) - _MOST_TOLD} more")
+    labels = getattr(recipe.model, "label_count", 0)
+    if labels and labels < len(found.classes):
+        raise DataError(
+            f"{recipe.name}: model.label_count is {labels}, but the images are of {len(found.classes)} classes: "
+            f"{', '.join(found.classes[:10])}"
+        )
+    return found
+
+
+def _shape(recipe: Recipe, images: data.Dataset | None) -> ImageShape:
+    shape = images.image if images else data.shape(recipe.data)
+    if shape is None:
+        raise DataError(f"{recipe.name}: without images the recipe must say data.size and data.colour")
+    return shape
 
 
 def _write(
@@ -82,7 +103,7 @@ def _write(
     found: tuple[Evaluation, ...],
 ) -> Path:
     made = card.provenance(recipe, options, fitted)
-    shape = data.SHAPES[recipe.data.source]
+    shape = model.image
 
     def extras(folder: Path) -> list[bundle_pb2.Metric]:
         plots.write_samples(model, folder)

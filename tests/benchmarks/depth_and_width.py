@@ -36,7 +36,7 @@ def row(net: PixelCNNSettings, epochs: int | None, announce: Announcer) -> str:
     settings = () if epochs is None else (f"schedule.epochs={epochs}",)
     recipe = dataclasses.replace(find("digits-pixelcnn", settings), model=net)
     with tempfile.TemporaryDirectory() as folder:
-        fitted = fit(recipe, load(recipe.data.source), Path(folder), Options(), announce)
+        fitted = fit(recipe, load(recipe.data), Path(folder), Options(), announce)
         for graph in fitted.model.graphs():
             export_graph(graph, Path(folder))
         cost = measure_cost(fitted.model, Path(folder))

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from rich.console import Console
 
 from ancestral_exporter.cost import BATCHES, measure_cost
-from ancestral_exporter.data import load
+from ancestral_exporter.data import DataSettings, load
 from ancestral_exporter.make import make
 from ancestral_exporter.models.base import ImageModel, ImageShape, RasterGraph
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN, PixelCNNSettings
@@ -40,7 +40,7 @@ def test_multiply_adds_by_hand() -> None:
 @pytest.mark.parametrize("name", ["digits-pixelcnn", "digits-pixelcnn-conditional", "tiles-pixelcnn"])
 def test_the_row_graph_multiplies_no_more(name: str) -> None:
     """Every weight matrix of the graph is there once: outside the Scan it meets a row's pixels, inside one pixel."""
-    model = find(name).build(load(find(name).data.source).image)
+    model = find(name).build(load(find(name).data).image)
     graph = raster_of(model)
     built = graph.build().graph
     (scan,) = (node for node in built.node if node.op_type == "Scan")
@@ -63,7 +63,7 @@ def small() -> Recipe:
 
 def test_the_card_tells_worth_and_cost(small: Recipe, tmp_path: Path) -> None:
     bundle = make(small, tmp_path, None, Options(), Announcer(Console(file=io.StringIO()), "test")).path
-    model = small.build(load("digits").image)
+    model = small.build(load(DataSettings("digits")).image)
     cost = measure_cost(model, bundle)
     assert cost is not None
     assert [timing.images for timing in cost.timings] == list(BATCHES)
@@ -77,4 +77,4 @@ def test_the_card_tells_worth_and_cost(small: Recipe, tmp_path: Path) -> None:
 
 
 def test_a_vae_has_no_such_cost(tiny: Recipe, tmp_path: Path) -> None:
-    assert measure_cost(tiny.build(load("digits").image), tmp_path) is None
+    assert measure_cost(tiny.build(load(DataSettings("digits")).image), tmp_path) is None

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits as sklearn_digits
 
-from ancestral_exporter.data import SHAPES, binarise, load, read_idx
+from ancestral_exporter.data import DataSettings, binarise, load, shape
+from ancestral_exporter.data.mnist import read_idx
 from ancestral_exporter.errors import DataError, UsageError
 
 IMAGES = "train-images-idx3-ubyte"
 
 
 def test_digits_are_the_published_split() -> None:
-    data = load("digits")
+    data = load(DataSettings("digits"))
     assert [len(part) for part in (data.train, data.validation, data.test)] == [1000, 350, 447]
     values, labels = sklearn_digits(return_X_y=True)
     images = np.concatenate([data.train.images, data.validation.images, data.test.images])
@@ -27,15 +28,15 @@ def test_digits_are_the_published_split() -> None:
     # The bytes give back the values: nothing is lost.
     np.testing.assert_array_equal(np.rint(images.reshape(1797, 64) * (16 / 255)), values)
     np.testing.assert_array_equal(np.concatenate([data.train.labels, data.validation.labels, data.test.labels]), labels)
-    assert data.image == SHAPES["digits"]
+    assert data.image == shape(DataSettings("digits"))
 
 
 @pytest.mark.parametrize(("compressed", "folder"), [(True, "."), (False, "mnist")])
 def test_mnist_from_idx_files(tmp_path: Path, write_mnist: Callable[..., Path], compressed: bool, folder: str) -> None:
     write_mnist(tmp_path / folder, compressed=compressed)
-    data = load("mnist", tmp_path)
+    data = load(DataSettings("mnist"), tmp_path)
     assert [len(part) for part in (data.train, data.validation, data.test)] == [10, 10_000, 5]
-    assert data.image == SHAPES["mnist"]
+    assert data.image == shape(DataSettings("mnist"))
     grey = np.random.default_rng(0).integers(0, 256, (10_010, 28, 28))
     # Training images stay grey and are drawn when they are used; the others are drawn once, always alike.
     assert data.train.binarise
@@ -44,7 +45,7 @@ def test_mnist_from_idx_files(tmp_path: Path, write_mnist: Callable[..., Path], 
     for part in (data.validation, data.test):
         assert not part.binarise
         assert set(np.unique(part.images)) == {0, 255}
-    again = load("mnist", tmp_path)
+    again = load(DataSettings("mnist"), tmp_path)
     np.testing.assert_array_equal(again.validation.images, data.validation.images)
     np.testing.assert_array_equal(again.test.images, data.test.images)
     # A pixel's probability is its intensity.
@@ -61,16 +62,16 @@ def test_binarise_keeps_black_and_white() -> None:
 
 def test_missing_file_is_named_with_where_to_get_it(tmp_path: Path, write_mnist: Callable[..., Path]) -> None:
     with pytest.raises(DataError, match=f"{IMAGES}: no such file.*LeCun.*pass --data DIR"):
-        load("mnist", tmp_path)
+        load(DataSettings("mnist"), tmp_path)
     write_mnist(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(DataError, match="t10k-labels-idx1-ubyte: no such file"):
-        load("mnist", tmp_path)
+        load(DataSettings("mnist"), tmp_path)
 
 
 def test_without_a_folder_the_help_is_given() -> None:
     with pytest.raises(DataError, match="pass --data DIR"):
-        load("mnist")
+        load(DataSettings("mnist"))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_corrupt_files_are_named(
     write_mnist(tmp_path, train=0, test=0)
     (tmp_path / f"{IMAGES}.gz").write_bytes(content)
     with pytest.raises(DataError, match=rf"{IMAGES}\.gz: .*{problem}"):
-        load("mnist", tmp_path)
+        load(DataSettings("mnist"), tmp_path)
 
 
 def test_files_that_do_not_belong_together(tmp_path: Path, write_mnist: Callable[..., Path]) -> None:
@@ -99,9 +100,9 @@ def test_files_that_do_not_belong_together(tmp_path: Path, write_mnist: Callable
     name = "train-labels-idx1-ubyte.gz"
     (tmp_path / "a" / name).write_bytes((tmp_path / "b" / name).read_bytes())
     with pytest.raises(DataError, match="30 labels for the 20 images"):
-        load("mnist", tmp_path / "a")
+        load(DataSettings("mnist"), tmp_path / "a")
     with pytest.raises(DataError, match="more are needed"):
-        load("mnist", tmp_path / "b")
+        load(DataSettings("mnist"), tmp_path / "b")
 
 
 def test_read_idx_gives_the_array(tmp_path: Path) -> None:

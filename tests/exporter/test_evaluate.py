@@ -14,7 +14,7 @@ import torch
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter import evaluate as module
 from ancestral_exporter.card import commit
-from ancestral_exporter.data import load
+from ancestral_exporter.data import DataSettings, load
 from ancestral_exporter.evaluate import evaluate
 from ancestral_exporter.models.base import LikelihoodModel
 from ancestral_exporter.plots import grid, write_curve, write_metrics
@@ -24,13 +24,13 @@ from ancestral_exporter.recipes import Recipe, find, shipped
 @pytest.fixture
 def model(tiny: Recipe) -> LikelihoodModel:
     torch.manual_seed(0)
-    model = tiny.build(load("digits").image).eval()
+    model = tiny.build(load(DataSettings("digits")).image).eval()
     assert isinstance(model, LikelihoodModel)
     return model
 
 
 def test_mean_over_images_and_draws(model: LikelihoodModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    split = load("digits").test
+    split = load(DataSettings("digits")).test
     found = evaluate(model, split, "test")
     assert (found.images, found.draws) == (447, 5)
     assert found.bits_per_dim == pytest.approx(found.nats / (64 * math.log(2)))
@@ -47,13 +47,13 @@ def test_mean_over_images_and_draws(model: LikelihoodModel, monkeypatch: pytest.
 
 def test_leaves_the_random_state_alone(model: LikelihoodModel) -> None:
     before = torch.get_rng_state()
-    evaluate(model, load("digits").validation, "validation")
+    evaluate(model, load(DataSettings("digits")).validation, "validation")
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_an_exact_likelihood_is_drawn_once() -> None:
     small = find("digits-pixelcnn", ["model.channels=8", "model.head_channels=8"])
-    found = evaluate(small.build(load("digits").image).eval(), load("digits").test, "test")
+    found = evaluate(small.build(load(DataSettings("digits")).image).eval(), load(DataSettings("digits")).test, "test")
     assert found.draws == 1
     assert found.metrics()[0].likelihood == bundle_pb2.LIKELIHOOD_EXACT
 
@@ -61,7 +61,7 @@ def test_an_exact_likelihood_is_drawn_once() -> None:
 def test_an_image_is_judged_by_its_own_class() -> None:
     small = find("digits-pixelcnn-conditional", ["model.channels=8", "model.head_channels=8"])
     torch.manual_seed(0)
-    model, split = small.build(load("digits").image).eval(), load("digits").test
+    model, split = small.build(load(DataSettings("digits")).image).eval(), load(DataSettings("digits")).test
     assert isinstance(model, LikelihoodModel)
     with torch.no_grad():
         terms = model.negative_log_likelihood(torch.from_numpy(split.images), torch.from_numpy(split.labels))
@@ -73,10 +73,10 @@ def test_an_image_is_judged_by_its_own_class() -> None:
 def test_a_density_has_no_bits_per_dim(tiny: Recipe) -> None:
     density = (
         dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, likelihood="gaussian"))
-        .build(load("digits").image)
+        .build(load(DataSettings("digits")).image)
         .eval()
     )
-    metrics = {metric.name for metric in evaluate(density, load("digits").test, "test").metrics()}
+    metrics = {metric.name for metric in evaluate(density, load(DataSettings("digits")).test, "test").metrics()}
     assert metrics == {"negative_log_density", "reconstruction", "kl"}
 
 

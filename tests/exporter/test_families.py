@@ -12,7 +12,7 @@ from google.protobuf import json_format
 
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter import checkpoints, progress, training
-from ancestral_exporter.data import load
+from ancestral_exporter.data import DataSettings, load
 from ancestral_exporter.make import make
 from ancestral_exporter.progress import Announcer
 from ancestral_exporter.recipes import find
@@ -32,7 +32,7 @@ def test_an_interrupted_training_ends_the_same(
     name: str, tmp_path: Path, announcer: Announcer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY_S", 0.0)
-    recipe, digits = find(name, [*SMALL[name], *SCHEDULE]), load("digits")
+    recipe, digits = find(name, [*SMALL[name], *SCHEDULE]), load(DataSettings("digits"))
     whole = fit(recipe, digits, tmp_path / "whole", Options(), announcer)
 
     class Stop(progress.ProgressBar):

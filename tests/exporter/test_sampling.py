@@ -13,7 +13,7 @@ from rich.console import Console
 from sklearn.svm import SVC
 
 from ancestral.v1 import bundle_pb2
-from ancestral_exporter.data import load
+from ancestral_exporter.data import DataSettings, load
 from ancestral_exporter.make import make
 from ancestral_exporter.models.base import ImageModel
 from ancestral_exporter.progress import Announcer
@@ -39,7 +39,7 @@ def test_a_conditional_bundle_says_so(conditional: Path) -> None:
     for role in manifest.roles:
         assert bundle_pb2.MEANING_LABEL in [spec.meaning for spec in role.inputs]
     golden = np.load(conditional / "golden.npz")
-    labels = load("digits").validation.labels
+    labels = load(DataSettings("digits")).validation.labels
     np.testing.assert_array_equal(golden["score/in/label"], labels[:16])
     np.testing.assert_array_equal(golden["sample/in/label"], labels[:4])
     assert "one column for each of the 10 classes" in (conditional / "CARD.md").read_text()
@@ -49,7 +49,7 @@ def test_a_conditional_bundle_says_so(conditional: Path) -> None:
 
 def test_samples_are_of_the_class_that_was_asked_for(conditional: Path) -> None:
     """Chance is 10 %; measured after these 16 epochs: 77 %; after the recipe's 34: 93 %."""
-    data = load("digits")
+    data = load(DataSettings("digits"))
     model: ImageModel = find("digits-pixelcnn-conditional").build(data.image)  # only its shape and classes matter
     manifest = json_format.Parse((conditional / "bundle.json").read_text(), bundle_pb2.Bundle())
     role = next(role for role in manifest.roles if role.name == "sample")
@@ -66,5 +66,5 @@ def test_samples_are_of_the_class_that_was_asked_for(conditional: Path) -> None:
 
 
 def test_no_labels_no_agreement(tmp_path: Path, tiny: Recipe) -> None:
-    data = load("digits")
+    data = load(DataSettings("digits"))
     assert label_agreement(tiny.build(data.image), tmp_path, data) is None

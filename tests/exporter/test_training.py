@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from ancestral_exporter import checkpoints, progress, training
-from ancestral_exporter.data import Dataset, Split, load
+from ancestral_exporter.data import Dataset, DataSettings, Split, load
 from ancestral_exporter.errors import ExporterError, UsageError
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN, PixelCNNSettings
 from ancestral_exporter.progress import Announcer
@@ -26,7 +26,7 @@ from ancestral_exporter.training import Fitted, Options, fingerprint, fit
 
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
-    return load("digits")
+    return load(DataSettings("digits"))
 
 
 def same_weights(one: Fitted, other: Fitted) -> bool:
@@ -90,7 +90,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from ancestral_exporter import checkpoints, training
-from ancestral_exporter.data import load
+from ancestral_exporter.data import DataSettings, load
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN, PixelCNNSettings
 from ancestral_exporter.progress import Announcer
 
@@ -108,7 +108,7 @@ def dies(value, file):
 
 torch.save = dies
 recipe = pickle.loads(sys.stdin.buffer.read())
-training.fit(recipe, load("digits"), Path(sys.argv[1]), training.Options(), Announcer(Console(), "test"))
+training.fit(recipe, load(DataSettings("digits")), Path(sys.argv[1]), training.Options(), Announcer(Console(), "test"))
 """
 
 
@@ -174,7 +174,7 @@ def test_stops_early(tiny: Recipe, digits: Dataset, tmp_path: Path, announcer: A
 def test_binarised_data_and_a_pixelcnn(tiny: Recipe, tmp_path: Path, announcer: Announcer) -> None:
     """Grey training images of one intensity are learnt as Bernoulli(intensity): each draw is another one."""
     random = np.random.default_rng(0)
-    digits = load("digits")
+    digits = load(DataSettings("digits"))
     grey = Split(np.full((400, 8, 8, 1), 51, np.uint8), np.zeros(400, np.int64), binarise=True)
     drawn = Split((random.random((500, 8, 8, 1)) < 0.2).astype(np.uint8) * 255, np.zeros(500, np.int64))
     data = dataclasses.replace(

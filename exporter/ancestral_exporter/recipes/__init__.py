@@ -5,6 +5,6 @@ reading    from a name, a file and `--set` to a checked recipe
 """
 
 from ancestral_exporter.recipes.reading import Summary, find, shipped
-from ancestral_exporter.recipes.recipe import DataSettings, Recipe, Reference, Schedule
+from ancestral_exporter.recipes.recipe import Recipe, Reference, Schedule
 
-__all__ = ["DataSettings", "Recipe", "Reference", "Schedule", "Summary", "find", "shipped"]
+__all__ = ["Recipe", "Reference", "Schedule", "Summary", "find", "shipped"]

@@ -14,9 +14,10 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from ancestral_exporter.data.settings import DataSettings
 from ancestral_exporter.errors import UsageError
 from ancestral_exporter.models import families
-from ancestral_exporter.recipes.recipe import DataSettings, Recipe, Reference, Schedule
+from ancestral_exporter.recipes.recipe import Recipe, Reference, Schedule
 
 _SUFFIX = ".toml"
 _SECTIONS = {"data": DataSettings, "schedule": Schedule}

@@ -8,16 +8,10 @@ from typing import Annotated, Any
 
 from annotated_types import Gt, Le
 
+from ancestral_exporter.data.settings import DataSettings
 from ancestral_exporter.models.base import Count, ImageModel, ImageShape, NotNegative, Positive, Share
 
 Rate = Annotated[float, Gt(0)]
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """`[data]`. source: a name of `data.load`."""
-
-    source: str
 
 
 @dataclass(frozen=True)
