@@ -38,8 +38,7 @@ def train(
     ],
     models: Annotated[Path, typer.Option(help="Folder of the models; the bundle goes to MODELS/RECIPE/VERSION/.")],
     data: Annotated[
-        Path | None,
-        typer.Option(help="Where the images are: MNIST's files, or your own folder, .npz, .npy or .parquet."),
+        Path | None, typer.Option(help="Where the images are: MNIST's files, or your own folder, .npz, .npy, .parquet.")
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the training images, instead of the recipe's; 0 exports untrained.")
@@ -113,6 +112,27 @@ def recipes() -> None:
         where = "--data PATH" if SOURCES[entry.source].needs_path else "included"
         table.add_row(entry.name, entry.description, f"{entry.source} ({where})", str(entry.epochs))
     Console().print(table)
+
+
+@app.command(name="new-recipe")
+def new_recipe(
+    file: Annotated[Path, typer.Argument(help="The recipe to write, such as shells.toml; the model is called so.")],
+    data: Annotated[Path, typer.Option(help="Your images: a folder of pictures, .npz, .npy, .parquet or idx files.")],
+    family: Annotated[str, typer.Option(help="vae, pixelcnn, gan or autoencoder.")] = "pixelcnn",
+) -> None:
+    """Look at your images and write a commented recipe for them."""
+    from ancestral_exporter.recipes import new
+
+    if file.suffix != ".toml":
+        raise UsageError(f"{file}: a recipe's file ends in .toml")
+    if file.exists():
+        raise UsageError(f"{file}: is there already; it is not overwritten")
+    written = new.write(family, data)
+    file.write_text(written.text, encoding="utf-8")
+    for line in written.left_out:
+        typer.echo(f"left out {line}")
+    typer.echo(written.description)
+    typer.echo(f"wrote {file}; train it with: ancestral-exporter train {file} --data {data} --models models")
 
 
 def result_table(recipe: Recipe, made: Made) -> Table:

@@ -112,5 +112,5 @@ def test_read_idx_gives_the_array(tmp_path: Path) -> None:
 
 
 def test_unknown_data_set() -> None:
-    with pytest.raises(UsageError, match=r"unknown data set 'cifar'; there are: digits, tiles, mnist"):
-        load("cifar")
+    with pytest.raises(UsageError, match=r"unknown data source 'cifar'; there are: digits, tiles, mnist, images"):
+        load(DataSettings("cifar"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -85,23 +86,43 @@ def load(settings: DataSettings, path: Path, progress: Progress = lambda _: None
     )
 
 
-def _found(settings: DataSettings, source: Source) -> tuple[tuple[int, int], pictures.Colour]:
-    """The size and colour of the images themselves, where the settings leave them open."""
+@dataclass(frozen=True)
+class Look:
+    """What a person's images are like. common: their sizes (H, W), the commonest first. levels: different intensities
+    in them all, which a black-and-white scan has two of.
+    """
+
+    common: tuple[tuple[int, int], ...]
+    colour: pictures.Colour
+    levels: int
+
+
+def look(source: Source) -> Look:
+    """Read all images once. Raises DataError where there is none."""
     sizes: Counter[tuple[int, int]] = Counter()
     grey = True
+    seen = np.zeros(256, np.bool_)
     for item in source.items():
         sizes[item.picture.height, item.picture.width] += 1
         grey = grey and pictures.is_grey(item.picture)
+        seen[np.asarray(item.picture)] = True
     if not sizes:
         raise DataError(f"{source.path}: no image{_why(source)}")
-    if settings.size is None and len(sizes) > 1:
-        (height, width), _ = sizes.most_common(1)[0]
-        there = ", ".join(f"{h}×{w}" for (h, w), _ in sizes.most_common(3)) + (" and more" if len(sizes) > 3 else "")
+    common = tuple(size for size, _ in sizes.most_common())
+    return Look(common, "grey" if grey else "rgb", max(2, int(seen.sum())))
+
+
+def _found(settings: DataSettings, source: Source) -> tuple[tuple[int, int], pictures.Colour]:
+    """The size and colour of the images themselves, where the settings leave them open."""
+    found = look(source)
+    if settings.size is None and len(found.common) > 1:
+        there = ", ".join(f"{h}×{w}" for h, w in found.common[:3]) + (" and more" if len(found.common) > 3 else "")
+        height, width = found.common[0]
         raise DataError(
             f"{source.path}: its images have different sizes ({there}); say which one to make of them, such as --set "
             f"data.size=[{height},{width}]"
         )
-    return settings.size or next(iter(sizes)), settings.colour or ("grey" if grey else "rgb")
+    return settings.size or found.common[0], settings.colour or found.colour
 
 
 def _why(source: Source) -> str:

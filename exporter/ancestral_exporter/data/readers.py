@@ -107,15 +107,15 @@ class Source:
                     labels = name.replace("images", "labels").replace("x_", "y_")
                     yield from self._of_array(self._entry(loaded, name), self._labels(loaded, labels), name, part)
                 return
-            name = next((name for name in _ARRAY_NAMES if name in loaded), None)
-            if name is None:
+            found = [name for name in _ARRAY_NAMES if name in loaded]
+            if not found:
                 there = ", ".join(loaded.files) or "nothing"
                 raise DataError(
                     f"{self.path}: has no array called {', '.join(_ARRAY_NAMES)} or "
                     f"{', '.join(names[0] for names in _PART_NAMES.values())}; it has {there}"
                 )
-            labels = next((label for label in _LABEL_NAMES if label in loaded and label != name), "")
-            yield from self._of_array(self._entry(loaded, name), self._labels(loaded, labels), name, None)
+            labels = next((label for label in _LABEL_NAMES if label in loaded), "")
+            yield from self._of_array(self._entry(loaded, found[0]), self._labels(loaded, labels), found[0], None)
 
     def _entry(self, loaded: Any, name: str) -> Any:
         try:
