@@ -77,6 +77,8 @@ def _data(recipe: Recipe, folder: Path | None, announce: Announcer) -> data.Data
         announce.say(f"left out {line}")
     if len(found.left_out) > _MOST_TOLD:
         announce.say(f"left out {len(found.left_out) - _MOST_TOLD} more")
+    if recipe.data.labelled is not None and not recipe.model_type.takes_unlabelled:
+        raise DataError(f"{recipe.name}: data.labelled is for a family that learns from images without labels")
     labels = getattr(recipe.model, "label_count", 0)
     if labels and labels < len(found.classes):
         raise DataError(
@@ -137,6 +139,7 @@ def _write(
         provenance=made,
         golden_images=golden,
         golden_labels=labels,
+        class_names=images.classes if images else (),
         extras=extras,
     )
 

@@ -22,6 +22,7 @@ SMALL = {
     "digits-vae": ["model.channels=4", "model.features=16", "model.free_bits=0.1"],
     "digits-pixelcnn": ["model.channels=8", "model.head_channels=8", "model.vertical_layers=2"],
     "digits-autoencoder": ["model.channels=4", "model.features=16"],
+    "digits-semi-supervised": ["model.channels=4", "model.features=16", "model.latent_size=4"],
     "digits-gan": ["model.channels=4", "model.features=16", "model.latent_size=4"],
 }
 SCHEDULE = ["schedule.epochs=3", "schedule.batch_size=100", "schedule.validate_every_epochs=1"]

@@ -167,7 +167,23 @@ def _check_manifest(report: VerifyReport, manifest: bundle_pb2.Bundle) -> None:
             meanings = [spec.meaning for spec in specs]
             if len(set(meanings)) < len(meanings) or bundle_pb2.MEANING_UNSPECIFIED in meanings:
                 problems.append(f"role {role.name}: its {side} must have one meaning each, each once")
+    problems += _class_problems(manifest)
     report.add(MANIFEST, not problems, "; ".join(problems) or f"roles {', '.join(names)}")
+
+
+def _class_problems(manifest: bundle_pb2.Bundle) -> list[str]:
+    """Class names must be as many as the classes that the roles know."""
+    if not manifest.class_names:
+        return []
+    counts = {"label_count": manifest.label_count} if manifest.label_count else {}
+    for role in manifest.roles:
+        for spec in role.outputs:
+            if spec.meaning == bundle_pb2.MEANING_LOGITS:
+                counts[f"role {role.name}"] = spec.shape[0] if len(spec.shape) == 1 else 0
+    there = len(manifest.class_names)
+    return [
+        f"{there} class names, but {what} knows {count} classes" for what, count in counts.items() if count != there
+    ]
 
 
 def _open(report: VerifyReport, folder: Path, roles: list[bundle_pb2.Role]) -> dict[str, Any]:

@@ -41,13 +41,15 @@ def write_bundle(
     provenance: Mapping[str, str] | None = None,
     golden_images: Array,
     golden_labels: Array | None = None,
+    class_names: Sequence[str] = (),
     extras: Callable[[Path], Iterable[bundle_pb2.Metric]] | None = None,
 ) -> Path:
     """Export, verify and place `model` as the next version of `models_dir/name`; returns its folder.
 
     golden_images [N,H,W,C] uint8 and golden_labels [N] (needed when the model has labels) are what the recorded answers
-    are about; a handful is enough. `extras` is called with the temporary folder when the graphs are there; it may add
-    files, and returns what it measured of the graphs.
+    are about; a handful is enough. class_names are those of the labels from 0 on, where they have any. `extras` is
+    called with the temporary folder when the graphs are there; it may add files, and returns what it measured of the
+    graphs.
     Raises VerifyError, leaving nothing behind, when a graph does not answer as PyTorch does.
     """
     if not _NAME.fullmatch(name):
@@ -62,7 +64,7 @@ def write_bundle(
         verify_model(model, folder).raise_if_failed()
         np.savez_compressed(folder / GOLDEN, **_record(graphs, folder, subjects))  # type: ignore[arg-type]
         measured = [*metrics, *(extras(folder) if extras else ())]
-        manifest = _manifest(model, name, description, graphs, measured, provenance or {})
+        manifest = _manifest(model, name, description, class_names, graphs, measured, provenance or {})
         manifest.files.extend(_files(folder))
         manifest.version = _next_version(home)
         _write_manifest(folder, manifest)
@@ -113,6 +115,7 @@ def _manifest(
     model: ImageModel,
     name: str,
     description: str,
+    class_names: Sequence[str],
     graphs: Sequence[OneShotGraph | RasterGraph],
     metrics: Sequence[bundle_pb2.Metric],
     provenance: Mapping[str, str],
@@ -128,6 +131,7 @@ def _manifest(
         ),
         latent_size=model.latent_size,
         label_count=model.label_count,
+        class_names=class_names,
         roles=[role for graph in graphs for role in graph_roles(graph)],
         golden=bundle_pb2.Golden(
             path=GOLDEN, tolerance=GOLDEN_TOLERANCE.value, pixel_tolerance=GOLDEN_TOLERANCE.pixels

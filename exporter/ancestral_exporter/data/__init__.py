@@ -7,12 +7,13 @@ own             a person's images, of anything that `readers` read: `pictures` m
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ancestral_exporter.data import digits, mnist, own, tiles
-from ancestral_exporter.data.dataset import BINARISATION_SEED, Dataset, Images, Labels, Split, binarise
+from ancestral_exporter.data.dataset import BINARISATION_SEED, Dataset, Images, Labels, Split, binarise, with_labels
 from ancestral_exporter.data.settings import DataSettings
 from ancestral_exporter.errors import DataError, UsageError
 from ancestral_exporter.models.base import ImageShape
@@ -50,7 +51,10 @@ SOURCES: dict[str, Source] = {
 
 def load(settings: DataSettings, path: Path | None = None) -> Dataset:
     """The data set that a recipe's settings describe; `path` is where its files lie, where it needs any."""
-    return _source(settings).load(settings, path)
+    data = _source(settings).load(settings, path)
+    if settings.labelled is None:
+        return data
+    return dataclasses.replace(data, train=with_labels(data.train, settings.labelled))
 
 
 def shape(settings: DataSettings) -> ImageShape | None:

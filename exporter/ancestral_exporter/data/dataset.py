@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ancestral_exporter.errors import DataError
 from ancestral_exporter.models.base import ImageShape
 
 Images = npt.NDArray[np.uint8]  # [N,H,W,C]
@@ -57,6 +58,25 @@ class Dataset:
     test: Split
     classes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+
+
+def with_labels(train: Split, count: int) -> Split:
+    """The split with so many labels, as many of each class: those of its first images. The others are -1.
+
+    Raises DataError where a class has too few images, or the count is no multiple of the number of classes.
+    """
+    classes = np.unique(train.labels)
+    each, rest = divmod(count, len(classes))
+    fewest = min(int((train.labels == label).sum()) for label in classes)
+    if rest or not 1 <= each <= fewest:
+        raise DataError(
+            f"data.labelled is {count}; with {len(classes)} classes it must be a multiple of {len(classes)}, at most "
+            f"{fewest * len(classes)}"
+        )
+    kept = np.concatenate([np.flatnonzero(train.labels == label)[:each] for label in classes])
+    labels = np.full_like(train.labels, -1)
+    labels[kept] = train.labels[kept]
+    return Split(train.images, labels, train.binarise)
 
 
 def binarise(images: Images, rng: np.random.Generator) -> Images:

@@ -105,6 +105,10 @@ class ImageModel(nn.Module, ABC):
     figure: ClassVar[Figure]
     # Whether `negative_log_likelihood` is exact or a bound; unspecified where the family has no likelihood.
     likelihood: ClassVar[bundle_pb2.Likelihood.ValueType] = bundle_pb2.LIKELIHOOD_UNSPECIFIED
+    # Of the validation terms that are not nats/image, in words for the manifest.
+    units: ClassVar[Mapping[str, str]] = {}
+    # Whether training images may lack a label, which is -1 then.
+    takes_unlabelled: ClassVar[bool] = False
 
     image: ImageShape
     latent_size: int = 0

@@ -22,6 +22,7 @@ GROUP = "ancestral.families"
 _OURS = {
     "vae": "ancestral_exporter.models.vae:VAE",
     "pixelcnn": "ancestral_exporter.models.pixelcnn:GatedPixelCNN",
+    "semi-supervised-vae": "ancestral_exporter.models.semi_supervised:SemiSupervisedVAE",
     "autoencoder": "ancestral_exporter.models.autoencoder:Autoencoder",
     "gan": "ancestral_exporter.models.gan:GAN",
 }

@@ -82,6 +82,8 @@ class _MeaningEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Meaning.Value
     """In, raster: which pixels of this row are given [B,W,C] bool."""
     MEANING_ROW: _Meaning.ValueType  # 13
     """Out, raster: the painted row [B,W,C] uint8."""
+    MEANING_LOGITS: _Meaning.ValueType  # 14
+    """Out: unnormalised natural logs of the probability of each class [B,K] float32; their softmax is p(class | image)."""
 
 class Meaning(_Meaning, metaclass=_MeaningEnumTypeWrapper):
     """What a tensor means. Programs find tensors by meaning, never by name."""
@@ -118,6 +120,8 @@ MEANING_KNOWN: Meaning.ValueType  # 12
 """In, raster: which pixels of this row are given [B,W,C] bool."""
 MEANING_ROW: Meaning.ValueType  # 13
 """Out, raster: the painted row [B,W,C] uint8."""
+MEANING_LOGITS: Meaning.ValueType  # 14
+"""Out: unnormalised natural logs of the probability of each class [B,K] float32; their softmax is p(class | image)."""
 Global___Meaning: _TypeAlias = Meaning  # noqa: Y015
 
 class _Likelihood:
@@ -185,6 +189,7 @@ class Bundle(_message.Message):
     GOLDEN_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
+    CLASS_NAMES_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
     """Version of this schema: 1. A server refuses a manifest that is newer than itself."""
     name: _builtins.str
@@ -223,6 +228,12 @@ class Bundle(_message.Message):
     def provenance(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What made the bundle (exporter and library versions, recipe, seed, commit), for the record."""
 
+    @_builtins.property
+    def class_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the classes 0, 1, ... that labels stand for, each one line of at most 256 characters. Empty, or as many as
+        the "classify" role tells apart and `label_count` conditions on.
+        """
+
     def __init__(
         self,
         *,
@@ -239,10 +250,11 @@ class Bundle(_message.Message):
         golden: Global___Golden | None = ...,
         metrics: _abc.Iterable[Global___Metric] | None = ...,
         provenance: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        class_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["golden", b"golden", "image", b"image"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "family", b"family", "files", b"files", "golden", b"golden", "image", b"image", "label_count", b"label_count", "latent_size", b"latent_size", "metrics", b"metrics", "name", b"name", "provenance", b"provenance", "roles", b"roles", "schema", b"schema", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_names", b"class_names", "description", b"description", "family", b"family", "files", b"files", "golden", b"golden", "image", b"image", "label_count", b"label_count", "latent_size", b"latent_size", "metrics", b"metrics", "name", b"name", "provenance", b"provenance", "roles", b"roles", "schema", b"schema", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -284,7 +296,7 @@ Global___ImageSpec: _TypeAlias = ImageSpec  # noqa: Y015
 
 @_typing.final
 class Role(_message.Message):
-    """One thing that a model can do: "encode", "decode", "features", "score" or "sample"."""
+    """One thing that a model can do: "encode", "decode", "features", "score", "classify" or "sample"."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
