@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Set
 from dataclasses import dataclass
 
 from ancestral_exporter import tiles
+from ancestral_exporter.data import FETCHED
 from ancestral_exporter.errors import UsageError
 from ancestral_exporter.models.base import ImageModel, ImageShape
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN
@@ -293,3 +295,14 @@ def adapt(recipe: Recipe, *, epochs: int | None = None, likelihood: str | None =
             raise UsageError(f"--likelihood is for VAEs; {recipe.name} is always categorical over levels")
         recipe = dataclasses.replace(recipe, net=dataclasses.replace(recipe.net, likelihood=likelihood))
     return recipe
+
+
+def refuse_idle(recipe: Recipe, given: Set[str]) -> None:
+    """Raises UsageError where one of the options that were `given`, by name, would change nothing for the recipe."""
+    if "data" in given and recipe.data not in FETCHED:
+        raise UsageError(
+            f"--data has no effect on {recipe.name}: its data, the {recipe.data}, are included; leave it out"
+        )
+    for option in ("precision", "devices"):
+        if option in given and not recipe.schedule.epochs:
+            raise UsageError(f"--{option} has no effect with 0 epochs, where nothing is trained; leave it out")

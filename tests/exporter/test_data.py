@@ -66,7 +66,8 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_mnist_as_people_have_it(tmp_path: Path, layout: str) -> None:
-    assert find_idx(tmp_path, NAMES) == lay_out(tmp_path, layout)
+    paths = lay_out(tmp_path, layout)
+    assert find_idx(tmp_path, NAMES) == paths
 
 
 def lay_out(folder: Path, layout: str) -> dict[str, Path]:
@@ -172,15 +173,15 @@ def test_files_that_do_not_belong_together(tmp_path: Path, write_mnist: Callable
     (tmp_path / "a" / name).write_bytes((tmp_path / "b" / name).read_bytes())
     with pytest.raises(DataError, match="30 labels for the 20 images"):
         load("mnist", tmp_path / "a")
-    with pytest.raises(DataError, match="train-images-idx3-ubyte.gz: holds 30 images, .* more are needed"):
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz: holds 30 images, .* more are needed"):
         load("mnist", tmp_path / "b")
     write_mnist(tmp_path / "c", test=0)
-    with pytest.raises(DataError, match="t10k-images-idx3-ubyte.gz: holds 0 images, at least 1 is needed"):
+    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte\.gz: holds 0 images, at least 1 is needed"):
         load("mnist", tmp_path / "c")
     write_mnist(tmp_path / "d", train=256, test=5)
     labels = struct.pack(">BBBBI5B", 0, 0, 8, 1, 5, 0, 1, 2, 3, 10)
     (tmp_path / "d" / "t10k-labels-idx1-ubyte.gz").write_bytes(labels)
-    with pytest.raises(DataError, match="t10k-labels-idx1-ubyte.gz: holds label 10, they must be 0 to 9"):
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz: holds label 10, they must be 0 to 9"):
         load("mnist", tmp_path / "d")
 
 
