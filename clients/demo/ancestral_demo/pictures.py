@@ -1,6 +1,13 @@
-"""The picture of reconstructions: each image with what came back of it below."""
+"""The picture of reconstructions, each image with what came back of it below; and the README's pictures, kept fresh.
+
+`python -m ancestral_demo.pictures FROM TO` compares the pictures in TO with those in FROM and takes them over.
+"""
 
 from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,3 +41,20 @@ def side_by_side(originals: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> Im
             middle = (_MARGIN - 6, top + height // 2)
             draw.text(middle, label, fill="black", font=font, anchor="rm")
     return picture
+
+
+def take_over(source: Path, target: Path) -> dict[str, bool]:
+    """Replace each picture in `target` whose namesake in `source` has other pixels; True for those, by name."""
+    changed = {}
+    for picture in sorted(target.glob("*.png")):
+        with Image.open(picture) as old, Image.open(source / picture.name) as new:
+            same = (old.size, old.mode) == (new.size, new.mode) and old.tobytes() == new.tobytes()
+        if not same:
+            shutil.copyfile(source / picture.name, picture)
+        changed[picture.name] = not same
+    return changed
+
+
+if __name__ == "__main__":
+    for name, differs in take_over(Path(sys.argv[1]), Path(sys.argv[2])).items():
+        print(f"{name}: {'differs, taken over' if differs else 'as it was'}")

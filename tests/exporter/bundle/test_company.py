@@ -27,7 +27,7 @@ from ancestral_server.runtime.bundle import read_bundle
 ZOO = Path(__file__).parents[3] / "exporter" / "zoo"
 # Images that are asked about alone; greater batches go round.
 IMAGES = 13
-BATCHES = (2, 7, 13, 32, 65, 130)
+BATCHES = (2, 13, 130)
 THREADS = (1, 2, 3, 4)
 # No multiple of a vector's width, so that batches end within vectors and images begin anywhere in them.
 ODD = ImageShape(5, 3, 1, 3)
