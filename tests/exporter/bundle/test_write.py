@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -69,7 +71,7 @@ def test_the_umask_says_who_may_read(model: GatedPixelCNN, pristine: Path, tmp_p
             promote_bundle(pristine, tmp_path / f"{umask:o}", name="other")
     finally:
         os.umask(before)
-    for umask, count in ((0o77, 12), (0o22, 8), (0o2, 8)):
+    for umask, count in ((0o77, 14), (0o22, 8), (0o2, 8)):
         models = tmp_path / f"{umask:o}"
         paths = [models, *models.rglob("*")]
         assert len(paths) == count, paths
@@ -93,6 +95,19 @@ def test_placing_takes_the_next_version_and_never_replaces_one(tmp_path: Path, m
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "7", "8", "notes"]
     monkeypatch.undo()
     assert write.next_version(tmp_path) == 9
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_that_cannot_flush_folders_takes_bundles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with write.temporary(tmp_path) as folder:
+        assert write.place(folder, tmp_path, bundle_pb2.Bundle(schema=1, name=tmp_path.name)) == tmp_path / "1"
 
 
 @pytest.mark.parametrize("fault", ["extras", "graph"])
