@@ -32,25 +32,20 @@ THREADS = (1, 2, 3, 4)
 # No multiple of a vector's width, so that batches end within vectors and images begin anywhere in them.
 ODD = ImageShape(5, 3, 1, 3)
 VAE_NET = VAENet("categorical", latent_size=3, channels=4, features=9, blocks=0, encoder_dropout=0, decoder_dropout=0)
-PIXELCNN_NET = dataclasses.replace(
-    RECIPES["digits-pixelcnn"].net, channels=8, vertical_layers=2, horizontal_layers=2, head_channels=11
-)
 
 
 def small(net: VAENet | PixelCNNNet) -> VAENet | PixelCNNNet:
     """The net of a recipe with few channels."""
-    if isinstance(net, VAENet):
-        widths = None if net.encoder_widths is None else tuple(4 for _ in net.encoder_widths)
-        less = {"channels": 4, "features": 9, "encoder_features": 9, "latent_size": 3, "encoder_widths": widths}
-    else:
-        less = {"channels": 8, "vertical_layers": 2, "horizontal_layers": 2, "head_channels": 11}
-    return dataclasses.replace(net, **less)
+    if isinstance(net, PixelCNNNet):
+        return dataclasses.replace(net, channels=8, vertical_layers=2, horizontal_layers=2, head_channels=11)
+    widths = None if net.encoder_widths is None else tuple(4 for _ in net.encoder_widths)
+    return dataclasses.replace(net, latent_size=3, channels=4, features=9, encoder_features=9, encoder_widths=widths)
 
 
 NETS = {name: (recipe.net, SHAPES[recipe.data]) for name, recipe in RECIPES.items()} | {
     "odd gaussian": (dataclasses.replace(VAE_NET, likelihood="gaussian"), ODD),
     "odd bernoulli": (dataclasses.replace(VAE_NET, likelihood="bernoulli"), ImageShape(5, 7, 1, 2)),
-    "odd pixelcnn": (PIXELCNN_NET, ODD),
+    "odd pixelcnn": (RECIPES["digits-pixelcnn"].net, ODD),
 }
 
 

@@ -6,7 +6,9 @@ import re
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle import verify_bundle, write
 from ancestral_exporter.bundle.promote import promote_bundle
 from ancestral_exporter.errors import ExporterError, UsageError
+
+T = TypeVar("T")
 
 
 def manifest_of(bundle: Path) -> bundle_pb2.Bundle:
@@ -104,8 +108,8 @@ def test_promotions_at_once_to_one_number_are_one(bundle: Path, tmp_path: Path) 
     assert [path.name for path in (tmp_path / "models" / "tiny").iterdir()] == ["5"]
 
 
-def at_once(call: Callable[[], object], count: int) -> tuple[list, list[BaseException]]:
-    results: list = []
+def at_once(call: Callable[[], T], count: int) -> tuple[list[T], list[BaseException]]:
+    results: list[T] = []
     problems: list[BaseException] = []
     barrier = threading.Barrier(count)
 
@@ -135,7 +139,7 @@ def at_once(call: Callable[[], object], count: int) -> tuple[list, list[BaseExce
         ({"version": 2**63}, "not 9223372036854775808"),
     ],
 )
-def test_what_the_server_would_not_take(bundle: Path, tmp_path: Path, options: dict, message: str) -> None:
+def test_what_the_server_would_not_take(bundle: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
         promote_bundle(bundle, tmp_path / "models", **options)
     assert not (tmp_path / "models").exists()
@@ -174,9 +178,9 @@ def test_a_spoilt_bundle_is_refused_and_leaves_nothing(bundle: Path, tmp_path: P
 def test_a_bundle_that_changes_meanwhile_is_refused(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoil(*arguments: object) -> object:
+    def spoil(home: Path) -> AbstractContextManager[Path]:
         (bundle / "CARD.md").write_text("# tini\n")
-        return original(*arguments)
+        return original(home)
 
     original = write.temporary
     monkeypatch.setattr("ancestral_exporter.bundle.promote.temporary", spoil)
