@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -33,6 +34,7 @@ class Precision(StrEnum):
 
 @app.command()
 def train(
+    context: typer.Context,
     recipe: Annotated[
         str, typer.Argument(help="What to train: a name of `ancestral-exporter recipes`, or a file my-recipe.toml.")
     ],
@@ -62,7 +64,7 @@ def train(
 
     An interrupted training continues when the same command is given again.
     """
-    from ancestral_exporter.recipes import find
+    from ancestral_exporter.recipes import find, refuse_idle
 
     console = Console()
     settings = list(set_ or ())
@@ -71,6 +73,7 @@ def train(
     if likelihood is not None:
         settings.append(f"model.likelihood={likelihood}")
     chosen = find(recipe, settings)
+    refuse_idle(chosen, {name for name in context.params if _given(context, name)})
     from ancestral_exporter.make import make
     from ancestral_exporter.progress import Announcer
     from ancestral_exporter.training import Options
@@ -98,6 +101,28 @@ def verify(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle: MODE
     typer.echo(str(report))
     if not report.ok:
         raise typer.Exit(1)
+
+
+@app.command()
+def promote(
+    source: Annotated[Path, typer.Argument(help="Folder of a bundle, NAME/VERSION, wherever it lies.")],
+    models: Annotated[Path, typer.Argument(help="Folder of the models that shall have it; made where there is none.")],
+    name: Annotated[str | None, typer.Option("--as", help="Its name there; by default its own.")] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Its number there, which no other bundle may have; by default the next free one.")
+    ] = None,
+) -> None:
+    """Verify a bundle and copy it to MODELS under another name or number, at one stroke: a server may watch.
+
+    The bundle in SOURCE stays as it is.
+    """
+    from ancestral_exporter.bundle.promote import promote_bundle
+    from ancestral_exporter.bundle.write import LAST_VERSION
+
+    if version is not None and not re.fullmatch("[0-9]{1,19}", version):
+        raise UsageError(f"--version must be a whole number from 1 to {LAST_VERSION}, not {version[:40]!r}")
+    done = promote_bundle(source, models, name=name, version=None if version is None else int(version))
+    typer.echo(f"{source} is already {done.path}" if done.already else f"promoted {source} to {done.path}")
 
 
 @app.command()
@@ -175,6 +200,12 @@ def main() -> None:
             raise
         _complain(f"{error.filename}: {error.strerror}")
         sys.exit(1)
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    """Whether a parameter was typed, and is not its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _complain(error: object) -> None:

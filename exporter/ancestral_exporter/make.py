@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import torch
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter import card, data, plots
 from ancestral_exporter.bundle import write_bundle
+from ancestral_exporter.bundle.write import check_name
 from ancestral_exporter.cost import measure_cost
 from ancestral_exporter.errors import DataError, ExporterError
 from ancestral_exporter.evaluate import Evaluation, evaluate
@@ -45,7 +47,8 @@ def make(recipe: Recipe, models: Path, data_folder: Path | None, options: Option
     With 0 epochs the model is untrained, and is measured only where the data are at hand.
     Raises ExporterError: missing data, a training that diverged or was interrupted, a graph that answers wrongly.
     """
-    with _work_folder(models, recipe.name) as work:
+    check_name(recipe.name)
+    with _work_folder(models, recipe.name, announce) as work:
         images = _data(recipe, data_folder, announce)
         fitted: Fitted | None = None
         if recipe.schedule.epochs:
@@ -145,7 +148,7 @@ def _write(
 
 
 @contextmanager
-def _work_folder(models: Path, name: str) -> Iterator[Path]:
+def _work_folder(models: Path, name: str, announce: Announcer) -> Iterator[Path]:
     """The folder `models/.training/<name>`, held against another training of the same recipe at the same time."""
     home = models / WORK
     try:
@@ -156,8 +159,16 @@ def _work_folder(models: Path, name: str) -> Iterator[Path]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ExporterError(f"another training of {name} is writing to {models}; wait for it or stop it") from None
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):  # NFS may say either
+                raise ExporterError(
+                    f"another training of {name} is writing to {models}; wait for it or stop it"
+                ) from None
+            # Not every network or user-space file system has locks; a training is worth more than one.
+            announce.say(
+                f"{models} has no file locks ({error.strerror}): going on without; "
+                f"start no other training of {name} there"
+            )
         work = home / name
         work.mkdir(exist_ok=True)
         yield work

@@ -27,7 +27,7 @@ class Announcer:
         self.console, self.name = console, name
 
     def say(self, text: str) -> None:
-        self.console.print(f"{self.name}: {text}", highlight=False, markup=False)
+        self.console.print(f"{self.name}: {text}", highlight=False, markup=False, soft_wrap=True)
 
     def __getstate__(self) -> dict[str, Any]:
         # A console holds locks; a process of its own gets a console of its own.

@@ -6,6 +6,7 @@ One training runs as a user runs it; the rest calls the entry point, which saves
 from __future__ import annotations
 
 import csv
+import errno
 import fcntl
 import json
 import os
@@ -159,6 +160,10 @@ def test_recipes(run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> N
         (["digits-vae", "--likelihood", "bernoulli"], 2, "2 levels, not 17"),
         (["digits-pixelcnn", "--likelihood", "gaussian"], 2, "[model] has no key 'likelihood'"),
         (["digits-vae", "--devices", "some"], 2, "--devices must be auto or a number from 1, not 'some'"),
+        (["digits-vae", "--data", "/nowhere"], 2, "--data has no effect on digits-vae: its data, the digits, are incl"),
+        (["tiles-pixelcnn", "--data=.", "--epochs", "0"], 2, "--data has no effect on tiles-pixelcnn"),
+        (["mnist-vae", "--epochs", "0", "--precision", "32"], 2, "--precision has no effect with 0 epochs"),
+        (["digits-pixelcnn", "--epochs", "0", "--devices", "2"], 2, "--devices has no effect with 0 epochs"),
         (["mnist-vae"], 1, "pass --data DIR"),
         (["mnist-vae", "--data", "/nowhere"], 1, "/nowhere/train-images-idx3-ubyte: no such file"),
         (["mnist-vae", "--data", "/nowhere", "--epochs", "0"], 1, "/nowhere/train-images-idx3-ubyte: no such file"),
@@ -179,6 +184,60 @@ def test_models_folder_that_is_a_file(tmp_path: Path, run: Callable[..., Done]) 
     done = run("train", "digits-vae", "--epochs", 0, "--models", tmp_path / "models")
     assert done.returncode == 1
     assert f"{tmp_path / 'models'}: cannot write there" in done.stderr
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_trained_on(
+    tmp_path: Path, run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    # Stops where the data are missed, after the lock was asked for.
+    done = run("train", "mnist-vae", "--models", tmp_path)
+    assert "pass --data DIR" in done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if "locks" in line]
+    assert f"has no file locks ({os.strerror(number)}): going on without" in line
+
+
+def test_promote(
+    trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, run: Callable[..., Done]
+) -> None:
+    source = trained[0] / "digits-vae" / "1"
+    done = run("promote", source, tmp_path / "models", "--as", "small", "--version", 3)
+    assert done.returncode == 0, done.stderr
+    place = tmp_path / "models" / "small" / "3"
+    assert done.stdout == f"promoted {source} to {place}\n"
+    assert run("verify", place).returncode == 0
+    again = run("promote", source, tmp_path / "models", "--as", "small", "--version", 3)
+    assert (again.returncode, again.stdout) == (0, f"{source} is already {place}\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--as", "a/b"], "model name 'a/b' does not match"),
+        (["--version", "0"], "version must be 1 to 9223372036854775807, not 0"),
+        (["--version", "-1"], "--version must be a whole number from 1 to 9223372036854775807, not '-1'"),
+        (["--version", "two"], "--version must be a whole number from 1 to 9223372036854775807, not 'two'"),
+        (["--version", "9" * 5000], "--version must be a whole number from 1 to 9223372036854775807, not '9999"),
+    ],
+)
+def test_promote_refuses_in_one_line(
+    trained: tuple[Path, subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    run: Callable[..., Done],
+    options: list[str],
+    message: str,
+) -> None:
+    source = trained[0] / "digits-vae" / "1"
+    done = run("promote", source, tmp_path / "models", *options)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert message in done.stderr
+    for wrong, models in ((tmp_path, tmp_path / "models"), (source, trained[0])):
+        done = run("promote", wrong, models)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
 
 
 def test_one_training_of_a_recipe_at_a_time(tmp_path: Path, run: Callable[..., Done]) -> None:

@@ -13,10 +13,10 @@ from rich.console import Console
 
 from ancestral_client import AncestralError
 from ancestral_demo import demo
-from ancestral_demo.processes import DemoError, command, train_missing
+from ancestral_demo.processes import DemoError, command, has_any_bundle, sampling_model, train_missing
 
 app = typer.Typer(add_completion=False, help="The whole system at work on real digits.", no_args_is_help=True)
-Models = Annotated[Path, typer.Option(help="Folder of bundles; filled where it has none.")]
+Models = Annotated[Path, typer.Option(help="Folder of models; filled where it has none.")]
 
 
 @app.command()
@@ -39,13 +39,16 @@ def serve(
     metrics_port: Annotated[int, typer.Option(help="Prometheus port.")] = 9464,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Serve the models until Ctrl-C; trains the default ones first if there are none."""
-    train_missing(models)
+    """Serve the models until Ctrl-C, whatever they are; trains the default ones first if there are none."""
+    if not has_any_bundle(models):
+        train_missing(models)
+    model = sampling_model(models)
     address = "" if port == 8500 else f" --address localhost:{port}"
     client = os.path.relpath(command("ancestral"))
+    ask = f"models{address}" if model is None else f"sample {model} -n 16 --seed 7 --out grid.png{address}"
     _say_when_it_listens(
-        "In a second terminal, ask for samples:\n\n"
-        f"  {client} sample digits-pixelcnn -n 16 --seed 7 --out grid.png{address}\n\n"
+        f"In a second terminal, ask for {'what there is' if model is None else 'samples'}:\n\n"
+        f"  {client} {ask}\n\n"
         f"Metrics: http://localhost:{metrics_port}/metrics. Ctrl-C stops the server."
     )
     flags = [
@@ -82,6 +85,11 @@ def main() -> None:
         app()
     except (DemoError, AncestralError) as error:
         Console(stderr=True).print(f"ancestral-demo: {error}", style="red", markup=False)
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        Console(stderr=True).print(f"ancestral-demo: {error.filename}: {error.strerror}", style="red", markup=False)
         sys.exit(1)
 
 

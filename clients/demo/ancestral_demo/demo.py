@@ -12,6 +12,7 @@ from ancestral_client import Client
 from ancestral_client.files import write_images
 from ancestral_demo.digits import accuracies, digits
 from ancestral_demo.latency import read_latencies
+from ancestral_demo.pictures import side_by_side
 from ancestral_demo.processes import RECIPES, DemoError, Server, train_missing
 from ancestral_demo.report import Likelihood, Report
 
@@ -43,8 +44,7 @@ def run(models: Path, out: Path, console: Console) -> Report:
         console.print("Reconstructing test digits: Encode, then Decode.")
         originals = data.test[:16]
         decoded = client.decode(VAE, client.encode(VAE, originals).mean).images
-        rows = [image for i in (0, 8) for image in (*originals[i : i + 8], *decoded[i : i + 8])]
-        write_images(out / "reconstructions.png", np.stack(rows), {})
+        side_by_side(originals, decoded).save(out / "reconstructions.png")
 
         console.print("Classifying digits by their Encode means.")
         means = [client.encode(VAE, images).mean for images in (data.train, data.test)]

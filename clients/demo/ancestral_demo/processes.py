@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -28,6 +29,23 @@ def has_bundle(models: Path, recipe: str) -> bool:
     return any((models / recipe).glob("*/bundle.json"))
 
 
+def sampling_model(models: Path) -> str | None:
+    """A model in the folder that can be asked for samples, a default one if it is there; None where none can."""
+    found = {path.parent.parent.name for path in models.glob("*/*/bundle.json") if _samples(path)}
+    return next((name for name in (*reversed(RECIPES), *sorted(found)) if name in found), None)
+
+
+def has_any_bundle(models: Path) -> bool:
+    return any(models.glob("*/*/bundle.json"))
+
+
+def _samples(manifest: Path) -> bool:
+    try:
+        return any(role["name"] == "sample" for role in json.loads(manifest.read_bytes())["roles"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # the server will say what is wrong with it
+
+
 def train_missing(models: Path) -> list[str]:
     """Train the default recipes that have no bundle yet, all at once; returns what was trained.
 
@@ -35,6 +53,8 @@ def train_missing(models: Path) -> list[str]:
     small keep two processes busier than two threads, and threads that wait for each other crawl on a busy machine.
     """
     missing = [recipe for recipe in RECIPES if not has_bundle(models, recipe)]
+    if missing and not has_any_bundle(models):
+        _refuse_model(models)
     if missing:  # perhaps another folder was meant
         print(f"no {' and no '.join(missing)} in {models}: training takes minutes; Ctrl-C stops", flush=True)
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
@@ -59,6 +79,13 @@ def train_missing(models: Path) -> list[str]:
                 process.terminate()
                 process.wait()
     return missing
+
+
+def _refuse_model(models: Path) -> None:
+    """Raises DemoError where the folder is itself a bundle or a model: others inside would be a mess."""
+    for what, manifest, above in (("a bundle", "bundle.json", 1), ("a model", "*/bundle.json", 0)):
+        if any(models.glob(manifest)):
+            raise DemoError(f"{models} is {what}, no folder of models; was {models.resolve().parents[above]} meant?")
 
 
 class Server:

@@ -1,7 +1,7 @@
 """From a trained model to a verified bundle that the server can load.
 
 `write` exports (`export`), records PyTorch's answers (`feeds`), verifies (`verify`, `compare`, `causality`)
-and renames.
+and renames; `promote` gives a bundle another place.
 """
 
 from ancestral_exporter.bundle.report import VerifyError, VerifyReport

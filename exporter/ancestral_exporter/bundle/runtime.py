@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ def _run_raster(session: Any, role: bundle_pb2.Role, feeds: Mapping[str, Array],
         states = dict(zip(states, results[len(names) :], strict=True))
     outputs: Arrays = {}
     for spec, values in zip(role.outputs, zip(*rows, strict=True), strict=True):
-        outputs[spec.name] = np.stack(values, axis=1) if spec.meaning in ROWWISE else np.sum(values, axis=0)
+        # Row by row as the server does: np.sum's order depends on how many images there are.
+        outputs[spec.name] = np.stack(values, axis=1) if spec.meaning in ROWWISE else reduce(np.add, values)
     return outputs
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ancestral_exporter.data import pictures
-from ancestral_exporter.data.mnist import read_idx
+from ancestral_exporter.data.mnist import find_idx, read_idx
 from ancestral_exporter.errors import DataError
 
 Part = Literal["train", "validation", "test"]
@@ -150,15 +150,10 @@ class Source:
     # ---- idx files, as MNIST and Fashion-MNIST have them
 
     def _idx(self) -> Iterator[Item]:
-        for part, prefix in _IDX_PARTS.items():
-            found = {}
-            for kind, dimensions in (("images-idx3", 3), ("labels-idx1", 1)):
-                name = f"{prefix}-{kind}-ubyte"
-                path = next((p for p in (self.path / name, self.path / f"{name}.gz") if p.is_file()), None)
-                if path is None:
-                    raise DataError(f"{self.path / name}: no such file (nor {name}.gz)")
-                found[kind] = read_idx(path, dimensions)
-            yield from self._of_array(found["images-idx3"], found["labels-idx1"], f"{prefix}-images-idx3-ubyte", part)
+        names = {part: (f"{name}-images-idx3-ubyte", f"{name}-labels-idx1-ubyte") for part, name in _IDX_PARTS.items()}
+        paths = find_idx(self.path, tuple(name for pair in names.values() for name in pair))
+        for part, (images, labels) in names.items():
+            yield from self._of_array(read_idx(paths[images], 3), read_idx(paths[labels], 1), images, part)
 
     # ---- Parquet, as Hugging Face's data sets have it
 

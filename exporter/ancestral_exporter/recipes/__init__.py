@@ -4,7 +4,8 @@ recipe     the sections of a file as dataclasses; nothing else in the exporter h
 reading    from a name, a file and `--set` to a checked recipe
 """
 
+from ancestral_exporter.recipes.idle import refuse_idle
 from ancestral_exporter.recipes.reading import Summary, find, shipped
 from ancestral_exporter.recipes.recipe import Recipe, Reference, Schedule
 
-__all__ = ["Recipe", "Reference", "Schedule", "Summary", "find", "shipped"]
+__all__ = ["Recipe", "Reference", "Schedule", "Summary", "find", "refuse_idle", "shipped"]

@@ -141,6 +141,7 @@ _ONE_SHOT_NEEDS: dict[str, tuple[tuple[Meaning, ...], tuple[Meaning, ...]]] = {
     "decode": ((bundle_pb2.MEANING_LATENT,), (bundle_pb2.MEANING_IMAGE,)),
     "features": ((bundle_pb2.MEANING_IMAGE,), (bundle_pb2.MEANING_FEATURES,)),
     "score": ((bundle_pb2.MEANING_IMAGE,), (bundle_pb2.MEANING_LOG_LIKELIHOOD,)),
+    "classify": ((bundle_pb2.MEANING_IMAGE,), (bundle_pb2.MEANING_LOGITS,)),
 }
 
 
