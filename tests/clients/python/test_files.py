@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ancestral_client import files
-from ancestral_client.files import FileProblem
+from ancestral_client.replacing import FileProblem
 
 
 def test_small_images_are_enlarged() -> None:
