@@ -158,12 +158,13 @@ def latent_batch(latents: ArrayLike) -> NDArray[np.float32]:
 
 
 def labels_of(labels: ArrayLike | None) -> list[int] | None:
-    """Classes for the wire: takes [N], or one number for all images, of any dtype as long as they are whole."""
+    """Classes for the wire: takes [N], or one number for all images, of any whole dtype."""
     if labels is None:
         return None
     array = array_of("labels", labels)
-    if array.dtype.kind not in "iufb":
-        raise invalid("labels", f"must be whole numbers, not {_kind(labels, array)}")
+    if array.dtype.kind not in "iu":
+        hint = "; round them if they are classes: .astype(int)" if array.dtype.kind in "fb" else ""
+        raise invalid("labels", f"must be whole numbers, not {_kind(labels, array)}{hint}")
     if array.ndim > 1 or array.size == 0:
         raise invalid("labels", f"has shape {list(array.shape)}; must be one number or [N]")
     return [label_of("labels", label) for label in np.atleast_1d(array).tolist()]
@@ -269,7 +270,7 @@ def name_of(field: str, name: str) -> str:
     return name
 
 
-def flag_of(field: str, flag: bool) -> bool:
+def flag_of(field: str, flag: object) -> bool:
     """Yes or no for the wire."""
     if not isinstance(flag, bool | np.bool_) and not (isinstance(flag, int) and flag in (0, 1)):
         raise invalid(field, f"is {_told(flag)}; must be True or False")

@@ -32,7 +32,7 @@ _GAP = 1  # pixels between tiles, before they are enlarged
 _ARRAYS = (".npy", ".npz")  # any other file is a picture
 _TILE = 64  # small images are enlarged to about this many pixels, so that 8x8 digits can be seen
 # An array in an archive that would fill the memory, and is packed as only one of nearly equal values is.
-_BOMB_BYTES, _BOMB_RATIO = 4 * 2**30, 100
+_BOMB_BYTES, _BOMB_RATIO = 2**30, 100
 
 
 def is_array(path: Path) -> bool:

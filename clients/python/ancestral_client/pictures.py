@@ -37,13 +37,13 @@ def pixels(image: Image.Image) -> NDArray[np.uint8]:
     """A picture as it is looked at: grey [H,W] or RGB [H,W,3], 0 to 255. UnclearPicture where that is not obvious."""
     if getattr(image, "is_animated", False) and image.format not in _ONE_PICTURE:
         raise UnclearPicture("holds several pictures; save the one that is meant by itself")
-    turn = _TURNED.get(_orientation(image))
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         levels = _sixteen_bits(image)
     elif image.mode in ("I", "F"):
         levels = _numbers(image)
     else:
         levels = _eight_bits(image)
+    turn = _TURNED.get(_orientation(image))
     return np.ascontiguousarray(levels if turn is None else turn(levels))
 
 
