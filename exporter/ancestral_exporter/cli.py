@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
+from ancestral.text import shown, shown_lines
 from ancestral_exporter.errors import ExporterError, UsageError
+from ancestral_exporter.terminal import console
 
 if TYPE_CHECKING:
     from ancestral_exporter.make import Made
@@ -62,17 +64,17 @@ def train(
     """
     from ancestral_exporter.recipes import adapt, find
 
-    console = Console()
+    stdout = console()
     chosen = adapt(find(recipe), epochs=epochs, likelihood=likelihood.value if likelihood else None)
     from ancestral_exporter.make import make
     from ancestral_exporter.progress import Announcer
     from ancestral_exporter.training import Options
 
     options = Options(seed=seed, precision=precision.value, devices=devices)
-    made = make(chosen, models, data, options, Announcer(console, chosen.name))
+    made = make(chosen, models, data, options, Announcer(stdout, chosen.name))
     if made.evaluations:
-        console.print(result_table(chosen, made))
-    console.print(f"wrote {made.path}", highlight=False, markup=False, soft_wrap=True)
+        stdout.print(result_table(chosen, made))
+    stdout.print(f"wrote {shown(made.path)}", soft_wrap=True)
 
 
 @app.command()
@@ -88,7 +90,7 @@ def verify(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle: MODE
         there = ", ".join(map(str, versions))
         raise ExporterError(f"{bundle}: is a model, not one of its versions; there are versions: {there}")
     report = verify_bundle(bundle)
-    typer.echo(str(report))
+    typer.echo(shown_lines(report))
     if not report.ok:
         raise typer.Exit(1)
 
@@ -104,7 +106,7 @@ def recipes() -> None:
     for entry in RECIPES.values():
         where = "--data DIR" if entry.data in FETCHED else "included"
         table.add_row(entry.name, entry.description, f"{entry.data} ({where})", str(entry.schedule.epochs))
-    Console().print(table)
+    console().print(table)
 
 
 def result_table(recipe: Recipe, made: Made) -> Table:
@@ -114,14 +116,16 @@ def result_table(recipe: Recipe, made: Made) -> Table:
     test = made.evaluations[-1]
     if not test.discrete:
         table = Table("", "nats/image")
-        table.add_row(f"[bold]{recipe.name}[/], test, density (no bits/dim to compare)", f"{test.nats:.2f}")
+        name = Text.assemble((recipe.name, "bold"), ", test, density (no bits/dim to compare)")
+        table.add_row(name, f"{test.nats:.2f}")
         return table
     table = Table("", "bits/dim", "nats/image")
     for reference in recipe.references:
         nats = reference.bits_per_dim * test.nats / test.bits_per_dim
         table.add_row(reference.text, f"{reference.bits_per_dim:.4g}", f"{nats:.1f}")
-    name = f"[bold]{recipe.name}[/], {test.images} test images, {likelihood_word(test.likelihood)}"
-    table.add_row(name, f"[bold]{test.bits_per_dim:.4f}[/]", f"{test.nats:.2f}")
+    about = f", {test.images} test images, {likelihood_word(test.likelihood)}"
+    bits = Text(f"{test.bits_per_dim:.4f}", "bold")
+    table.add_row(Text.assemble((recipe.name, "bold"), about), bits, f"{test.nats:.2f}")
     return table
 
 
@@ -145,4 +149,4 @@ def main() -> None:
 
 
 def _complain(error: object) -> None:
-    print(f"ancestral-exporter: {error}", file=sys.stderr)
+    print(shown_lines(f"ancestral-exporter: {error}"), file=sys.stderr)

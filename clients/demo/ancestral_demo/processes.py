@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ancestral.text import shown
+
 RECIPES = ("digits-vae", "digits-pixelcnn")
 
 
@@ -36,7 +38,7 @@ def train_missing(models: Path) -> list[str]:
     """
     missing = [recipe for recipe in RECIPES if not has_bundle(models, recipe)]
     if missing:  # perhaps another folder was meant
-        print(f"no {' and no '.join(missing)} in {models}: training takes minutes; Ctrl-C stops", flush=True)
+        print(f"no {' and no '.join(missing)} in {shown(models)}: training takes minutes; Ctrl-C stops", flush=True)
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     runs: list[tuple[str, subprocess.Popen[str]]] = []
     for recipe in missing:

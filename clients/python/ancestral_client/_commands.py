@@ -17,11 +17,12 @@ import typer
 from numpy.typing import NDArray
 from rich.progress import track
 
+from ancestral.text import shown
 from ancestral_client import _checks, errors, files
 from ancestral_client.bulk import MESSAGE_SIZE, BulkStream
 from ancestral_client.client import Client
 from ancestral_client.results import Encoding, Info, Model, Samples, Scores
-from ancestral_client.terminal import console, shown
+from ancestral_client.terminal import console
 
 TIMEOUT = 60.0
 

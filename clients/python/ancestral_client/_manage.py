@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from ancestral.text import shown
 from ancestral_client import _commands as commands
 from ancestral_client._commands import TIMEOUT, Address, AsJson, ModelName, Timeout
-from ancestral_client.terminal import console, shown
+from ancestral_client.terminal import console
 
 Folder = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model: a folder of the server.")]
 

@@ -21,9 +21,9 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from ancestral.text import shown
 from ancestral_client import _checks, pictures
 from ancestral_client.replacing import FileProblem, check_writable, reason, replacing
-from ancestral_client.terminal import shown
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 

@@ -20,7 +20,7 @@ from ancestral_exporter.bundle.feeds import Subjects, make_feeds, torch_answers
 from ancestral_exporter.bundle.report import VerifyReport
 from ancestral_exporter.bundle.runtime import Array, Arrays, open_session
 from ancestral_exporter.bundle.verify import MANIFEST, SCHEMA, sha256, verify_bundle, verify_model
-from ancestral_exporter.errors import UsageError
+from ancestral_exporter.errors import ExporterError, UsageError
 from ancestral_exporter.models.base import ImageModel, OneShotGraph, RasterGraph
 
 GOLDEN = "golden.npz"
@@ -192,6 +192,11 @@ def _temporary(home: Path) -> Iterator[Path]:
     folder.chmod(0o755)  # mkdtemp's 0o700 would keep a server of another user out
     try:
         yield folder
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # A full disk is found by a file that is open, which does not say its name.
+        raise ExporterError(f"{home}: cannot be written: {error.strerror or error}") from error
     finally:
         if folder.exists():
             shutil.rmtree(folder)

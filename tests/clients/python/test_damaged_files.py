@@ -41,6 +41,12 @@ def npz(content: bytes = b"", packing: int = zipfile.ZIP_DEFLATED, name: str = "
     return file.getvalue()
 
 
+def two() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, a=IMAGES, b=IMAGES)
+    return file.getvalue()
+
+
 def encrypted() -> bytes:
     """An archive whose member says that it is encrypted."""
     return header_with(6, 1)
@@ -110,10 +116,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "objects.npz": (npz(npy(np.array([{}], object), allow_pickle=True)), "holds Python objects"),
     "letter.npz": (npz(b"hello", name="readme.txt"), "cannot be read: "),
     "nothing.npz": (b"PK\x05\x06" + b"\0" * 18, "holds nothing; expected one array, or one of images"),
-    "two.npz": (
-        (lambda file: (np.savez(file, a=IMAGES, b=IMAGES), file.getvalue())[1])(io.BytesIO()),
-        "holds a, b; expected one array, or one of images, image, x",
-    ),
+    "two.npz": (two(), "holds a, b; expected one array, or one of images, image, x"),
     "text.png": (b"no picture", "not a .npy, a .npz or a picture"),
     "cut.png": (picture(40), "cannot be read: "),
     "cut.jpg": (picture(400, "jpeg"), "cannot be read: image file is truncated"),

@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,10 @@ def turned(orientation: int) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
     return saved(Image.fromarray(GREY), "png", exif=exif)
+
+
+def several(kind: str) -> bytes:
+    return saved(Image.fromarray(GREY), kind, save_all=True, append_images=[Image.fromarray(BLACK_AND_WHITE)])
 
 
 def white_is_zero() -> bytes:
@@ -139,12 +144,7 @@ REFUSED: dict[str, tuple[Callable[[], Made], str]] = {
     "negative integers": (lambda: saved(Image.fromarray(GREY - np.int32(128)), "tiff"), "integers from -128 to 127"),
     "a TIFF whose 0 is white": (white_is_zero, "is a TIFF whose 0 is white"),
     **{
-        f"several pictures in a {kind}": (
-            lambda kind=kind: saved(
-                Image.fromarray(GREY), kind, save_all=True, append_images=[Image.fromarray(BLACK_AND_WHITE)]
-            ),
-            "holds several pictures; save the one that is meant by itself",
-        )
+        f"several pictures in a {kind}": (partial(several, kind), "holds several pictures; save the one that is meant")
         for kind in ("gif", "tiff", "png", "webp")
     },
 }
