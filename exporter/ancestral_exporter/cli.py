@@ -90,7 +90,7 @@ def verify(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle: MODE
         there = ", ".join(map(str, versions))
         raise ExporterError(f"{bundle}: is a model, not one of its versions; there are versions: {there}")
     report = verify_bundle(bundle)
-    typer.echo(shown_lines(report))
+    typer.echo(str(report))
     if not report.ok:
         raise typer.Exit(1)
 

@@ -14,7 +14,7 @@ import torch
 
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter import card, data, plots
-from ancestral_exporter.bundle import write_bundle
+from ancestral_exporter.bundle import check_home, write_bundle
 from ancestral_exporter.cost import measure_cost
 from ancestral_exporter.errors import DataError, ExporterError
 from ancestral_exporter.evaluate import Evaluation, evaluate
@@ -44,6 +44,7 @@ def make(recipe: Recipe, models: Path, data_folder: Path | None, options: Option
     Raises ExporterError: missing data, a training that diverged or was interrupted, a graph that answers wrongly.
     """
     with _work_folder(models, recipe.name) as work:
+        check_home(models / recipe.name)
         images = _data(recipe, data_folder)
         fitted: Fitted | None = None
         if recipe.schedule.epochs:

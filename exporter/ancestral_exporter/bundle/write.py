@@ -26,6 +26,7 @@ from ancestral_exporter.models.base import ImageModel, OneShotGraph, RasterGraph
 GOLDEN = "golden.npz"
 # For the server's device too: a GPU without TF32 stays well inside.
 GOLDEN_TOLERANCE = Tolerance(1e-4, 0.002)
+_PARTIAL = ".partial-"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # Images recorded of a raster role: its replay costs H runs at any batch, its recording tens of passes.
 _RASTER_IMAGES = 4
@@ -68,6 +69,15 @@ def write_bundle(
         _write_manifest(folder, manifest)
         verify_bundle(folder, placed=False).raise_if_failed()
         return _place(folder, home, manifest)
+
+
+def check_home(home: Path) -> None:
+    """Raises ExporterError unless versions can be placed in `home`: asked before a training, not after it."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=home if os.path.lexists(home) else home.parent):
+            pass
+    except OSError as error:
+        raise ExporterError(f"{home}: cannot be written: {error.strerror}") from error
 
 
 def _subjects(model: ImageModel, images: Array, labels: Array | None) -> Subjects:
@@ -188,7 +198,7 @@ def _sync(path: Path) -> None:
 @contextmanager
 def _temporary(home: Path) -> Iterator[Path]:
     """A hidden folder in `home`, on the same file system so that it can be renamed; gone at the end unless renamed."""
-    folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=home))
+    folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=home))
     folder.chmod(0o755)  # mkdtemp's 0o700 would keep a server of another user out
     try:
         yield folder
