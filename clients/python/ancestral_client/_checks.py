@@ -64,9 +64,12 @@ def _plain(value: Any) -> Any:
         return [_plain(part) for part in value]
     if isinstance(value, Image.Image):
         return pixels(value)
-    if hasattr(value, "detach") and hasattr(value, "numpy"):
-        return value.numpy(force=True)  # torch's own word for "whatever it takes"
-    return value
+    return value.numpy(force=True) if _is_tensor(value) else value  # torch's own word for "whatever it takes"
+
+
+def _is_tensor(value: Any) -> bool:
+    """Whether it is one of torch, which need not be installed."""
+    return hasattr(value, "detach") and hasattr(value, "numpy")
 
 
 def image_array(field: str, images: ArrayLike) -> NDArray[np.uint8]:
@@ -170,37 +173,37 @@ def labels_of(labels: ArrayLike | None) -> list[int] | None:
     return [label_of("labels", label) for label in np.atleast_1d(array).tolist()]
 
 
-def label_of(field: str, label: float) -> int:
+def label_of(field: str, label: object) -> int:
     """A class for the wire; only the server knows how many the model has."""
     return _whole(field, label, 0, _MAX_INT32, "0 to the model's label_count - 1")
 
 
-def count_of(field: str, n: float) -> int:
+def count_of(field: str, n: object) -> int:
     """A number of images for the wire; only the server knows how many it allows."""
     return _whole(field, n, 1, _MAX_INT32, "at least 1")
 
 
-def first_index_of(first_index: float) -> int:
+def first_index_of(first_index: object) -> int:
     """An index in a seed's sequence for the wire."""
     return _whole("first_index", first_index, 0, _MAX_INT64, "0 to 2^63 - 1")
 
 
-def version_of(version: float) -> int:
+def version_of(version: object) -> int:
     """A version for the wire."""
     return _whole("version", version, 0, _MAX_INT64, "at least 1, or 0 for the highest that is served")
 
 
-def seed_of(name: str, seed: float) -> int:
+def seed_of(name: str, seed: object) -> int:
     """A seed for the wire; `name` is its field."""
     return _whole(name, seed, 0, _MAX_INT64, "0 to 2^63 - 1")
 
 
-def message_bytes_of(limit: float) -> int:
+def message_bytes_of(limit: object) -> int:
     """The most bytes of a message, for gRPC."""
     return _whole("max_message_bytes", limit, 1, _MAX_INT32, "1 to 2^31 - 1")
 
 
-def _whole(field: str, value: Any, least: int, most: int, allowed: str) -> int:
+def _whole(field: str, value: object, least: int, most: int, allowed: str) -> int:
     """`value` as an int; InvalidArgument, about `field`, unless it is a whole number in a range called `allowed`.
 
     A whole number is an int or what stands for one: an integer of numpy, a tensor of one, True, 3.0.
@@ -217,6 +220,8 @@ def _whole(field: str, value: Any, least: int, most: int, allowed: str) -> int:
 
 def _number(field: str, value: Any, allowed: str) -> int | float:
     """`value` as a number, an int where it is one; InvalidArgument, about `field`, if it is none."""
+    if _is_tensor(value):
+        value = value.detach()
     if not isinstance(value, _NO_NUMBERS) and getattr(value, "ndim", 0) == 0:
         try:
             return operator.index(value)
@@ -229,13 +234,13 @@ def _number(field: str, value: Any, allowed: str) -> int | float:
     raise invalid(field, f"is {_told(value)}, which is no number but a {type(value).__name__}; must be {allowed}")
 
 
-def _real(field: str, value: Any, allowed: str) -> float:
+def _real(field: str, value: object, allowed: str) -> float:
     """`value` as a float; InvalidArgument, about `field`, if it is no number."""
     number = _number(field, value, allowed)
     try:
         return float(number)
     except OverflowError:  # of an int
-        return math.copysign(math.inf, number)
+        return math.inf if number > 0 else -math.inf
 
 
 def _exact(value: object) -> int:
@@ -259,7 +264,7 @@ def priority_of(priority: Priority) -> priority_pb2.Priority.ValueType:
     return _PRIORITIES[priority]
 
 
-def name_of(field: str, name: str) -> str:
+def name_of(field: str, name: object) -> str:
     """The name of a model for the wire; only the server knows which there are."""
     if not isinstance(name, str):
         raise invalid(field, f"is {_told(name)}; must be the name of a model, a str")
@@ -277,7 +282,7 @@ def flag_of(field: str, flag: object) -> bool:
     return bool(flag)
 
 
-def temperature_of(temperature: float) -> float:
+def temperature_of(temperature: object) -> float:
     """A temperature for the wire; only the server knows the highest that it allows."""
     allowed = "at least 0, up to the model's max_temperature"
     number = _real("temperature", temperature, allowed)
@@ -286,7 +291,7 @@ def temperature_of(temperature: float) -> float:
     return number
 
 
-def retry_seconds_of(seconds: float) -> float:
+def retry_seconds_of(seconds: object) -> float:
     """For how long failures are tried again."""
     allowed = "at least 0 seconds (0: no call is tried again)"
     number = _real("retry_seconds", seconds, allowed)
@@ -295,7 +300,7 @@ def retry_seconds_of(seconds: float) -> float:
     return number
 
 
-def timeout_of(timeout: float) -> float | None:
+def timeout_of(timeout: object) -> float | None:
     """Seconds for gRPC, whose None means for ever."""
     allowed = "above 0 seconds (math.inf: no limit)"
     number = _real("timeout", timeout, allowed)

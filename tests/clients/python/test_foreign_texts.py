@@ -60,7 +60,8 @@ def test_every_text_of_a_server_is_shown_as_it_is(
 ) -> None:
     reply = model_service_pb2.ListModelsResponse()
     model = reply.models.add(name=text, version=1, reason=text, device=text)
-    bundle = bundle_pb2.Bundle(name=text, family=text, description=text, image={"height": 8, "width": 8, "channels": 1})
+    size = bundle_pb2.ImageSpec(height=8, width=8, channels=1)
+    bundle = bundle_pb2.Bundle(name=text, family=text, description=text, image=size)
     bundle.roles.add(name=text)
     model.bundle.CopyFrom(bundle)
     fake_server.answer = lambda request, context: reply.SerializeToString()
@@ -85,7 +86,8 @@ def test_every_text_of_a_server_is_shown_as_it_is(
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_message_of_a_server_is_one_line(run: Run, fake_server: FakeServer, text: str) -> None:
     def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
-        context.abort(grpc.StatusCode.INTERNAL, text)
+        context.set_code(grpc.StatusCode.INTERNAL)
+        context.set_details(text)
         return b""
 
     fake_server.answer = answer
