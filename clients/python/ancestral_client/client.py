@@ -44,7 +44,7 @@ class Client(ModelCalls):
     first, and the server refuses one that would wait for long; "batch" takes what those leave over and may wait.
 
     A client can be pickled and copied, as joblib and scikit-learn do: the copy has the same settings, and a connection
-    of its own. So has a forked process that goes on with the client of its parent.
+    of its own. A forked process should make its own: gRPC's threads stay behind.
 
     Numbers may be of numpy, arrays also tensors (taken off their device and their graph) and Pillow's pictures. What is
     no whole number where one is needed is refused, never cut.

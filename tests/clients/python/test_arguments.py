@@ -6,9 +6,6 @@ import copy
 import inspect
 import math
 import pickle
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
@@ -301,28 +298,3 @@ def test_a_closed_client_says_so(client: Client) -> None:
     for call in (client.models, lambda: client.encode("tally", IMAGES), lambda: client.sample_stream("tally", 1)):
         with pytest.raises(Unavailable, match="this client was closed"):
             call()
-
-
-def test_a_forked_process_has_a_connection_of_its_own(toy_server: ServerProcess) -> None:
-    """In a process of its own: this one has threads of other tests, which a fork would not copy."""
-    program = textwrap.dedent(
-        """
-        import os, sys
-        from ancestral_client import Client
-
-        client = Client(sys.argv[1])
-        expected = client.sample("tally", 3, seed=1).images.tobytes()
-        for _ in range(3):
-            child = os.fork()
-            same = all(client.sample("tally", 3, seed=1).images.tobytes() == expected for _ in range(3))
-            if child == 0:
-                os._exit(not same)
-            assert same
-            assert os.waitpid(child, 0)[1] == 0
-        print("done")
-        """
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, toy_server.address], capture_output=True, text=True, timeout=100, check=False
-    )
-    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
