@@ -17,7 +17,7 @@ def prepare(parser: argparse.ArgumentParser, out: Path, *more: str) -> None:
         for suffix in (".md", ".json", *more):
             check_writable(out.with_suffix(suffix))
     except OSError as error:
-        parser.error(f"--out: {out.parent}: cannot be made: {reason(error)}")
+        parser.error(f"--out: {out.parent}: cannot be made a folder: {reason(error)}")
     except FileProblem as problem:
         parser.error(f"--out: {problem}")
 
