@@ -15,6 +15,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from ancestral_exporter.errors import ExporterError
 from ancestral_exporter.progress import Announcer
 
 CHECKPOINT = "last.ckpt"
@@ -89,11 +90,17 @@ class ReplacingIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
         partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except (OSError, RuntimeError) as error:
+            partial.unlink(missing_ok=True)
+            # torch speaks of a position in the file, and keeps what the disk said.
+            cause = error.__context__ if isinstance(error.__context__, OSError) else error
+            raise ExporterError(f"{path}: cannot be written: {getattr(cause, 'strerror', '') or cause}") from error
 
 
 def resumable(checkpoint: Path, wanted: str, announce: Announcer) -> int:

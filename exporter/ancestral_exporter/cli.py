@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
+from ancestral.text import shown, shown_lines
 from ancestral_exporter.errors import ExporterError, UsageError
+from ancestral_exporter.terminal import console
 
 if TYPE_CHECKING:
     from ancestral_exporter.make import Made
@@ -66,7 +68,7 @@ def train(
     """
     from ancestral_exporter.recipes import find, refuse_idle
 
-    console = Console()
+    stdout = console()
     settings = list(set_ or ())
     if epochs is not None:
         settings.append(f"schedule.epochs={epochs}")
@@ -79,10 +81,10 @@ def train(
     from ancestral_exporter.training import Options
 
     options = Options(seed=seed, precision=precision.value, devices=devices)
-    made = make(chosen, models, data, options, Announcer(console, chosen.name))
+    made = make(chosen, models, data, options, Announcer(stdout, chosen.name))
     if made.evaluations:
-        console.print(result_table(chosen, made))
-    console.print(f"wrote {made.path}", highlight=False, markup=False, soft_wrap=True)
+        stdout.print(result_table(chosen, made))
+    stdout.print(f"wrote {shown(made.path)}", soft_wrap=True)
 
 
 @app.command()
@@ -136,7 +138,7 @@ def recipes() -> None:
     for entry in shipped():
         where = "--data PATH" if SOURCES[entry.source].needs_path else "included"
         table.add_row(entry.name, entry.description, f"{entry.source} ({where})", str(entry.epochs))
-    Console().print(table)
+    console().print(table)
 
 
 @app.command(name="new-recipe")
@@ -153,10 +155,10 @@ def new_recipe(
     if file.exists():
         raise UsageError(f"{file}: is there already; it is not overwritten")
     written = new.write(family, data)
-    file.write_text(written.text, encoding="utf-8")
+    new.save(written, file)
     for line in written.left_out:
-        typer.echo(f"left out {line}")
-    typer.echo(written.description)
+        typer.echo(shown(f"left out {line}"))
+    typer.echo(shown(written.description))
     typer.echo(f"wrote {file}; train it with: ancestral-exporter train {file} --data {data} --models models")
 
 
@@ -167,19 +169,23 @@ def result_table(recipe: Recipe, made: Made) -> Table:
     test = made.evaluations[-1]
     if not test.has_likelihood:
         table = Table("", test.figure.unit)
-        label = f"[bold]{recipe.name}[/], {test.images} test images, {test.figure.name.replace('_', ' ')}"
-        table.add_row(label, f"{test.terms[test.figure.name]:.4f}")
+        name = Text.assemble(
+            (recipe.name, "bold"), f", {test.images} test images, {test.figure.name.replace('_', ' ')}"
+        )
+        table.add_row(name, f"{test.terms[test.figure.name]:.4f}")
         return table
     if not test.discrete:
         table = Table("", "nats/image")
-        table.add_row(f"[bold]{recipe.name}[/], test, density (no bits/dim to compare)", f"{test.nats:.2f}")
+        name = Text.assemble((recipe.name, "bold"), ", test, density (no bits/dim to compare)")
+        table.add_row(name, f"{test.nats:.2f}")
         return table
     table = Table("", "bits/dim", "nats/image")
     for reference in recipe.references:
         nats = reference.bits_per_dim * test.nats / test.bits_per_dim
         table.add_row(reference.text, f"{reference.bits_per_dim:.4g}", f"{nats:.1f}")
-    name = f"[bold]{recipe.name}[/], {test.images} test images, {likelihood_word(test.likelihood)}"
-    table.add_row(name, f"[bold]{test.bits_per_dim:.4f}[/]", f"{test.nats:.2f}")
+    about = f", {test.images} test images, {likelihood_word(test.likelihood)}"
+    bits = Text(f"{test.bits_per_dim:.4f}", "bold")
+    table.add_row(Text.assemble((recipe.name, "bold"), about), bits, f"{test.nats:.2f}")
     return table
 
 
@@ -209,4 +215,4 @@ def _given(context: typer.Context, name: str) -> bool:
 
 
 def _complain(error: object) -> None:
-    print(f"ancestral-exporter: {error}", file=sys.stderr)
+    print(shown_lines(f"ancestral-exporter: {error}"), file=sys.stderr)

@@ -15,7 +15,7 @@ import torch
 
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter import card, data, plots
-from ancestral_exporter.bundle import write_bundle
+from ancestral_exporter.bundle import check_home, write_bundle
 from ancestral_exporter.bundle.write import check_name
 from ancestral_exporter.cost import measure_cost
 from ancestral_exporter.errors import DataError, ExporterError
@@ -49,6 +49,7 @@ def make(recipe: Recipe, models: Path, data_folder: Path | None, options: Option
     """
     check_name(recipe.name)
     with _work_folder(models, recipe.name, announce) as work:
+        check_home(models / recipe.name)
         images = _data(recipe, data_folder, announce)
         fitted: Fitted | None = None
         if recipe.schedule.epochs:

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -247,3 +248,44 @@ def test_one_training_of_a_recipe_at_a_time(tmp_path: Path, run: Callable[..., D
         done = run("train", "digits-vae", "--epochs", 0, "--models", tmp_path)
     assert done.returncode == 1
     assert "another training of digits-vae is writing" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link"])
+def test_a_place_that_takes_no_bundle_is_told_before_the_training(
+    tmp_path: Path, run: Callable[..., Done], kind: str
+) -> None:
+    home = tmp_path / "digits-vae"
+    if kind == "file":
+        home.touch()
+    else:
+        home.symlink_to("nowhere")
+    done = run("train", "digits-vae", "--models", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"ancestral-exporter: {home}: cannot be written: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, run: Callable[..., Done]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # smaller than a graph
+    try:
+        done = run("train", "digits-vae", "--models", tmp_path, "--epochs", 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert done.returncode == 1
+    assert done.stderr == f"ancestral-exporter: {tmp_path / 'digits-vae'}: cannot be written: File too large\n"
+    assert list((tmp_path / "digits-vae").iterdir()) == []
+
+
+def test_names_of_others_are_no_markup_and_no_commands_of_the_terminal(
+    tmp_path: Path, run: Callable[..., Done]
+) -> None:
+    bundle = tmp_path / "[red]:smile:\x1b[2J"
+    assert run("verify", bundle).stderr == (f"ancestral-exporter: {tmp_path}/[red]:smile:\\x1b[2J: no such folder\n")
+    bundle.mkdir()
+    (bundle / "bundle.json").write_text(json.dumps({"schema": 1, "name": "a", "files": [{"path": "\x1b[2J\n[/beta]"}]}))
+    done = run("verify", bundle)
+    assert done.returncode == 1
+    assert "\\x1b[2J\\n[/beta]" in done.stdout + done.stderr
+    assert "\x1b" not in done.stdout + done.stderr

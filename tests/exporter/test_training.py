@@ -6,6 +6,7 @@ import dataclasses
 import io
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -215,3 +216,18 @@ def test_divergence_is_an_error(tiny: Recipe, digits: Dataset, tmp_path: Path, a
     wild = dataclasses.replace(tiny, schedule=dataclasses.replace(tiny.schedule, learning_rate=1e30))
     with pytest.raises(ExporterError, match="diverged: its loss is not a number from step 2 on"):
         fit(wild, digits, tmp_path, Options(), announcer)
+
+
+def test_a_checkpoint_that_does_not_fit_keeps_the_one_before(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "last.ckpt"
+    checkpoints.ReplacingIO().save_checkpoint({"weights": torch.zeros(10)}, checkpoint)
+    before = checkpoint.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(ExporterError, match=r"last\.ckpt: cannot be written: File too large$"):
+            checkpoints.ReplacingIO().save_checkpoint({"weights": torch.zeros(100_000)}, checkpoint)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert checkpoint.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]

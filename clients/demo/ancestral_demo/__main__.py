@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.text import Text
 
+from ancestral.text import shown, shown_lines
 from ancestral_client import AncestralError
+from ancestral_client.replacing import FileProblem
+from ancestral_client.terminal import console
 from ancestral_demo import demo
 from ancestral_demo.processes import DemoError, command, has_any_bundle, sampling_model, train_missing
 
@@ -24,11 +27,16 @@ def run(
     models: Models = Path("models"), out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("demo")
 ) -> None:
     """Train, export, verify, serve, sample, encode, measure."""
-    console = Console()
-    report = demo.run(models, out, console)
-    report.print(console)
-    console.print(f"Pictures and the report are in [bold]{out}/[/]; it took {report.seconds:.0f} s.")
-    console.print("Next: [bold]make serve[/] serves the same models until Ctrl-C and says how to ask it for samples.")
+    stdout = console()
+    report = demo.run(models, out, stdout)
+    report.print(stdout)
+    stdout.print(
+        Text.assemble(
+            "Pictures and the report are in ", (f"{shown(out)}/", "bold"), f"; it took {report.seconds:.0f} s."
+        )
+    )
+    later = " serves the same models until Ctrl-C and says how to ask it for samples."
+    stdout.print(Text.assemble("Next: ", ("make serve", "bold"), later))
 
 
 @app.command()
@@ -83,13 +91,14 @@ def main() -> None:
     """Exit code 1 with one clear message if a step failed."""
     try:
         app()
-    except (DemoError, AncestralError) as error:
-        Console(stderr=True).print(f"ancestral-demo: {error}", style="red", markup=False)
+    except (DemoError, AncestralError, FileProblem) as error:
+        console(stderr=True).print(shown_lines(f"ancestral-demo: {error}"), style="red", soft_wrap=True)
         sys.exit(1)
     except OSError as error:
         if error.filename is None:
             raise
-        Console(stderr=True).print(f"ancestral-demo: {error.filename}: {error.strerror}", style="red", markup=False)
+        problem = shown_lines(f"ancestral-demo: {error.filename}: {error.strerror}")
+        console(stderr=True).print(problem, style="red", soft_wrap=True)
         sys.exit(1)
 
 

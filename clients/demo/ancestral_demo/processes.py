@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ancestral.text import shown
+
 RECIPES = ("digits-vae", "digits-pixelcnn")
 
 
@@ -56,7 +58,7 @@ def train_missing(models: Path) -> list[str]:
     if missing and not has_any_bundle(models):
         _refuse_model(models)
     if missing:  # perhaps another folder was meant
-        print(f"no {' and no '.join(missing)} in {models}: training takes minutes; Ctrl-C stops", flush=True)
+        print(f"no {' and no '.join(missing)} in {shown(models)}: training takes minutes; Ctrl-C stops", flush=True)
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     runs: list[tuple[str, subprocess.Popen[str]]] = []
     for recipe in missing:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from dataclasses import asdict
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.progress import track
 
 from ancestral_client import _commands as commands
@@ -38,10 +39,12 @@ from ancestral_client._commands import (
     Version,
 )
 from ancestral_client.client import Client
+from ancestral_client.replacing import FileProblem, reason
 from ancestral_client.results import SampledImage, Samples
+from ancestral_client.terminal import console
 
 _EXIT_CODES: dict[type[Exception], int] = {
-    files.FileProblem: 2,
+    FileProblem: 2,
     errors.InvalidArgument: 2,
     errors.MessageTooLarge: 2,
     errors.BundleRefused: 2,
@@ -110,10 +113,10 @@ def sample(
 
 def _sample_with_bar(client: Client, model: str, n: int, **asked: Any) -> Samples:
     """The result of `Client.sample`, by way of `Client.sample_stream`."""
-    console = Console(stderr=True)
+    stderr = console(stderr=True)
     with client.sample_stream(model, n, **asked) as events:
         # Gone when it is done, or before an error is told; and nothing of it in a log.
-        bar = track(events, "images", total=n, console=console, transient=True, disable=not console.is_terminal)
+        bar = track(events, "images", total=n, console=stderr, transient=True, disable=not stderr.is_terminal)
         finished = {event.index: event for event in bar if isinstance(event, SampledImage)}
     ordered = [finished[index] for index in sorted(finished)]
     likelihoods = [image.log_likelihood for image in ordered if image.log_likelihood is not None]
@@ -177,7 +180,7 @@ def encode(
     files.check_target(out, ".npz", ".npy")
     files.check_holds_all(out, "--draw-seed", draw_seed is not None)
     with commands.client(context, address, timeout, bulk_priority=priority) as client:
-        array = commands.images(images)
+        array = commands.images(client, model, version, images)
         parts = client.encode_stream(model, array, draw_seed=draw_seed, version=version)
         posterior = commands.joined(parts, len(array))
     arrays = {"mean": posterior.mean, "log_variance": posterior.log_variance, "latent": posterior.latent}
@@ -224,9 +227,8 @@ def features(
     files.check_target(out, ".npz", ".npy")
     files.check_holds_all(out, "--map", include_map)
     with commands.client(context, address, timeout, priority) as client, commands.wanting_labels(labels):
-        hidden = client.features(
-            model, commands.images(images), include_map=include_map, labels=commands.labels(labels), version=version
-        )
+        array = commands.images(client, model, version, images)
+        hidden = client.features(model, array, include_map=include_map, labels=commands.labels(labels), version=version)
     files.write_arrays(out, {"features": hidden.features, "feature_map": hidden.feature_map})
     commands.done(out, f"{len(hidden.features)} × {hidden.features.shape[1]} features", hidden.info)
 
@@ -252,7 +254,7 @@ def score(
         commands.client(context, address, timeout, bulk_priority=priority) as client,
         commands.wanting_labels(labels),
     ):
-        array = commands.images(images)
+        array = commands.images(client, model, version, images)
         parts = client.score_stream(model, array, seed=seed, labels=commands.labels(labels), version=version)
         scores = commands.joined(parts, len(array))
     if out is not None:
@@ -269,12 +271,25 @@ def score(
 
 
 def main() -> None:
-    """Runs a command; a failed call is one line on stderr and an exit code."""
+    """Runs a command; what fails is one line on stderr and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a letter that its encoding lacks is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
-    except (errors.AncestralError, files.FileProblem) as error:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where a full disk can still be told
+    except (errors.AncestralError, FileProblem) as error:
         print(f"ancestral: {commands.told(error)}", file=sys.stderr)
         sys.exit(next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), 1))
+    except OSError as error:
+        # Files of ours are FileProblems. What could not be written is thrown away, or Python would try it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # whoever read it has seen enough, as head
+            sys.exit(1)
+        print(f"ancestral: the output cannot be written: {reason(error)}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

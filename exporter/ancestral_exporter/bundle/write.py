@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +22,13 @@ from ancestral_exporter.bundle.feeds import Subjects, make_feeds, torch_answers
 from ancestral_exporter.bundle.report import VerifyReport
 from ancestral_exporter.bundle.runtime import Array, Arrays, open_session
 from ancestral_exporter.bundle.verify import MANIFEST, SCHEMA, sha256, verify_bundle, verify_model
-from ancestral_exporter.errors import UsageError
+from ancestral_exporter.errors import ExporterError, UsageError
 from ancestral_exporter.models.base import ImageModel, OneShotGraph, RasterGraph
 
 GOLDEN = "golden.npz"
 # For the server's device too: a GPU without TF32 stays well inside.
 GOLDEN_TOLERANCE = Tolerance(1e-4, 0.002)
+_PARTIAL = ".partial-"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # The manifest and the server hold versions in 64 bits with a sign.
 LAST_VERSION = 2**63 - 1
@@ -78,6 +80,15 @@ def check_name(name: str) -> None:
     """Raises UsageError unless a model may be called so."""
     if not _NAME.fullmatch(name):
         raise UsageError(f"model name {name!r} does not match {_NAME.pattern}")
+
+
+def check_home(home: Path) -> None:
+    """Raises ExporterError unless versions can be placed in `home`: asked before a training, not after it."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=home if os.path.lexists(home) else home.parent):
+            pass
+    except OSError as error:
+        raise ExporterError(f"{home}: cannot be written: {error.strerror}") from error
 
 
 def _subjects(model: ImageModel, images: Array, labels: Array | None) -> Subjects:
@@ -218,10 +229,15 @@ def temporary(home: Path) -> Iterator[Path]:
 
     Its mode is what the umask leaves, as of every folder and file here: a bundle is as private as its maker wants.
     """
-    folder = home / f".partial-{secrets.token_hex(8)}"
+    folder = home / f"{_PARTIAL}{secrets.token_hex(8)}"
     folder.mkdir()
     try:
         yield folder
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # A full disk is found by a file that is open, which does not say its name.
+        raise ExporterError(f"{home}: cannot be written: {error.strerror or error}") from error
     finally:
         if folder.exists():
             shutil.rmtree(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from ancestral_exporter.data import own
 from ancestral_exporter.data.readers import Source
 from ancestral_exporter.data.settings import DataSettings
-from ancestral_exporter.errors import UsageError
+from ancestral_exporter.errors import ExporterError, UsageError
 from ancestral_exporter.recipes.reading import nearest
 
 # Longer sides than this are scaled down: a PixelCNN draws every value one after the other.
@@ -74,8 +75,19 @@ class Written:
     left_out: Sequence[str]
 
 
-def families() -> list[str]:
-    return list(_MODELS)
+def save(written: Written, file: Path) -> None:
+    """Write the recipe beside its place and rename it: a full disk leaves no half of one. Raises ExporterError."""
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as out:
+            out.write(written.text)
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(file)
+    except OSError as error:
+        raise ExporterError(f"{file}: cannot be written ({error.strerror})") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write(family: str, path: Path) -> Written:
