@@ -111,6 +111,16 @@ class Requests:
             labels=labels,
         )
 
+    def classify(self, model: str, batch: NDArray[np.uint8], *, version: int) -> pb.ClassifyRequest:
+        """Of images that `images` made."""
+        _checks.fits_message("images", batch, self._max_message_bytes)
+        return pb.ClassifyRequest(
+            model=_checks.name_of("model", model),
+            version=_checks.version_of(version),
+            priority=self._priority,
+            images=_wire.pack(batch),
+        )
+
     def decode(self, model: str, latents: ArrayLike, *, version: int) -> pb.DecodeRequest:
         batch = _checks.latent_batch(latents)
         _checks.fits_message("latents", batch, self._max_message_bytes)

@@ -20,6 +20,7 @@ import numpy as np
 import typer
 from rich.progress import track
 
+from ancestral.text import shown
 from ancestral_client import _commands as commands
 from ancestral_client import _manage as manage
 from ancestral_client import errors, files
@@ -231,6 +232,35 @@ def features(
         hidden = client.features(model, array, include_map=include_map, labels=commands.labels(labels), version=version)
     files.write_arrays(out, {"features": hidden.features, "feature_map": hidden.feature_map})
     commands.done(out, f"{len(hidden.features)} × {hidden.features.shape[1]} features", hidden.info)
+
+
+@app.command()
+def classify(
+    context: typer.Context,
+    model: ModelName,
+    images: ImageFile,
+    out: Annotated[Path | None, typer.Option(help="Also write logits, probabilities and labels to this .npz.")] = None,
+    as_json: AsJson = False,
+    priority: Priority = "interactive",
+    version: Version = 0,
+    address: Address = None,
+    timeout: Timeout = TIMEOUT,
+) -> None:
+    """Tell which class images are of."""
+    if out is not None:
+        files.check_target(out, ".npz")
+    with commands.client(context, address, timeout, priority) as client:
+        array = commands.images(client, model, version, images)
+        found = client.classify(model, array, version=version)
+    if out is not None:
+        files.write_arrays(out, {"logits": found.logits, "probabilities": found.probabilities, "labels": found.labels})
+    best = found.probabilities.max(axis=1)
+    if as_json:
+        rows = zip(found.labels.tolist(), found.names, best.tolist(), strict=True)
+        print(json.dumps([{"label": label, "name": name, "probability": share} for label, name, share in rows]))
+        return
+    for name, share in zip(found.names, best, strict=True):
+        print(f"{shown(name)}\t{share:.3f}")
 
 
 @app.command()

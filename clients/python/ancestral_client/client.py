@@ -22,7 +22,7 @@ from ancestral_client._connection import Connection
 from ancestral_client._models import ModelCalls
 from ancestral_client._requests import Requests
 from ancestral_client.bulk import MESSAGE_SIZE, BulkStream, Role, cut
-from ancestral_client.results import Decoding, Encoding, Features, Samples, Scores
+from ancestral_client.results import Classes, Decoding, Encoding, Features, Samples, Scores
 from ancestral_client.stream import SampleStream
 
 _Result = TypeVar("_Result", bound=Encoding | Scores)
@@ -249,6 +249,12 @@ class Client(ModelCalls):
         classes = _checks.labels_of(labels)
         request = self._requests.features(model, batch, include_map=include_map, labels=classes, version=version)
         return _wire.features(call(self._connection.inference.ExtractFeatures, request, self._attempts(timeout)))
+
+    def classify(self, model: str, images: ArrayLike, *, version: int = 0, timeout: float | None = None) -> Classes:
+        """Which class each image is of: logits and probabilities [N,K], and the most probable label [N]."""
+        batch = self._requests.images(images, model, version, timeout)
+        request = self._requests.classify(model, batch, version=version)
+        return _wire.classes(call(self._connection.inference.Classify, request, self._attempts(timeout)))
 
     def score(
         self,

@@ -94,7 +94,17 @@ WRONG: dict[str, tuple[Any, ...]] = {
 # What an argument is called on the wire.
 FIELDS = {"n": "count", "bulk_priority": "priority"}
 RIGHT: dict[str, Any] = {"model": "tally", "name": "tally", "n": 1, "images": IMAGES, "latents": np.zeros((1, 2))}
-METHODS = ("sample", "sample_stream", "encode", "encode_stream", "decode", "features", "score", "score_stream")
+METHODS = (
+    "sample",
+    "sample_stream",
+    "encode",
+    "encode_stream",
+    "decode",
+    "features",
+    "classify",
+    "score",
+    "score_stream",
+)
 CASES = [
     (method, argument)
     for method in (*METHODS, "models", "model", "load", "unload")
