@@ -1,88 +1,12 @@
-"""`ancestral-demo`: what `make demo` and `make serve` run."""
+"""`ancestral-demo`, where what it needs is installed."""
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-from pathlib import Path
-from typing import Annotated
-
-import typer
-from rich.console import Console
-
-from ancestral_client import AncestralError
-from ancestral_demo import demo
-from ancestral_demo.processes import DemoError, command, train_missing
-
-app = typer.Typer(add_completion=False, help="The whole system at work on real digits.", no_args_is_help=True)
-Models = Annotated[Path, typer.Option(help="Folder of bundles; filled where it has none.")]
-
-
-@app.command()
-def run(
-    models: Models = Path("models"), out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("demo")
-) -> None:
-    """Train, export, verify, serve, sample, encode, measure."""
-    console = Console()
-    report = demo.run(models, out, console)
-    report.print(console)
-    console.print(f"Pictures and the report are in [bold]{out}/[/]; it took {report.seconds:.0f} s.")
-    console.print("Next: [bold]make serve[/] serves the same models until Ctrl-C and says how to ask it for samples.")
-
-
-@app.command()
-def serve(
-    models: Models = Path("models"),
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="gRPC port.")] = 8500,
-    metrics_port: Annotated[int, typer.Option(help="Prometheus port.")] = 9464,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-) -> None:
-    """Serve the models until Ctrl-C; trains the default ones first if there are none."""
-    train_missing(models)
-    address = "" if port == 8500 else f" --address localhost:{port}"
-    client = os.path.relpath(command("ancestral"))
-    _say_when_it_listens(
-        "In a second terminal, ask for samples:\n\n"
-        f"  {client} sample digits-pixelcnn -n 16 --seed 7 --out grid.png{address}\n\n"
-        f"Metrics: http://localhost:{metrics_port}/metrics. Ctrl-C stops the server."
-    )
-    flags = [
-        f"--models={models}",
-        f"--host={host}",
-        f"--port={port}",
-        f"--metrics-port={metrics_port}",
-        f"--device={device}",
-    ]
-    # In place of this process, so that signals and exit codes are the server's own.
-    os.execv(command("ancestral-server"), [command("ancestral-server"), *flags])
-
-
-def _say_when_it_listens(text: str) -> None:
-    """Let a child process pass on what this one prints from now on, with the text before the line that it listens."""
-    sys.stdout.flush()
-    readable, writable = os.pipe()
-    if os.fork():
-        os.close(readable)
-        os.dup2(writable, sys.stdout.fileno())
-        os.close(writable)
-        return
-    os.close(writable)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the server
-    with open(readable) as lines:
-        for line in lines:
-            print(f"{text}\n{line}" if line.startswith("listening on ") else line, end="", flush=True)
-    os._exit(0)
+from ancestral.commands import run
 
 
 def main() -> None:
-    """Exit code 1 with one clear message if a step failed."""
-    try:
-        app()
-    except (DemoError, AncestralError) as error:
-        Console(stderr=True).print(f"ancestral-demo: {error}", style="red", markup=False)
-        sys.exit(1)
+    run("ancestral-demo", "ancestral_demo.cli", extra="demo")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ancestral.v1 import priority_pb2
+from ancestral_client import _address
 from ancestral_client.errors import STREAMS, FieldViolation, InvalidArgument, MessageTooLarge, invalid
 
 _MAX_INT32 = 2**31 - 1
@@ -161,6 +162,18 @@ def seed_of(name: str, seed: int) -> int:
     if not 0 <= seed <= _MAX_INT64:
         raise invalid(name, f"is {seed}; must be 0 to 2^63 - 1")
     return int(seed)
+
+
+def address_of(address: str, field: str = "address") -> str:
+    """Where a server is: HOST:PORT or a target of gRPC. `field` is what the error names."""
+    try:
+        if not isinstance(address, str):
+            raise TypeError(address)
+        _address.hosts(address)
+    except (TypeError, ValueError):
+        problem = f"is {address!r}; must be HOST:PORT with a port of 1 to 65535, as localhost:8500 or [::1]:8500"
+        raise invalid(field, problem) from None
+    return address
 
 
 def retry_seconds_of(seconds: float) -> float:

@@ -46,6 +46,9 @@ class Client(ModelCalls):
     `priority` is that of every call, `bulk_priority` that of the streams of encode and score. Interactive calls go
     first, and the server refuses one that would wait for long; "batch" takes what those leave over and may wait.
 
+    `address` is HOST:PORT, or a target of gRPC such as dns:///replicas:8500. What is on this machine is reached without
+    the proxy that `http_proxy` and the like may name, other hosts by it, unless `no_proxy` has them.
+
     Every method raises an AncestralError (see `ancestral_client.errors`); a wrong value is an InvalidArgument, whether
     the client finds it or the server does.
     """
@@ -61,8 +64,8 @@ class Client(ModelCalls):
         max_message_bytes: int = _channel.MAX_MESSAGE_BYTES,
     ) -> None:
         _checks.timeout_of(timeout)
+        self.address = _checks.address_of(address)
         self._server = Server(address, _checks.retry_seconds_of(retry_seconds))
-        self.address = address
         self.timeout = timeout
         self._channel = _channel.open_channel(address, max_message_bytes)
         self._inference = inference_service_pb2_grpc.InferenceServiceStub(self._channel)
