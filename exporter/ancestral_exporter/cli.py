@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,8 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    # Plain: in its panels typer says of each flag that it takes a <bool>.
+    rich_markup_mode=None,
 )
 
 
@@ -35,6 +38,21 @@ class LikelihoodName(StrEnum):
     BERNOULLI = "bernoulli"
     CATEGORICAL = "categorical"
     GAUSSIAN = "gaussian"
+
+
+def tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ancestral-exporter {metadata.version('ancestral')}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=tell_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """What every command may be preceded by."""
 
 
 @app.command()

@@ -20,3 +20,5 @@ def run(command: str, module: str, *, extra: str) -> None:
             raise  # no extra would bring it
         print(f"{command}: needs {missing}, which is not installed: pip install 'ancestral[{extra}]'", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:  # before the command itself looks after it, as while its packages are read
+        sys.exit(130)

@@ -39,7 +39,9 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[Sett
     variables, remarks = _from_environment(environment)
     flags, others = _parser().parse_known_args(arguments)
     if others:
-        raise WrongUsage("\n".join(_unknown_flag(text) for text in others))
+        # What follows an unknown flag is most likely its value.
+        unknown = [text for text in others if text.startswith("-")] or others
+        raise WrongUsage("\n".join(map(_unknown, unknown)))
     given: dict[str, str] = vars(flags)
     values = {field: value for field, (_, value) in variables.items()} | given
     try:
@@ -84,10 +86,10 @@ def _flag(field: str) -> str:
     return f"--{field.replace('_', '-')}"
 
 
-def _unknown_flag(text: str) -> str:
+def _unknown(text: str) -> str:
     name = text.partition("=")[0]
     if not name.startswith("-"):
-        return f"{text}: there is no such argument, only flags; ancestral-server --help lists them all"
+        return f"{text}: only flags are taken; ancestral-server --help lists them all"
     return f"{name}: there is no such flag; {_nearest(name, map(_flag, Settings.model_fields))}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +14,31 @@ from rich.console import Console
 
 from ancestral_client import AncestralError
 from ancestral_demo import demo
-from ancestral_demo.processes import DemoError, command, train_missing
+from ancestral_demo.processes import LISTENING, DemoError, command, train_missing
 
-app = typer.Typer(add_completion=False, help="The whole system at work on real digits.", no_args_is_help=True)
+app = typer.Typer(
+    help="The whole system at work on real digits.",
+    add_completion=False,
+    no_args_is_help=True,
+    # Plain: in its panels typer says of each flag that it takes a <bool>.
+    rich_markup_mode=None,
+)
 Models = Annotated[Path, typer.Option(help="Folder of bundles; filled where it has none.")]
+
+
+def tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ancestral-demo {metadata.version('ancestral')}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=tell_version, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -41,13 +63,7 @@ def serve(
 ) -> None:
     """Serve the models until Ctrl-C; trains the default ones first if there are none."""
     train_missing(models)
-    address = "" if port == 8500 else f" --address localhost:{port}"
-    client = os.path.relpath(command("ancestral"))
-    _say_when_it_listens(
-        "In a second terminal, ask for samples:\n\n"
-        f"  {client} sample digits-pixelcnn -n 16 --seed 7 --out grid.png{address}\n\n"
-        f"Metrics: http://localhost:{metrics_port}/metrics. Ctrl-C stops the server."
-    )
+    _say_when_it_listens()
     flags = [
         f"--models={models}",
         f"--host={host}",
@@ -59,8 +75,8 @@ def serve(
     os.execv(command("ancestral-server"), [command("ancestral-server"), *flags])
 
 
-def _say_when_it_listens(text: str) -> None:
-    """Let a child process pass on what this one prints from now on, with the text before the line that it listens."""
+def _say_when_it_listens() -> None:
+    """Let a child process pass on what this one prints from now on, and say how to ask before the line that it listens."""
     sys.stdout.flush()
     readable, writable = os.pipe()
     if os.fork():
@@ -72,8 +88,20 @@ def _say_when_it_listens(text: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the server
     with open(readable) as lines:
         for line in lines:
-            print(f"{text}\n{line}" if line.startswith("listening on ") else line, end="", flush=True)
+            if listening := LISTENING.search(line):
+                print(_how_to_ask(*listening.groups()))
+            print(line, end="", flush=True)
     os._exit(0)
+
+
+def _how_to_ask(address: str, metrics: str) -> str:
+    client = os.path.relpath(command("ancestral"))
+    where = "" if address.endswith(":8500") else f" --address {address}"
+    return (
+        "In a second terminal, ask for samples:\n\n"
+        f"  {client} sample digits-pixelcnn -n 16 --seed 7 --out grid.png{where}\n\n"
+        f"Metrics: http://{metrics}/metrics. Ctrl-C stops the server."
+    )
 
 
 def main() -> None:

@@ -61,6 +61,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # Plain: in its panels typer says of each flag that it takes a <bool>.
+    rich_markup_mode=None,
 )
 
 
