@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +13,18 @@ import time
 import urllib.request
 from pathlib import Path
 from types import TracebackType
+
+
+def _has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+# Not everywhere: containers often have no ::1.
+HAS_IPV6 = _has_ipv6()
 
 
 class ServerProcess:

@@ -27,8 +27,10 @@ def host_of(text: str) -> str:
         raise ValueError(
             "must be an address or a name to listen on, without a port: 127.0.0.1, ::1, fe80::1%eth0, localhost"
         ) from None
-    if not zone or not parsed.is_link_local:
+    if not parsed.is_link_local:
         return address
+    if not zone:
+        raise ValueError(f"is local to a link, so it must say on which interface: {address}%eth0")
     try:
         # gRPC knows interfaces by name only.
         name = socket.if_indextoname(int(zone)) if zone.isdecimal() else zone
