@@ -1,13 +1,8 @@
-"""`ancestral-server`, where what it needs is installed."""
+"""`python -m ancestral_server` is the command `ancestral-server`."""
 
 from __future__ import annotations
 
-from ancestral.commands import run
-
-
-def main() -> None:
-    run("ancestral-server", "ancestral_server.cli", extra="server")
-
+from ancestral.commands import server as main
 
 if __name__ == "__main__":
     main()

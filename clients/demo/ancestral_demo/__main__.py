@@ -1,12 +1,116 @@
-"""`ancestral-demo`, where what it needs is installed."""
+"""`ancestral-demo`: what `make demo` and `make serve` run."""
 
 from __future__ import annotations
 
-from ancestral.commands import run
+import os
+import signal
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ancestral_client import AncestralError
+from ancestral_demo import demo
+from ancestral_demo.processes import LISTENING, DemoError, command, train_missing
+
+app = typer.Typer(
+    help="The whole system at work on real digits.",
+    add_completion=False,
+    no_args_is_help=True,
+    # Plain: in its panels typer says of each flag that it takes a <bool>.
+    rich_markup_mode=None,
+)
+Models = Annotated[Path, typer.Option(help="Folder of bundles; filled where it has none.")]
+
+
+def tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ancestral-demo {metadata.version('ancestral')}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=tell_version, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    models: Models = Path("models"), out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("demo")
+) -> None:
+    """Train, export, verify, serve, sample, encode, measure."""
+    console = Console()
+    report = demo.run(models, out, console)
+    report.print(console)
+    console.print(f"Pictures and the report are in [bold]{out}/[/]; it took {report.seconds:.0f} s.")
+    console.print("Next: [bold]make serve[/] serves the same models until Ctrl-C and says how to ask it for samples.")
+
+
+@app.command()
+def serve(
+    models: Models = Path("models"),
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="gRPC port.")] = 8500,
+    metrics_port: Annotated[int, typer.Option(help="Prometheus port.")] = 9464,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Serve the models until Ctrl-C; trains the default ones first if there are none."""
+    train_missing(models)
+    _say_when_it_listens()
+    flags = [
+        f"--models={models}",
+        f"--host={host}",
+        f"--port={port}",
+        f"--metrics-port={metrics_port}",
+        f"--device={device}",
+    ]
+    # In place of this process, so that signals and exit codes are the server's own.
+    os.execv(command("ancestral-server"), [command("ancestral-server"), *flags])
+
+
+def _say_when_it_listens() -> None:
+    """Let a child process pass on what this one prints from now on, and say how to ask before the line that it listens."""
+    sys.stdout.flush()
+    readable, writable = os.pipe()
+    if os.fork():
+        os.close(readable)
+        os.dup2(writable, sys.stdout.fileno())
+        os.close(writable)
+        return
+    os.close(writable)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the server
+    with open(readable) as lines:
+        for line in lines:
+            if listening := LISTENING.search(line):
+                print(_how_to_ask(*listening.groups()))
+            print(line, end="", flush=True)
+    os._exit(0)
+
+
+def _how_to_ask(address: str, metrics: str) -> str:
+    client = os.path.relpath(command("ancestral"))
+    where = "" if address.endswith(":8500") else f" --address {address}"
+    return (
+        "In a second terminal, ask for samples:\n\n"
+        f"  {client} sample digits-pixelcnn -n 16 --seed 7 --out grid.png{where}\n\n"
+        f"Metrics: http://{metrics}/metrics. Ctrl-C stops the server."
+    )
 
 
 def main() -> None:
-    run("ancestral-demo", "ancestral_demo.cli", extra="demo")
+    """Exit code 1 with one clear message if a step failed."""
+    try:
+        app()
+    except (DemoError, AncestralError) as error:
+        Console(stderr=True).print(f"ancestral-demo: {error}", style="red", markup=False)
+        sys.exit(1)
 
 
 if __name__ == "__main__":
