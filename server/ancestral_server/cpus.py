@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # A line of /proc/self/mountinfo: which folder of which kind of file system is mounted where.
-_MOUNT = re.compile(
-    r"^\d+ \d+ \S+ (?P<top>\S+) (?P<point>\S+) .*? - (?P<kind>\S+) \S* (?P<options>\S+)$", re.MULTILINE
-)
+_MOUNT = re.compile(r"^\d+ \d+ \S+ (?P<top>\S+) (?P<point>\S+) .*? - (?P<kind>\S+) \S* (?P<options>\S+)$", re.MULTILINE)
 
 
 def usable_cpus(root: Path = Path("/")) -> int:
@@ -25,12 +23,12 @@ def usable_cpus(root: Path = Path("/")) -> int:
 
 
 def _cpu_quota(root: Path) -> float:
-    """CPUs' worth of time in each period, the least of the cgroup and those around it; infinite where there is no quota."""
+    """CPUs' worth of time in each period, the least of the cgroup and those above it; infinite if there is no quota."""
     return min(map(_quota, _cgroups(root)), default=math.inf)
 
 
 def _cgroups(root: Path) -> Iterator[Path]:
-    """The folders that may hold a quota of this process, of cgroups' versions 1 and 2: its own cgroup's and those above.
+    """The folders that may hold a quota of this process, of versions 1 and 2: its own cgroup's and those above it.
 
     In a container its own is often the uppermost that is mounted.
     """
@@ -54,7 +52,7 @@ def _cgroups(root: Path) -> Iterator[Path]:
 
 
 def _below(path: str, top: str) -> str:
-    """The part of a cgroup's path below the one that is mounted; none if it lies elsewhere, as seen from a container."""
+    """The part of a cgroup's path below the one that is mounted; none if a container sees it as lying elsewhere."""
     inside = path == top or path.startswith(f"{top.rstrip('/')}/")
     return "" if not inside or ".." in path.split("/") else path.removeprefix(top).lstrip("/")
 
@@ -76,5 +74,5 @@ def _text(file: Path) -> str:
 
 
 def _unescaped(path: str) -> str:
-    """A path of mountinfo, which writes spaces and the like as \\040."""
+    """A path of mountinfo, which writes a space as a backslash and 040, and the like."""
     return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), path)

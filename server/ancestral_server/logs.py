@@ -33,7 +33,11 @@ class _Stderr:
 
 def configure(wanted: Format) -> None:
     file = cast(TextIO, _Stderr())
-    told = [structlog.contextvars.merge_contextvars, structlog.processors.add_log_level, _STAMP]
+    told: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        _STAMP,
+    ]
     shown: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer(colors=coloured(os.environ, terminal=sys.stderr.isatty()))]
         if _for_people(wanted)
@@ -57,13 +61,13 @@ def announce(wanted: Format, event: str) -> None:
 
     Serving matters more than saying so, as to a terminal that has gone.
     """
-    line = event if _for_people(wanted) else json.dumps(_STAMP(None, "info", {"level": "info"}) | {"event": event})
+    line = event if _for_people(wanted) else json.dumps({**_STAMP(None, "info", {"level": "info"}), "event": event})
     with suppress(OSError):
         print(line, flush=True)
 
 
 def coloured(environment: Mapping[str, str], *, terminal: bool) -> bool:
-    """Whether text has colours: on a terminal that knows them, unless NO_COLOR is set; with FORCE_COLOR in files too."""
+    """Whether text has colours: on a terminal that knows them, with FORCE_COLOR anywhere, with NO_COLOR nowhere."""
     if environment.get("NO_COLOR"):
         return False
     if forced := environment.get("FORCE_COLOR"):

@@ -10,7 +10,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from ancestral_server.addresses import host_of
 from ancestral_server.cpus import usable_cpus
 
-
 # Of the environment variable for each of them.
 PREFIX = "ANCESTRAL_SERVER_"
 

@@ -1,4 +1,4 @@
-"""What all commands of the distribution have in common: their version, their help, and what they say without their extra."""
+"""What all commands have in common: their version, their help, what they say without their extra."""
 
 from __future__ import annotations
 

@@ -18,7 +18,6 @@ from ancestral.v1 import inference_service_pb2_grpc
 from running import ServerProcess
 from wire import tensor, toy_images
 
-
 _PING, _GOAWAY, _ACK = 6, 7, 1
 
 
@@ -93,10 +92,10 @@ def test_a_client_that_pings_on_a_quiet_stream_is_served(lenient: ServerProcess)
         CountingLink(lenient.address) as link,
         grpc.insecure_channel(link.address, options=often) as channel,
     ):
-        messages_to_send: queue.Queue[pb.EncodeRequest | None] = queue.Queue()
+        messages_to_send: queue.Queue[pb.EncodeStreamRequest | None] = queue.Queue()
         stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
-        stream = stub.EncodeStream(iter(messages_to_send.get, None), timeout=120)
-        images = pb.EncodeRequest(model="tally", images=tensor(toy_images(1)))
+        stream = stub.EncodeStream(iter(lambda: messages_to_send.get(), None), timeout=120)
+        images = pb.EncodeStreamRequest(encode=pb.EncodeRequest(model="tally", images=tensor(toy_images(1))))
         messages_to_send.put(images)
         next(stream)
         # gRPC forgives two, and ends the connection at the third.

@@ -46,7 +46,12 @@ def test_each_setting_is_a_flag_and_a_variable_and_flags_go_first() -> None:
 
 @pytest.mark.parametrize(
     ("flags", "value"),
-    [(["--log-calls"], True), (["--log-calls", "true"], True), (["--log-calls=no"], False), (["--log-calls", "0"], False)],
+    [
+        (["--log-calls"], True),
+        (["--log-calls", "true"], True),
+        (["--log-calls=no"], False),
+        (["--log-calls", "0"], False),
+    ],
 )
 def test_a_flag_alone_is_a_yes(flags: list[str], value: bool) -> None:
     assert read([*flags, *MODELS], {})[0].log_calls is value
@@ -98,7 +103,11 @@ def test_a_variable_of_our_prefix_that_is_none_is_named_with_the_nearest(name: s
         ([], {"PORT": "http"}, ["ANCESTRAL_SERVER_PORT: Input should be a valid integer, unable to parse"]),
         (["--port", "http"], {"PORT": "1"}, ["--port: Input should be a valid integer"]),
         (["--port", "http"], {"PORT": "x"}, ["--port: Input should be a valid integer"]),
-        (["--port=1"], {"PORT": "http", "DEVICE": "tpu"}, ["ANCESTRAL_SERVER_DEVICE: Input should be 'auto', 'cpu' or"]),
+        (
+            ["--port=1"],
+            {"PORT": "http", "DEVICE": "tpu"},
+            ["ANCESTRAL_SERVER_DEVICE: Input should be 'auto', 'cpu' or"],
+        ),
         ([], {"PORT": "70000"}, ["ANCESTRAL_SERVER_PORT: Input should be less than or equal to 65535 (got '70000')"]),
         (["--host", "a:1"], {}, ["--host: must be an address or a name to listen on, without a port"]),
         ([], {"HOST": "a:1"}, ["ANCESTRAL_SERVER_HOST: must be an address or a name to listen on, without a port"]),

@@ -76,7 +76,7 @@ def serve(
 
 
 def _say_when_it_listens() -> None:
-    """Let a child process pass on what this one prints from now on, and say how to ask before the line that it listens."""
+    """Let a child process pass on what this one prints from now on, and say how to ask the server once it listens."""
     sys.stdout.flush()
     readable, writable = os.pipe()
     if os.fork():

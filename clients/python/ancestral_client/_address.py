@@ -10,7 +10,7 @@ _HOST_AND_PORT = re.compile(r"(?:\[(?P<ipv6>[^\[\]/]+)\]|(?P<host>[^:/\[\]]+)):(
 
 
 def hosts(address: str) -> list[str]:
-    """The hosts that an address names. ValueError if gRPC could not even look for it, or would look elsewhere: to it port
+    """The hosts that an address names. ValueError if gRPC could not look for it, or would look elsewhere: to it port
     99999 is 34463, and http://localhost:8500 the name of a host.
     """
     scheme, _, rest = address.partition(":")

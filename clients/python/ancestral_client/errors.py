@@ -180,8 +180,8 @@ def _error(
             return Unimplemented(text, **about)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             # The server says more when it is the one that gave up; gRPC's own text is "Deadline Exceeded".
-            said = f"no answer from {address} within {timeout:g} s" + ("" if text == "Deadline Exceeded" else f" ({text})")
-            return DeadlineExceeded(text if reason else said, **about)
+            more = "" if text == "Deadline Exceeded" else f" ({text})"
+            return DeadlineExceeded(text if reason else f"no answer from {address} within {timeout:g} s{more}", **about)
         case grpc.StatusCode.UNAVAILABLE if reason:
             return Unavailable(text, **about)
         case grpc.StatusCode.UNAVAILABLE if _nothing_listens(text):

@@ -79,7 +79,10 @@ def test_the_variable_is_named_where_it_is_wrong_and_where_it_is_nearly_right(
     run: Run, toy_server: ServerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = run("models", address="tcp://10.0.0.7:8500")
-    assert (done.returncode, done.stderr.partition(";")[0]) == (2, "ancestral: ANCESTRAL_ADDRESS: is 'tcp://10.0.0.7:8500'")
+    assert (done.returncode, done.stderr.partition(";")[0]) == (
+        2,
+        "ancestral: ANCESTRAL_ADDRESS: is 'tcp://10.0.0.7:8500'",
+    )
     monkeypatch.setenv("ANCESTRAL_ADRESS", "localhost:1")
     done = run("models")
     assert done.returncode == 0
@@ -220,4 +223,6 @@ def test_a_socket_in_a_folder_that_nobody_serves() -> None:
     with Client("unix:/tmp/no such socket", timeout=30) as client, pytest.raises(Unavailable) as caught:
         client.models()
     assert not caught.value.connected
-    assert str(caught.value).startswith("nothing listens at unix:/tmp/no such socket; start a server with: make serve (")
+    assert str(caught.value).startswith(
+        "nothing listens at unix:/tmp/no such socket; start a server with: make serve ("
+    )
