@@ -23,8 +23,8 @@ def demo() -> None:
 
 
 def _run(command: str, module: str, *, extra: str) -> None:
-    """Run `main` of a module. Where a package that it needs is not installed, end with exit code 1 and one line on which
-    extra brings it.
+    """Run `main` of a module. Where a package that it needs is not installed, end with exit code 1 and one line on
+    which extra brings it.
     """
     try:
         import_module(module).main()

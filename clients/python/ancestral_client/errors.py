@@ -216,9 +216,10 @@ def _nothing_listens(text: str) -> bool:
 
 
 def _no_connection(address: str, text: str) -> str:
-    """What to do about it, with the last words of gRPC, which name the address, or the proxy, that it tried."""
-    if address and _address.on_this_machine(address):
-        return f"nothing listens at {address}; start a server with: make serve ({text})"
+    """What to do about it, with gRPC's last words where they say more: they name the address or the proxy that it tried."""
+    nobody = any(sign in text.lower() for sign in ("connection refused", "no such file"))
+    if nobody and address and _address.on_this_machine(address):
+        return f"nothing listens at {address}; start a server with: make serve"
     proxy = next((name for name in _PROXIES if os.environ.get(name)), None)
     hint = f"; {proxy} is set: should it go there without a proxy, name the host in no_proxy" if proxy else ""
     return f"no connection to {address} ({text}){hint}"

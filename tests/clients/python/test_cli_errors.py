@@ -70,9 +70,7 @@ def test_nothing_listens() -> None:
     )
     assert done.returncode == 7
     assert done.stdout == ""
-    assert done.stderr.startswith("ancestral: nothing listens at 127.0.0.1:1; start a server with: make serve (")
-    assert "Connection refused" in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.stderr == "ancestral: nothing listens at 127.0.0.1:1; start a server with: make serve\n"
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "[::1]:1", "ipv4:127.0.0.1:1", "dns:///127.0.0.1:1"])
