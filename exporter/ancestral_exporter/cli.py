@@ -55,7 +55,7 @@ def about(
     """What every command may be preceded by."""
 
 
-@app.command()
+@app.command(short_help="Train, export and verify a model.")
 def train(
     recipe: Annotated[str, typer.Argument(help="What to train: see `ancestral-exporter recipes`.")],
     models: Annotated[Path, typer.Option(help="Folder of the models; the bundle goes to MODELS/RECIPE/VERSION/.")],
@@ -93,7 +93,7 @@ def train(
     console.print(f"wrote {made.path}", highlight=False, markup=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(short_help="Check a bundle: its files and its answers.")
 def verify(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle: MODELS/NAME/VERSION.")]) -> None:
     """Check a bundle: its files, its recorded answers at several batch sizes, its causality."""
     from ancestral_exporter.bundle import verify_bundle

@@ -8,11 +8,11 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Literal, TextIO, cast
+from typing import TextIO, cast
 
 import structlog
 
-Format = Literal["auto", "text", "json"]
+from ancestral_server.settings import LogFormat
 
 _STAMP = structlog.processors.TimeStamper(fmt="iso", utc=True)
 
@@ -31,7 +31,7 @@ class _Stderr:
             sys.stderr.flush()
 
 
-def configure(wanted: Format) -> None:
+def configure(wanted: LogFormat) -> None:
     file = cast(TextIO, _Stderr())
     told: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -56,7 +56,7 @@ def configure(wanted: Format) -> None:
     logging.captureWarnings(True)
 
 
-def announce(wanted: Format, event: str) -> None:
+def announce(wanted: LogFormat, event: str) -> None:
     """Print the one line on stdout, which others wait for: as it is for people, as an event beside a log for machines.
 
     Serving matters more than saying so, as to a terminal that has gone.
@@ -75,5 +75,5 @@ def coloured(environment: Mapping[str, str], *, terminal: bool) -> bool:
     return terminal and environment.get("TERM") != "dumb"
 
 
-def _for_people(wanted: Format) -> bool:
+def _for_people(wanted: LogFormat) -> bool:
     return wanted == "text" or (wanted == "auto" and sys.stderr.isatty())

@@ -13,6 +13,8 @@ from ancestral_server.cpus import usable_cpus
 # Of the environment variable for each of them.
 PREFIX = "ANCESTRAL_SERVER_"
 
+LogFormat = Literal["auto", "text", "json"]
+
 
 class Settings(BaseModel):
     """Serve the image models in a folder over gRPC."""
@@ -97,7 +99,7 @@ class Settings(BaseModel):
         ge=0,
         description="How often to look for versions that came, changed or went; 0: never, only LoadModel counts.",
     )
-    log_format: Literal["auto", "text", "json"] = Field(
+    log_format: LogFormat = Field(
         default="auto",
         description="Log lines for people or for machines; auto is text on a terminal, else json. Text has colours on "
         "a terminal, or as NO_COLOR and FORCE_COLOR say.",

@@ -53,7 +53,7 @@ def run(
     console.print("Next: [bold]make serve[/] serves the same models until Ctrl-C and says how to ask it for samples.")
 
 
-@app.command()
+@app.command(short_help="Serve the models until Ctrl-C.")
 def serve(
     models: Models = Path("models"),
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",

@@ -84,8 +84,8 @@ def connect(
 
 
 app.command()(manage.models)
-app.command()(manage.load)
-app.command()(manage.unload)
+app.command(short_help="Load a version from its folder, or load it anew.")(manage.load)
+app.command(short_help="Take a version, or all, out of service.")(manage.unload)
 
 
 @app.command()

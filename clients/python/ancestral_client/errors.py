@@ -216,7 +216,7 @@ def _nothing_listens(text: str) -> bool:
 
 
 def _no_connection(address: str, text: str) -> str:
-    """What to do about it, with gRPC's last words where they say more: they name the address or the proxy that it tried."""
+    """What to do about it, with gRPC's last words where they say more: they name the address or proxy that it tried."""
     nobody = any(sign in text.lower() for sign in ("connection refused", "no such file"))
     if nobody and address and _address.on_this_machine(address):
         return f"nothing listens at {address}; start a server with: make serve"
