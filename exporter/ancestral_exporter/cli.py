@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from enum import StrEnum
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,8 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    # Plain: in its panels typer says of each flag that it takes a <bool>.
+    rich_markup_mode=None,
 )
 
 
@@ -34,7 +37,22 @@ class Precision(StrEnum):
     HALF = "16"
 
 
-@app.command()
+def tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ancestral-exporter {metadata.version('ancestral')}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=tell_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """What every command may be preceded by."""
+
+
+@app.command(short_help="Train, export and verify a model.")
 def train(
     context: typer.Context,
     recipe: Annotated[
@@ -87,7 +105,7 @@ def train(
     stdout.print(f"wrote {shown(made.path)}", soft_wrap=True)
 
 
-@app.command()
+@app.command(short_help="Check a bundle: its files and its answers.")
 def verify(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle: MODELS/NAME/VERSION.")]) -> None:
     """Check a bundle: its files, its recorded answers at several batch sizes, its causality."""
     from ancestral_exporter.bundle import verify_bundle

@@ -9,15 +9,16 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine
-from contextlib import suppress
+from importlib import metadata
 from typing import Any
 
 import structlog
 
-from ancestral_server import __version__
+from ancestral_server.addresses import joined
 from ancestral_server.catalog import Catalog, Watcher
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import StartupError
+from ancestral_server.logs import announce
 from ancestral_server.metrics import Endpoint, Metrics
 from ancestral_server.rpc.server import Door
 from ancestral_server.runtime import memory
@@ -53,7 +54,7 @@ async def serve(settings: Settings) -> None:
 
     sys.setswitchinterval(SWITCH_SECONDS)
     memory.keep_little(settings.threads)
-    metrics = Metrics(__version__)
+    metrics = Metrics(metadata.version("ancestral"))
     runtime = Runtime(settings.device, settings.threads)
     arrivals = Arrivals()
     catalog = Catalog(settings, runtime, metrics, arrivals)
@@ -67,16 +68,9 @@ async def serve(settings: Settings) -> None:
             gc.freeze()
             gc.set_threshold(COLLECT_EVERY)
             await door.open()
-            log.info(
-                "serving",
-                address=f"{settings.host}:{door.port}",
-                metrics=f"{settings.host}:{endpoint.port}",
-                device=runtime.device,
-            )
-            # Serving matters more than saying so, as to a terminal that has gone.
-            with suppress(OSError):
-                host = settings.host
-                print(f"listening on {host}:{door.port}, metrics on {host}:{endpoint.port}", flush=True)
+            address, metrics_address = joined(settings.host, door.port), joined(settings.host, endpoint.port)
+            log.info("serving", address=address, metrics=metrics_address, device=runtime.device)
+            announce(settings.log_format, f"listening on {address}, metrics on {metrics_address}")
             await stop.wait()
         end = time.monotonic() + settings.drain_seconds
         await door.shut()
@@ -103,6 +97,6 @@ def _metrics_endpoint(metrics: Metrics, settings: Settings) -> Endpoint:
         return metrics.serve(settings.host, settings.metrics_port)
     except OSError as error:
         raise StartupError(
-            f"cannot serve metrics on {settings.host}:{settings.metrics_port}: {error.strerror}; "
-            "choose another with --metrics-port"
+            f"cannot serve metrics on {joined(settings.host, settings.metrics_port)}: {error.strerror}; "
+            "choose another with --metrics-port or --host"
         ) from error

@@ -7,18 +7,23 @@ once.
 
 from __future__ import annotations
 
+import socket
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
+from socketserver import ThreadingMixIn
 from threading import Thread
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Info, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info, make_wsgi_app
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
+
+from ancestral_server.addresses import bound
 
 # Constant relative error from a sub-millisecond encode to a sampling of many seconds: 15 µs × 1.5^n up to about 14.6 s
 # (the choice of text-embeddings-inference), then on to 4 minutes for large sampling calls.
@@ -266,8 +271,31 @@ class Metrics:
 
     def serve(self, host: str, port: int) -> Endpoint:
         """Answer GET /metrics. OSError if the port is taken."""
-        server, thread = start_http_server(port, addr=host, registry=self.registry)
+        server = _Server(bound(host, port), make_wsgi_app(self.registry))
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
         return Endpoint(server, thread)
+
+
+class _Silent(WSGIRequestHandler):
+    def log_message(self, format: str, *values: Any) -> None:
+        """Scrapes leave no lines in the log."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """Serves on a socket that is bound: by itself it knows no IPv6, and prometheus_client's own no interfaces."""
+
+    daemon_threads = True
+
+    def __init__(self, taken: socket.socket, answer: Any) -> None:
+        host, port, *_ = taken.getsockname()
+        super().__init__((host, port), _Silent, bind_and_activate=False)
+        self.socket.close()
+        self.socket = taken
+        self.server_name, self.server_port = host, port
+        self.setup_environ()
+        self.set_app(answer)
+        self.server_activate()
 
 
 @dataclass(frozen=True)

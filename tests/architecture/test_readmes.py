@@ -161,7 +161,7 @@ class listening:  # noqa: N801 - reads as a word: with listening(...)
         lines: list[str] = []
         for line in self.process.stdout:
             lines.append(line)
-            if line.startswith("listening on"):
+            if "listening on" in line:
                 return lines
         raise AssertionError(f"ended with {self.process.wait()}: {''.join(lines)}")
 

@@ -64,12 +64,14 @@ def test_the_healthcheck_tells_a_serving_server_from_none(compose: dict[str, Any
     test = compose["services"]["server"]["healthcheck"]["test"]
     assert test[:3] == ["CMD", "python", "-c"]
 
-    def exit_code(port: str) -> int:
-        environment = {**os.environ, "ANCESTRAL_SERVER_PORT": port}
+    def exit_code(port: str, **more: str) -> int:
+        environment = {**os.environ, "ANCESTRAL_SERVER_PORT": port, **more}
         command = [sys.executable, "-c", test[3]]
         return subprocess.run(command, env=environment, timeout=30, capture_output=True, check=False).returncode
 
-    assert exit_code(toy_server.address.rpartition(":")[2]) == 0
+    port = toy_server.address.rpartition(":")[2]
+    assert exit_code(port) == 0
+    assert exit_code(port, http_proxy="http://127.0.0.1:1", https_proxy="http://127.0.0.1:1") == 0
     assert exit_code("1") != 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +17,31 @@ from ancestral_client import AncestralError
 from ancestral_client.replacing import FileProblem
 from ancestral_client.terminal import console
 from ancestral_demo import demo
-from ancestral_demo.processes import DemoError, command, has_any_bundle, sampling_model, train_missing
+from ancestral_demo.processes import LISTENING, DemoError, command, has_any_bundle, sampling_model, train_missing
 
-app = typer.Typer(add_completion=False, help="The whole system at work on real digits.", no_args_is_help=True)
+app = typer.Typer(
+    help="The whole system at work on real digits.",
+    add_completion=False,
+    no_args_is_help=True,
+    # Plain: in its panels typer says of each flag that it takes a <bool>.
+    rich_markup_mode=None,
+)
 Models = Annotated[Path, typer.Option(help="Folder of models; filled where it has none.")]
+
+
+def tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ancestral-demo {metadata.version('ancestral')}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=tell_version, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -39,7 +61,7 @@ def run(
     stdout.print(Text.assemble("Next: ", ("make serve", "bold"), later))
 
 
-@app.command()
+@app.command(short_help="Serve the models until Ctrl-C.")
 def serve(
     models: Models = Path("models"),
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -50,15 +72,7 @@ def serve(
     """Serve the models until Ctrl-C, whatever they are; trains the default ones first if there are none."""
     if not has_any_bundle(models):
         train_missing(models)
-    model = sampling_model(models)
-    address = "" if port == 8500 else f" --address localhost:{port}"
-    client = os.path.relpath(command("ancestral"))
-    ask = f"models{address}" if model is None else f"sample {model} -n 16 --seed 7 --out grid.png{address}"
-    _say_when_it_listens(
-        f"In a second terminal, ask for {'what there is' if model is None else 'samples'}:\n\n"
-        f"  {client} {ask}\n\n"
-        f"Metrics: http://localhost:{metrics_port}/metrics. Ctrl-C stops the server."
-    )
+    _say_when_it_listens(sampling_model(models))
     flags = [
         f"--models={models}",
         f"--host={host}",
@@ -70,8 +84,11 @@ def serve(
     os.execv(command("ancestral-server"), [command("ancestral-server"), *flags])
 
 
-def _say_when_it_listens(text: str) -> None:
-    """Let a child process pass on what this one prints from now on, with the text before the line that it listens."""
+def _say_when_it_listens(model: str | None) -> None:
+    """Let a child process pass on what this one prints from now on, and say how to ask the server once it listens.
+
+    model: one that samples, None where there is none.
+    """
     sys.stdout.flush()
     readable, writable = os.pipe()
     if os.fork():
@@ -83,8 +100,21 @@ def _say_when_it_listens(text: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the server
     with open(readable) as lines:
         for line in lines:
-            print(f"{text}\n{line}" if line.startswith("listening on ") else line, end="", flush=True)
+            if listening := LISTENING.search(line):
+                print(_how_to_ask(model, *listening.groups()))
+            print(line, end="", flush=True)
     os._exit(0)
+
+
+def _how_to_ask(model: str | None, address: str, metrics: str) -> str:
+    client = os.path.relpath(command("ancestral"))
+    where = "" if address.endswith(":8500") else f" --address {address}"
+    ask = f"models{where}" if model is None else f"sample {model} -n 16 --seed 7 --out grid.png{where}"
+    return (
+        f"In a second terminal, ask for {'what there is' if model is None else 'samples'}:\n\n"
+        f"  {client} {ask}\n\n"
+        f"Metrics: http://{metrics}/metrics. Ctrl-C stops the server."
+    )
 
 
 def main() -> None:

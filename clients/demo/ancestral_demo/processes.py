@@ -15,6 +15,8 @@ from typing import Self
 
 from ancestral.text import shown
 
+# What the server says on stdout once it serves, also where that line is JSON: its address, and that of its metrics.
+LISTENING = re.compile(r'listening on (\S+), metrics on ([^\s"]+)')
 RECIPES = ("digits-vae", "digits-pixelcnn")
 
 
@@ -109,12 +111,12 @@ class Server:
 
     def __enter__(self) -> Self:
         assert self._process.stdout is not None
-        ports = re.search(r":(\d+), metrics on .*:(\d+)", self._process.stdout.readline())
-        if ports is None:
+        listening = LISTENING.search(self._process.stdout.readline())
+        if listening is None:
             self._stop()
             raise DemoError("the server did not start:\n" + "".join(self._log))
-        self.address = f"127.0.0.1:{ports[1]}"
-        self.metrics_url = f"http://127.0.0.1:{ports[2]}/metrics"
+        self.address, metrics = listening.groups()
+        self.metrics_url = f"http://{metrics}/metrics"
         return self
 
     def __exit__(

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from ancestral.v1 import priority_pb2
+from ancestral_client import _address
 from ancestral_client.errors import STREAMS, FieldViolation, InvalidArgument, MessageTooLarge, invalid
 from ancestral_client.pictures import UnclearPicture, pixels
 
@@ -289,6 +290,18 @@ def temperature_of(temperature: object) -> float:
     if not 0 <= number < math.inf:
         raise invalid("temperature", f"is {_told(temperature)}; must be {allowed}")
     return number
+
+
+def address_of(address: str, field: str = "address") -> str:
+    """Where a server is: HOST:PORT or a target of gRPC. `field` is what the error names."""
+    try:
+        if not isinstance(address, str):
+            raise TypeError(address)
+        _address.hosts(address)
+    except (TypeError, ValueError):
+        problem = f"is {address!r}; must be HOST:PORT with a port of 1 to 65535, as localhost:8500 or [::1]:8500"
+        raise invalid(field, problem) from None
+    return address
 
 
 def retry_seconds_of(seconds: object) -> float:

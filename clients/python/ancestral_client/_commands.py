@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from importlib import metadata
@@ -25,10 +25,9 @@ from ancestral_client.results import Encoding, Info, Model, Samples, Scores
 from ancestral_client.terminal import console
 
 TIMEOUT = 60.0
+VARIABLE = "ANCESTRAL_ADDRESS"
 
 _Result = TypeVar("_Result", bound=Encoding | Scores)
-# HOST:PORT, with an IPv6 host in brackets, or a target with a scheme of gRPC.
-_ADDRESS = re.compile(r"([^:/\[\]]+|\[[^\[\]/]+\]):[0-9]{1,5}|(dns|ipv4|ipv6|unix|unix-abstract|vsock|xds):.+")
 _TIMES = ("queue_seconds", "compute_seconds", "total_seconds")
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model; `ancestral models` lists them.")]
@@ -61,6 +60,12 @@ def tell_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def warn_of_near_variables(environment: Mapping[str, str]) -> None:
+    """Say of a variable like ANCESTRAL_ADRESS that nobody reads it."""
+    for name in difflib.get_close_matches(VARIABLE, environment.keys() - {VARIABLE}, cutoff=0.85):
+        print(f"ancestral: {name} is not read; did you mean {VARIABLE}?", file=sys.stderr)
+
+
 def client(
     context: typer.Context,
     address: str | None,
@@ -68,10 +73,8 @@ def client(
     priority: _checks.Priority = "interactive",
     bulk_priority: _checks.Priority = "batch",
 ) -> Client:
-    address = address or str(context.obj)
-    if not _ADDRESS.fullmatch(address):  # gRPC would look for it, and say that nothing listens there
-        raise errors.invalid("--address", f"is {address!r}, must be HOST:PORT, as localhost:8500")
-    return Client(address, timeout=timeout, priority=priority, bulk_priority=bulk_priority)
+    name, address = context.obj if address is None else ("--address", address)
+    return Client(_checks.address_of(address, name), timeout=timeout, priority=priority, bulk_priority=bulk_priority)
 
 
 def told(error: Exception) -> str:

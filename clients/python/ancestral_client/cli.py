@@ -26,6 +26,7 @@ from ancestral_client import _manage as manage
 from ancestral_client import errors, files
 from ancestral_client._commands import (
     TIMEOUT,
+    VARIABLE,
     Address,
     AsJson,
     BulkPriority,
@@ -63,6 +64,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # Plain: in its panels typer says of each flag that it takes a <bool>.
+    rich_markup_mode=None,
 )
 
 
@@ -70,19 +73,22 @@ app = typer.Typer(
 def connect(
     context: typer.Context,
     address: Annotated[
-        str, typer.Option(metavar="HOST:PORT", envvar="ANCESTRAL_ADDRESS", help="Where the server listens.")
+        str, typer.Option(metavar="HOST:PORT", envvar=VARIABLE, help="Where the server listens.")
     ] = "localhost:8500",
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=commands.tell_version, help="Print the version.")
     ] = False,
 ) -> None:
-    # --address may stand before the command or after it; after it wins.
-    context.obj = address
+    # --address may stand before the command or after it; after it wins. What is wrong with it names where it stands.
+    source = context.get_parameter_source("address")
+    given_by_variable = source is not None and source.name == "ENVIRONMENT"
+    context.obj = (VARIABLE if given_by_variable else "--address", address)
+    commands.warn_of_near_variables(os.environ)
 
 
 app.command()(manage.models)
-app.command()(manage.load)
-app.command()(manage.unload)
+app.command(short_help="Load a version from its folder, or load it anew.")(manage.load)
+app.command(short_help="Take a version, or all, out of service.")(manage.unload)
 
 
 @app.command()

@@ -43,6 +43,9 @@ class Client(ModelCalls):
     `priority` is that of every call, `bulk_priority` that of the streams of encode and score. Interactive calls go
     first, and the server refuses one that would wait for long; "batch" takes what those leave over and may wait.
 
+    `address` is HOST:PORT, or a target of gRPC such as dns:///replicas:8500. What is on this machine is reached without
+    the proxy that `http_proxy` and the like may name, other hosts by it, unless `no_proxy` has them.
+
     A client can be pickled and copied, as joblib and scikit-learn do: the copy has the same settings, and a connection
     of its own. A forked process should make its own: gRPC's threads stay behind.
 
@@ -65,8 +68,8 @@ class Client(ModelCalls):
     ) -> None:
         _checks.timeout_of(timeout)
         max_message_bytes = _checks.message_bytes_of(max_message_bytes)
+        self.address = _checks.address_of(address)
         self._server = Server(address, _checks.retry_seconds_of(retry_seconds))
-        self.address = address
         self.timeout = timeout
         self._settings: dict[str, Any] = {
             "retry_seconds": retry_seconds,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from ancestral.v1 import inference_service_pb2, inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
+from ancestral_server.addresses import bound, joined
 from ancestral_server.catalog import Catalog
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import StartupError
@@ -52,10 +52,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 def why_not(host: str, port: int) -> str:
     """Why nothing can listen there: gRPC tells it to its own log only."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
+        bound(host, port).close()
     except OSError as error:
         return str(error.strerror)
     return "gRPC refuses it"
@@ -92,8 +89,8 @@ class Door:
             self._server, self.port = self._bind(settings.port)
         except RuntimeError as error:
             raise StartupError(
-                f"cannot listen on {settings.host}:{settings.port}: {why_not(settings.host, settings.port)}; choose "
-                "another with --port or --host"
+                f"cannot listen on {joined(settings.host, settings.port)}: {why_not(settings.host, settings.port)}; "
+                "choose another with --port or --host"
             ) from error
 
     def _bind(self, port: int) -> tuple[grpc.aio.Server, int]:
@@ -104,12 +101,20 @@ class Door:
                 ("grpc.max_send_message_length", self._settings.max_message_bytes),
                 # With it two servers can listen on one port, each getting a part of the calls: not unasked.
                 ("grpc.so_reuseport", int(self._settings.share_port)),
+                *self._pings(),
                 ("grpc.server.max_pending_requests", MOST_PENDING_CALLS),
                 ("grpc.server.max_pending_requests_hard_limit", MOST_PENDING_CALLS),
             ],
         )
         server.add_generic_rpc_handlers(self._handlers)
-        return server, server.add_insecure_port(f"{self._settings.host}:{port}")
+        return server, server.add_insecure_port(joined(self._settings.host, port))
+
+    def _pings(self) -> list[tuple[str, int]]:
+        """How often clients may ping while the server sends nothing, with calls and without; gRPC's own bounds are 5
+        minutes and 2 hours, and many clients are set to pings of 10 to 60 s, to be sooner than what lies between.
+        """
+        shortest = round(self._settings.min_ping_seconds * 1000)
+        return [("grpc.http2.min_ping_interval_without_data_ms", shortest), ("grpc.keepalive_permit_without_calls", 1)]
 
     async def open(self) -> None:
         """Start answering; health per model NAME and NAME/VERSION, per service, and "" for the whole server."""

@@ -49,7 +49,7 @@ def may_load(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 def run(models: Path, work: Callable[[Catalog, Watcher], Awaitable[None]]) -> None:
     async def main() -> None:
         # Polled by hand.
-        settings = Settings(models=models, device="cpu", poll_seconds=0, _cli_parse_args=[])  # type: ignore[call-arg]
+        settings = Settings(models=models, device="cpu", poll_seconds=0)
         catalog = Catalog(settings, Runtime("cpu", 1), Metrics("test"), Arrivals())
         watcher = Watcher(catalog, settings)
         await watcher.start()
@@ -276,7 +276,7 @@ def test_on_a_gpu_every_role_runs_in_one_size_of_batch(tmp_path: Path) -> None:
             return super().open(path, on="cpu")
 
     toybundle.write(tmp_path)
-    settings = Settings(models=tmp_path, device="cpu", max_batch=16, _cli_parse_args=[])  # type: ignore[call-arg]
+    settings = Settings(models=tmp_path, device="cpu", max_batch=16)
     model = Loader(settings, Gpu(), Metrics("test"), Arrivals()).load("tally", 1)
     try:
         encoder = model.lanes["encode"]
