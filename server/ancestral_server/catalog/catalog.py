@@ -33,7 +33,7 @@ log = structlog.get_logger()
 LOADING_RETRY_SECONDS = 1.0
 # How many models or versions a message lists.
 MOST_LISTED = 10
-# So many versions are taken out before calls have their turn: each costs a tenth of a millisecond, for its line in the log.
+# So many versions are taken out before calls have their turn: each costs a tenth of a millisecond, for its log line.
 MOST_AT_ONCE = 32
 # How long callers that still wait when the drain time is over may take to hear so.
 LAST_WORDS_SECONDS = 5.0
@@ -55,8 +55,8 @@ class Catalog:
         # What is, by name and version; a version that has left it drains in `_leaving` and is found by no call.
         self.versions: dict[Key, ModelVersion] = {}
         self._leaving: dict[Key, dict[ModelVersion, asyncio.Task[None]]] = {}
-        # Those that serve; what `find` reads, which is empty once the server stops; and what whoever asks which there are
-        # is told of: all, those that drain as well, unless another of that version has taken over.
+        # Those that serve; what `find` reads, which is empty once the server stops; and what is shown to whoever asks
+        # which there are: all, those that drain as well, unless another of that version has taken over.
         self._serving = Shelf()
         self._open = self._serving
         self._shown = Shelf()

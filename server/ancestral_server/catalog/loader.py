@@ -69,7 +69,11 @@ class Loader:
             self._open(model, path)
             for lane in model.lanes.values():
                 lane.start()
+        except (BundleError, OSError) as error:
+            self._refuse(model, error)
+            return model
         except Exception as error:  # onnxruntime and hostile files may raise anything, and the others must not suffer
+            log.exception("load failed", model=name, version=version)
             self._refuse(model, error)
             return model
         for role, lane in model.lanes.items():
@@ -92,7 +96,6 @@ class Loader:
         elif isinstance(error, OSError):
             model.problem = f"it cannot be read: {error}"
         else:
-            log.exception("load failed", model=model.name, version=model.version)
             model.problem = f"loading failed: {type(error).__name__}: {error}"
         if len(model.problem) > MOST_REASON_CHARACTERS:
             model.problem = f"{model.problem[:MOST_REASON_CHARACTERS]}... ({len(model.problem)} characters)"

@@ -28,7 +28,7 @@ _NO_THREAD = "can't start new thread"
 
 
 def passing(error: BaseException) -> bool:
-    """Whether a load failed for what may be otherwise in a while with the same files, by the error or what caused it."""
+    """Whether a load failed for what may be otherwise in a while with the same files: by the error or its causes."""
     return any(map(_passing, _causes(error)))
 
 

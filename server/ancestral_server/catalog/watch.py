@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 # A folder that is replaced by two renames is away for a moment; one that is away for longer is gone.
 VANISHED_SECONDS = 0.25
-# Of what is ignored in the folder, so much is said in a line each; somebody may have given the folder of all their files.
+# Of what is ignored in the folder, so much is said in a line each: somebody may have given the folder of all they have.
 MOST_SAID = 20
 
 

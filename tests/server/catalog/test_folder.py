@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import shutil
 import time
@@ -199,12 +198,12 @@ def test_manifests_are_read_where_they_may_have_changed_and_else_once_a_minute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = toybundle.write(tmp_path) / "bundle.json"
-    reads = 0
+    reads, whole = 0, open
 
     def counted(*args: Any, **how: Any) -> Any:
         nonlocal reads
         reads += 1
-        return io.open(*args, **how)
+        return whole(*args, **how)
 
     monkeypatch.setattr("builtins.open", counted)
     folder = Folder(tmp_path)

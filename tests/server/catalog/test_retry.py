@@ -13,7 +13,7 @@ from ancestral_server.errors import BundleError, OutOfMemory
 
 # As onnxruntime 1.31 and Python 3.11 said it where it was provoked.
 NO_THREAD = (
-    "/onnxruntime_src/onnxruntime/core/platform/posix/env.cc:327 onnxruntime::{anonymous}::PosixThread::PosixThread(...) "
+    "/onnxruntime_src/onnxruntime/core/platform/posix/env.cc:327 onnxruntime::{anonymous}::PosixThread::PosixThread() "
     "pthread_create failed, error code: 11 error msg: Resource temporarily unavailable"
 )
 NO_FILE_LEFT = "[ONNXRuntimeError] : 1 : FAIL : Load model from x/encode.onnx failed:system error number 24"
@@ -36,7 +36,16 @@ def system_error(number: int) -> OSError:
     [
         *map(
             system_error,
-            (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EAGAIN, errno.ESTALE),
+            (
+                errno.EACCES,
+                errno.EPERM,
+                errno.EMFILE,
+                errno.ENFILE,
+                errno.ENOMEM,
+                errno.EIO,
+                errno.EAGAIN,
+                errno.ESTALE,
+            ),
         ),
         MemoryError(),
         OutOfMemory("out of memory: bad_alloc"),
