@@ -99,11 +99,9 @@ class Folder:
         """Look at all models; OSError if the folder itself cannot be read. now: seconds since 1970."""
         contents = Contents()
         known, self._read = self._read, {}
-        names = sorted(name for name in os.listdir(self._root) if not name.startswith("."))
-        if MANIFEST in names:
-            home = self._root.resolve().parent.parent
-            contents.strays["."] = f"it is itself a version of a model: give --models {home}"
-        for name in names:
+        # Names below which a bundle lies without a version; that of the manifest where it lies in the folder itself.
+        bare = []
+        for name in sorted(name for name in os.listdir(self._root) if not name.startswith(".")):
             try:
                 # Bytes that are no UTF-8 can be neither said to a caller nor asked for.
                 name.encode()
@@ -115,8 +113,15 @@ class Folder:
             except UnicodeEncodeError:
                 contents.unsure[name] = "its name is not UTF-8"
             else:
+                if name == MANIFEST or any(entry.name == MANIFEST for entry in others):
+                    bare.append(name)
                 contents.strays.update(self._strays(name, versions, others))
+        contents.strays.update(self._misplaced(bare, alone=not contents.versions))
         return contents
+
+    def forget(self, key: Key) -> None:
+        """Read its manifest again at the next look, since somebody else reads it now."""
+        self._read.pop(str(self._root / key[0] / str(key[1]) / MANIFEST), None)
 
     def _stamp(self, folder: Path, known: dict[str, _Read], now: float) -> Stamp:
         files = _files(str(folder))
@@ -136,11 +141,6 @@ class Folder:
 
     def _strays(self, name: str, versions: list[int], others: list[os.DirEntry[str]]) -> Iterator[tuple[str, str]]:
         """What lies in a model's folder, or in its place, that was meant to be a version."""
-        if any(entry.name == MANIFEST for entry in others):
-            if versions or not version_of(name):
-                yield name, f"a bundle lies in NAME/VERSION: move its files to {name}/VERSION, as its {MANIFEST} says"
-            else:
-                yield ".", f"it is the folder of one model: give --models {self._root.resolve().parent}"
         for entry in others:
             if version_of(entry.name):
                 yield f"{name}/{entry.name}", f"it is no folder: a version is a folder with a {MANIFEST}"
@@ -155,6 +155,18 @@ class Folder:
             if any(_holds_a_version(entry.path) for entry in islice(folders, MOST_LOOKED_INTO)):
                 here = self._root / name
                 yield name, f"it holds models itself: give --models {here}, or move them one level up"
+
+
+    def _misplaced(self, bare: list[str], *, alone: bool) -> Iterator[tuple[str, str]]:
+        """Bundles that lie in no NAME/VERSION; alone: there is nothing else, so that --models may be what is wrong."""
+        root = self._root.resolve()
+        for name in bare:
+            if alone and name == MANIFEST:
+                yield ".", f"it is itself a version of a model: give --models {root.parent.parent}"
+            elif alone and version_of(name):
+                yield ".", f"it is the folder of one model: give --models {root.parent}"
+            else:
+                yield name, f"a bundle lies in NAME/VERSION, which its {MANIFEST} says: move its files there"
 
 
 def numbers(root: Path, name: str) -> list[int]:

@@ -103,6 +103,7 @@ class Watcher:
         async with self._catalog.loading:
             if self._catalog.versions.get(key) is not known:
                 return
+            self._folder.forget(key)
             fresh = await self._catalog.take_in(key)
         if fresh is not None and fresh.passing:
             self._retries.failed(key, time.monotonic())

@@ -78,7 +78,7 @@ def copied_into_itself(root: Path) -> str:
         (bundle_under_another_name, "rename the folder to the version in its bundle.json"),
         (file_in_place_of_a_version, "a version is a folder with a bundle.json"),
         (link_to_nothing, "a version is a folder with a bundle.json"),
-        (bundle_without_a_version, "move its files to tally/VERSION"),
+        (bundle_without_a_version, "a bundle lies in NAME/VERSION, which its bundle.json says: move its files there"),
         (copied_into_itself, "give --models ROOT/models, or move them one level up"),
     ],
 )
@@ -99,6 +99,16 @@ def test_a_folder_given_too_deep_is_named_with_the_one_to_give(tmp_path: Path) -
         assert scan(given).versions == {}
         assert list(scan(given).strays) == ["."]
         assert scan(given).strays["."].endswith(f"give --models {tmp_path.resolve()}")
+
+
+def test_beside_others_a_bundle_in_the_wrong_place_does_not_blame_the_folder(tmp_path: Path) -> None:
+    folder = toybundle.write(tmp_path)
+    shutil.copytree(folder, tmp_path / "7")
+    shutil.copy(folder / "bundle.json", tmp_path)
+    contents = scan(tmp_path)
+    assert list(contents.versions) == [("tally", 1)]
+    assert set(contents.strays) == {"7", "bundle.json"}
+    assert all("move its files there" in why for why in contents.strays.values())
 
 
 def test_other_files_are_nobodys_mistake(tmp_path: Path) -> None:
@@ -222,8 +232,10 @@ def test_manifests_are_read_where_they_may_have_changed_and_else_once_a_minute(
     assert [reads_at(LATER + REREAD_SECONDS), reads_at(LATER + REREAD_SECONDS + 1)] == [1, 0]
     path.chmod(0o600)
     assert [reads_at(LATER + REREAD_SECONDS + 2), reads_at(LATER + REREAD_SECONDS + 3)] == [1, 0]
-    # A clock that was put back says nothing about the age of what was read.
-    assert reads_at(LATER - 100) == 1
+    # A clock that was put back says nothing about the age of what was read; nor does one count that others read anew.
+    assert [reads_at(LATER - 100), reads_at(LATER - 99)] == [1, 0]
+    folder.forget(("tally", 1))
+    assert reads_at(LATER - 98) == 1
 
 
 def test_a_manifest_that_cannot_be_read_for_a_moment_is_as_before(
