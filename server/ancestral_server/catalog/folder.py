@@ -156,7 +156,6 @@ class Folder:
                 here = self._root / name
                 yield name, f"it holds models itself: give --models {here}, or move them one level up"
 
-
     def _misplaced(self, bare: list[str], *, alone: bool) -> Iterator[tuple[str, str]]:
         """Bundles that lie in no NAME/VERSION; alone: there is nothing else, so that --models may be what is wrong."""
         root = self._root.resolve()

@@ -279,14 +279,22 @@ def test_a_lane_that_fails_turns_the_health_of_its_version_until_it_is_back(tmp_
     run(tmp_path, work)
 
 
-def test_what_was_unloaded_stays_so_until_its_files_change(tmp_path: Path) -> None:
+def test_what_serves_or_was_unloaded_stays_so_until_its_files_change(tmp_path: Path) -> None:
     version = toybundle.write(tmp_path)
 
-    async def work(catalog: Catalog, watcher: Watcher) -> None:
-        await catalog.unload("tally", 1)
+    def touch_no_content() -> None:
         # As a backup by hard links does, and whoever lets others read it.
+        (tmp_path / ".backup").unlink(missing_ok=True)
         os.link(version / "bundle.json", tmp_path / ".backup")
-        (version / "encode.onnx").chmod(0o600)
+        (version / "encode.onnx").chmod((version / "encode.onnx").stat().st_mode ^ 0o040)
+
+    async def work(catalog: Catalog, watcher: Watcher) -> None:
+        serving = catalog.find("tally", 1)
+        touch_no_content()
+        await watcher.refresh()
+        assert catalog.find("tally", 1) is serving
+        await catalog.unload("tally", 1)
+        touch_no_content()
         await watcher.refresh()
         assert states(catalog) == [(1, State.NOT_SERVING)]
         version.rename(tmp_path / ".old")
