@@ -224,7 +224,8 @@ class Metrics:
             ("model", "version"),
             registry=registry,
         )
-        self._models: set[tuple[str, int]] = set()
+        # Roles of each version whose lanes have series.
+        self._roles: dict[tuple[str, int], set[str]] = {}
         self._loads = Counter(
             "ancestral_model_loads", "Bundles loaded, by outcome.", ("model", "outcome"), registry=registry
         )
@@ -232,6 +233,7 @@ class Metrics:
     def lane(self, model: str, version: int, role: str) -> LaneMetrics:
         """The instruments of a lane that is being made; one that serves under the same labels is still shown."""
         labels = (model, str(version), role)
+        self._roles.setdefault((model, version), set()).add(role)
         return LaneMetrics(
             self._queued.labels(*labels),
             {reason: self._refused.labels(*labels, reason) for reason in REFUSALS},
@@ -248,13 +250,12 @@ class Metrics:
         """Visible at zero from now on."""
         return self._tallies.methods.setdefault((kind, service, method), MethodMetrics())
 
-    def models(self, serving: Mapping[tuple[str, int], bool]) -> None:
-        """Which versions (name, number) answer calls and which were refused; others have no series."""
-        for name, version in self._models - serving.keys():
+    def model(self, name: str, version: int, serving: bool | None) -> None:
+        """Whether a version answers calls or was refused; None: neither, it has no series."""
+        if serving is None:
             self._serving.remove(name, str(version))
-        for (name, version), answers in serving.items():
-            self._serving.labels(name, str(version)).set(answers)
-        self._models = set(serving)
+        else:
+            self._serving.labels(name, str(version)).set(serving)
 
     def loaded(self, name: str, *, ok: bool) -> None:
         # Both outcomes are there from the first on: an increase from nothing would be none.
@@ -263,11 +264,16 @@ class Metrics:
 
     def forget_lanes(self, model: str, version: int) -> None:
         """Drop the series of a version whose lanes are gone."""
-        # A copy: the loader's thread may add to it.
-        for labels in [key for key in list(self._tallies.lanes) if key[:2] == (model, str(version))]:
-            del self._tallies.lanes[labels]
-        for instrument in (self._queued, self._refused, self._dropped, self._restarts, self._out_of_memory):
-            instrument.remove_by_labels({"model": model, "version": str(version)})
+        version_ = str(version)
+        # By their names: to search all series for those of a version would take long where there are thousands.
+        for role in self._roles.pop((model, version), ()):
+            labels = model, version_, role
+            self._tallies.lanes.pop(labels, None)
+            for instrument in (self._queued, self._restarts, self._out_of_memory):
+                instrument.remove(*labels)
+            for counter, reasons in ((self._refused, REFUSALS), (self._dropped, DROPS)):
+                for reason in reasons:
+                    counter.remove(*labels, reason)
 
     def serve(self, host: str, port: int) -> Endpoint:
         """Answer GET /metrics. OSError if the port is taken."""

@@ -72,3 +72,8 @@ def unload(
     with commands.client(context, address, timeout) as client:
         client.unload(model, version)
     print(shown(f"{model} {f'version {version}' if version else 'at every version'} is unloaded"))
+    print(
+        "it stays so until its files change or the server is started again; to keep it out for good, take its folder "
+        "out of the server's folder of models",
+        file=sys.stderr,
+    )

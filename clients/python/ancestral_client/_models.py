@@ -22,9 +22,18 @@ class ModelCalls(ABC):
         """What is tried, and until when."""
 
     def models(self, *, timeout: float | None = None) -> list[Model]:
-        """Every version of every model, by name and version, including those that do not serve."""
-        reply = call(self._connection.models.ListModels, model_service_pb2.ListModelsRequest(), self._attempts(timeout))
-        return [_wire.model(message) for message in reply.models]
+        """Every version of every model, by name and version, including those that do not serve.
+
+        `timeout` is that of all pages together, where they are more than fits one answer.
+        """
+        attempts, request = self._attempts(timeout), model_service_pb2.ListModelsRequest()
+        found: list[Model] = []
+        while True:
+            reply = call(self._connection.models.ListModels, request, attempts)
+            found += map(_wire.model, reply.models)
+            if not reply.next_page_token:
+                return found
+            request.page_token = reply.next_page_token
 
     def model(self, name: str, version: int = 0, *, timeout: float | None = None) -> Model:
         """What one model is and can do."""

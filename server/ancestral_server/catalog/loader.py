@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from ancestral.v1 import bundle_pb2
 from ancestral_server.catalog import folder
+from ancestral_server.catalog.retry import passing
 from ancestral_server.catalog.version import ModelVersion, State
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
@@ -26,6 +28,23 @@ from ancestral_server.runtime.session import Runtime, Session
 from ancestral_server.settings import Settings
 
 log = structlog.get_logger()
+
+# Of a manifest that is kept to be shown, and of a reason: clients take messages of 4 MiB.
+MOST_SHOWN_BYTES = 512 * 1024
+MOST_REASON_CHARACTERS = 2_000
+
+
+def abridged(manifest: bundle_pb2.Bundle) -> bundle_pb2.Bundle:
+    """A manifest of at most so many bytes: the fields that take most are left out."""
+    while manifest.ByteSize() > MOST_SHOWN_BYTES:
+        without = []
+        for field, _ in manifest.ListFields():
+            rest: Any = bundle_pb2.Bundle()
+            rest.CopyFrom(manifest)
+            rest.ClearField(field.name)
+            without.append(rest)
+        manifest = min(without, key=bundle_pb2.Bundle.ByteSize)
+    return manifest
 
 
 class Loader:
@@ -48,16 +67,17 @@ class Loader:
         began = time.monotonic()
         try:
             self._open(model, path)
-        except BundleError as error:
-            self._refuse(model, error.file, str(error))
+            for lane in model.lanes.values():
+                lane.start()
+        except (BundleError, OSError) as error:
+            self._refuse(model, error)
             return model
         except Exception as error:  # onnxruntime and hostile files may raise anything, and the others must not suffer
             log.exception("load failed", model=name, version=version)
-            self._refuse(model, "", f"loading failed: {type(error).__name__}: {error}")
+            self._refuse(model, error)
             return model
         for role, lane in model.lanes.items():
             self._metrics.show(name, version, role, lane.metrics)
-            lane.start()
         model.state = State.SERVING
         self._metrics.loaded(name, ok=True)
         log.info(
@@ -70,17 +90,33 @@ class Loader:
         )
         return model
 
-    def _refuse(self, model: ModelVersion, file: str, problem: str) -> None:
-        model.state, model.problem, model.problem_file = State.NOT_SERVING, problem, file
+    def _refuse(self, model: ModelVersion, error: Exception) -> None:
+        if isinstance(error, BundleError):
+            model.problem_file, model.problem = error.file, str(error)
+        elif isinstance(error, OSError):
+            model.problem = f"it cannot be read: {error}"
+        else:
+            model.problem = f"loading failed: {type(error).__name__}: {error}"
+        if len(model.problem) > MOST_REASON_CHARACTERS:
+            model.problem = f"{model.problem[:MOST_REASON_CHARACTERS]}... ({len(model.problem)} characters)"
+        model.state, model.passing = State.NOT_SERVING, passing(error)
+        if model.passing and self._settings.poll_seconds:
+            model.problem += "; the server tries it again by itself"
         model.close()
         # It is kept, to say why; nobody packs a reply of it.
         model.programs = {}
         self._metrics.loaded(model.name, ok=False)
-        log.error("bundle refused", model=model.name, version=model.version, file=file, reason=problem)
+        log.error(
+            "bundle refused",
+            model=model.name,
+            version=model.version,
+            file=model.problem_file,
+            reason=model.problem,
+        )
 
     def _open(self, model: ModelVersion, path: Path) -> None:
         # First the manifest alone: what could be read of a bad bundle is still worth showing.
-        model.manifest = read_manifest(path)
+        model.manifest = abridged(read_manifest(path))
         bundle = read_bundle(path)
         for role in bundle.manifest.roles:
             if role.program == bundle_pb2.PROGRAM_RASTER:

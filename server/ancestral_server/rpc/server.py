@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import grpc
@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from ancestral.v1 import inference_service_pb2, inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
 from ancestral_server.addresses import bound, joined
-from ancestral_server.catalog import Catalog
+from ancestral_server.catalog import Catalog, Key
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import StartupError
 from ancestral_server.metrics import Metrics
@@ -65,9 +65,10 @@ class Door:
         self._catalog = catalog
         self._settings = settings
         self._health = health.aio.HealthServicer()
-        # What health says of the models, by name; and that the catalog is no longer what it was then.
+        # What health says of the models, by name; and the versions that are no longer as they were then.
         self._told: dict[str, int] = {}
-        self._changed = asyncio.Event()
+        self._changed: set[Key] = set()
+        self._news = asyncio.Event()
         self._draining = Draining()
         inference = InferenceServicer(catalog, settings, self._draining)
         observed: Any = Observed(metrics, arrivals, self._draining, inference.readers, log_calls=settings.log_calls)
@@ -118,8 +119,8 @@ class Door:
 
     async def open(self) -> None:
         """Start answering; health per model NAME and NAME/VERSION, per service, and "" for the whole server."""
-        self._catalog.on_change = self._changed.set
-        await self._tell_health()
+        self._catalog.on_change = self._note
+        await self._tell_health([model.key for model in self._catalog])
         for service in _SERVICES:
             await self._health.set(service.full_name, SERVING)
         await self._health.set(health.OVERALL_HEALTH, SERVING)
@@ -174,20 +175,30 @@ class Door:
         for _ in range(5):
             await asyncio.sleep(FLUSH_SECONDS)
 
+    def _note(self, keys: Iterable[Key]) -> None:
+        self._changed.update(keys)
+        self._news.set()
+
     async def _follow(self) -> None:
         while True:
-            await self._changed.wait()
-            self._changed.clear()
-            await self._tell_health()
+            await self._news.wait()
+            self._news.clear()
+            changed, self._changed = self._changed, set()
+            await self._tell_health(changed)
 
-    async def _tell_health(self) -> None:
-        """Tell what has changed; of a model that is gone, that it does not serve."""
-        now = dict.fromkeys(self._told, NOT_SERVING)
-        for model in self._catalog:
-            now[f"{model.name}/{model.version}"] = SERVING if model.healthy else NOT_SERVING
-            if model.healthy or model.name not in now:
-                now[model.name] = now[f"{model.name}/{model.version}"]
-        for name, status in now.items():
-            if self._told.get(name) != status:
-                await self._health.set(name, status)
-        self._told = now
+    async def _tell_health(self, keys: Collection[Key]) -> None:
+        """Tell what has changed about these versions, and so about their models; of one that is gone, that it does not
+        serve. Whatever their number, calls have their turn in between.
+        """
+        for name, version in keys:
+            model = self._catalog.shown((name, version))
+            await self._say(f"{name}/{version}", model is not None and model.healthy)
+        for name in {name for name, _ in keys}:
+            await self._say(name, any(model.healthy for model in self._catalog.serving(name)))
+
+    async def _say(self, name: str, healthy: bool) -> None:
+        status = SERVING if healthy else NOT_SERVING
+        if self._told.get(name) != status:
+            await self._health.set(name, status)
+            self._told[name] = status
+            await asyncio.sleep(0)
