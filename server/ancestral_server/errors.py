@@ -15,6 +15,7 @@ ServerError
 ├── BundleRefused        what lies in the model's folder is not fit to serve
 └── Internal             our fault
 StartupError             the server cannot start as asked; ends the process
+Overdue                  a run was ended, since it went on for too long
 BundleError              a bundle is not fit to serve; names the file
 """
 
@@ -146,6 +147,10 @@ class Internal(ServerError):
 
 class StartupError(Exception):
     """The server cannot start as asked."""
+
+
+class Overdue(Exception):
+    """A run went on for longer than it may (`--load-seconds`), and was ended."""
 
 
 class BundleError(Exception):

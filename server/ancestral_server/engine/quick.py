@@ -13,6 +13,7 @@ from ancestral_server.engine.costs import Costs
 from ancestral_server.engine.job import OneShotJob, Priority
 from ancestral_server.engine.policy import CALL_SECONDS
 from ancestral_server.engine.spread import SpreadBatchLoop
+from ancestral_server.errors import Internal, Overdue
 from ancestral_server.runtime.program import OneShotProgram
 
 # A run that takes no longer than this may hold up the event loop: handing it to a thread and back costs about as much.
@@ -78,6 +79,9 @@ class QuickBatchLoop(SpreadBatchLoop):
             gathered = time.monotonic()
             outputs = form.run(inputs, job.wanted)
             ran = time.monotonic()
+        except Overdue as error:
+            # Once is long enough.
+            raise Internal(f"{self.name}: the run failed: {error}") from error
         except Exception:  # noqa: BLE001 - happens again in its turn, or was a passing want of memory
             return False
         finally:
