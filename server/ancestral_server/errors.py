@@ -149,7 +149,7 @@ class StartupError(Exception):
     """The server cannot start as asked."""
 
 
-class Overdue(Exception):
+class Overdue(RuntimeError):
     """A run went on for longer than it may (`--load-seconds`), and was ended."""
 
 

@@ -241,8 +241,12 @@ class BatchLoop(Lane[OneShotJob]):
         except (OutOfMemory, MemoryError) as error:
             self._split(hand, rows, size, error)
             return
-        except Exception as error:
+        except RuntimeError as error:
             self._suspect(hand, rows, error)
+            return
+        except Exception as error:
+            log.exception("run failed", lane=self.name, rows=rows)
+            self._give_up(list(hand.drop()), Internal(f"{self.name}: the run failed: {error}"))
             return
         ran = time.monotonic()
         for known in costs:
@@ -277,7 +281,7 @@ class BatchLoop(Lane[OneShotJob]):
             none_fits = OutOfMemory(f"{self.name}: not even {rows} image fits into memory: {error}")
             self._give_up(list(hand.drop()), none_fits)
 
-    def _suspect(self, hand: Hand, rows: int, error: Exception) -> None:
+    def _suspect(self, hand: Hand, rows: int, error: RuntimeError) -> None:
         """A run failed: its halves again, each by itself, and so on. So whoever is to blame hears of it and nobody
         else. One guilty call among n costs 2 log2(n) runs, n of them 2 n.
         """

@@ -226,8 +226,12 @@ class RasterLoop(Lane[RasterJob]):
         except (OutOfMemory, MemoryError) as error:
             self._split(worker, slots.used, max(sizes), error)
             return
-        except Exception as error:
+        except RuntimeError as error:
             self._suspect(worker, slots, max(sizes), error)
+            return
+        except Exception as error:
+            log.exception("run failed", lane=self.name, rows=slots.used)
+            self._give_up(list(self._in_hand(worker)), Internal(f"{self.name}: the run failed: {error}"))
             return
         ran = time.monotonic()
         # A row is gathered, run and handed back in one step.
@@ -265,12 +269,12 @@ class RasterLoop(Lane[RasterJob]):
             jobs = list(self._in_hand(worker))
             self._give_up(jobs, OutOfMemory(f"{self.name}: not even one image fits into memory: {error}"))
 
-    def _suspect(self, worker: int, slots: Slots, size: int, error: Exception) -> None:
+    def _suspect(self, worker: int, slots: Slots, size: int, error: RuntimeError) -> None:
         """A row's run failed: find the samples that are to blame, halving what failed, and answer whose they are. The
         others are painted on at the next turn. One among n costs 2 log2(n) runs, n of them 2 n.
         """
         log.error("run failed", lane=self.name, rows=slots.used, exc_info=error)
-        guilty: dict[int, Exception] = {}
+        guilty: dict[int, RuntimeError] = {}
         suspects = [list(range(slots.used))]
         if isinstance(error, Overdue):
             # Once is long enough.
@@ -281,7 +285,7 @@ class RasterLoop(Lane[RasterJob]):
                 slots.try_row(part, policy.parts(len(part), self._rooms[worker].most, slots.capacity, full=self._fixed))
             except (OutOfMemory, MemoryError):
                 continue  # not what it failed of: its turn will come
-            except Exception as again:  # noqa: BLE001 - onnxruntime raises many kinds
+            except RuntimeError as again:
                 if len(part) == 1 or isinstance(again, Overdue):
                     guilty.update(dict.fromkeys(part, again))
                 else:
@@ -291,9 +295,9 @@ class RasterLoop(Lane[RasterJob]):
         elif not self._rooms[worker].shrink(size):
             self._give_up(list(self._in_hand(worker)), Internal(f"{self.name}: the run failed: {error}"))
 
-    def _blame(self, slots: Slots, guilty: Mapping[int, Exception]) -> None:
+    def _blame(self, slots: Slots, guilty: Mapping[int, RuntimeError]) -> None:
         """Answer the requests whose samples, by slot, cannot be painted, and free all their slots."""
-        failed: dict[int, tuple[RasterJob, Exception]] = {}
+        failed: dict[int, tuple[RasterJob, RuntimeError]] = {}
         for slot, error in guilty.items():
             if (job := slots.jobs[slot]) is not None:
                 failed.setdefault(id(job), (job, error))
