@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+import math
 import os
 import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +22,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from ancestral_server.errors import BundleError, OutOfMemory, StartupError
+from ancestral_server.errors import BundleError, OutOfMemory, Overdue, StartupError
+from ancestral_server.runtime import memory
+from ancestral_server.runtime.watchdog import Watchdog
 
 Array = NDArray[Any]
 Device = Literal["cpu", "cuda"]
@@ -60,12 +65,26 @@ _OF_SHAPES = frozenset(
 )
 
 
-class Runtime:
-    """The device, and the number of threads that a session may compute on."""
+@dataclass(frozen=True)
+class Graph:
+    """A graph as it was read. data: the folder of the files, if any, in which it keeps what is too large for it."""
 
-    def __init__(self, device: Literal["auto", "cpu", "cuda"], threads: int) -> None:
+    name: str
+    content: bytes
+    data: Path
+
+
+class Runtime:
+    """The device, and the number of threads that a session may compute on.
+
+    run_seconds: how long a run may go on that serves calls.
+    """
+
+    def __init__(self, device: Literal["auto", "cpu", "cuda"], threads: int, *, run_seconds: float = math.inf) -> None:
         self._threads = threads
+        self._run_seconds = run_seconds
         self._want = Want()
+        self._watchdog = Watchdog()
         self.device: Device = "cpu"
         if device != "cpu":
             problem = cuda_problem()
@@ -74,10 +93,15 @@ class Runtime:
             elif device == "cuda":
                 raise StartupError(f"--device cuda: no usable GPU: {problem}")
 
-    def open(self, path: Path, *, on: Device | None = None, on_caller: bool = False) -> Session:
-        """Load a graph; BundleError if onnxruntime refuses it or would run a node elsewhere than asked.
+    def open(
+        self, graph: Graph | Path, *, on: Device | None = None, on_caller: bool = False, end: float | None = None
+    ) -> Session:
+        """Load a graph; BundleError if onnxruntime refuses it or would run a node elsewhere than asked, OutOfMemory if
+        it does not fit now, Overdue if that takes too long.
 
-        on_caller: on the CPU, compute on the thread that calls `run` and no other.
+        graph: as it was read, or a file, beside which its data are. on_caller: on the CPU, compute on the thread that
+        calls `run` and no other. end: when loading has to be over, and all runs until `Session.loaded`,
+        time.monotonic() seconds.
         """
         options = ort.SessionOptions()
         # Not onnxruntime's one global pool: it allows no session without threads. Waiting threads cost nothing.
@@ -85,22 +109,38 @@ class Runtime:
         options.log_severity_level = 3
         # Threads that spin for work steal the cores from the event loop and from other models.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # What it takes for its own format instead would be read by rules that nobody has checked.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
+        source: bytes | Path
+        if isinstance(graph, Graph):
+            source = graph.content
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.data))
+        else:
+            source = graph
         providers: list[Any] = ["CPUExecutionProvider"]
         if (on or self.device) == "cuda":
             # Not session.disable_cpu_ep_fallback: it refuses the nodes that compute shapes as well.
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
             providers = [(_CUDA, _CUDA_OPTIONS), *providers]
+        if end is not None:
+            self._watchdog.watch(options, end, _cancel_load)
         try:
             # enable_fallback: the Python class would otherwise retry on the CPU and hide the first error.
-            session = ort.InferenceSession(path, options, providers=providers, enable_fallback=False)
+            session = ort.InferenceSession(source, options, providers=providers, enable_fallback=False)
         except Exception as error:  # onnxruntime raises a dozen types of its own
+            if end is not None and time.monotonic() >= end:
+                raise Overdue(f"loading {graph.name} went on for too long and was ended") from error
             if out_of_memory(error):
-                self._want.times += 1
-                raise BundleError(path.name, f"it does not fit into memory now: {_brief(error)}") from error
-            raise BundleError(path.name, f"onnxruntime refuses it: {_brief(error)}") from error
+                self._want.heed(error)
+                raise OutOfMemory(f"{graph.name} does not fit into memory now: {_brief(error)}") from error
+            raise BundleError(graph.name, f"onnxruntime refuses it: {_refusal(error, graph)}") from error
+        finally:
+            if end is not None:
+                self._watchdog.done(options)
         if (on or self.device) == "cuda" and (strays := nodes_off_the_gpu(session)):
-            raise BundleError(path.name, f"{len(strays)} nodes would run on the CPU: {', '.join(strays[:5])}")
-        return Session(session, self._want, "gpu:0" if (on or self.device) == "cuda" else "cpu:0")
+            raise BundleError(graph.name, f"{len(strays)} nodes would run on the CPU: {', '.join(strays[:5])}")
+        arena = "gpu:0" if (on or self.device) == "cuda" else "cpu:0"
+        return Session(session, self._want, arena, self._watchdog, self._run_seconds, end)
 
 
 class Want:
@@ -109,18 +149,46 @@ class Want:
     def __init__(self) -> None:
         self.times = 0
 
+    def heed(self, error: BaseException) -> None:
+        """Have every session give back what it can spare; unless somebody asked for more at once than there is of
+        memory, whom that would not help.
+        """
+        asked = _ASKED.search(str(error))
+        if asked is None or int(asked[1]) <= memory.total():
+            self.times += 1
+
 
 class Session:
-    """A loaded graph. arena: where it computes, as onnxruntime calls that."""
+    """A loaded graph.
 
-    def __init__(self, session: ort.InferenceSession, want: Want | None = None, arena: str = "cpu:0") -> None:
+    arena: where it computes, as onnxruntime calls that. run_seconds: how long a run may go on. end: when all runs that
+    belong to loading have to be over, None if it serves, time.monotonic() seconds.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        want: Want | None = None,
+        arena: str = "cpu:0",
+        watchdog: Watchdog | None = None,
+        run_seconds: float = math.inf,
+        end: float | None = None,
+    ) -> None:
         self._session = session
         self._want = want or Want()
         self._heeded = self._want.times
-        self._frugal = ort.RunOptions()
-        self._frugal.add_run_config_entry("memory.enable_memory_arena_shrinkage", arena)
+        self._arena = arena
+        self._watchdog = watchdog or Watchdog()
+        self._run_seconds = run_seconds
+        self._end = end
+        # Of earlier runs, one for each thread that runs: to make one takes 3 µs.
+        self._spare_options: list[ort.RunOptions] = []
         self.inputs = {i.name: (DTYPES.get(i.type), _shape(i.shape)) for i in session.get_inputs()}
         self.outputs = {o.name: (DTYPES.get(o.type), _shape(o.shape)) for o in session.get_outputs()}
+
+    def loaded(self) -> None:
+        """From now on every run has its own time."""
+        self._end = None
 
     def close(self) -> None:
         """Give back what it holds, once a run that goes on has ended, whoever still refers to it: an error that was
@@ -131,20 +199,49 @@ class Session:
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
         """One run; arrays in by name, arrays out in the order of `outputs`. Releases the GIL.
 
-        OutOfMemory if it did not fit, RuntimeError for what else onnxruntime raises.
+        OutOfMemory if it did not fit, Overdue if it went on for too long, RuntimeError for what else onnxruntime
+        raises. A run can be ended between two operators, and between two turns of a loop.
         """
-        options = None
-        if self._heeded != self._want.times:
+        frugal = self._heeded != self._want.times
+        if frugal:
             # Someone lacks memory: what the arena keeps of earlier runs, for later ones, goes back after this one.
-            options, self._heeded = self._frugal, self._want.times
+            options, self._heeded = ort.RunOptions(), self._want.times
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", self._arena)
+        else:
+            options = self._options()
+        began = time.monotonic()
+        end = began + self._run_seconds if self._end is None else self._end
+        self._watchdog.watch(options, end, _end_run)
         try:
             # Past the Python class around it, whose checks of what the programs have checked cost a lone image 30 µs.
-            return list(self._session._sess.run(outputs, inputs, options))
+            arrays = list(self._session._sess.run(outputs, inputs, options))
         except Exception as error:
+            if options.terminate:
+                raise Overdue(f"a run was ended after {time.monotonic() - began:.3g} s") from error
             if out_of_memory(error):
-                self._want.times += 1
+                self._want.heed(error)
                 raise OutOfMemory(f"out of memory: {_brief(error)}") from error
             raise RuntimeError(_brief(error)) from error
+        finally:
+            self._watchdog.done(options)
+        # Later the watchdog might still be about to end it.
+        if not frugal and time.monotonic() < end:
+            self._spare_options.append(options)
+        return arrays
+
+    def _options(self) -> ort.RunOptions:
+        try:
+            return self._spare_options.pop()
+        except IndexError:
+            return ort.RunOptions()
+
+
+def _end_run(options: ort.RunOptions) -> None:
+    options.terminate = True
+
+
+def _cancel_load(options: ort.SessionOptions) -> None:
+    options.set_load_cancellation_flag(True)
 
 
 def nodes_off_the_gpu(session: ort.InferenceSession) -> list[str]:
@@ -169,6 +266,8 @@ _OUT_OF_MEMORY = re.compile(
     r"|CUDNN_STATUS_\w*ALLOC|CUBLAS_STATUS_ALLOC_FAILED|CUBLAS failure 3\b",
     re.IGNORECASE,
 )
+# How many bytes an arena was asked for.
+_ASKED = re.compile(r"requested (?:buffer of size|bytes of) ?(\d+)")
 # Of CUDA's failures onnxruntime tells the signature of a C++ template, twice, and the name of the machine.
 _OF_CUDA = re.compile(r"\S*cuda_call\.cc:.*?(CU[A-Z]+ failure .*?) ; GPU=.*? ; expr=(.*)", re.DOTALL)
 
@@ -208,6 +307,16 @@ def _preload_cuda() -> None:
 
 def _shape(shape: Sequence[int | str | None]) -> tuple[int | None, ...]:
     return tuple(axis if isinstance(axis, int) else None for axis in shape)
+
+
+def _refusal(error: Exception, graph: Graph | Path) -> str:
+    """What onnxruntime says of a graph, in a line."""
+    told = _brief(error)
+    if isinstance(graph, Graph) and re.search("external", told, re.IGNORECASE):
+        # Our own folder means nothing to anybody.
+        told = told.replace(f"{graph.data}/", "").replace(str(graph.data), "the bundle")
+        told += "; a graph may keep data only in files of the manifest, inside of the bundle"
+    return told
 
 
 def _brief(error: Exception) -> str:

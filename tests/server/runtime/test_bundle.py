@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
 import toybundle
 from ancestral.v1 import bundle_pb2
 from ancestral_server.errors import BundleError
+from ancestral_server.runtime import bundle as bundles
 from ancestral_server.runtime.bundle import read_bundle
 from ancestral_server.runtime.session import Runtime
 
@@ -60,16 +64,38 @@ def test_a_damaged_file_is_named(tmp_path: Path, file: str, damage: Callable[[Pa
     assert refusal.value.file == file
 
 
+def packed(**arrays: Any) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [(b"", "No data left"), (b"PK\x03\x04 and nothing more", "not a zip file"), (b"\x80\x04N.", "pickle")],
+    [
+        (b"", "not a zip file"),
+        (b"PK\x03\x04 and nothing more", "not a zip file"),
+        (b"\x80\x04N.", "not a zip file"),
+        (packed(a=np.array([None])), "allow_pickle=False"),
+    ],
 )
 def test_golden_data_of_any_kind_of_rubbish_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
     bundle = read_bundle(toybundle.write(tmp_path))
-    (bundle.folder / "golden.npz").write_bytes(content)
+    bundle = dataclasses.replace(bundle, contents={**bundle.contents, "golden.npz": content})
     with pytest.raises(BundleError, match=problem) as refusal:
         bundle.golden()
     assert refusal.value.file == "golden.npz"
+
+
+def test_golden_data_that_would_fill_the_memory_are_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundles, "MAX_GOLDEN_BYTES", 2**20)
+    bundle = read_bundle(toybundle.write(tmp_path))
+    bomb = packed(a=np.zeros(2**20, np.uint8), b=np.zeros(2**20, np.uint8))
+    assert len(bomb) < 10_000
+    with pytest.raises(BundleError, match="has 20974.. bytes unpacked, must have at most 1048576"):
+        dataclasses.replace(bundle, contents={"golden.npz": bomb}).golden()
 
 
 def test_a_manifest_that_is_no_file_or_endless_is_not_read(tmp_path: Path) -> None:
@@ -134,13 +160,13 @@ def lean_raster(manifest: bundle_pb2.Bundle) -> None:
     ("change", "reason"),
     [
         (leave, "leads out of the bundle"),
-        (endless_name, "cannot be read: File name too long"),
+        (endless_name, "files\\[0\\].path has 5000 characters, must have at most 1024"),
         (no_graph, "'other.onnx' is not among its files"),
         (twice, "there twice"),
-        (no_image, "1 levels"),
+        (no_image, "image.levels is 1, must be 2 to 256"),
         (other_name, "lies in tally/1"),
         (lean(name="score"), "role encode: its lean form is of role 'score'"),
-        (lean(lean=bundle_pb2.Role(name="encode")), "or has one itself"),
+        (lean(lean=bundle_pb2.Role(name="encode")), "lean has a lean form itself"),
         (lean(program=bundle_pb2.PROGRAM_RASTER), "only a one-shot program can have a lean form"),
         (lean_raster, "role sample: only a one-shot program"),
         (lean(outputs=[toybundle.LIKELIHOOD]), "a tensor 'log_likelihood' that the role has not"),
@@ -177,8 +203,9 @@ def test_a_graph_keeps_its_data_in_files_of_the_manifest(tmp_path: Path, name: s
             (bundle / path).write_bytes((folder / path).read_bytes())
         return bundle
 
-    with pytest.raises(BundleError, match=f"keeps data in '{name}', which is not among the files") as refusal:
-        read_bundle(split(tmp_path / "unlisted", graph.name))
+    unlisted = read_bundle(split(tmp_path / "unlisted", graph.name))
+    with pytest.raises(BundleError, match=f'{name}"; a graph may keep data only in files of the manifest') as refusal:
+        Runtime("cpu", 1).open(unlisted.graph(unlisted.manifest.roles[0]))
     assert refusal.value.file == graph.name
 
     bundle = read_bundle(split(tmp_path / "listed", graph.name, name))
