@@ -74,9 +74,16 @@ class Overloaded(ServerError):
 
 
 class OutOfMemory(ServerError):
-    """A run did not fit into memory; the caller hears of it only where one row alone does not."""
+    """A run did not fit into memory; the caller hears of it only where one row alone does not.
+
+    hopeless: it asked for more at once than there is of memory, however little others may use.
+    """
 
     reason = "OUT_OF_MEMORY"
+
+    def __init__(self, message: str, *, hopeless: bool = False) -> None:
+        super().__init__(message)
+        self.hopeless = hopeless
 
 
 class DeadlineExceeded(ServerError):

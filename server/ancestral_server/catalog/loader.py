@@ -155,12 +155,14 @@ class Loader:
         elif isinstance(error, OSError):
             model.problem = f"it cannot be read: {error}"
         elif isinstance(error, OutOfMemory):
-            model.problem = f"it does not fit into memory now: {error}"
+            when = "ever: it asks for more at once than this machine or container has" if error.hopeless else "now"
+            model.problem = f"it does not fit into memory {when}: {error}"
         else:
             model.problem = f"loading failed: {type(error).__name__}: {error}"
         if len(model.problem) > MOST_REASON_CHARACTERS:
             model.problem = f"{model.problem[:MOST_REASON_CHARACTERS]}... ({len(model.problem)} characters)"
-        model.state, model.passing = State.NOT_SERVING, passing(error)
+        hopeless = isinstance(error, OutOfMemory) and error.hopeless
+        model.state, model.passing = State.NOT_SERVING, passing(error) and not hopeless
         if model.passing and self._settings.poll_seconds:
             model.problem += "; the server tries it again by itself"
         model.close()
@@ -192,12 +194,9 @@ class Loader:
         for name, program in model.programs.items():
             check_labels(program)
             lane = model.lanes[name] = self._lane(model, name, program)
-            try:
-                lane.warm_up()
-                if isinstance(lane, QuickBatchLoop) and lane.quick:
-                    lane.lighten(self._one_shot(load, bundle, program.role, on_caller=True))
-            except OutOfMemory as error:
-                raise OutOfMemory(f"{program.role.graph}: role {name}: {error}") from error
+            lane.warm_up()
+            if isinstance(lane, QuickBatchLoop) and lane.quick:
+                lane.lighten(self._one_shot(load, bundle, program.role, on_caller=True))
         model.device = self._runtime.device
         for lane in model.lanes.values():
             lane.start()

@@ -25,9 +25,7 @@ def replay(bundle: Bundle, programs: dict[str, Program]) -> None:
             else:
                 assert isinstance(program, RasterProgram)
                 got = replay_raster(program, inputs)
-        except OutOfMemory as error:
-            raise OutOfMemory(f"{role.graph}: role {name}: {error}") from error
-        except (BundleError, MemoryError, Overdue):
+        except (BundleError, OutOfMemory, MemoryError, Overdue):
             raise
         except Exception as error:
             raise BundleError(role.graph, f"role {name}: the golden replay failed: {error}") from error

@@ -131,8 +131,7 @@ class Runtime:
             if end is not None and time.monotonic() >= end:
                 raise Overdue(f"loading {graph.name} went on for too long and was ended") from error
             if out_of_memory(error):
-                self._want.heed(error)
-                raise OutOfMemory(f"{graph.name} does not fit into memory now: {_brief(error)}") from error
+                raise OutOfMemory(f"{graph.name}: {_brief(error)}", hopeless=self._want.note(error)) from error
             raise BundleError(graph.name, f"onnxruntime refuses it: {_refusal(error, graph)}") from error
         finally:
             if end is not None:
@@ -149,13 +148,15 @@ class Want:
     def __init__(self) -> None:
         self.times = 0
 
-    def heed(self, error: BaseException) -> None:
+    def note(self, error: BaseException) -> bool:
         """Have every session give back what it can spare; unless somebody asked for more at once than there is of
-        memory, whom that would not help.
+        memory, whom that would not help. Whether it is so.
         """
         asked = _ASKED.search(str(error))
-        if asked is None or int(asked[1]) <= memory.total():
+        hopeless = asked is not None and int(asked[1]) > memory.total()
+        if not hopeless:
             self.times += 1
+        return hopeless
 
 
 class Session:
@@ -219,8 +220,7 @@ class Session:
             if options.terminate:
                 raise Overdue(f"a run was ended after {time.monotonic() - began:.3g} s") from error
             if out_of_memory(error):
-                self._want.heed(error)
-                raise OutOfMemory(f"out of memory: {_brief(error)}") from error
+                raise OutOfMemory(f"out of memory: {_brief(error)}", hopeless=self._want.note(error)) from error
             raise RuntimeError(_brief(error)) from error
         finally:
             self._watchdog.done(options)
