@@ -1,24 +1,26 @@
 """Changes of the toy encoder's graph after which it asks for too much; for `toybundle.write(graph=...)`.
 
 Each puts something between the total of an image and its answer; what the graph answers stays right, if it ever does.
+And bundles that take a label, or keep their data elsewhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+import toybundle
+from ancestral.v1 import bundle_pb2, tensor_pb2
 from toybundle import constant
 
 node = helper.make_node
 
 
-def _before_the_answer(
-    model: onnx.ModelProto, nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto]
-) -> None:
+def _before_the_answer(model: onnx.ModelProto, nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto]) -> None:
     """Insert nodes that make `whole` of `total` [B,1]."""
     graph = model.graph
     for each in graph.node:
@@ -139,3 +141,100 @@ def folded(size: int) -> Callable[[onnx.ModelProto], None]:
         )
 
     return change
+
+
+def dark_only(model: onnx.ModelProto) -> None:
+    """A run fails if the first byte of any of its images is above 199."""
+    _before_the_answer(
+        model,
+        [
+            node("Reshape", ["image", "rows"], ["bytes"]),
+            node("Slice", ["bytes", "begin", "stop", "axis"], ["corners"]),
+            node("Cast", ["corners"], ["numbers"], to=TensorProto.INT64),
+            node("Gather", ["table", "numbers"], ["nothing_"]),
+            node("Add", ["total", "nothing_"], ["whole"]),
+        ],
+        [
+            constant("rows", np.array([0, -1])),
+            constant("begin", np.array([0])),
+            constant("stop", np.array([1])),
+            constant("axis", np.array([1])),
+            constant("table", np.zeros(200, np.float32)),
+        ],
+    )
+
+
+LABEL = toybundle.spec("label", bundle_pb2.MEANING_LABEL, tensor_pb2.DATA_TYPE_INT64)
+
+
+def of_classes(classes: int) -> Callable[[onnx.ModelProto], None]:
+    """A graph that takes a label, of so many."""
+
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.input.append(helper.make_tensor_value_info("label", TensorProto.INT64, ["B"]))
+        _before_the_answer(
+            model,
+            [
+                node("Gather", ["table", "label"], ["nothing_"]),
+                node("Reshape", ["nothing_", "rows"], ["column"]),
+                node("Add", ["total", "column"], ["whole"]),
+            ],
+            [constant("rows", np.array([-1, 1])), constant("table", np.zeros(classes, np.float32))],
+        )
+
+    return change
+
+
+def takes_labels(label_count: int) -> Callable[[bundle_pb2.Bundle], None]:
+    """The manifest of that, which may say that there are others."""
+
+    def change(manifest: bundle_pb2.Bundle) -> None:
+        manifest.label_count = label_count
+        for role in manifest.roles[:2]:
+            role.inputs.append(LABEL)
+
+    return change
+
+
+def labelled_golden(offset: float = 0.0, golden: Any = toybundle.golden) -> toybundle.Arrays:
+    """The recorded answers of that."""
+    labels = np.array([0, 1, 2])
+    return {**golden(offset), "encode/in/label": labels, "score/in/label": labels}
+
+
+def _field(number: int, content: bytes, length: bytes | None = None) -> bytes:
+    """A length-delimited field of a protobuf message; `length` says it otherwise than usual."""
+    return bytes([number << 3 | 2]) + (_varint(len(content)) if length is None else length) + content
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+_KEY = _field(1, b"location")
+# The ways to write an entry of `external_data` (onnx.proto) that says in which file a tensor's data are.
+ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
+    "as usual": lambda path: _KEY + _field(2, path),
+    "value first": lambda path: _field(2, path) + _KEY,
+    "another key first": lambda path: _field(1, b"offset") + _KEY + _field(2, path),
+    "another value first": lambda path: _KEY + _field(2, b"CARD.md") + _field(2, path),
+    "long varints": lambda path: _field(1, b"location", b"\x88\x80\x80\x00") + _field(2, path),
+    "unknown field between": lambda path: _KEY + b"\x18\x05" + _field(2, path),
+    "group between": lambda path: _KEY + b"\x23\x08\x01\x24" + _field(2, path),
+}
+
+
+def elsewhere(model: onnx.ModelProto, path: str, encoding: str = "as usual") -> bytes:
+    """The graph with the encoder's `scale` in a file of that path, of 4 bytes: the initializer comes in a second `graph`
+    of the model, which protobuf merges into the first.
+    """
+    (scale,) = (each for each in model.graph.initializer if each.name == "scale")
+    model.graph.initializer.remove(scale)
+    scale.ClearField("raw_data")
+    scale.data_location = TensorProto.EXTERNAL
+    tensor = scale.SerializeToString() + _field(13, ENCODINGS[encoding](path.encode()))
+    return bytes(model.SerializeToString()) + _field(7, _field(5, tensor))
