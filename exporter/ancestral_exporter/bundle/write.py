@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from google.protobuf import json_format
 
+from ancestral.bundle import rules
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.compare import Tolerance, compare
 from ancestral_exporter.bundle.export import export_graph, graph_roles
@@ -26,7 +26,6 @@ from ancestral_exporter.models.base import ImageModel, OneShotGraph, RasterGraph
 GOLDEN = "golden.npz"
 # For the server's device too: a GPU without TF32 stays well inside.
 GOLDEN_TOLERANCE = Tolerance(1e-4, 0.002)
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # Images recorded of a raster role: its replay costs H runs at any batch, its recording tens of passes.
 _RASTER_IMAGES = 4
 
@@ -50,8 +49,8 @@ def write_bundle(
     files, and returns what it measured of the graphs.
     Raises VerifyError, leaving nothing behind, when a graph does not answer as PyTorch does.
     """
-    if not _NAME.fullmatch(name):
-        raise UsageError(f"model name {name!r} does not match {_NAME.pattern}")
+    if not rules.NAME.fullmatch(name):
+        raise UsageError(f"model name {name!r} does not match {rules.NAME.pattern}")
     subjects = _subjects(model, golden_images, golden_labels)
     home = Path(models_dir) / name
     home.mkdir(parents=True, exist_ok=True)

@@ -53,8 +53,8 @@ def forms(manifest: bundle_pb2.Bundle) -> Iterator[bundle_pb2.Role]:
 
 def problems(manifest: bundle_pb2.Bundle) -> Iterator[str]:
     """Whatever is wrong with a manifest in itself."""
-    yield from limits(manifest)
-    yield from contradictions(manifest)
+    found = list(limits(manifest))
+    yield from found or contradictions(manifest)
 
 
 def limits(manifest: bundle_pb2.Bundle) -> Iterator[str]:

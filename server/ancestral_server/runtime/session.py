@@ -312,11 +312,13 @@ def _shape(shape: Sequence[int | str | None]) -> tuple[int | None, ...]:
 def _refusal(error: Exception, graph: Graph | Path) -> str:
     """What onnxruntime says of a graph, in a line."""
     told = _brief(error)
-    if isinstance(graph, Graph) and re.search("external", told, re.IGNORECASE):
-        # Our own folder means nothing to anybody.
-        told = told.replace(f"{graph.data}/", "").replace(str(graph.data), "the bundle")
-        told += "; a graph may keep data only in files of the manifest, inside of the bundle"
-    return told
+    if not isinstance(graph, Graph):
+        return told
+    # Our own folder means nothing to anybody.
+    told = told.replace(f"{graph.data}/", "").replace(str(graph.data), "the bundle")
+    if "external" not in told.lower():
+        return told
+    return f"{told}; a graph may keep data only in files of the manifest, inside of the bundle"
 
 
 def _brief(error: Exception) -> str:

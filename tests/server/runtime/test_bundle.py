@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
+import hostile
 import toybundle
 from ancestral.v1 import bundle_pb2
 from ancestral_server.errors import BundleError
 from ancestral_server.runtime import bundle as bundles
 from ancestral_server.runtime.bundle import read_bundle
-from ancestral_server.runtime.session import Runtime
+from ancestral_server.runtime.session import Graph, Runtime, Session
 
 
 def test_a_good_bundle_is_read(tmp_path: Path) -> None:
@@ -211,3 +213,97 @@ def test_a_graph_keeps_its_data_in_files_of_the_manifest(tmp_path: Path, name: s
     bundle = read_bundle(split(tmp_path / "listed", graph.name, name))
     session = Runtime("cpu", 1).open(bundle.graph(bundle.manifest.roles[0]))
     assert session.run(["code"], {"image": bundle.golden()["encode/in/image"]})[0].shape == (3, 2)
+
+
+def kept_elsewhere(models: Path, path: str, encoding: str, *, listed: bool) -> Path:
+    """The toy bundle, its encoder's `scale` in `scale.bin`, which the graph calls `path`; the manifest has it if listed."""
+
+    def change(manifest: bundle_pb2.Bundle) -> None:
+        folder = models / "tally" / "1"
+        (folder / "scale.bin").write_bytes(np.float32(255).tobytes())
+        content = hostile.elsewhere(onnx.load(folder / "encode.onnx"), path, encoding)
+        (folder / "encode.onnx").write_bytes(content)
+        (entry,) = (file for file in manifest.files if file.path == "encode.onnx")
+        entry.CopyFrom(toybundle.listed(folder / "encode.onnx"))
+        if listed:
+            manifest.files.append(toybundle.listed(folder / "scale.bin"))
+
+    return toybundle.write(models, change=change)
+
+
+def codes(session: Session) -> Any:
+    (code,) = session.run(["code"], {"image": np.full((2, 4, 3, 1), 51, np.uint8)})
+    return code.tolist()
+
+
+WHITE = [[pytest.approx(2.4), pytest.approx(0.2)]] * 2
+
+
+@pytest.mark.parametrize("encoding", hostile.ENCODINGS)
+def test_no_encoding_has_a_graph_read_a_file_that_nobody_has_hashed(tmp_path: Path, encoding: str) -> None:
+    bundle = read_bundle(kept_elsewhere(tmp_path / "unlisted", "scale.bin", encoding, listed=False))
+    role = bundle.manifest.roles[0]
+    # Read beside the graph, as it would be where nobody prevents it.
+    assert codes(Runtime("cpu", 1).open(bundle.folder / "encode.onnx")) == WHITE
+    with pytest.raises(BundleError, match="a graph may keep data only in files of the manifest") as refusal:
+        Runtime("cpu", 1).open(bundle.graph(role))
+    assert refusal.value.file == "encode.onnx"
+
+    listed = read_bundle(kept_elsewhere(tmp_path / "listed", "scale.bin", encoding, listed=True))
+    assert codes(Runtime("cpu", 1).open(listed.graph(role))) == WHITE
+
+
+def test_what_becomes_of_the_files_afterwards_changes_nothing(tmp_path: Path) -> None:
+    bundle = read_bundle(kept_elsewhere(tmp_path, "scale.bin", "as usual", listed=True))
+    (bundle.folder / "encode.onnx").write_bytes(b"another graph")
+    (bundle.folder / "golden.npz").unlink()
+    with (bundle.folder / "scale.bin").open("r+b") as scale:
+        scale.write(np.float32(1).tobytes())
+    session = Runtime("cpu", 1).open(bundle.graph(bundle.manifest.roles[0]))
+    assert codes(session) == WHITE
+    assert len(bundle.golden()["encode/in/image"]) == 3
+    # Nor while it serves, although onnxruntime maps the file into memory; and the copy is gone with the bundle.
+    with (bundle.folder / "scale.bin").open("r+b") as scale:
+        scale.write(np.float32(2).tobytes())
+    copies = bundle.data
+    assert (copies / "scale.bin").exists()
+    del bundle
+    assert not copies.exists()
+    assert codes(session) == WHITE
+
+
+@pytest.mark.parametrize("path", ["../scale.bin", "/etc/hostname", "link.bin", "sub/../../scale.bin", "."])
+def test_no_path_leads_out_of_the_files_of_the_manifest(tmp_path: Path, path: str) -> None:
+    folder = kept_elsewhere(tmp_path, path, "as usual", listed=True)
+    (tmp_path / "tally" / "scale.bin").write_bytes(np.float32(255).tobytes())
+    (folder / "link.bin").symlink_to(folder / "scale.bin")
+    bundle = read_bundle(folder)
+    with pytest.raises(BundleError) as refusal:
+        Runtime("cpu", 1).open(bundle.graph(bundle.manifest.roles[0]))
+    assert refusal.value.file == "encode.onnx"
+    assert "ancestral-" not in str(refusal.value)
+
+
+def test_a_graph_in_onnxruntimes_own_format_is_no_graph(tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "encode.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    folder = toybundle.write(tmp_path)
+    onnxruntime.InferenceSession(folder / "encode.onnx", options, providers=["CPUExecutionProvider"])
+    content = (tmp_path / "encode.ort").read_bytes()
+    assert onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]).get_outputs()
+    with pytest.raises(BundleError, match="onnxruntime refuses it"):
+        Runtime("cpu", 1).open(Graph("encode.onnx", content, tmp_path))
+
+
+def test_a_file_that_cannot_be_read_now_is_no_fault_of_the_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = toybundle.write(tmp_path)
+
+    def denied(path: Path, *how: Any, **more: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(PermissionError):
+        read_bundle(folder)
