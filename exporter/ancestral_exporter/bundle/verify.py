@@ -41,8 +41,7 @@ def verify_bundle(path: Path, *, placed: bool = True) -> VerifyReport:
     if placed:
         here, says = f"{path.resolve().parent.name}/{path.resolve().name}", f"{manifest.name}/{manifest.version}"
         report.add(MANIFEST, here == says, f"is of {says}" + ("" if here == says else f", but lies in {here}"))
-    _check_manifest(report, manifest)
-    if not report.ok:
+    if not _check_manifest(report, manifest):
         return report
     _check_files(report, path, manifest)
     if not report.ok:
@@ -60,8 +59,8 @@ def verify_bundle(path: Path, *, placed: bool = True) -> VerifyReport:
             tiled = {name: value[index] for name, value in feeds.items()}
             answers = {name: value[index] for name, value in wanted.items()}
             compare(report, "recorded", sessions[role.graph], role, tiled, answers, tolerance)
-    _check_labels(report, manifest, sessions)
-    _check_raster(report, manifest, sessions)
+    if _check_labels(report, manifest, sessions):
+        _check_raster(report, manifest, sessions)
     return report
 
 
@@ -148,12 +147,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _check_manifest(report: VerifyReport, manifest: bundle_pb2.Bundle) -> None:
+def _check_manifest(report: VerifyReport, manifest: bundle_pb2.Bundle) -> bool:
     found = list(rules.problems(manifest))
     if not manifest.family:
         found.append("no family")
     names = ", ".join(role.name for role in manifest.roles)
-    report.add(MANIFEST, not found, "; ".join(found[:MOST_PROBLEMS]) or f"roles {names}")
+    return report.add(MANIFEST, not found, "; ".join(found[:MOST_PROBLEMS]) or f"roles {names}")
 
 
 def _open(report: VerifyReport, folder: Path, roles: list[bundle_pb2.Role]) -> dict[str, Any]:
@@ -194,8 +193,9 @@ def _recorded(golden: Mapping[str, Array], role: bundle_pb2.Role) -> tuple[dict[
     )
 
 
-def _check_labels(report: VerifyReport, manifest: bundle_pb2.Bundle, sessions: Mapping[str, Any]) -> None:
-    """Every role that takes a label runs with the first and with the last one."""
+def _check_labels(report: VerifyReport, manifest: bundle_pb2.Bundle, sessions: Mapping[str, Any]) -> bool:
+    """Whether every role that takes a label runs with the first and with the last one."""
+    fine = True
     image, last = manifest.image, manifest.label_count - 1
     subjects = Subjects(np.zeros((2, image.height, image.width, image.channels), np.uint8), np.array([0, last]), 3)
     for role in rules.forms(manifest):
@@ -205,9 +205,10 @@ def _check_labels(report: VerifyReport, manifest: bundle_pb2.Bundle, sessions: M
         try:
             run_role(sessions[role.graph], role, make_feeds(role, subjects), image.height)
         except RUN_FAILURES as error:
-            report.add(subject, False, f"fails with label {last}, label_count is {manifest.label_count}: {error}")
+            fine = report.add(subject, False, f"fails with label {last}, label_count is {manifest.label_count}: {error}")
         else:
             report.add(subject, True, f"runs with labels 0 and {last}")
+    return fine
 
 
 def _check_raster(report: VerifyReport, manifest: bundle_pb2.Bundle, sessions: Mapping[str, Any]) -> None:

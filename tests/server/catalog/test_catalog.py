@@ -34,7 +34,7 @@ from ancestral_server.engine.batch_loop import BatchLoop
 from ancestral_server.engine.job import OneShotJob
 from ancestral_server.errors import BundleRefused, Infeasible, Stopping, Unavailable
 from ancestral_server.metrics import Metrics
-from ancestral_server.runtime.session import Runtime, Session
+from ancestral_server.runtime.session import Graph, Runtime, Session
 from ancestral_server.settings import Settings
 
 
@@ -482,8 +482,8 @@ def test_on_a_gpu_every_role_runs_in_one_size_of_batch(tmp_path: Path) -> None:
             super().__init__("cpu", 1)
             self.device = "cuda"
 
-        def open(self, path: Path, **how: Any) -> Session:
-            return super().open(path, on="cpu")
+        def open(self, graph: Graph | Path, **how: Any) -> Session:
+            return super().open(graph, on="cpu")
 
     toybundle.write(tmp_path)
     settings = Settings(models=tmp_path, device="cpu", max_batch=16, _cli_parse_args=[])  # type: ignore[call-arg]
