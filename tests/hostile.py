@@ -229,7 +229,7 @@ ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def elsewhere(model: onnx.ModelProto, path: str, encoding: str = "as usual") -> bytes:
-    """The graph with the encoder's `scale` in a file of that path, of 4 bytes: the initializer comes in a second `graph`
+    """The graph with the encoder's `scale` in a file of that path. The initializer comes in a second `graph`
     of the model, which protobuf merges into the first.
     """
     (scale,) = (each for each in model.graph.initializer if each.name == "scale")

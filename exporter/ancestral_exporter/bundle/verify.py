@@ -205,7 +205,8 @@ def _check_labels(report: VerifyReport, manifest: bundle_pb2.Bundle, sessions: M
         try:
             run_role(sessions[role.graph], role, make_feeds(role, subjects), image.height)
         except RUN_FAILURES as error:
-            fine = report.add(subject, False, f"fails with label {last}, label_count is {manifest.label_count}: {error}")
+            what = f"fails with label {last}, label_count is {manifest.label_count}: {error}"
+            fine = report.add(subject, False, what)
         else:
             report.add(subject, True, f"runs with labels 0 and {last}")
     return fine

@@ -121,7 +121,10 @@ class Watcher:
                 return
             self._folder.forget(key)
             load = await self._catalog.take_in(key)
-        load.add_done_callback(partial(self._loaded, key))
+        if load.done():
+            self._loaded(key, load)
+        else:
+            load.add_done_callback(partial(self._loaded, key))
 
     def _loaded(self, key: Key, load: asyncio.Task[ModelVersion | None]) -> None:
         fresh = load.result()

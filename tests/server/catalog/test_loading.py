@@ -265,7 +265,7 @@ def test_what_does_not_fit_now_is_refused_and_its_memory_comes_back(tmp_path: Pa
 
 
 def main(models: Path) -> None:
-    """In a process of its own, with 3 GB of addresses: a load fails for want of memory, and who serves does not notice."""
+    """In a process of its own, with 3 GB of addresses: a load does not fit, and who serves does not notice."""
     limit = 3 * 10**9
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 

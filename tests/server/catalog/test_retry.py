@@ -36,7 +36,16 @@ def system_error(number: int) -> OSError:
     [
         *map(
             system_error,
-            (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EAGAIN, errno.ESTALE),
+            (
+                errno.EACCES,
+                errno.EPERM,
+                errno.EMFILE,
+                errno.ENFILE,
+                errno.ENOMEM,
+                errno.EIO,
+                errno.EAGAIN,
+                errno.ESTALE,
+            ),
         ),
         MemoryError(),
         OutOfMemory("out of memory: bad_alloc"),

@@ -216,7 +216,7 @@ def test_a_graph_keeps_its_data_in_files_of_the_manifest(tmp_path: Path, name: s
 
 
 def kept_elsewhere(models: Path, path: str, encoding: str, *, listed: bool) -> Path:
-    """The toy bundle, its encoder's `scale` in `scale.bin`, which the graph calls `path`; the manifest has it if listed."""
+    """The toy bundle, its encoder's `scale` in `scale.bin`, which the graph calls `path` and the manifest may list."""
 
     def change(manifest: bundle_pb2.Bundle) -> None:
         folder = models / "tally" / "1"
