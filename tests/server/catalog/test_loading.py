@@ -24,7 +24,7 @@ from ancestral_server.catalog.loader import Loader
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.batch_loop import BatchLoop
 from ancestral_server.engine.job import OneShotJob
-from ancestral_server.errors import BundleRefused, Internal
+from ancestral_server.errors import BundleRefused, Internal, Stopping
 from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.session import Runtime
 from ancestral_server.settings import Settings
@@ -89,6 +89,23 @@ def test_a_graph_that_never_ends_is_ended_and_refused(tmp_path: Path) -> None:
         assert await encode(shelf.find("tally", 0), 51) == [answer(51)]
 
     run(tmp_path, work)
+
+
+def test_the_end_does_not_wait_for_a_load_that_never_ends(tmp_path: Path) -> None:
+    toybundle.write(tmp_path, graph=hostile.endless)
+
+    async def work(shelf: Catalog, watcher: Watcher) -> None:
+        starting = asyncio.ensure_future(watcher.start())
+        await until(lambda: bool(shelf._loader._runtime._watchdog._watched))
+        load = asyncio.ensure_future(shelf.load("tally", 1))
+        await asyncio.sleep(0)
+        await shelf.drain(60)
+        assert not starting.done()
+        with pytest.raises(Stopping):
+            await load
+        await starting
+
+    run(tmp_path, work, load_seconds=3)
 
 
 def test_an_operator_that_cannot_be_ended_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
