@@ -97,7 +97,7 @@ class Settings(BaseSettings):
         description="How often to look for versions that came, changed or went; 0: never, only LoadModel counts.",
     )
     load_seconds: float = Field(
-        default=120.0,
+        default=300.0,
         gt=0,
         allow_inf_nan=False,
         description="How long a version may take to be loaded, verified and warmed up, and any later run of it, before "

@@ -29,8 +29,9 @@ T = TypeVar("T")
 
 log = structlog.get_logger()
 
-# A load that takes longer than this lets the next begin beside it; with so many at a time at most, since beside those
-# that serve there is little room. The MNIST PixelCNN takes 2 s on two cores, and what never ends `--load-seconds`.
+# A load of which no graph was opened and no run ended for so long lets the next begin beside it; so many at a time at
+# most, since beside those that serve there is little room. The longest step of the MNIST PixelCNN took 5 s on two cores
+# that fourteen threads wanted; what never ends takes `--load-seconds`.
 PATIENCE_SECONDS = 15.0
 MOST_LOADING = 3
 # When to ask again for a version that is being loaded.
@@ -193,16 +194,24 @@ class Catalog:
     async def take_in(self, key: Key) -> asyncio.Task[ModelVersion | None]:
         """Load a version that is not being loaded, beside the one that it replaces; `loading` is held.
 
-        Returns when it is loaded, or goes on while others may begin. Its result is None if it was unloaded meanwhile,
-        or the server ends.
+        Returns when it is loaded, or gets no further, so that others may begin. The result is None if it was unloaded
+        meanwhile, or the server ends.
         """
         while len(self.loads) >= MOST_LOADING:
             await asyncio.wait(self.loads.values(), return_when=asyncio.FIRST_COMPLETED)
         task = self.loads[key] = self._spawn(self._load_and_replace(key))
-        await asyncio.wait({task}, timeout=PATIENCE_SECONDS)
+        steps = -1
+        while not task.done() and steps != self._loader.steps(key):
+            steps = self._loader.steps(key)
+            await asyncio.wait({task}, timeout=PATIENCE_SECONDS)
         if not task.done():
             log.warning("a load takes long", model=key[0], version=key[1], seconds=PATIENCE_SECONDS)
         return task
+
+    @property
+    def progress(self) -> tuple[int, ...]:
+        """Something that differs from what it was as long as anything happens."""
+        return self.changes, *map(self._loader.steps, self.loads)
 
     async def _load_and_replace(self, key: Key) -> ModelVersion | None:
         try:

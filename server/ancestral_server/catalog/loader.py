@@ -11,6 +11,7 @@ import structlog
 
 from ancestral.v1 import bundle_pb2
 from ancestral_server.catalog import folder
+from ancestral_server.catalog.folder import Key
 from ancestral_server.catalog.retry import passing
 from ancestral_server.catalog.version import ModelVersion, State
 from ancestral_server.engine.admission import Limits
@@ -25,7 +26,7 @@ from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.bundle import Bundle, read_bundle, read_manifest
 from ancestral_server.runtime.golden import check_labels, replay
 from ancestral_server.runtime.program import OneShotProgram, Program, RasterProgram
-from ancestral_server.runtime.session import Runtime, Session
+from ancestral_server.runtime.session import Runtime, Session, Trial
 from ancestral_server.settings import Settings
 
 log = structlog.get_logger()
@@ -52,11 +53,11 @@ def abridged(manifest: bundle_pb2.Bundle) -> bundle_pb2.Bundle:
 
 
 class Load:
-    """A load that goes on, and who waits for it. end: when it has to be over, time.monotonic() seconds."""
+    """A load that goes on, and who waits for it."""
 
-    def __init__(self, model: ModelVersion, end: float) -> None:
+    def __init__(self, model: ModelVersion, trial: Trial) -> None:
         self.model = model
-        self.end = end
+        self.trial = trial
         # The model is as it will be.
         self.done = threading.Event()
         self._over = threading.Lock()
@@ -67,7 +68,7 @@ class Load:
 
     def wait(self, grace: float) -> bool:
         """Wait for the load until so many seconds after its end; False if it is given up."""
-        if self.done.wait(self.end + grace - time.monotonic()) or not self.finish():
+        if self.done.wait(self.trial.end + grace - time.monotonic()) or not self.finish():
             # Where it ended just now the rest takes a moment.
             self.done.wait()
             return True
@@ -83,17 +84,28 @@ class Loader:
         self._metrics = metrics
         self._arrivals = arrivals
         self._cores = Cores(settings.threads)
+        self._loads: dict[Key, Load] = {}
+
+    def steps(self, key: Key) -> int:
+        """How far a load has come, in steps of unequal length; 0 if it has not begun, or is over."""
+        load = self._loads.get(key)
+        return 0 if load is None else load.trial.steps
 
     def load(self, name: str, version: int) -> ModelVersion:
         """The version, serving, its lanes started; or not serving and why, whatever is wrong with it."""
         # First: what changes from here on will be seen as a change.
         stamp = folder.stamp(self._folder(name, version))
         seconds = self._settings.load_seconds
-        load = Load(ModelVersion(name, version, stamp=stamp), time.monotonic() + seconds)
+        load = self._loads[name, version] = Load(
+            ModelVersion(name, version, stamp=stamp), Trial(time.monotonic() + seconds)
+        )
         # A daemon, since an operator that never ends must not keep the process from ending.
         threading.Thread(target=self._load, args=(load,), name=f"load {name}:{version}", daemon=True).start()
-        if load.wait(GRACE_SECONDS):
-            return load.model
+        try:
+            if load.wait(GRACE_SECONDS):
+                return load.model
+        finally:
+            del self._loads[name, version]
         late = ModelVersion(name, version, stamp=stamp)
         self._refuse(
             late,
@@ -213,7 +225,7 @@ class Loader:
         key = (role.graph, on_caller)
         sessions = load.model.sessions
         if key not in sessions:
-            sessions[key] = self._runtime.open(bundle.graph(role), on_caller=on_caller, end=load.end)
+            sessions[key] = self._runtime.open(bundle.graph(role), on_caller=on_caller, trial=load.trial)
         return sessions[key]
 
     def _lane(self, model: ModelVersion, role: str, program: Program) -> BatchLoop | RasterLoop:

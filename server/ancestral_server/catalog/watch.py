@@ -44,8 +44,8 @@ class Watcher:
     async def start(self) -> None:
         """Load every bundle, then go on watching. A bad one is logged and kept as not serving; the others serve.
 
-        Returns when all are loaded, but waits no longer than `PATIENCE_SECONDS` for one, and no longer than
-        `QUIET_SECONDS` for something to happen. What takes longer goes on being loaded.
+        Returns when all are loaded, but waits no longer than `PATIENCE_SECONDS` for the next step of one, and no longer
+        than `QUIET_SECONDS` for anything to happen. What takes longer goes on being loaded.
         """
         if not self._root.is_dir():
             raise StartupError(
@@ -53,9 +53,9 @@ class Watcher:
                 f"`ancestral-exporter train RECIPE --models {self._root}` makes one"
             )
         first = self._first = asyncio.create_task(self.refresh())
-        changes = -1
-        while not first.done() and changes != self._catalog.changes:
-            changes = self._catalog.changes
+        progress: tuple[int, ...] = ()
+        while not first.done() and progress != self._catalog.progress:
+            progress = self._catalog.progress
             await asyncio.wait({first}, timeout=QUIET_SECONDS)
         try:
             if first.done():

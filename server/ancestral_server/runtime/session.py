@@ -74,6 +74,17 @@ class Graph:
     data: Path
 
 
+@dataclass
+class Trial:
+    """How far a load has come.
+
+    end: when it has to be over, time.monotonic() seconds. steps: graphs that were opened and runs that were made.
+    """
+
+    end: float = math.inf
+    steps: int = 0
+
+
 class Runtime:
     """The device, and the number of threads that a session may compute on.
 
@@ -94,14 +105,13 @@ class Runtime:
                 raise StartupError(f"--device cuda: no usable GPU: {problem}")
 
     def open(
-        self, graph: Graph | Path, *, on: Device | None = None, on_caller: bool = False, end: float | None = None
+        self, graph: Graph | Path, *, on: Device | None = None, on_caller: bool = False, trial: Trial | None = None
     ) -> Session:
         """Load a graph; BundleError if onnxruntime refuses it or would run a node elsewhere than asked, OutOfMemory if
         it does not fit now, Overdue if that takes too long.
 
         graph: as it was read, or a file, beside which its data are. on_caller: on the CPU, compute on the thread that
-        calls `run` and no other. end: when loading has to be over, and all runs until `Session.loaded`,
-        time.monotonic() seconds.
+        calls `run` and no other. trial: the load that this is part of, and all runs until `Session.loaded`.
         """
         options = ort.SessionOptions()
         # Not onnxruntime's one global pool: it allows no session without threads. Waiting threads cost nothing.
@@ -122,24 +132,24 @@ class Runtime:
             # Not session.disable_cpu_ep_fallback: it refuses the nodes that compute shapes as well.
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
             providers = [(_CUDA, _CUDA_OPTIONS), *providers]
-        if end is not None:
-            self._watchdog.watch(options, end, _cancel_load)
+        trial = trial or Trial()
+        self._watchdog.watch(options, trial.end, _cancel_load)
         try:
             # enable_fallback: the Python class would otherwise retry on the CPU and hide the first error.
             session = ort.InferenceSession(source, options, providers=providers, enable_fallback=False)
         except Exception as error:  # onnxruntime raises a dozen types of its own
-            if end is not None and time.monotonic() >= end:
+            if time.monotonic() >= trial.end:
                 raise Overdue(f"loading {graph.name} went on for too long and was ended") from error
             if out_of_memory(error):
                 raise OutOfMemory(f"{graph.name}: {_brief(error)}", hopeless=self._want.note(error)) from error
             raise BundleError(graph.name, f"onnxruntime refuses it: {_refusal(error, graph)}") from error
         finally:
-            if end is not None:
-                self._watchdog.done(options)
+            self._watchdog.done(options)
+        trial.steps += 1
         if (on or self.device) == "cuda" and (strays := nodes_off_the_gpu(session)):
             raise BundleError(graph.name, f"{len(strays)} nodes would run on the CPU: {', '.join(strays[:5])}")
         arena = "gpu:0" if (on or self.device) == "cuda" else "cpu:0"
-        return Session(session, self._want, arena, self._watchdog, self._run_seconds, end)
+        return Session(session, self._want, arena, self._watchdog, self._run_seconds, trial)
 
 
 class Want:
@@ -162,8 +172,8 @@ class Want:
 class Session:
     """A loaded graph.
 
-    arena: where it computes, as onnxruntime calls that. run_seconds: how long a run may go on. end: when all runs that
-    belong to loading have to be over, None if it serves, time.monotonic() seconds.
+    arena: where it computes, as onnxruntime calls that. run_seconds: how long a run may go on. trial: the load
+    that its runs are part of, None once it serves.
     """
 
     def __init__(
@@ -173,7 +183,7 @@ class Session:
         arena: str = "cpu:0",
         watchdog: Watchdog | None = None,
         run_seconds: float = math.inf,
-        end: float | None = None,
+        trial: Trial | None = None,
     ) -> None:
         self._session = session
         self._want = want or Want()
@@ -181,7 +191,7 @@ class Session:
         self._arena = arena
         self._watchdog = watchdog or Watchdog()
         self._run_seconds = run_seconds
-        self._end = end
+        self._trial = trial
         # Of earlier runs, one for each thread that runs: to make one takes 3 µs.
         self._spare_options: list[ort.RunOptions] = []
         self.inputs = {i.name: (DTYPES.get(i.type), _shape(i.shape)) for i in session.get_inputs()}
@@ -189,7 +199,7 @@ class Session:
 
     def loaded(self) -> None:
         """From now on every run has its own time."""
-        self._end = None
+        self._trial = None
 
     def close(self) -> None:
         """Give back what it holds, once a run that goes on has ended, whoever still refers to it: an error that was
@@ -211,7 +221,8 @@ class Session:
         else:
             options = self._options()
         began = time.monotonic()
-        end = began + self._run_seconds if self._end is None else self._end
+        trial = self._trial
+        end = began + self._run_seconds if trial is None else trial.end
         self._watchdog.watch(options, end, _end_run)
         try:
             # Past the Python class around it, whose checks of what the programs have checked cost a lone image 30 µs.
@@ -224,6 +235,8 @@ class Session:
             raise RuntimeError(_brief(error)) from error
         finally:
             self._watchdog.done(options)
+        if trial is not None:
+            trial.steps += 1
         # Later the watchdog might still be about to end it.
         if not frugal and time.monotonic() < end:
             self._spare_options.append(options)
