@@ -37,6 +37,9 @@ DTYPES = {
     "tensor(float)": np.dtype(np.float32),
 }
 _CUDA = "CUDAExecutionProvider"
+# Only what ends the process. What goes wrong is raised; onnxruntime would also write it to stderr, in red, between the
+# lines of the log, and for every part of a run that is tried again.
+_SILENT = 4
 # TF32 alone changes results by 1e-3, and an exhaustive search for convolution algorithms picks others from run to run;
 # both would break the promise that a seed gives the same image.
 _CUDA_OPTIONS = {
@@ -116,7 +119,7 @@ class Runtime:
         options = ort.SessionOptions()
         # Not onnxruntime's one global pool: it allows no session without threads. Waiting threads cost nothing.
         options.intra_op_num_threads = 1 if on_caller else self._threads
-        options.log_severity_level = 3
+        options.log_severity_level = _SILENT
         # Threads that spin for work steal the cores from the event loop and from other models.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # What it takes for its own format instead would be read by rules that nobody has checked.
@@ -216,7 +219,7 @@ class Session:
         frugal = self._heeded != self._want.times
         if frugal:
             # Someone lacks memory: what the arena keeps of earlier runs, for later ones, goes back after this one.
-            options, self._heeded = ort.RunOptions(), self._want.times
+            options, self._heeded = _run_options(), self._want.times
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", self._arena)
         else:
             options = self._options()
@@ -246,7 +249,13 @@ class Session:
         try:
             return self._spare_options.pop()
         except IndexError:
-            return ort.RunOptions()
+            return _run_options()
+
+
+def _run_options() -> ort.RunOptions:
+    options = ort.RunOptions()
+    options.log_severity_level = _SILENT
+    return options
 
 
 def _end_run(options: ort.RunOptions) -> None:
