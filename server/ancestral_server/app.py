@@ -55,7 +55,7 @@ async def serve(settings: Settings) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     memory.keep_little(settings.threads)
     metrics = Metrics(metadata.version("ancestral"))
-    runtime = Runtime(settings.device, settings.threads)
+    runtime = Runtime(settings.device, settings.threads, run_seconds=settings.load_seconds)
     arrivals = Arrivals()
     catalog = Catalog(settings, runtime, metrics, arrivals)
     # The door first: a port in use should be said before models are loaded for a minute. It answers only when open.

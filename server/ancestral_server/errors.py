@@ -15,6 +15,7 @@ ServerError
 ├── BundleRefused        what lies in the model's folder is not fit to serve
 └── Internal             our fault
 StartupError             the server cannot start as asked; ends the process
+Overdue                  a run was ended, since it went on for too long
 BundleError              a bundle is not fit to serve; names the file
 """
 
@@ -73,9 +74,16 @@ class Overloaded(ServerError):
 
 
 class OutOfMemory(ServerError):
-    """A run did not fit into memory; the caller hears of it only where one row alone does not."""
+    """A run did not fit into memory; the caller hears of it only where one row alone does not.
+
+    hopeless: it asked for more at once than there is of memory, however little others may use.
+    """
 
     reason = "OUT_OF_MEMORY"
+
+    def __init__(self, message: str, *, hopeless: bool = False) -> None:
+        super().__init__(message)
+        self.hopeless = hopeless
 
 
 class DeadlineExceeded(ServerError):
@@ -146,6 +154,10 @@ class Internal(ServerError):
 
 class StartupError(Exception):
     """The server cannot start as asked."""
+
+
+class Overdue(RuntimeError):
+    """A run went on for longer than it may (`--load-seconds`), and was ended."""
 
 
 class BundleError(Exception):

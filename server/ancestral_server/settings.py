@@ -99,6 +99,13 @@ class Settings(BaseModel):
         ge=0,
         description="How often to look for versions that came, changed or went; 0: never, only LoadModel counts.",
     )
+    load_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long a version may take to be loaded, verified and warmed up, and any later run of it, before "
+        "it is ended and the version refused; more for large models on slow machines.",
+    )
     log_format: LogFormat = Field(
         default="auto",
         description="Log lines for people or for machines; auto is text on a terminal, else json. Text has colours on "

@@ -20,9 +20,10 @@ from typing import Any, Literal
 import numpy as np
 
 import reports
+from ancestral.bundle.rules import forms
 from ancestral.v1 import bundle_pb2
 from ancestral_server.errors import BundleError
-from ancestral_server.runtime.bundle import Bundle, forms, read_bundle
+from ancestral_server.runtime.bundle import Bundle, read_bundle
 from ancestral_server.runtime.golden import replay, replay_raster
 from ancestral_server.runtime.program import DTYPES, Meaning, OneShotProgram, Program, RasterProgram
 from ancestral_server.runtime.session import Runtime, cuda_problem

@@ -15,6 +15,7 @@ from ancestral.v1 import bundle_pb2, tensor_pb2
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import: it would write to the user's cache
 
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
@@ -26,6 +27,9 @@ DTYPES: dict[int, np.dtype[Any]] = {
     tensor_pb2.DATA_TYPE_INT64: np.dtype(np.int64),
     tensor_pb2.DATA_TYPE_FLOAT32: np.dtype(np.float32),
 }
+
+# What a run is ended with that cannot do with its inputs.
+RUN_FAILURES = (states.InvalidArgument, states.Fail, states.RuntimeException)
 
 # What a raster program reads and writes row by row; anything else has one value per image.
 ROWWISE = frozenset(

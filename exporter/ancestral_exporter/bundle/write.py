@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import secrets
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from google.protobuf import json_format
 
+from ancestral.bundle import rules
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.compare import Tolerance, compare
 from ancestral_exporter.bundle.export import export_graph, graph_roles
@@ -29,7 +29,6 @@ GOLDEN = "golden.npz"
 # For the server's device too: a GPU without TF32 stays well inside.
 GOLDEN_TOLERANCE = Tolerance(1e-4, 0.002)
 _PARTIAL = ".partial-"
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # The manifest and the server hold versions in 64 bits with a sign.
 LAST_VERSION = 2**63 - 1
 # Images recorded of a raster role: its replay costs H runs at any batch, its recording tens of passes.
@@ -78,8 +77,8 @@ def write_bundle(
 
 def check_name(name: str) -> None:
     """Raises UsageError unless a model may be called so."""
-    if not _NAME.fullmatch(name):
-        raise UsageError(f"model name {name!r} does not match {_NAME.pattern}")
+    if not rules.NAME.fullmatch(name):
+        raise UsageError(f"model name {name!r} does not match {rules.NAME.pattern}")
 
 
 def check_home(home: Path) -> None:

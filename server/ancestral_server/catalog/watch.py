@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 
 import structlog
 
-from ancestral_server.catalog.catalog import MOST_AT_ONCE, Catalog
+from ancestral_server.catalog.catalog import MOST_AT_ONCE, PATIENCE_SECONDS, Catalog
 from ancestral_server.catalog.folder import Contents, Folder, Key, Stamp
 from ancestral_server.catalog.retry import Retries
 from ancestral_server.catalog.version import ModelVersion, State
@@ -20,6 +21,8 @@ log = structlog.get_logger()
 
 # A folder that is replaced by two renames is away for a moment; one that is away for longer is gone.
 VANISHED_SECONDS = 0.25
+# Where so many loads take long that no other can begin, those that are ready need not wait.
+QUIET_SECONDS = 2 * PATIENCE_SECONDS
 # Of what is ignored in the folder, so much is said in a line each: somebody may have given the folder of all they have.
 MOST_SAID = 20
 
@@ -33,19 +36,32 @@ class Watcher:
         self._folder = Folder(settings.models)
         self._poll_seconds = settings.poll_seconds
         self._retries = Retries()
+        self._first: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         # What was said of the folder, by path.
         self._said: dict[str, str] = {}
 
     async def start(self) -> None:
-        """Load every bundle, then go on watching. A bad one is logged and kept as not serving; the others serve."""
+        """Load every bundle, then go on watching. A bad one is logged and kept as not serving; the others serve.
+
+        Returns when all are loaded, but waits no longer than `PATIENCE_SECONDS` for the next step of one, and no longer
+        than `QUIET_SECONDS` for anything to happen. What takes longer goes on being loaded.
+        """
         if not self._root.is_dir():
             raise StartupError(
                 f"--models {self._root}: no such folder; "
                 f"`ancestral-exporter train RECIPE --models {self._root}` makes one"
             )
+        first = self._first = asyncio.create_task(self.refresh())
+        progress: tuple[int, ...] = ()
+        while not first.done() and progress != self._catalog.progress:
+            progress = self._catalog.progress
+            await asyncio.wait({first}, timeout=QUIET_SECONDS)
         try:
-            await self.refresh()
+            if first.done():
+                first.result()
+            else:
+                log.warning("the door opens while models are being loaded", loading=len(self._catalog.loads))
         except OSError as error:
             raise StartupError(f"--models {self._root}: cannot be read: {error.strerror}") from error
         if not self._catalog.versions:
@@ -101,10 +117,17 @@ class Watcher:
     async def _take_in(self, key: Key, known: ModelVersion | None) -> None:
         """Load what has changed, unless somebody else has done so since."""
         async with self._catalog.loading:
-            if self._catalog.versions.get(key) is not known:
+            if self._catalog.versions.get(key) is not known or key in self._catalog.loads:
                 return
             self._folder.forget(key)
-            fresh = await self._catalog.take_in(key)
+            load = await self._catalog.take_in(key)
+        if load.done():
+            self._loaded(key, load)
+        else:
+            load.add_done_callback(partial(self._loaded, key))
+
+    def _loaded(self, key: Key, load: asyncio.Task[ModelVersion | None]) -> None:
+        fresh = load.result()
         if fresh is not None and fresh.passing:
             self._retries.failed(key, time.monotonic())
         else:
@@ -112,6 +135,9 @@ class Watcher:
 
     async def _watch(self) -> None:
         problem = ""
+        if self._first is not None:
+            # What it fails with the next look will too.
+            await asyncio.wait({self._first})
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._catalog.stopping.wait(), self._poll_seconds)

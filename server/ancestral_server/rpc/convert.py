@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from ancestral.bundle.rules import NAME
 from ancestral.v1 import bundle_pb2, priority_pb2, tensor_pb2
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.engine.job import Priority
 from ancestral_server.errors import InvalidArgument
-from ancestral_server.runtime.bundle import NAME
 from ancestral_server.runtime.program import DTYPES
 from ancestral_server.runtime.session import Array
 

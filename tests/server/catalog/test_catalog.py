@@ -22,6 +22,7 @@ import onnx
 import onnxruntime
 import pytest
 
+import hostile
 import toybundle
 from ancestral.v1 import bundle_pb2
 from ancestral_server.catalog import Catalog, Key, ModelVersion, State, Watcher
@@ -33,7 +34,7 @@ from ancestral_server.engine.batch_loop import BatchLoop
 from ancestral_server.engine.job import OneShotJob
 from ancestral_server.errors import BundleRefused, Infeasible, Stopping, Unavailable
 from ancestral_server.metrics import Metrics
-from ancestral_server.runtime.session import Runtime, Session
+from ancestral_server.runtime.session import Graph, Runtime, Session
 from ancestral_server.settings import Settings
 
 
@@ -169,6 +170,37 @@ def test_a_graph_that_answers_no_more_rows_than_are_recorded_is_refused(
 
     monkeypatch.setattr(toybundle, "encode_graph", three_rows)
     refused(tmp_path, "tensor 'code' of 4 rows came as float32\\[3, 2\\], must be float32\\[4, 2\\]")
+
+
+def test_a_graph_of_fewer_classes_than_the_manifest_says_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toybundle, "golden", hostile.labelled_golden)
+    how: dict[str, Any] = {"graph": hostile.of_classes(10)}
+    why = "encode.onnx: role encode: label_count is 1000, and a run with label 999 fails: .* out of data bounds"
+    refused(tmp_path, why, change=hostile.takes_labels(1000), **how)
+    refused(tmp_path, "label_count is 11, and a run with label 10 fails", change=hostile.takes_labels(11), **how)
+    refused(tmp_path, "label_count is 0, and a role takes a label", change=hostile.takes_labels(0), **how)
+    toybundle.write(tmp_path, change=hostile.takes_labels(10), **how)
+
+    async def work(catalog: Catalog, watcher: Watcher) -> None:
+        assert catalog.find("tally", 1).programs["encode"].label_count == 10
+
+    run(tmp_path, work)
+
+
+def test_a_manifest_beyond_its_limits_is_not_shown(tmp_path: Path) -> None:
+    def long(manifest: bundle_pb2.Bundle) -> None:
+        manifest.description = "x" * 500_000
+
+    toybundle.write(tmp_path, change=long)
+
+    async def work(catalog: Catalog, watcher: Watcher) -> None:
+        model = catalog.describe("tally", 1)
+        assert model.manifest is None
+        assert model.problem == "bundle.json: description has 500000 characters, must have at most 4096"
+
+    run(tmp_path, work)
 
 
 def test_a_lean_form_that_answers_otherwise_is_refused(tmp_path: Path) -> None:
@@ -450,8 +482,8 @@ def test_on_a_gpu_every_role_runs_in_one_size_of_batch(tmp_path: Path) -> None:
             super().__init__("cpu", 1)
             self.device = "cuda"
 
-        def open(self, path: Path, **how: Any) -> Session:
-            return super().open(path, on="cpu")
+        def open(self, graph: Graph | Path, **how: Any) -> Session:
+            return super().open(graph, on="cpu")
 
     toybundle.write(tmp_path)
     settings = Settings(models=tmp_path, device="cpu", max_batch=16)
