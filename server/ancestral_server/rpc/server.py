@@ -18,7 +18,7 @@ from ancestral_server.catalog import Catalog
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import StartupError
 from ancestral_server.metrics import Metrics
-from ancestral_server.rpc import sockets
+from ancestral_server.rpc import accepting, sockets
 from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.inference import InferenceServicer
 from ancestral_server.rpc.models import ModelServicer
@@ -98,8 +98,9 @@ class Door:
 
     def _bind(self, port: int) -> tuple[grpc.aio.Server, int]:
         """A server with all services, listening but not yet answering, and its port."""
-        server = grpc.aio.server(
-            options=[
+        server = accepting.server(
+            self._handlers,
+            [
                 ("grpc.max_receive_message_length", self._settings.max_message_bytes),
                 ("grpc.max_send_message_length", self._settings.max_message_bytes),
                 # With it two servers can listen on one port, each getting a part of the calls: not unasked.
@@ -108,7 +109,6 @@ class Door:
                 ("grpc.server.max_pending_requests_hard_limit", MOST_PENDING_CALLS),
             ],
         )
-        server.add_generic_rpc_handlers(self._handlers)
         return server, server.add_insecure_port(f"{self._settings.host}:{port}")
 
     async def open(self) -> None:
@@ -122,7 +122,7 @@ class Door:
         self._keepers = [asyncio.create_task(self._follow()), asyncio.create_task(self._keep_open())]
 
     async def _keep_open(self) -> None:
-        """Open again when grpc.aio's own loop has ended: a method name that is no UTF-8 is enough to end it (1.85)."""
+        """Open again when grpc.aio's own loop has ended, which without `accepting` a method name can do."""
         while True:
             try:
                 await self._server.wait_for_termination(LOOK_SECONDS)
@@ -140,6 +140,7 @@ class Door:
                 except RuntimeError:
                     await asyncio.sleep(LOOK_SECONDS)
             await self._server.start()
+            log.info("the gRPC server is open again", port=self.port)
 
     async def shut(self) -> None:
         """Say NOT_SERVING from now on. Calls are still heard: the catalog refuses them."""
