@@ -16,9 +16,10 @@ import structlog
 
 from ancestral_server import __version__
 from ancestral_server.catalog import Catalog, Watcher
+from ancestral_server.endpoint import Endpoint
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import StartupError
-from ancestral_server.metrics import Endpoint, Metrics
+from ancestral_server.metrics import Metrics
 from ancestral_server.rpc.server import Door
 from ancestral_server.runtime import memory
 from ancestral_server.runtime.session import Runtime
