@@ -33,6 +33,8 @@ SWITCH_SECONDS = 0.0005
 # Garbage in cycles, which calls hardly leave, is looked for after so many more objects. Python's own 700 are those of
 # the calls in flight: they would be looked through several times a batch, for a twentieth of the event loop's time.
 COLLECT_EVERY = 10_000
+# Connections, to begin with: 1,024 file descriptors, the usual bound, are soon taken by callers that stay.
+OPEN_FILES = 65_536
 
 
 async def serve(settings: Settings) -> None:
@@ -54,6 +56,7 @@ async def serve(settings: Settings) -> None:
 
     sys.setswitchinterval(SWITCH_SECONDS)
     memory.keep_little(settings.threads)
+    _allow_many_files()
     metrics = Metrics(__version__)
     runtime = Runtime(settings.device, settings.threads)
     arrivals = Arrivals()
@@ -86,6 +89,20 @@ async def serve(settings: Settings) -> None:
     finally:
         endpoint.close()
     log.info("stopped")
+
+
+def _allow_many_files() -> None:
+    """Raise the process's own bound on open files, as far as its system lets it."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        # macOS may refuse what it says is allowed.
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:

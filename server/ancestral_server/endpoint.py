@@ -181,15 +181,19 @@ class Endpoint:
     # ---- connections
 
     async def _accept(self) -> None:
+        problem = ""
         while True:
             while len(self._connections) >= MOST_CONNECTIONS:
                 await self._make_room()
             try:
                 connection, _ = await self._loop.sock_accept(self._listener)
             except OSError as error:
-                log.warning("the metrics port cannot take a connection", reason=str(error))
+                if problem != str(error):
+                    problem = str(error)
+                    log.warning("the metrics port cannot take connections", reason=problem)
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
+            problem = ""
             task = self._loop.create_task(self._serve(connection))
             self._connections[task] = time.monotonic()
             task.add_done_callback(self._connections.pop)

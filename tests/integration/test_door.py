@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import resource
 import socket
 import time
 from pathlib import Path
@@ -20,13 +22,19 @@ from wire import inference, tensor, toy_images
 
 NO_RETRIES = ("grpc.enable_retries", 0)
 
+MAIN = "from ancestral_server.__main__ import main; main()"
 # What names a method, and is no text (or is text that names none).
 NO_TEXT = (b"/ancestral.v1.InferenceService/Enc\xffde", b"/\xff", b"\xc3", b"/\xed\xa0\x80/\xff", b"/nobody/Knows")
 # The server as it is with a version of gRPC whose parts `rpc.accepting` does not know.
 GRPCS_OWN = (
     "-c",
-    "from ancestral_server.rpc import accepting; accepting.known = lambda: False\n"
-    "from ancestral_server.__main__ import main; main()",
+    f"from ancestral_server.rpc import accepting; accepting.known = lambda: False\n{MAIN}",
+)
+
+# The server, in a greater hurry with those who connect and say nothing.
+HASTY = (
+    "-c",
+    f"from ancestral_server.rpc import server; server.HANDSHAKE_SECONDS = 0.3\n{MAIN}",
 )
 
 
@@ -102,6 +110,24 @@ def test_grpcs_own_server_is_opened_again_and_ends_gracefully(tmp_path: Path) ->
         assert server.stop() == 0
     with pytest.raises(ConnectionRefusedError):
         ended(server.address, b"")
+
+
+def test_who_connects_and_says_nothing_is_sent_away(toy_models: Path) -> None:
+    with ServerProcess(toy_models, program=HASTY) as server:
+        host, port = server.address.split(":")
+        for said in (b"", b"GET / HTTP/1.1\r\n", messages.PREFACE[:10]):
+            with socket.create_connection((host, int(port)), timeout=60) as connection:
+                connection.sendall(said)
+                with contextlib.suppress(ConnectionResetError):
+                    while connection.recv(4096):
+                        pass
+
+
+def test_the_bound_on_open_files_is_as_high_as_it_may_be(toy_models: Path) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    low = ("-c", f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (100, {hard}))\n{MAIN}")
+    with ServerProcess(toy_models, program=low) as server:
+        assert server.metric("process_max_fds") == (min(hard, 65_536) if hard != resource.RLIM_INFINITY else 65_536)
 
 
 def sleeps(pid: int, thread: str) -> int:

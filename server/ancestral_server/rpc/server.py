@@ -45,6 +45,9 @@ _SERVICES = (
 # Calls that gRPC has read and that wait for the event loop, which refuses what is too much and says why; gRPC's own
 # refusal, by chance from 1,000 on, is CANCELLED and says nothing.
 MOST_PENDING_CALLS = 30_000
+# Of a connection: until it has said that it speaks HTTP/2. gRPC's own is two minutes, in which the silent could take
+# every file descriptor that the process has.
+HANDSHAKE_SECONDS = 10.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -105,6 +108,7 @@ class Door:
                 ("grpc.max_send_message_length", self._settings.max_message_bytes),
                 # With it two servers can listen on one port, each getting a part of the calls: not unasked.
                 ("grpc.so_reuseport", int(self._settings.share_port)),
+                ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_SECONDS * 1000)),
                 ("grpc.server.max_pending_requests", MOST_PENDING_CALLS),
                 ("grpc.server.max_pending_requests_hard_limit", MOST_PENDING_CALLS),
             ],
