@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -16,6 +17,7 @@ import structlog
 
 from ancestral_server import __version__
 from ancestral_server.catalog import Catalog, Watcher
+from ancestral_server.ending import STUCK_SECONDS, Ending
 from ancestral_server.endpoint import Endpoint
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import StartupError
@@ -42,14 +44,16 @@ async def serve(settings: Settings) -> None:
 
     On return every call that was let in has its answer, while the sockets are still open: see `__main__`.
     """
-    stop = asyncio.Event()
+    stop: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
     loop = asyncio.get_running_loop()
 
     def on_signal(number: signal.Signals) -> None:
-        if stop.is_set():
+        if stop.done():
             os._exit(128 + number)
         log.info("stopping", signal=number.name, drain_seconds=settings.drain_seconds)
-        stop.set()
+        ending = Ending.begin(time.monotonic(), settings.drain_seconds)
+        _end_at(ending.over + STUCK_SECONDS)
+        stop.set_result(ending)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
@@ -81,11 +85,10 @@ async def serve(settings: Settings) -> None:
             with suppress(OSError):
                 host = settings.host
                 print(f"listening on {host}:{door.port}, metrics on {host}:{endpoint.port}", flush=True)
-            await stop.wait()
-        end = time.monotonic() + settings.drain_seconds
+        ending = await stop
         await door.shut()
-        await catalog.drain(settings.drain_seconds)
-        await door.flush(end)
+        await catalog.drain(ending.work_left(time.monotonic()), ending.words)
+        await door.flush(ending.over)
     finally:
         endpoint.close()
     log.info("stopped")
@@ -105,15 +108,26 @@ def _allow_many_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
-    """Whether the work was done before `stop` was set. If not it goes on, and nobody waits for it."""
-    working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
-    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if stop.is_set():
+async def _unless(stop: asyncio.Future[Any], work: Coroutine[Any, Any, None]) -> bool:
+    """Whether the work was done before `stop` was. If not it goes on, and nobody waits for it."""
+    working = asyncio.ensure_future(work)
+    await asyncio.wait({working, stop}, return_when=asyncio.FIRST_COMPLETED)
+    if stop.done():
         return False
-    stopping.cancel()
     working.result()
     return True
+
+
+def _end_at(when: float) -> None:
+    """End the process then, time.monotonic() seconds, if it is still there: something holds the event loop."""
+
+    def end() -> None:
+        log.error("the end took too long, and is broken off")
+        os._exit(1)
+
+    last = threading.Timer(when - time.monotonic(), end)
+    last.daemon = True
+    last.start()
 
 
 def _metrics_endpoint(metrics: Metrics, settings: Settings) -> Endpoint:

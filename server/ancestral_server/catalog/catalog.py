@@ -16,6 +16,7 @@ from ancestral_server.catalog import folder
 from ancestral_server.catalog.folder import Key
 from ancestral_server.catalog.loader import Loader
 from ancestral_server.catalog.version import ModelVersion, State
+from ancestral_server.ending import LEAST_WORDS_SECONDS
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.lane import Lane
 from ancestral_server.errors import BundleRefused, NotFound, ServerError, Stopping, Unavailable
@@ -31,8 +32,6 @@ log = structlog.get_logger()
 LOADING_RETRY_SECONDS = 1.0
 # How many models or versions a message lists.
 MOST_LISTED = 10
-# How long callers that still wait when the drain time is over may take to hear so.
-LAST_WORDS_SECONDS = 5.0
 
 
 def some(things: Iterable[object]) -> str:
@@ -246,8 +245,11 @@ class Catalog:
 
     # ---- the end
 
-    async def drain(self, seconds: float) -> None:
-        """Let no call in; return when those that run have been answered, with UNAVAILABLE once the seconds are over."""
+    async def drain(self, seconds: float, words: float = LEAST_WORDS_SECONDS) -> None:
+        """Let no call in; return when those that run have been answered, with UNAVAILABLE once the seconds are over.
+
+        words: seconds that those may take to hear so, and runs that go on to end.
+        """
         self.stopping.set()
         self._exact, self._highest = {}, {}
         self.changes += 1
@@ -260,7 +262,7 @@ class Catalog:
             log.warning("the drain time is over", calls=sum(model.users for model in models))
         closing = [asyncio.ensure_future(asyncio.to_thread(model.close)) for model in models]
         if closing:
-            await asyncio.wait([*closing, *late], timeout=LAST_WORDS_SECONDS)
+            await asyncio.wait([*closing, *late], timeout=words)
 
     async def _unless_stopping(self, task: asyncio.Task[T]) -> T:
         """The task's result; Stopping if the server ends first. The task goes on if whoever waits for it leaves."""

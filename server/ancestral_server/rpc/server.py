@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
-from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -18,7 +16,7 @@ from ancestral_server.catalog import Catalog
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import StartupError
 from ancestral_server.metrics import Metrics
-from ancestral_server.rpc import accepting, sockets
+from ancestral_server.rpc import accepting
 from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.inference import InferenceServicer
 from ancestral_server.rpc.models import ModelServicer
@@ -32,11 +30,6 @@ log = structlog.get_logger()
 
 # How often to look whether the server still runs.
 LOOK_SECONDS = 0.1
-# How often to look at the end whether everything was sent; callers that send nothing for so long have heard that their
-# streams have ended; and how long they are waited for at most.
-FLUSH_SECONDS = 0.02
-QUIET_SECONDS = 0.2
-LONGEST_HEARING_SECONDS = 5.0
 _SERVICES = (
     inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"],
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
@@ -153,26 +146,9 @@ class Door:
         self._draining.begin()
         await self._health.enter_graceful_shutdown()
 
-    async def flush(self, until: float) -> None:
-        """Let what was answered reach its callers, over however slow a link; until then at most, time.monotonic().
-
-        What the process leaves unsent or unread when it ends, the kernel answers with a reset, and what was on its way
-        to the caller is lost.
-        """
-
-        async def wait_while(goes_on: Callable[[], bool], end: float) -> None:
-            while goes_on() and time.monotonic() < end:
-                await asyncio.sleep(FLUSH_SECONDS)
-
-        await wait_while(lambda: self._draining.open > 0, until)
-        await wait_while(lambda: sockets.unsent() > 0, until)
-        if self._draining.cut_short:
-            # Callers go on sending until they hear that their stream has ended.
-            end = min(until, time.monotonic() + LONGEST_HEARING_SECONDS)
-            await wait_while(lambda: sockets.quiet_seconds() < QUIET_SECONDS, end)
-        # A few turns of the event loop for what came in the last moment.
-        for _ in range(5):
-            await asyncio.sleep(FLUSH_SECONDS)
+    async def flush(self, over: float) -> None:
+        """Let what was answered reach its callers, until then at most, time.monotonic()."""
+        await self._draining.heard(over)
 
     async def _follow(self) -> None:
         while True:
