@@ -109,9 +109,17 @@ def test_metrics_carry_the_names_that_dashboards_know(toy_server: ServerProcess)
 @pytest.mark.parametrize(
     ("request_", "field", "words"),
     [
-        (pb.SampleRequest(model="tally"), "count", "is 0, must be 1 to 10000"),
-        (pb.SampleRequest(model="tally", count=-3), "count", "is -3, must be 1 to 10000"),
-        (pb.SampleRequest(model="tally", count=10_001), "count", "is 10001, must be 1 to 10000"),
+        (pb.SampleRequest(model="tally"), "count", "is 0, must be 1 to 10000 (the server's"),
+        (
+            pb.SampleRequest(model="tally", count=-3),
+            "count",
+            "is -3, must be 1 to 10000 (the server's ",
+        ),
+        (
+            pb.SampleRequest(model="tally", count=10_001),
+            "count",
+            "is 10001, must be 1 to 10000 (the server's ",
+        ),
         (pb.SampleRequest(model="tally", count=1, seed=-1), "seed", "is -1, must be 0 to 9223372036854775807"),
         (pb.SampleRequest(model="tally", count=1, first_index=-1), "first_index", "is -1, must be 0 to"),
         (pb.SampleRequest(model="tally", count=1, temperature=float("nan")), "temperature", "is nan, must be 0 to 100"),

@@ -23,6 +23,7 @@ from ancestral_server.rpc.models import ModelServicer
 from ancestral_server.rpc.observed import Observed
 from ancestral_server.rpc.open_inference.servicer import OpenInferenceServicer
 from ancestral_server.rpc.parsing import Forgiving
+from ancestral_server.rpc.refusals import RefusalLog
 from ancestral_server.settings import Settings
 from inference import open_inference_service_pb2, open_inference_service_pb2_grpc
 
@@ -69,7 +70,10 @@ class Door:
         self._changed = asyncio.Event()
         self._draining = Draining()
         inference = InferenceServicer(catalog, settings, self._draining)
-        observed: Any = Observed(metrics, arrivals, self._draining, inference.readers, log_calls=settings.log_calls)
+        self._refusals = RefusalLog()
+        observed: Any = Observed(
+            metrics, arrivals, self._draining, inference.readers, self._refusals, log_calls=settings.log_calls
+        )
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(inference, observed)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(catalog, settings), observed)
         open_inference_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
@@ -149,6 +153,7 @@ class Door:
     async def flush(self, over: float) -> None:
         """Let what was answered reach its callers, until then at most, time.monotonic()."""
         await self._draining.heard(over)
+        self._refusals.tell()
 
     async def _follow(self) -> None:
         while True:
