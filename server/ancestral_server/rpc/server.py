@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
 import structlog
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
@@ -26,6 +30,7 @@ from ancestral_server.rpc.parsing import Forgiving
 from ancestral_server.rpc.refusals import RefusalLog
 from ancestral_server.settings import Settings
 from inference import open_inference_service_pb2, open_inference_service_pb2_grpc
+from inference import pool as inference_pool
 
 log = structlog.get_logger()
 
@@ -58,6 +63,22 @@ def why_not(host: str, port: int) -> str:
     return "gRPC refuses it"
 
 
+class _Pools:
+    """Several pools of descriptors, searched in turn, to whoever asks for one."""
+
+    def __init__(self, *pools: DescriptorPool) -> None:
+        self._pools = pools
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        def find(*of: Any) -> Any:
+            for pool in self._pools[:-1]:
+                with suppress(KeyError):
+                    return getattr(pool, method)(*of)
+            return getattr(self._pools[-1], method)(*of)
+
+        return find
+
+
 class Door:
     """The listening server and its health."""
 
@@ -83,7 +104,9 @@ class Door:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, others)
         names = (*(service.full_name for service in _SERVICES), health.SERVICE_NAME, reflection.SERVICE_NAME)
         # Not by its own `enable_server_reflection`, which wants a server and not who stands in for one.
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), others)
+        finder: Any = _Pools(descriptor_pool.Default(), inference_pool.Default())
+        reflecting = reflection.aio.ReflectionServicer(names, finder)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, others)
         self._handlers = (observed, others)
         # What goes on while the door is open; and former servers that still finish what they had begun.
         self._keepers: list[asyncio.Task[None]] = []
