@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -30,14 +31,19 @@ HAS_IPV6 = _has_ipv6()
 class ServerProcess:
     """`ancestral-server` on free ports; a context manager that stops it gracefully.
 
-    log: the file descriptor that it logs to; None for the list `log`.
+    log: the file descriptor that it logs to; None for the list `log`. program: what Python runs in its place.
     """
 
-    def __init__(self, models: Path, *flags: str, log: int | None = None) -> None:
+    def __init__(
+        self,
+        models: Path,
+        *flags: str,
+        log: int | None = None,
+        program: Sequence[str] = ("-m", "ancestral_server"),
+    ) -> None:
         command = [
             sys.executable,
-            "-m",
-            "ancestral_server",
+            *program,
             "--models",
             str(models),
             "--port",

@@ -30,7 +30,8 @@ def main() -> None:
     with asyncio.Runner(loop_factory=_event_loop) as runner:
         try:
             if settings.processes > 1:
-                sys.exit(runner.run(serve_all(settings)))
+                # The servers have ended: to take down what this process has imported would take a second more.
+                os._exit(runner.run(serve_all(settings)))
             runner.run(serve(settings))
         except StartupError as error:
             print(f"ancestral-server: {error}", file=sys.stderr)

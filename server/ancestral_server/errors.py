@@ -26,6 +26,8 @@ class ServerError(Exception):
     """An error that a caller hears about. `reason` is UPPER_SNAKE, for programs."""
 
     reason = "INTERNAL"
+    # Whose queue refused the call, "MODEL:VERSION ROLE"; empty where none did.
+    lane = ""
 
 
 class InvalidArgument(ServerError):
@@ -68,8 +70,9 @@ class Overloaded(ServerError):
 
     reason = "QUEUE_FULL"
 
-    def __init__(self, message: str, retry_seconds: float) -> None:
-        super().__init__(message)
+    def __init__(self, lane: str, problem: str, retry_seconds: float) -> None:
+        super().__init__(f"{lane}: {problem}")
+        self.lane = lane
         self.retry_seconds = retry_seconds
 
 
@@ -96,6 +99,10 @@ class Infeasible(ServerError):
     """The deadline cannot be met, judged by measured costs. The message names it, what remains and what is needed."""
 
     reason = "DEADLINE_INFEASIBLE"
+
+    def __init__(self, message: str, lane: str = "") -> None:
+        super().__init__(message)
+        self.lane = lane
 
 
 class Unavailable(ServerError):

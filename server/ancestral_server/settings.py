@@ -92,7 +92,11 @@ class Settings(BaseModel):
         description="Longest that a call waits for others to join its batch; a lone one hardly ever.",
     )
     drain_seconds: float = Field(
-        default=30.0, ge=0, description="On SIGTERM or SIGINT, how long running calls may take to finish."
+        default=30.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="On SIGTERM or SIGINT, how long the end may take: running calls may go on until the last tenth, "
+        "0.5 to 2 seconds, in which whoever still waits hears so.",
     )
     poll_seconds: float = Field(
         default=2.0,

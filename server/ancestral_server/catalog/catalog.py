@@ -18,6 +18,7 @@ from ancestral_server.catalog.folder import Key
 from ancestral_server.catalog.loader import Loader
 from ancestral_server.catalog.shelf import Shelf
 from ancestral_server.catalog.version import ModelVersion, State
+from ancestral_server.ending import LEAST_WORDS_SECONDS
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.lane import Lane
 from ancestral_server.errors import BundleRefused, NotFound, ServerError, Stopping, Unavailable
@@ -40,8 +41,6 @@ LOADING_RETRY_SECONDS = 1.0
 MOST_LISTED = 10
 # So many versions are taken out before calls have their turn: each costs a tenth of a millisecond, for its log line.
 MOST_AT_ONCE = 32
-# How long callers that still wait when the drain time is over may take to hear so.
-LAST_WORDS_SECONDS = 5.0
 
 
 def some(things: Collection[object]) -> str:
@@ -304,8 +303,11 @@ class Catalog:
 
     # ---- the end
 
-    async def drain(self, seconds: float) -> None:
-        """Let no call in; return when those that run have been answered, with UNAVAILABLE once the seconds are over."""
+    async def drain(self, seconds: float, words: float = LEAST_WORDS_SECONDS) -> None:
+        """Let no call in; return when those that run have been answered, with UNAVAILABLE once the seconds are over.
+
+        words: seconds that those may take to hear so, and runs that go on to end.
+        """
         self.stopping.set()
         self._open = Shelf()
         self.changes += 1
@@ -319,7 +321,7 @@ class Catalog:
             log.warning("the drain time is over", calls=sum(model.users for model in models))
         closing = [asyncio.ensure_future(asyncio.to_thread(model.close)) for model in models]
         if closing:
-            await asyncio.wait([*closing, *late], timeout=LAST_WORDS_SECONDS)
+            await asyncio.wait([*closing, *late], timeout=words)
 
     async def _unless_stopping(self, task: asyncio.Task[T]) -> T:
         """The task's result; Stopping if the server ends first. The task goes on if whoever waits for it leaves."""

@@ -64,7 +64,8 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         with self._find(request) as model:
             lane = model.lane("decode")
             program = model.programs["decode"]
-            latents = convert.batch("latents", request.latents, program.inputs[LATENT], self._settings.max_images)
+            limit = convert.Limit.of(self._settings, "max_images")
+            latents = convert.batch("latents", request.latents, program.inputs[LATENT], limit)
             check_reply("latents", program, [IMAGE], len(latents), self._settings)
             priority = convert.priority("priority", request.priority)
             job = await run(lane, context, len(latents), {LATENT: latents}, [IMAGE], priority)

@@ -89,7 +89,7 @@ def _plan(role: str, model: ModelVersion, form: Form, settings: Settings, prefix
     """Check every field."""
     request, program, field = form.message, model.programs[role], f"{prefix}images"
     spec = program.inputs[IMAGE]
-    shape = convert.batch_shape(field, request.images, spec, settings.max_images)
+    shape = convert.batch_shape(field, request.images, spec, convert.Limit.of(settings, "max_images"))
     convert.check_bytes(f"{field}.data", form.size, DTYPES[spec.dtype], shape)
     inputs, wanted = _READ[role](model, program, request, shape[0], prefix)
     check_reply(field, program, [*wanted, *_REPLY_ADDS.get(role, ())], shape[0], settings)

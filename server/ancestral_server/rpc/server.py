@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from typing import Any
 
 import grpc
 import structlog
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
@@ -18,25 +20,22 @@ from ancestral_server.catalog import Catalog, Key
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import StartupError
 from ancestral_server.metrics import Metrics
-from ancestral_server.rpc import sockets
+from ancestral_server.rpc import accepting
 from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.inference import InferenceServicer
 from ancestral_server.rpc.models import ModelServicer
 from ancestral_server.rpc.observed import Observed
 from ancestral_server.rpc.open_inference.servicer import OpenInferenceServicer
 from ancestral_server.rpc.parsing import Forgiving
+from ancestral_server.rpc.refusals import RefusalLog
 from ancestral_server.settings import Settings
 from inference import open_inference_service_pb2, open_inference_service_pb2_grpc
+from inference import pool as inference_pool
 
 log = structlog.get_logger()
 
 # How often to look whether the server still runs.
 LOOK_SECONDS = 0.1
-# How often to look at the end whether everything was sent; callers that send nothing for so long have heard that their
-# streams have ended; and how long they are waited for at most.
-FLUSH_SECONDS = 0.02
-QUIET_SECONDS = 0.2
-LONGEST_HEARING_SECONDS = 5.0
 _SERVICES = (
     inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"],
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
@@ -45,6 +44,9 @@ _SERVICES = (
 # Calls that gRPC has read and that wait for the event loop, which refuses what is too much and says why; gRPC's own
 # refusal, by chance from 1,000 on, is CANCELLED and says nothing.
 MOST_PENDING_CALLS = 30_000
+# Of a connection: until it has said that it speaks HTTP/2. gRPC's own is two minutes, in which the silent could take
+# every file descriptor that the process has.
+HANDSHAKE_SECONDS = 10.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -56,6 +58,22 @@ def why_not(host: str, port: int) -> str:
     except OSError as error:
         return str(error.strerror)
     return "gRPC refuses it"
+
+
+class _Pools:
+    """Several pools of descriptors, searched in turn, to whoever asks for one."""
+
+    def __init__(self, *pools: DescriptorPool) -> None:
+        self._pools = pools
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        def find(*of: Any) -> Any:
+            for pool in self._pools[:-1]:
+                with suppress(KeyError):
+                    return getattr(pool, method)(*of)
+            return getattr(self._pools[-1], method)(*of)
+
+        return find
 
 
 class Door:
@@ -71,7 +89,10 @@ class Door:
         self._news = asyncio.Event()
         self._draining = Draining()
         inference = InferenceServicer(catalog, settings, self._draining)
-        observed: Any = Observed(metrics, arrivals, self._draining, inference.readers, log_calls=settings.log_calls)
+        self._refusals = RefusalLog()
+        observed: Any = Observed(
+            metrics, arrivals, self._draining, inference.readers, self._refusals, log_calls=settings.log_calls
+        )
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(inference, observed)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(catalog, settings), observed)
         open_inference_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
@@ -81,7 +102,9 @@ class Door:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, others)
         names = (*(service.full_name for service in _SERVICES), health.SERVICE_NAME, reflection.SERVICE_NAME)
         # Not by its own `enable_server_reflection`, which wants a server and not who stands in for one.
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), others)
+        finder: Any = _Pools(descriptor_pool.Default(), inference_pool.Default())
+        reflecting = reflection.aio.ReflectionServicer(names, finder)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, others)
         self._handlers = (observed, others)
         # What goes on while the door is open; and former servers that still finish what they had begun.
         self._keepers: list[asyncio.Task[None]] = []
@@ -96,18 +119,19 @@ class Door:
 
     def _bind(self, port: int) -> tuple[grpc.aio.Server, int]:
         """A server with all services, listening but not yet answering, and its port."""
-        server = grpc.aio.server(
-            options=[
+        server = accepting.server(
+            self._handlers,
+            [
                 ("grpc.max_receive_message_length", self._settings.max_message_bytes),
                 ("grpc.max_send_message_length", self._settings.max_message_bytes),
                 # With it two servers can listen on one port, each getting a part of the calls: not unasked.
                 ("grpc.so_reuseport", int(self._settings.share_port)),
                 *self._pings(),
+                ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_SECONDS * 1000)),
                 ("grpc.server.max_pending_requests", MOST_PENDING_CALLS),
                 ("grpc.server.max_pending_requests_hard_limit", MOST_PENDING_CALLS),
             ],
         )
-        server.add_generic_rpc_handlers(self._handlers)
         return server, server.add_insecure_port(joined(self._settings.host, port))
 
     def _pings(self) -> list[tuple[str, int]]:
@@ -128,7 +152,7 @@ class Door:
         self._keepers = [asyncio.create_task(self._follow()), asyncio.create_task(self._keep_open())]
 
     async def _keep_open(self) -> None:
-        """Open again when grpc.aio's own loop has ended: a method name that is no UTF-8 is enough to end it (1.85)."""
+        """Open again when grpc.aio's own loop has ended, which without `accepting` a method name can do."""
         while True:
             try:
                 await self._server.wait_for_termination(LOOK_SECONDS)
@@ -146,6 +170,7 @@ class Door:
                 except RuntimeError:
                     await asyncio.sleep(LOOK_SECONDS)
             await self._server.start()
+            log.info("the gRPC server is open again", port=self.port)
 
     async def shut(self) -> None:
         """Say NOT_SERVING from now on. Calls are still heard: the catalog refuses them."""
@@ -154,26 +179,10 @@ class Door:
         self._draining.begin()
         await self._health.enter_graceful_shutdown()
 
-    async def flush(self, until: float) -> None:
-        """Let what was answered reach its callers, over however slow a link; until then at most, time.monotonic().
-
-        What the process leaves unsent or unread when it ends, the kernel answers with a reset, and what was on its way
-        to the caller is lost.
-        """
-
-        async def wait_while(goes_on: Callable[[], bool], end: float) -> None:
-            while goes_on() and time.monotonic() < end:
-                await asyncio.sleep(FLUSH_SECONDS)
-
-        await wait_while(lambda: self._draining.open > 0, until)
-        await wait_while(lambda: sockets.unsent() > 0, until)
-        if self._draining.cut_short:
-            # Callers go on sending until they hear that their stream has ended.
-            end = min(until, time.monotonic() + LONGEST_HEARING_SECONDS)
-            await wait_while(lambda: sockets.quiet_seconds() < QUIET_SECONDS, end)
-        # A few turns of the event loop for what came in the last moment.
-        for _ in range(5):
-            await asyncio.sleep(FLUSH_SECONDS)
+    async def flush(self, over: float) -> None:
+        """Let what was answered reach its callers, until then at most, time.monotonic()."""
+        await self._draining.heard(over)
+        self._refusals.tell()
 
     def _note(self, keys: Iterable[Key]) -> None:
         self._changed.update(keys)
