@@ -60,7 +60,7 @@ class ServerProcess:
         self.log.extend(self.process.stderr or ())
 
     def metrics(self) -> str:
-        with urllib.request.urlopen(self.metrics_url, timeout=10) as reply:
+        with urllib.request.urlopen(self.metrics_url, timeout=60) as reply:
             return str(reply.read().decode())
 
     def metric(self, name: str, **labels: str) -> float:

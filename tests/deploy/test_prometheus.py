@@ -63,7 +63,7 @@ class Prometheus:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         address = f"{self.url}/api/v1/query?" + urllib.parse.urlencode({"query": expression})
-        with urllib.request.urlopen(address, timeout=10) as reply:
+        with urllib.request.urlopen(address, timeout=60) as reply:
             result = json.load(reply)["data"]["result"]
         assert isinstance(result, list)
         return result

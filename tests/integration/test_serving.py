@@ -201,8 +201,8 @@ def test_an_expired_deadline_is_answered_and_the_server_goes_on(toy_server: Serv
 
 def test_models_are_described(toy_server: ServerProcess) -> None:
     stub = model_service_pb2_grpc.ModelServiceStub(grpc.insecure_channel(toy_server.address))
-    (model,) = stub.ListModels(model_service_pb2.ListModelsRequest(), timeout=10).models
-    assert stub.GetModel(model_service_pb2.GetModelRequest(name="tally"), timeout=10).model == model
+    (model,) = stub.ListModels(model_service_pb2.ListModelsRequest(), timeout=60).models
+    assert stub.GetModel(model_service_pb2.GetModelRequest(name="tally"), timeout=60).model == model
     assert (model.name, model.version, model.device) == ("tally", 1, "cpu")
     assert model.state == model_service_pb2.MODEL_STATE_SERVING
     assert {role.name for role in model.bundle.roles} == {"encode", "sample", "score"}
@@ -212,6 +212,6 @@ def test_models_are_described(toy_server: ServerProcess) -> None:
 def test_reflection_lists_the_services(toy_server: ServerProcess) -> None:
     stub = reflection_pb2_grpc.ServerReflectionStub(grpc.insecure_channel(toy_server.address))
     request = reflection_pb2.ServerReflectionRequest(list_services="")
-    (reply,) = stub.ServerReflectionInfo(iter([request]), timeout=10)
+    (reply,) = stub.ServerReflectionInfo(iter([request]), timeout=60)
     names = {service.name for service in reply.list_services_response.service}
     assert {"ancestral.v1.InferenceService", "ancestral.v1.ModelService", "grpc.health.v1.Health"} <= names

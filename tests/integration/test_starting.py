@@ -26,7 +26,7 @@ from wire import inference
 
 def health_of(server: ServerProcess, name: str) -> int:
     stub = health_pb2_grpc.HealthStub(grpc.insecure_channel(server.address))
-    return int(stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=10).status)
+    return int(stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=60).status)
 
 
 def corrupt(path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_version_that_answers_wrongly_does_not_serve_and_the_older_one_does(tm
         assert health_of(server, "tally") == health_pb2.HealthCheckResponse.SERVING
         assert health_of(server, "tally/2") == health_pb2.HealthCheckResponse.NOT_SERVING
         stub = model_service_pb2_grpc.ModelServiceStub(grpc.insecure_channel(server.address))
-        model = stub.GetModel(model_service_pb2.GetModelRequest(name="tally", version=2), timeout=10).model
+        model = stub.GetModel(model_service_pb2.GetModelRequest(name="tally", version=2), timeout=60).model
         assert "golden replay differs" in model.reason
         assert "encode.onnx" in model.reason
 

@@ -78,21 +78,21 @@ def test_new_calls_are_refused_while_running_ones_finish(toy_models: Path) -> No
             (running,) = begin(server, channel)
             health = health_pb2_grpc.HealthStub(channel)
             server.process.send_signal(signal.SIGTERM)
-            while health.Check(health_pb2.HealthCheckRequest(), timeout=10).status == 1:
+            while health.Check(health_pb2.HealthCheckRequest(), timeout=60).status == 1:
                 time.sleep(0.005)
             for name in ("tally", "tally/1", "ancestral.v1.InferenceService"):
-                reply = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)
+                reply = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=60)
                 assert reply.status == health_pb2.HealthCheckResponse.NOT_SERVING
             protocol = open_inference_service_pb2_grpc.GRPCInferenceServiceStub(channel)
-            assert protocol.ServerLive(oip.ServerLiveRequest(), timeout=10).live
-            assert not protocol.ServerReady(oip.ServerReadyRequest(), timeout=10).ready
-            assert not protocol.ModelReady(oip.ModelReadyRequest(name="tally"), timeout=10).ready
+            assert protocol.ServerLive(oip.ServerLiveRequest(), timeout=60).live
+            assert not protocol.ServerReady(oip.ServerReadyRequest(), timeout=60).ready
+            assert not protocol.ModelReady(oip.ModelReadyRequest(name="tally"), timeout=60).ready
             for ask in (
                 lambda: inference_service_pb2_grpc.InferenceServiceStub(channel).Sample(
-                    pb.SampleRequest(model="tally", count=1), timeout=10
+                    pb.SampleRequest(model="tally", count=1), timeout=60
                 ),
                 lambda: model_service_pb2_grpc.ModelServiceStub(channel).LoadModel(
-                    model_service_pb2.LoadModelRequest(name="tally"), timeout=10
+                    model_service_pb2.LoadModelRequest(name="tally"), timeout=60
                 ),
             ):
                 with pytest.raises(grpc.RpcError, match="the server is shutting down") as refusal:
@@ -136,7 +136,7 @@ def test_a_watch_of_health_does_not_hold_the_server(toy_models: Path) -> None:
     with ServerProcess(toy_models) as server, grpc.insecure_channel(server.address) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         seen.append(next(watch).status)
-        assert server.stop(timeout=10) == 0
+        assert server.stop(timeout=60) == 0
         with pytest.raises(grpc.RpcError) as ended:
             seen += [reply.status for reply in iter(watch.next, None)]
         assert ended.value.code() is grpc.StatusCode.UNAVAILABLE

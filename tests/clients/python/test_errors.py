@@ -20,7 +20,7 @@ from fakeserver import FakeServer
 
 @pytest.fixture
 def client(fake_server: FakeServer) -> Iterator[ac.Client]:
-    with ac.Client(fake_server.address, timeout=10) as client:
+    with ac.Client(fake_server.address, timeout=60) as client:
         yield client
 
 
@@ -167,7 +167,7 @@ def test_nothing_listens() -> None:
 
 
 def test_a_host_that_does_not_exist() -> None:
-    with ac.Client("no-such-host.invalid:8500", timeout=10) as client, pytest.raises(ac.Unavailable):
+    with ac.Client("no-such-host.invalid:8500", timeout=60) as client, pytest.raises(ac.Unavailable):
         client.models()
 
 

@@ -32,7 +32,7 @@ from running import ServerProcess
 
 @pytest.fixture
 def client(fake_server: FakeServer) -> Iterator[Client]:
-    with Client(fake_server.address, timeout=10) as client:
+    with Client(fake_server.address, timeout=60) as client:
         yield client
 
 

@@ -194,7 +194,7 @@ def test_a_reply_that_would_be_too_large_is_refused_with_what_fits(toy_models: P
 
 def test_a_version_without_a_name_is_refused(stub: Stub) -> None:
     with pytest.raises(grpc.RpcError) as failure:
-        stub.ModelStatistics(oip.ModelStatisticsRequest(version="1"), timeout=10)
+        stub.ModelStatistics(oip.ModelStatisticsRequest(version="1"), timeout=60)
     assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert violation(failure.value).field == "version"
 
