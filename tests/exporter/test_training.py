@@ -92,7 +92,6 @@ from ancestral_exporter import checkpoints, training
 from ancestral_exporter.data import load
 from ancestral_exporter.progress import Announcer
 
-torch.set_num_threads(1)
 checkpoints.CHECKPOINT_EVERY_S = 0.0
 save, saved = torch.save, []
 

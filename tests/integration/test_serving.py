@@ -19,7 +19,7 @@ import toybundle
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
 from ancestral_server.runtime.noise import uniforms_of_range
-from running import ServerProcess
+from running import PATIENT, ServerProcess
 from wire import array, inference, tensor, toy_images
 
 
@@ -81,7 +81,7 @@ def test_concurrent_single_calls_form_batches_and_each_gets_its_own_answer(toy_m
             return replies
 
     # With patience even a busy machine gathers all 64; how large batches get by default depends on its load.
-    with ServerProcess(toy_models, "--batch-wait-ms", "200") as server:
+    with ServerProcess(toy_models, "--batch-wait-ms", "1000", *PATIENT) as server:
         codes = np.concatenate(asyncio.run(ask_all(server.address)))
         np.testing.assert_allclose(codes, toybundle.encode(images), rtol=1e-5)
         total = server.metric("ancestral_batch_size_sum", role="encode")

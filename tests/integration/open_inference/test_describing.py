@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
+import toybundle
 from inference import model_config_pb2
 from inference import open_inference_service_pb2 as oip
 from openinference import SHAPE, Stub, ask, infer, some_images, with_parameters
@@ -112,7 +114,7 @@ def test_statistics_count_requests_rows_and_runs(stub: Stub) -> None:
     assert after.inference_count - before.inference_count == 153
     # 3, and 64 + 64 + 22.
     assert after.execution_count - before.execution_count == 4
-    assert abs(after.last_inference / 1000 - began) < 60
+    assert began - 1 < after.last_inference / 1000 < time.time() + 1
     sums = after.inference_stats
     stages = (sums.queue, sums.compute_input, sums.compute_infer, sums.compute_output)
     assert {stage.count for stage in stages} == {sums.success.count}
@@ -141,22 +143,19 @@ def test_painted_rows_are_runs_too(stub: Stub) -> None:
     assert after.execution_count - before.execution_count == SHAPE[0]
 
 
-def test_an_expired_request_counts_as_failed(stub: Stub) -> None:
-    def failed() -> int:
-        (stats,) = stub.ModelStatistics(oip.ModelStatisticsRequest(name="labelled"), timeout=60).model_stats
-        return int(stats.inference_stats.fail.count)
-
-    before = failed()
-    # The server's own estimate may refuse it before it is admitted; until one was admitted, try with more time.
-    for milliseconds in range(1, 400):
-        request = with_parameters(ask("labelled", index=np.arange(400)), label=0, timeout=milliseconds * 1000)
-        try:
-            stub.ModelInfer(request, timeout=60)
-        except grpc.RpcError as error:
-            assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # noqa: PT017 - only some of them fail
-        if failed() > before:
-            return
-    raise AssertionError("no request expired after its admission")
+def test_a_request_whose_run_fails_counts_as_failed(tmp_path: Path) -> None:
+    toybundle.write(tmp_path, fragile=True)
+    with ServerProcess(tmp_path) as server, grpc.insecure_channel(server.address) as channel:
+        stub = Stub(channel)
+        good = np.zeros((1, 4, 3, 1), np.uint8)
+        infer(stub, ask("tally", image=good))
+        for _ in range(2):
+            with pytest.raises(grpc.RpcError, match="the run failed") as failure:
+                stub.ModelInfer(ask("tally", image=good + np.uint8(255)), timeout=60)
+            assert failure.value.code() is grpc.StatusCode.INTERNAL
+        (stats,) = stub.ModelStatistics(oip.ModelStatisticsRequest(name="tally"), timeout=60).model_stats
+    assert (stats.inference_stats.success.count, stats.inference_stats.fail.count) == (1, 2)
+    assert stats.inference_stats.fail.ns > 0
 
 
 @pytest.mark.parametrize(
