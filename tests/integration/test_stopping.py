@@ -36,10 +36,12 @@ NO_RETRIES = [("grpc.enable_retries", 0)]
 LONG = pb.SampleRequest(model="tally", count=10_000, seed=1)
 
 
-def begin(server: ServerProcess, channel: grpc.Channel, calls: int = 1) -> list[Any]:
-    """Long sampling calls that have reached their lane."""
+def begin(
+    server: ServerProcess, channel: grpc.Channel, calls: int = 1, request: pb.SampleRequest = LONG
+) -> list[Any]:
+    """Sampling calls that have reached their lane."""
     stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
-    running = [stub.Sample.future(LONG, timeout=3600) for _ in range(calls)]
+    running = [stub.Sample.future(request, timeout=3600) for _ in range(calls)]
     until(lambda: server.metric("grpc_server_started_total", grpc_method="Sample") == calls)
     return running
 
@@ -88,7 +90,7 @@ def test_new_calls_are_refused_while_running_ones_finish(toy_models: Path) -> No
             grpc.insecure_channel(server.address, options=NO_RETRIES) as channel,
             holding(server, channel),
         ):
-            (running,) = begin(server, channel)
+            (running,) = begin(server, channel, request=pb.SampleRequest(model="tally", count=1000, seed=1))
             health = health_pb2_grpc.HealthStub(channel)
             server.process.send_signal(signal.SIGTERM)
             until(lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=60).status != 1)
@@ -114,7 +116,7 @@ def test_new_calls_are_refused_while_running_ones_finish(toy_models: Path) -> No
                 assert status is not None
                 (retry,) = [d for d in status.details if d.Is(error_details_pb2.RetryInfo.DESCRIPTOR)]
                 assert error_details_pb2.RetryInfo.FromString(retry.value).retry_delay.ToMilliseconds() == 0
-            expected = toybundle.paint(uniforms_of_range(1, 0, 10_000, (4, 3, 1)))[0]
+            expected = toybundle.paint(uniforms_of_range(1, 0, 1000, (4, 3, 1)))[0]
             assert running.result().images.data == expected.tobytes()
         assert server.process.wait(PATIENCE) == 0
 

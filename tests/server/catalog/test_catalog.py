@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from structlog.testing import capture_logs
 
 import toybundle
 from ancestral.v1 import bundle_pb2
@@ -153,8 +154,8 @@ def test_a_graph_that_answers_no_more_rows_than_are_recorded_is_refused(
 ) -> None:
     whole = toybundle.encode_graph
 
-    def three_rows(path: Path, *how: Any) -> None:
-        whole(path, *how)
+    def three_rows(path: Path, *how: Any, **more: Any) -> None:
+        whole(path, *how, **more)
         model = onnx.load(path)
         for node in model.graph.node:
             node.output[:] = [f"{name}_all" if name == "code" else name for name in node.output]
@@ -251,6 +252,39 @@ def test_of_all_versions_the_one_that_replaces_is_loaded_before_the_other_goes(
         await until(lambda: states(catalog) == [(2, State.SERVING)])
 
     run(tmp_path, work)
+
+
+def test_a_folder_that_is_away_for_a_while_changes_nothing_and_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = tmp_path / "models"
+    toybundle.write(models)
+
+    async def main() -> None:
+        settings = Settings(models=models, device="cpu", poll_seconds=0.001, _cli_parse_args=[])  # type: ignore[call-arg]
+        catalog = Catalog(settings, Runtime("cpu", 1), Metrics("test"), Arrivals())
+        watcher, looks = Watcher(catalog, settings), 0
+        refresh = watcher.refresh
+
+        async def counted() -> None:
+            nonlocal looks
+            looks += 1
+            await refresh()
+
+        monkeypatch.setattr(watcher, "refresh", counted)
+        with capture_logs() as logs:
+            await watcher.start()
+            models.rename(tmp_path / "away")
+            seen = looks
+            await until(lambda: looks > seen + 5)
+            assert states(catalog) == [(1, State.SERVING)]
+            (tmp_path / "away").rename(models)
+            seen = looks
+            await until(lambda: looks > seen + 1)
+            await catalog.drain(5)
+        assert [line["event"] for line in logs].count("the models folder cannot be read") == 1
+
+    asyncio.run(main())
 
 
 def test_a_lane_that_fails_turns_the_health_of_its_version_until_it_is_back(tmp_path: Path) -> None:
