@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -36,28 +37,26 @@ NO_RETRIES = [("grpc.enable_retries", 0)]
 LONG = pb.SampleRequest(model="tally", count=10_000, seed=1)
 
 
-def begin(
-    server: ServerProcess, channel: grpc.Channel, calls: int = 1, request: pb.SampleRequest = LONG
-) -> list[Any]:
-    """Sampling calls that have reached their lane."""
+def begin(server: ServerProcess, channel: grpc.Channel, calls: int = 1) -> list[Any]:
+    """Long sampling calls that have reached their lane."""
     stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
-    running = [stub.Sample.future(request, timeout=3600) for _ in range(calls)]
+    running = [stub.Sample.future(LONG, timeout=3600) for _ in range(calls)]
     until(lambda: server.metric("grpc_server_started_total", grpc_method="Sample") == calls)
     return running
 
 
 @contextmanager
-def holding(server: ServerProcess, channel: grpc.Channel) -> Iterator[Any]:
-    """A stream that nobody reads: a server that stops waits for it, however long. It is read at the end of the block,
-    and has to have come to an end of its own by then.
-    """
-    stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
-    stream = stub.SampleStream(pb.SampleStreamRequest(sample=LONG, progress=True), timeout=3600)
-    next(stream)
-    yield stream
-    with pytest.raises(grpc.RpcError):  # after what it had already been sent
-        deque(stream, maxlen=0)
-    assert stream.code() is grpc.StatusCode.UNAVAILABLE
+def held(server: ServerProcess) -> Iterator[tuple[Any, threading.Event]]:
+    """A long call whose answer is on its way until the event is set: a server that stops waits for that."""
+    with (
+        SlowLink(server.address, math.inf) as link,
+        grpc.insecure_channel(link.address, options=NO_RETRIES) as channel,
+    ):
+        # Connected, and no more.
+        health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
+        link.answers.clear()
+        (call,) = begin(server, channel)
+        yield call, link.answers
 
 
 def logged(server: ServerProcess, event: str) -> list[dict[str, str]]:
@@ -85,12 +84,11 @@ def test_stops_under_load_lose_nobody(toy_models: Path) -> None:
 
 
 def test_new_calls_are_refused_while_running_ones_finish(toy_models: Path) -> None:
-    with ServerProcess(toy_models, "--slots", "8", "--threads", "1", *PATIENT) as server:
+    with ServerProcess(toy_models, *PATIENT) as server:
         with (
             grpc.insecure_channel(server.address, options=NO_RETRIES) as channel,
-            holding(server, channel),
+            held(server) as (running, may_answer),
         ):
-            (running,) = begin(server, channel, request=pb.SampleRequest(model="tally", count=1000, seed=1))
             health = health_pb2_grpc.HealthStub(channel)
             server.process.send_signal(signal.SIGTERM)
             until(lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=60).status != 1)
@@ -116,7 +114,9 @@ def test_new_calls_are_refused_while_running_ones_finish(toy_models: Path) -> No
                 assert status is not None
                 (retry,) = [d for d in status.details if d.Is(error_details_pb2.RetryInfo.DESCRIPTOR)]
                 assert error_details_pb2.RetryInfo.FromString(retry.value).retry_delay.ToMilliseconds() == 0
-            expected = toybundle.paint(uniforms_of_range(1, 0, 1000, (4, 3, 1)))[0]
+            assert not running.done()
+            may_answer.set()
+            expected = toybundle.paint(uniforms_of_range(1, 0, 10_000, (4, 3, 1)))[0]
             assert running.result().images.data == expected.tobytes()
         assert server.process.wait(PATIENCE) == 0
 
@@ -160,12 +160,13 @@ def test_a_watch_of_health_does_not_hold_the_server(toy_models: Path) -> None:
 def test_a_second_signal_ends_at_once(toy_models: Path, number: signal.Signals) -> None:
     with (
         ServerProcess(toy_models, *PATIENT) as server,
-        grpc.insecure_channel(server.address, options=NO_RETRIES) as channel,
-        holding(server, channel),
+        held(server) as (running, may_answer),
     ):
         server.process.send_signal(number)
         until(lambda: logged(server, "stopping"))
         assert server.stop(number) == 128 + number
+        may_answer.set()
+        assert running.code() is grpc.StatusCode.UNAVAILABLE
 
 
 def test_a_stop_while_models_are_loaded(tmp_path: Path) -> None:
