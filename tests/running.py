@@ -15,7 +15,6 @@ from types import TracebackType
 
 from waiting import PATIENCE
 
-
 # Flags of a server that refuses nobody for being slow, nor lets anybody wait in vain when it stops: on a busy machine a
 # slow moment is no overload.
 PATIENT = ("--max-queue-ms", "3600000", "--drain-seconds", "600")

@@ -33,7 +33,11 @@ def test_ci_runs_check_and_test() -> None:
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
     assert "set -euo pipefail" in lines
     # Once each: a test that fails now and then is a defect, and a second try would hide it.
-    assert [line for line in lines if re.search(r"\bmake (check|test)\b", line)] == lines[-2:] == ["make check", "make test"]
+    assert (
+        [line for line in lines if re.search(r"\bmake (check|test)\b", line)]
+        == lines[-2:]
+        == ["make check", "make test"]
+    )
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
 
 

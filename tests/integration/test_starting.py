@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +19,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 import toybundle
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import model_service_pb2, model_service_pb2_grpc
-from running import ServerProcess
+from running import PATIENT, ServerProcess
+from waiting import PATIENCE, until
 from wire import inference
 
 
@@ -93,19 +93,18 @@ def test_the_same_call_gives_the_same_bytes_after_a_restart(tmp_path: Path) -> N
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_running_calls_finish_before_the_server_stops(tmp_path: Path, number: signal.Signals) -> None:
     toybundle.write(tmp_path)
-    with ServerProcess(tmp_path, "--max-queue-ms", "60000") as server:
+    with ServerProcess(tmp_path, *PATIENT) as server:
         stub = inference(server)
         stub.Sample(pb.SampleRequest(model="tally", count=1), timeout=30)
-        calls = [stub.Sample.future(pb.SampleRequest(model="tally", count=5000, seed=s), timeout=60) for s in range(4)]
-        while server.metric("grpc_server_started_total", grpc_method="Sample") < 5:
-            time.sleep(0.01)
+        calls = [stub.Sample.future(pb.SampleRequest(model="tally", count=5000, seed=s), timeout=600) for s in range(4)]
+        until(lambda: server.metric("grpc_server_started_total", grpc_method="Sample") == 5)
         assert server.stop(number) == 0
         assert [len(call.result().images.data) for call in calls] == [5000 * 12] * 4
 
 
 def start(*flags: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ancestral_server", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def test_a_port_in_use_is_said(toy_models: Path) -> None:

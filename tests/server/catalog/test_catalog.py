@@ -219,9 +219,7 @@ def test_the_end_comes_while_a_version_is_being_loaded(tmp_path: Path, may_load:
     run(tmp_path, work)
 
 
-def test_whoever_stays_when_the_drain_is_over_loses_the_lanes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whoever_stays_when_the_drain_is_over_loses_the_lanes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog_module, "LAST_WORDS_SECONDS", 3600)
     toybundle.write(tmp_path)
 
