@@ -154,9 +154,13 @@ def test_ctrl_c_stops_the_server_although_the_stream_is_kept(client: Client, fak
     stream = client.sample_stream("m", 2)
     next(stream)
     timer = threading.Timer(0.3, _thread.interrupt_main)
-    with pytest.raises(KeyboardInterrupt):
+
+    def wait_until_interrupted() -> None:
         timer.start()
         next(stream)
+
+    with pytest.raises(KeyboardInterrupt):
+        wait_until_interrupted()
     timer.join()
     assert painter.was_stopped()
 
