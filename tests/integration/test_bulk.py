@@ -162,13 +162,14 @@ def test_a_caller_that_reads_nothing_is_read_little(toy_server: ServerProcess, c
     def received() -> float:
         return toy_server.metric("grpc_server_msg_received_total", grpc_method="EncodeStream")
 
-    before, count = received(), 400
+    before, count = received(), 200
     large = message(toy_images(10_000), "tally")  # 120 kB, its answer 80
     call = Stub(channel).EncodeStream(iter([large] * count), timeout=600)
     for index in range(count):
-        # Between two answers a metrics page is fetched: time for many messages, if nothing held the server back.
-        # Its window holds two of these; gRPC's own buffers some more.
-        assert received() - before < index + count / 4
+        if index % 10 == 0:
+            # To fetch the metrics takes the time of many messages: all had been read if nothing held the server back.
+            # Its window holds two of these; gRPC's own buffers some more.
+            assert received() - before < index + count / 4
         assert next(call).index == index
     assert list(call) == []
     assert received() - before == count
