@@ -9,7 +9,9 @@ SCRIPT = Path(__file__).parent / "isolation.py"
 
 
 def test_a_short_run_prints_both_sides() -> None:
-    command = [sys.executable, str(SCRIPT), "--seconds", "0.3", "--rounds", "1"]
+    # Small models are exported in seconds.
+    flags = ["--encoder", "digits-vae", "--sampler", "digits-pixelcnn", "--seconds", "0.3", "--rounds", "1"]
+    command = [sys.executable, str(SCRIPT), *flags]
     printed = subprocess.run(command, check=True, timeout=500, capture_output=True, text=True).stdout
     report = json.loads(printed)
     assert report["idle"]["calls"] > 0
