@@ -46,7 +46,7 @@ def process_state() -> dict[str, Any]:
         "switch interval": sys.getswitchinterval(),
         "import path": list(sys.path),
         "warnings": list(warnings.filters),
-        "structlog": structlog.is_configured(),
+        "structlog": {name: list(v) if isinstance(v, list) else v for name, v in structlog.get_config().items()},
         "root logger": (root.level, root.disabled, [type(handler) for handler in root.handlers]),
     }
 
