@@ -83,7 +83,8 @@ def encode_graph(
     path: Path, scale: float = 255.0, offset: float = 0.0, layers: int = 0, scratch: int = 0, *, fragile: bool = False
 ) -> None:
     node = helper.make_node
-    work, work_constants = [], []
+    work: list[onnx.NodeProto] = []
+    work_constants: list[onnx.TensorProto] = []
     if layers:
         work, work_constants = busywork(layers)
     elif scratch:

@@ -320,10 +320,10 @@ def test_a_version_that_has_answered_leaves_no_memory_behind(tmp_path: Path) -> 
 def test_reloads_lose_nothing_and_keep_no_thread(models: Path) -> None:
     """What they keep of memory, and fifty of them: `make restarts`."""
 
-    def threads() -> int:
+    def threads(server: ServerProcess) -> int:
         return len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
 
-    def reload(times: range) -> None:
+    def reload(client: Client, times: range) -> None:
         for i in times:
             shutil.rmtree(models / "tally" / "1")
             publish(models, 1, offset=100 + i)
@@ -333,10 +333,10 @@ def test_reloads_lose_nothing_and_keep_no_thread(models: Path) -> None:
     with ServerProcess(models, "--poll-seconds", "0", *PATIENT) as server, Client(server.address) as client:
         marks = {float(100 + i) for i in range(21)}
         with Callers(server.address, {1: marks}, encoders=3, samplers=1) as callers:
-            reload(range(1, 11))  # by then every pool has its size
-            before = threads()
-            reload(range(11, 21))
+            reload(client, range(1, 11))  # by then every pool has its size
+            before = threads(server)
+            reload(client, range(11, 21))
             # Of those that a version brings not one may stay for each of ten.
-            until(lambda: threads() <= before + 4)
+            until(lambda: threads(server) <= before + 4)
         check(callers)
         assert server.metric("ancestral_model_loads_total", outcome="loaded") == 21

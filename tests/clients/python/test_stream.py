@@ -178,7 +178,7 @@ def test_closing_the_client_is_no_end_but_an_error(fake_server: FakeServer) -> N
 def test_the_deadline_is_that_of_the_whole_stream(client: Client, fake_server: FakeServer) -> None:
     Painter(fake_server)
     stream = client.sample_stream("m", 2, timeout=0.5)
-    told = []
+    told: list[SampledImage | PaintedRow] = []
     with pytest.raises(DeadlineExceeded, match=r"within 0\.5 s") as caught:
         told.extend(stream)  # keeps those before the failure
     # On a busy machine the call may not have arrived in that time, nor the first image.
