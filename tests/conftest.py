@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -28,15 +29,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+HEEDED = re.compile(r"ANCESTRAL_.*|PATH|PYTHON.*|HOME|TMPDIR|COLUMNS|NO_COLOR|TTY_.*|OMP_.*|.*_proxy")
+
+
 def process_state() -> dict[str, Any]:
     """What all tests of a process share, and each has to leave as it found it, since any other may come next."""
     umask = os.umask(0)
     os.umask(umask)
     root = logging.getLogger()
-    # pytest sets a variable of its own as a test goes through its phases.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
     return {
-        "environment": environment,
+        # Those that the tests' own processes heed. What a library sets when it is first imported stays.
+        "environment": {name: value for name, value in os.environ.items() if HEEDED.fullmatch(name)},
         "working folder": os.getcwd(),
         "umask": umask,
         "niceness": os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) if sys.platform == "linux" else 0,
@@ -44,10 +47,9 @@ def process_state() -> dict[str, Any]:
         "signal handlers": {number.name: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)},
         "garbage collection": (gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()),
         "switch interval": sys.getswitchinterval(),
-        "import path": list(sys.path),
         "warnings": list(warnings.filters),
         "structlog": {name: list(v) if isinstance(v, list) else v for name, v in structlog.get_config().items()},
-        "root logger": (root.level, root.disabled, [type(handler) for handler in root.handlers]),
+        "root logger": (root.level, root.disabled),
     }
 
 
