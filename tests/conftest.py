@@ -66,6 +66,12 @@ def leaves_the_process_as_it_was() -> Iterator[None]:
     assert not changed, f"left behind in the process, before and after: {changed}"
 
 
+# All that tests reach is on this machine: a proxy has no part in it.
+for name in ("grpc_proxy", "https_proxy", "http_proxy", "all_proxy"):
+    os.environ.pop(name, None)
+    os.environ.pop(name.upper(), None)
+
+
 @pytest.fixture(scope="session")
 def toy_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder with the bundle `tally` version 1, of a made-up family."""

@@ -87,6 +87,8 @@ class Painter:
     def __init__(self) -> None:
         self.inputs = {spec.meaning: spec for spec in toybundle.ROW_INPUTS}
         self.fail = False
+        # Uniforms of a sample that it cannot paint, by their first value.
+        self.poison: set[float] = set()
         self.fits = 10**6
         self.error: BaseException | None = None
         self.sizes: list[int] = []
@@ -109,7 +111,7 @@ class Painter:
     def run_row(self, inputs: Mapping[Meaning, Array], states: Sequence[Array]) -> tuple[Array, Array, list[Array]]:
         assert self.gate.wait(PATIENCE)
         time.sleep(self.row_seconds)
-        if self.fail:
+        if self.fail or self.poison & {float(value) for value in inputs[bundle_pb2.MEANING_UNIFORMS][:, 0, 0]}:
             raise RuntimeError("out of paint")
         if self.error is not None:
             error, self.error = self.error, None

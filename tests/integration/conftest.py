@@ -10,7 +10,7 @@ import torch
 
 from ancestral_exporter.bundle import write_bundle
 from ancestral_exporter.models.base import ImageShape
-from ancestral_exporter.models.vae import VAE
+from ancestral_exporter.models.vae import VAE, VAESettings
 from pixelcnns import exported, sharp_pixelcnn
 
 
@@ -31,7 +31,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A VAE of 8×8 images with 4 latents: a folder `vae`."""
     torch.manual_seed(0)
-    model = VAE(ImageShape(8, 8, 1, 17), likelihood_name="categorical", latent_size=4, channels=4, features=8, blocks=0)
+    model = VAE(ImageShape(8, 8, 1, 17), VAESettings(latent_size=4, channels=4, features=8, blocks=0))
     golden = np.random.default_rng(3).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
     models = tmp_path_factory.mktemp("bundles")
     return write_bundle(model.eval(), name="vae", models_dir=models, golden_images=golden).parent

@@ -43,9 +43,13 @@ def check_queue(
     if not calls:
         return
     if calls >= limits.calls:
-        problem, excess = f"{calls} calls are queued, which is the limit", seconds_of(images // calls)
+        problem = f"{calls} calls are queued, which is the limit (the server's --max-queued-calls)"
+        excess = seconds_of(images // calls)
     elif images + job.rows > limits.images:
-        problem = f"{images} images are queued, {job.rows} more would exceed the limit of {limits.images}"
+        problem = (
+            f"{images} images are queued, {job.rows} more would exceed the limit of {limits.images} images "
+            "(the server's --max-queued-images)"
+        )
         excess = seconds_of(images + job.rows - limits.images)
     elif job.priority is Priority.INTERACTIVE:
         work = seconds_of(ahead + job.rows)
@@ -53,9 +57,15 @@ def check_queue(
         if work <= limit:
             return
         problem = (
-            f"{ahead} images are queued, {job.rows} more make {work:.3g} s of work, above the limit of {limit:.3g}"
+            f"{ahead} images are queued, {job.rows} more make {work:.3g} s of work, above the limit of {limit:.3g} s "
+            f"(the server's --max-queue-ms {1000 * limits.seconds:g}{_or_more(limit, limits.seconds)})"
         )
         excess = work - limit
     else:
         return
-    raise Overloaded(f"{name}: {problem}", max(0.001, excess))
+    raise Overloaded(name, problem, max(0.001, excess))
+
+
+def _or_more(limit: float, setting: float) -> str:
+    """Why a limit in seconds is above its setting, if it is: see policy.queue_limit."""
+    return ", or what a full batch or twice this call takes" if limit > setting else ""

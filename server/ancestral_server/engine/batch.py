@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from ancestral_server.engine.job import OneShotJob
 from ancestral_server.runtime.program import Meaning, OneShotProgram
@@ -34,6 +35,8 @@ class Hand:
     pieces: list[Piece] = field(default_factory=list)
     # What is left of a batch that did not fit into memory.
     postponed: list[Piece] = field(default_factory=list)
+    # The parts of a batch whose run failed, each to be run by itself.
+    suspects: list[list[Piece]] = field(default_factory=list)
     # Whether it is run on one thread.
     alone: bool = False
     # When the run that is going on should end, time.monotonic() seconds; 0 between runs.
@@ -41,7 +44,8 @@ class Hand:
 
     @property
     def jobs(self) -> Iterable[OneShotJob]:
-        return {id(piece.job): piece.job for piece in (*self.pieces, *self.postponed)}.values()
+        pieces = chain(self.pieces, self.postponed, *self.suspects)
+        return {id(piece.job): piece.job for piece in pieces}.values()
 
     def drop(self) -> Iterable[OneShotJob]:
         """Forget the pieces of the run; whose they were."""

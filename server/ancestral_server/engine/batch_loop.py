@@ -22,7 +22,7 @@ from ancestral_server.engine.job import OneShotJob, Priority
 from ancestral_server.engine.lane import Lane
 from ancestral_server.engine.room import Room
 from ancestral_server.engine.warming import give_back, warm_up
-from ancestral_server.errors import Internal, OutOfMemory
+from ancestral_server.errors import Internal, OutOfMemory, Overdue
 from ancestral_server.metrics import LaneMetrics
 from ancestral_server.runtime.program import OneShotProgram
 
@@ -241,6 +241,9 @@ class BatchLoop(Lane[OneShotJob]):
         except (OutOfMemory, MemoryError) as error:
             self._split(hand, rows, size, error)
             return
+        except RuntimeError as error:
+            self._suspect(hand, rows, error)
+            return
         except Exception as error:
             log.exception("run failed", lane=self.name, rows=rows)
             self._give_up(list(hand.drop()), Internal(f"{self.name}: the run failed: {error}"))
@@ -278,13 +281,29 @@ class BatchLoop(Lane[OneShotJob]):
             none_fits = OutOfMemory(f"{self.name}: not even {rows} image fits into memory: {error}")
             self._give_up(list(hand.drop()), none_fits)
 
-    def _next_part(self, hand: Hand) -> None:
-        """Take up as much of what was postponed as a run may have; those who have left meanwhile are left out."""
-        if not hand.postponed:
+    def _suspect(self, hand: Hand, rows: int, error: RuntimeError) -> None:
+        """A run failed: its halves again, each by itself, and so on. So whoever is to blame hears of it and nobody
+        else. One guilty call among n costs 2 log2(n) runs, n of them 2 n.
+        """
+        pieces = hand.pieces
+        if len(pieces) > 1 and not isinstance(error, Overdue):
+            log.warning("run failed, its parts are tried", lane=self.name, rows=rows, reason=str(error))
+            middle = len(pieces) // 2
+            hand.pieces, hand.suspects = [], [pieces[:middle], pieces[middle:], *hand.suspects]
             return
-        now = time.monotonic()
-        departed = {id(piece.job): piece.job for piece in hand.postponed if piece.job.departed(now)}
-        with self._changed:
-            self._expire(departed.values())
-        left = [piece for piece in hand.postponed if id(piece.job) not in departed]
-        hand.pieces, hand.postponed = cut(left, self._room.most)
+        log.error("run failed", lane=self.name, rows=rows, exc_info=error)
+        self._give_up(list(hand.drop()), Internal(f"{self.name}: the run failed: {error}"))
+
+    def _next_part(self, hand: Hand) -> None:
+        """Take up a part of a batch that failed, or as much of one that did not fit into memory as a run may have;
+        those who have left meanwhile are left out.
+        """
+        while not hand.pieces and (hand.suspects or hand.postponed):
+            if not hand.postponed:
+                hand.postponed = hand.suspects.pop(0)
+            now = time.monotonic()
+            departed = {id(piece.job): piece.job for piece in hand.postponed if piece.job.departed(now)}
+            with self._changed:
+                self._expire(departed.values())
+            left = [piece for piece in hand.postponed if id(piece.job) not in departed]
+            hand.pieces, hand.postponed = cut(left, self._room.most)

@@ -121,7 +121,8 @@ class Lane(ABC, Generic[J]):
                 self.metrics.refused("deadline")
                 raise Infeasible(
                     f"deadline: {max(remaining, 0):.3g} s remain, {self.name} needs at least {needed:.3g} s for "
-                    f"{job.rows} images, {ahead} queued ahead of them"
+                    f"{job.rows} images, {ahead} queued ahead of them",
+                    self.name,
                 )
         try:
             check_queue(

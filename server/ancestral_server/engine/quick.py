@@ -13,6 +13,7 @@ from ancestral_server.engine.costs import Costs
 from ancestral_server.engine.job import OneShotJob, Priority
 from ancestral_server.engine.policy import CALL_SECONDS
 from ancestral_server.engine.spread import SpreadBatchLoop
+from ancestral_server.errors import Internal, Overdue, ServerError
 from ancestral_server.runtime.program import OneShotProgram
 
 # A run that takes no longer than this may hold up the event loop: handing it to a thread and back costs about as much.
@@ -55,7 +56,12 @@ class QuickBatchLoop(SpreadBatchLoop):
         self._here_costs = self._light_costs.copy()
 
     def ask(self, job: OneShotJob) -> Coroutine[Any, Any, OneShotJob]:
-        return _answered(job) if self._run_alone(job) else super().ask(job)
+        try:
+            alone = self._run_alone(job)
+        except Overdue as error:
+            # In its turn it would be as long again.
+            return _failed(Internal(f"{self.name}: the run failed: {error}"))
+        return _answered(job) if alone else super().ask(job)
 
     def _run_alone(self, job: OneShotJob) -> bool:
         """Run a job that finds nobody before it and need not wait for company; False if it has to take its turn.
@@ -78,6 +84,8 @@ class QuickBatchLoop(SpreadBatchLoop):
             gathered = time.monotonic()
             outputs = form.run(inputs, job.wanted)
             ran = time.monotonic()
+        except Overdue:
+            raise
         except Exception:  # noqa: BLE001 - happens again in its turn, or was a passing want of memory
             return False
         finally:
@@ -228,3 +236,7 @@ class QuickBatchLoop(SpreadBatchLoop):
 
 async def _answered(job: OneShotJob) -> OneShotJob:
     return job
+
+
+async def _failed(error: ServerError) -> OneShotJob:
+    raise error

@@ -10,7 +10,7 @@ chain, which two threads together finish hardly sooner than one, but two workers
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 
 import numpy as np
 import structlog
@@ -25,7 +25,7 @@ from ancestral_server.engine.niceness import ROWS
 from ancestral_server.engine.room import Room
 from ancestral_server.engine.slots import Slots
 from ancestral_server.engine.warming import warm_up
-from ancestral_server.errors import Internal, OutOfMemory
+from ancestral_server.errors import Internal, OutOfMemory, Overdue
 from ancestral_server.metrics import LaneMetrics
 from ancestral_server.runtime.program import RasterProgram
 
@@ -226,6 +226,9 @@ class RasterLoop(Lane[RasterJob]):
         except (OutOfMemory, MemoryError) as error:
             self._split(worker, slots.used, max(sizes), error)
             return
+        except RuntimeError as error:
+            self._suspect(worker, slots, max(sizes), error)
+            return
         except Exception as error:
             log.exception("run failed", lane=self.name, rows=slots.used)
             self._give_up(list(self._in_hand(worker)), Internal(f"{self.name}: the run failed: {error}"))
@@ -265,6 +268,45 @@ class RasterLoop(Lane[RasterJob]):
         if not smaller:
             jobs = list(self._in_hand(worker))
             self._give_up(jobs, OutOfMemory(f"{self.name}: not even one image fits into memory: {error}"))
+
+    def _suspect(self, worker: int, slots: Slots, size: int, error: RuntimeError) -> None:
+        """A row's run failed: find the samples that are to blame, halving what failed, and answer whose they are. The
+        others are painted on at the next turn. One among n costs 2 log2(n) runs, n of them 2 n.
+        """
+        log.error("run failed", lane=self.name, rows=slots.used, exc_info=error)
+        guilty: dict[int, RuntimeError] = {}
+        suspects = [list(range(slots.used))]
+        if isinstance(error, Overdue):
+            # Once is long enough.
+            guilty = dict.fromkeys(suspects.pop(), error)
+        while suspects:
+            part = suspects.pop()
+            try:
+                slots.try_row(part, policy.parts(len(part), self._rooms[worker].most, slots.capacity, full=self._fixed))
+            except (OutOfMemory, MemoryError):
+                continue  # not what it failed of: its turn will come
+            except RuntimeError as again:
+                if len(part) == 1 or isinstance(again, Overdue):
+                    guilty.update(dict.fromkeys(part, again))
+                else:
+                    suspects += [part[len(part) // 2 :], part[: len(part) // 2]]
+        if guilty:
+            self._blame(slots, guilty)
+        elif not self._rooms[worker].shrink(size):
+            self._give_up(list(self._in_hand(worker)), Internal(f"{self.name}: the run failed: {error}"))
+
+    def _blame(self, slots: Slots, guilty: Mapping[int, RuntimeError]) -> None:
+        """Answer the requests whose samples, by slot, cannot be painted, and free all their slots."""
+        failed: dict[int, tuple[RasterJob, RuntimeError]] = {}
+        for slot, error in guilty.items():
+            if (job := slots.jobs[slot]) is not None:
+                failed.setdefault(id(job), (job, error))
+        with self._changed:
+            # Together, as in `_free_departed`.
+            slots.drop([slot for slot in range(slots.used) if id(slots.jobs[slot]) in failed])
+            for job, error in failed.values():
+                self._queue.remove([job])
+                self._fail([job], Internal(f"{self.name}: the run failed: {error}"))
 
     def _tell_rows(self, slots: Slots) -> dict[int, RasterJob]:
         """Tell the rows that were just painted to those who asked for them; returns whom, by identity."""

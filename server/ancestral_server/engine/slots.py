@@ -90,7 +90,7 @@ class Slots:
             meaning: array[every, row] if array.ndim == self.images.ndim else array[:size]
             for meaning, array in self._inputs.items()
         }
-        painted, likelihood, self._states = self._run(inputs, sizes)
+        painted, likelihood, self._states = self._run(inputs, self._states, sizes)
         used, row = self.used, row[: self.used]
         self.images[np.arange(used), row] = painted[:used]
         if likelihood is not None:
@@ -98,24 +98,38 @@ class Slots:
         row += 1
         return [int(slot) for slot in np.flatnonzero(row == self._program.image_shape[0])]
 
-    def _run(self, inputs: dict[Meaning, Array], sizes: Sequence[int]) -> tuple[Array, Array | None, list[Array]]:
-        """What `RasterProgram.run_row` gives for all slots, in one run or joined from several."""
+    def try_row(self, chosen: Sequence[int], sizes: Sequence[int]) -> None:
+        """Run the next row of some slots by themselves, in runs of so many that together are B >= their number, and
+        change nothing: whatever the program raises says that it is one of them that it cannot paint.
+        """
+        slots = np.resize(np.array(chosen), sum(sizes))
+        row = self.row[slots]
+        inputs: dict[Meaning, Array] = {
+            meaning: array[slots, row] if array.ndim == self.images.ndim else array[slots]
+            for meaning, array in self._inputs.items()
+        }
+        self._run(inputs, [state[slots] for state in self._states], sizes)
+
+    def _run(
+        self, inputs: dict[Meaning, Array], states: Sequence[Array], sizes: Sequence[int]
+    ) -> tuple[Array, Array | None, list[Array]]:
+        """What `RasterProgram.run_row` gives for these rows, in one run or joined from several."""
         if len(sizes) == 1:
-            return self._program.run_row(inputs, self._states)
-        rows, likelihoods, states = [], [], []
+            return self._program.run_row(inputs, states)
+        rows, likelihoods, afters = [], [], []
         stop = 0
         for size in sizes:
             start, stop = stop, stop + size
             part = {meaning: array[start:stop] for meaning, array in inputs.items()}
-            row, likelihood, after = self._program.run_row(part, [state[start:stop] for state in self._states])
+            row, likelihood, after = self._program.run_row(part, [state[start:stop] for state in states])
             rows.append(row)
             likelihoods.append(likelihood)
-            states.append(after)
+            afters.append(after)
         found = [likelihood for likelihood in likelihoods if likelihood is not None]
         return (
             np.concatenate(rows),
             np.concatenate(found) if found else None,
-            [np.concatenate(parts) for parts in zip(*states, strict=True)],
+            [np.concatenate(parts) for parts in zip(*afters, strict=True)],
         )
 
     def _resize_states(self, size: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def test_the_server_is_live_ready_and_says_what_it_is(stub: Stub) -> None:
     assert stub.ServerLive(oip.ServerLiveRequest(), timeout=60).live
     assert stub.ServerReady(oip.ServerReadyRequest(), timeout=60).ready
     said = stub.ServerMetadata(oip.ServerMetadataRequest(), timeout=60)
-    assert said.name == "ancestral"
+    assert (said.name, said.version) == ("ancestral", metadata.version("ancestral"))
     assert {"statistics", "model_configuration", "binary_tensor_data"} <= set(said.extensions)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from typing import Any
 
 import pytest
@@ -12,11 +12,13 @@ from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.batch_loop import BatchLoop
 from ancestral_server.engine.cores import Cores
+from ancestral_server.engine.job import RasterJob
 from ancestral_server.engine.lane import Lane
 from ancestral_server.engine.quick import QuickBatchLoop
 from ancestral_server.engine.raster_loop import RasterLoop
-from ancestral_server.errors import Internal, OutOfMemory, Unavailable
+from ancestral_server.errors import Internal, OutOfMemory, Overdue, Unavailable
 from ancestral_server.metrics import Metrics
+from ancestral_server.runtime.noise import uniforms_of_range
 from fakeprograms import Doubler, Painter, batch_lane, double, expected_images, paint, painting_lane, run, until
 
 
@@ -263,5 +265,104 @@ def test_runs_of_a_fixed_size_halve_as_well(doubler: Doubler, painter: Painter) 
             painter.fits = 5
             assert (await paint(sampler, 7)).images.tobytes() == expected_images(1, 0, 7).tobytes()
             assert set(painter.sizes) == {4}
+
+    run(work())
+
+
+def together(lane: BatchLoop, doubler: Doubler, *values: int) -> Awaitable[list[Any]]:
+    """Calls of one image each that share a run; what became of each."""
+
+    async def answers() -> list[Any]:
+        doubler.gate.clear()
+        first = asyncio.create_task(double(lane, 1))
+        await until(lambda: bool(lane._hands[0].pieces))
+        tasks = [asyncio.create_task(double(lane, value)) for value in values]
+        await until(lambda: len(lane._queue) == len(values))
+        doubler.gate.set()
+        await first
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    return answers()
+
+
+@pytest.mark.parametrize("guilty", [{0}, {7}, {3, 4}, {0, 2, 4, 6}, set(range(8))])
+def test_of_a_run_that_fails_only_the_guilty_call_hears(eights: BatchLoop, doubler: Doubler, guilty: set[int]) -> None:
+    async def work() -> None:
+        outcomes = await together(eights, doubler, *(13 if i in guilty else i + 20 for i in range(8)))
+        for i, outcome in enumerate(outcomes):
+            if i in guilty:
+                assert isinstance(outcome, Internal)
+                assert "thirteen" in str(outcome)
+            else:
+                assert outcome == [2.0 * (i + 20)]
+        # One of n: the whole, and both halves log2(n) times; at the worst every node of that tree.
+        assert len([run for run in doubler.runs if run != [1]]) <= (7 if len(guilty) == 1 else 15)
+        assert await double(eights, 4) == [8.0]
+        await until(lambda: not list(eights._hands[0].jobs))
+
+    run(work())
+
+
+def test_a_run_that_fails_and_whose_parts_do_not_fit_loses_nobody(eights: BatchLoop, doubler: Doubler) -> None:
+    async def work() -> None:
+        doubler.fits = 3
+        outcomes = await together(eights, doubler, 21, 22, 23, 13, 25, 26, 27, 28)
+        assert [isinstance(outcome, Internal) for outcome in outcomes] == [False] * 3 + [True] + [False] * 4
+        assert [outcome for outcome in outcomes if isinstance(outcome, list)] == [
+            [2.0 * value] for value in (21, 22, 23, 25, 26, 27, 28)
+        ]
+
+    run(work())
+
+
+def test_a_run_that_was_ended_for_its_time_is_not_tried_again(eights: BatchLoop, doubler: Doubler) -> None:
+    async def work() -> None:
+        doubler.gate.clear()
+        tasks = [asyncio.create_task(double(eights, value)) for value in range(1, 6)]
+        await until(lambda: bool(eights._hands[0].pieces))
+        rows = sum(piece.rows for piece in eights._hands[0].pieces)
+        doubler.error = Overdue("ended after 3 s")
+        doubler.gate.set()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert sum(isinstance(outcome, Internal) for outcome in outcomes) == rows
+
+    run(work())
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_of_a_row_that_fails_only_the_guilty_request_hears(painter: Painter, fixed: bool) -> None:
+    async def work() -> None:
+        with painting_lane(painter, slots=8, fixed=fixed) as lane:
+            # Of sample 1 of seed 3 the first pixel of the third row.
+            painter.poison = {float(uniforms_of_range(3, 1, 1, (4, 3, 1))[0, 2, 0, 0])}
+            painter.gate.clear()
+            tasks = [asyncio.create_task(paint(lane, n, seed=n)) for n in (1, 2, 3, 4)]
+            await until(lambda: lane.used + lane._queue.total_rows == 10)
+            painter.gate.set()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            assert isinstance(outcomes[2], Internal)
+            assert "out of paint" in str(outcomes[2])
+            for job in (outcomes[0], outcomes[1], outcomes[3]):
+                assert isinstance(job, RasterJob)
+                assert job.images.tobytes() == expected_images(job.seed, 0, job.rows).tobytes()
+                assert (job.log_likelihood == 6).all()
+            assert lane.used == 0
+            assert lane._queue.total_rows == 0
+
+    run(work())
+
+
+def test_a_row_that_fails_only_in_company_is_painted_in_parts(painter: Painter) -> None:
+    async def work() -> None:
+        with painting_lane(painter, slots=8) as lane:
+            whole = painter.run_row
+
+            def no_more_than_two(inputs: Any, states: Any) -> Any:
+                if len(states[0]) > 2:
+                    raise RuntimeError("odd")
+                return whole(inputs, states)
+
+            painter.run_row = no_more_than_two  # type: ignore[method-assign]
+            assert (await paint(lane, 20)).images.tobytes() == expected_images(1, 0, 20).tobytes()
 
     run(work())
