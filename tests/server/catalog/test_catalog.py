@@ -28,7 +28,6 @@ import hostile
 import toybundle
 from ancestral.v1 import bundle_pb2
 from ancestral_server.catalog import Catalog, Key, ModelVersion, State, Watcher
-from ancestral_server.catalog import catalog as catalog_module
 from ancestral_server.catalog.catalog import MOST_AT_ONCE
 from ancestral_server.catalog.loader import Loader
 from ancestral_server.catalog.retry import FIRST_SECONDS, LONGEST_SECONDS
@@ -260,13 +259,12 @@ def test_the_end_comes_while_a_version_is_being_loaded(tmp_path: Path, may_load:
     run(tmp_path, work)
 
 
-def test_whoever_stays_when_the_drain_is_over_loses_the_lanes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog_module, "LAST_WORDS_SECONDS", 3600)
+def test_whoever_stays_when_the_drain_is_over_loses_the_lanes(tmp_path: Path) -> None:
     toybundle.write(tmp_path)
 
     async def work(catalog: Catalog, watcher: Watcher) -> None:
         with catalog.find("tally", 0) as held:
-            draining = asyncio.ensure_future(catalog.drain(0.05))
+            draining = asyncio.ensure_future(catalog.drain(0.05, words=3600))
             await until(lambda: not held.lanes)
             assert not draining.done()  # it waits for a moment more, to be told so
         await draining
