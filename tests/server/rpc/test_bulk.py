@@ -158,9 +158,11 @@ def test_messages_that_fail_leave_nothing_for_the_garbage_collector(
     async def work() -> None:
         replies = [reply async for reply in stream(lane, doubler, Source(6, 1, [13, 13, 13]))]
         assert [reply.WhichOneof("outcome") for reply in replies][:3] == ["error"] * 3
+        # The entries hold the errors, these their frames, and these the jobs.
+        logs.clear()
         await until(lambda: [job() for job in jobs] == [None] * 6)
 
     monkeypatch.setattr(oneshot, "OneShotJob", Watched)
     # Not rendered as for a terminal, with the variables of every frame, which keeps them.
-    with capture_logs():
+    with capture_logs() as logs:
         run(work())
