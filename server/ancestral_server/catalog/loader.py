@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -12,11 +13,15 @@ from ancestral_server.catalog import folder
 from ancestral_server.catalog.version import ModelVersion, State
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
-from ancestral_server.engine.batch_loop import BatchLoop
-from ancestral_server.engine.cores import Cores
-from ancestral_server.engine.niceness import RUNS, give_way
-from ancestral_server.engine.quick import QuickBatchLoop
-from ancestral_server.engine.raster_loop import RasterLoop
+from ancestral_server.engine.endpoint import (
+    EndpointSettings,
+    OneShotEndpoint,
+    RasterEndpoint,
+    one_shot_endpoint,
+    raster_endpoint,
+)
+from ancestral_server.engine.policy import Adaptive, AdaptiveTuning
+from ancestral_server.engine.pool import INTERACTIVE_NICENESS, WorkerPool, lower_thread_priority
 from ancestral_server.errors import BundleError, OutOfMemory
 from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.bundle import Bundle, read_bundle, read_manifest
@@ -35,13 +40,20 @@ class Loader:
         self._settings = settings
         self._runtime = runtime
         self._metrics = metrics
-        self._arrivals = arrivals
-        self._cores = Cores(settings.threads)
+        waiting = AdaptiveTuning(longest=settings.batch_wait_ms / 1000)
+        self._endpoints = EndpointSettings(
+            limits=Limits(settings.max_queued_images, settings.max_queued_calls, settings.max_queue_ms / 1000),
+            max_batch=settings.max_batch,
+            slots=settings.slots,
+            policy=lambda: Adaptive(arrivals.coming, waiting),
+            pool=WorkerPool(settings.threads),
+            fixed=runtime.device != "cpu",
+        )
 
     def load(self, name: str, version: int) -> ModelVersion:
         """The version, serving, its lanes started; or not serving and why, whatever is wrong with it."""
         # The threads that onnxruntime makes for its runs inherit it.
-        give_way(RUNS)
+        lower_thread_priority(INTERACTIVE_NICENESS)
         path = self._settings.models / name / str(version)
         # First: what changes from here on will be seen as a change.
         model = ModelVersion(name, version, stamp=folder.stamp(path))
@@ -55,16 +67,16 @@ class Loader:
             log.exception("load failed", model=name, version=version)
             self._refuse(model, "", f"loading failed: {type(error).__name__}: {error}")
             return model
-        for role, lane in model.lanes.items():
-            self._metrics.show(name, version, role, lane.metrics)
-            lane.start()
+        for role, endpoint in model.endpoints.items():
+            self._metrics.show(name, version, role, endpoint.stats.metrics)
+            endpoint.start()
         model.state = State.SERVING
         self._metrics.loaded(name, ok=True)
         log.info(
             "model serves",
             model=name,
             version=version,
-            roles=sorted(model.lanes),
+            roles=sorted(model.endpoints),
             device=model.device,
             seconds=round(time.monotonic() - began, 3),
         )
@@ -91,11 +103,8 @@ class Loader:
                 model.programs[role.name] = self._one_shot(model, bundle, role, on_caller=False)
         replay(bundle, model.programs)
         for name, program in model.programs.items():
-            lane = model.lanes[name] = self._lane(model, name, program)
             try:
-                lane.warm_up()
-                if isinstance(lane, QuickBatchLoop) and lane.quick:
-                    lane.lighten(self._one_shot(model, bundle, program.role, on_caller=True))
+                model.endpoints[name] = self._endpoint(model, bundle, program)
             except OutOfMemory as error:
                 raise BundleError(program.role.graph, f"role {name}: {error}") from error
         model.device = self._runtime.device
@@ -116,33 +125,13 @@ class Loader:
             model.sessions[key] = self._runtime.open(bundle.graph(role), on_caller=on_caller)
         return model.sessions[key]
 
-    def _lane(self, model: ModelVersion, role: str, program: Program) -> BatchLoop | RasterLoop:
-        settings = self._settings
-        name = f"{model.name}:{model.version} {role}"
-        limits = Limits(settings.max_queued_images, settings.max_queued_calls, settings.max_queue_ms / 1000)
-        metrics = self._metrics.lane(model.name, model.version, role)
-        on_cpu = self._runtime.device == "cpu"
+    def _endpoint(self, model: ModelVersion, bundle: Bundle, program: Program) -> OneShotEndpoint | RasterEndpoint:
+        """The lanes of a role, warm. OutOfMemory if not even one row fits."""
+        role = program.role
+        name = f"{model.name}:{model.version} {role.name}"
+        metrics = self._metrics.lane(model.name, model.version, role.name)
         if isinstance(program, RasterProgram):
-            return RasterLoop(
-                name,
-                program,
-                metrics,
-                slots=settings.slots,
-                limits=limits,
-                cores=self._cores,
-                workers=settings.threads if on_cpu else 1,
-                fixed=not on_cpu,
-            )
+            return raster_endpoint(name, program, metrics, self._endpoints)
         assert isinstance(program, OneShotProgram)
-        return QuickBatchLoop(
-            name,
-            program,
-            metrics,
-            max_batch=settings.max_batch,
-            limits=limits,
-            wait=settings.batch_wait_ms / 1000,
-            arrivals=self._arrivals,
-            cores=self._cores,
-            helpers=settings.threads - 1 if on_cpu else 0,
-            fixed=not on_cpu,
-        )
+        single_thread = partial(self._one_shot, model, bundle, role, on_caller=True)
+        return one_shot_endpoint(name, program, single_thread, metrics, self._endpoints)
