@@ -1,6 +1,6 @@
 """The samples that are being painted: one slot each, packed at the front of arrays of fixed capacity.
 
-Letters: S slots, B rows of a run (slots in use, padded to a bucket), H, W, C image axes.
+Letters: S slots, B rows of a run (slots in use, padded where runs have one size), H, W, C image axes.
 """
 
 from __future__ import annotations
@@ -94,17 +94,18 @@ class Slots:
         Afterwards their `row` is one more than the row that was painted. A run that fails leaves everything as it was.
         """
         size = sum(sizes)
-        others: list[Array] = []
-        if count < self.used:
-            self._states = [_resized(state, self.used) for state in self._states]
-            others = [state[count:] for state in self._states]
-        every, row = np.arange(size), np.zeros(size, np.int64)
-        row[:count] = self.row[:count]
+        self._states = [_resized(state, self.used) for state in self._states]
+        others = [state[count:] for state in self._states] if count < self.used else []
+        # What a run holds beyond these is the first of them again: nothing of other requests can make it fail.
+        chosen = np.arange(size)
+        chosen[count:] = 0
+        every = chosen if size > count else slice(size)
+        row = self.row[chosen]
         inputs: dict[Meaning, Array] = {
-            meaning: array[every, row] if array.ndim == self.images.ndim else array[:size]
+            meaning: array[chosen, row] if array.ndim == self.images.ndim else array[every]
             for meaning, array in self._inputs.items()
         }
-        painted, likelihood, states = self._run(inputs, [_resized(state, size) for state in self._states], sizes)
+        painted, likelihood, states = self._run(inputs, [state[every] for state in self._states], sizes)
         if others:
             states = [np.concatenate([after[:count], other]) for after, other in zip(states, others, strict=True)]
         self._states = states
