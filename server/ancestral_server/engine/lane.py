@@ -269,10 +269,8 @@ class Lane(Generic[J]):
     # ---- answers: one post to the event loop for all of a turn
 
     def _take_answers(self) -> Answers[J]:
-        """What the scheduler has decided since. The lock is held."""
-        answers = self.scheduler.answers
-        if answers:
-            self.scheduler.answers = Answers()
+        """What the scheduler has decided since. The lock is held; nothing is added to them any more."""
+        answers, self.scheduler.answers = self.scheduler.answers, Answers()
         return answers
 
     def _tell(self, answers: Answers[J]) -> None:

@@ -82,12 +82,6 @@ def lane(program: Watched, runner: Runner, policy: BatchPolicy) -> Iterator[Lane
         yield lane
 
 
-def threads_only(runner: Runner) -> None:
-    """A run that waits on the event loop would wait for itself."""
-    if isinstance(runner, LoopRunner):
-        pytest.skip("the event loop itself takes the turns")
-
-
 async def begun(program: Watched) -> None:
     assert await asyncio.to_thread(program.begun.acquire, timeout=30)
 
@@ -247,9 +241,8 @@ def test_a_lane_that_is_down_closes_at_once(program: Watched, runner: Runner) ->
     run(work())
 
 
-def test_closing_answers_whoever_still_waits(lane: Lane[OneShotJob], runner: Runner, program: Watched) -> None:
-    threads_only(runner)
-
+@pytest.mark.parametrize("runner", ["thread", "pool"], indirect=True)
+def test_closing_answers_whoever_still_waits(lane: Lane[OneShotJob], program: Watched) -> None:
     async def work() -> None:
         program.gate.clear()
         running = [asyncio.create_task(double(lane, *[value] * 4)) for value in range(1, 1 + lane.seats)]
@@ -376,6 +369,31 @@ def test_the_event_loop_runs_a_call_where_it_stands(program: Watched) -> None:
                 [2.0 * value] for value in range(20, 30)
             ]
         assert set(program.threads) == {threading.get_ident()}
+
+    run(work())
+
+
+def test_closing_in_the_middle_of_a_run_of_the_event_loops_runs_nothing_twice(
+    program: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = LoopRunner()
+
+    def close(lane: Lane[OneShotJob]) -> None:
+        assert program.begun.acquire(timeout=30)
+        lane.close()
+
+    async def work() -> None:
+        with batch_lane(program, OPEN, runner=runner, policy=Immediate()) as lane:
+            # The run ends when the lane has begun to close.
+            program.gate.clear()
+            monkeypatch.setattr(runner, "close", program.gate.set)
+            closing = asyncio.create_task(asyncio.to_thread(close, lane))
+            await asyncio.sleep(0)
+            assert await double(lane, 5) == [10.0]
+            await closing
+            assert program.runs == [[5]]
+            with pytest.raises(Unavailable):
+                await double(lane, 6)
 
     run(work())
 
