@@ -21,10 +21,15 @@ TOOLS := .tools/.installed
 demo: $(INSTALLED) ## Train, export, serve, sample and measure on real digits; results in demo/
 	@$(BIN)/ancestral-demo run --models $(MODELS) --out $(OUT)
 
-serve: $(INSTALLED) ## Serve the models in models/ on port 8500 until Ctrl-C; trains the default ones if there are none
+serve: $(INSTALLED) ## Serve the models in models/ on port 8500 until Ctrl-C; trains the default ones where there are none
 	@exec $(BIN)/ancestral-demo serve --models $(MODELS) --port $(PORT) --metrics-port $(METRICS_PORT) --device $(DEVICE)
 
 ##@ Work on it
+pictures: $(INSTALLED) ## Train anew, run the demo, say which pictures of the README differ, and take them over; minutes
+	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	$(BIN)/ancestral-demo run --models "$$folder/models" --out "$$folder/out"; \
+	$(BIN)/python -m ancestral_demo.pictures "$$folder/out" clients/demo
+
 install: $(INSTALLED) ## Make .venv with everything at the locked versions
 	@echo "Ready: $(BIN)/ancestral, $(BIN)/ancestral-server, $(BIN)/ancestral-exporter"
 
@@ -111,4 +116,4 @@ $(TOOLS): .ci/tools .ci/triton-env | $(INSTALLED)
 	@.ci/tools
 	@touch $@
 
-.PHONY: bench bench-front-end bench-perf-analyzer bench-isolation soak overload restarts fuzz demo serve install tools protos check format test gpu-check perf-analyzer lock clean help
+.PHONY: bench bench-front-end bench-perf-analyzer bench-isolation soak overload restarts fuzz demo pictures serve install tools protos check format test gpu-check perf-analyzer lock clean help

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,12 @@ from running import ServerProcess
 # Background jobs of a script (`make test &`) ignore Ctrl-C, and so would their children, which some tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# All that tests reach is on this machine: a proxy has no part in it.
+for name in ("grpc_proxy", "https_proxy", "http_proxy", "all_proxy"):
+    os.environ.pop(name, None)
+    os.environ.pop(name.upper(), None)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import torch
 
 from ancestral_exporter.bundle import write_bundle
 from ancestral_exporter.models.base import ImageShape
-from ancestral_exporter.models.pixelcnn import GatedPixelCNN
+from ancestral_exporter.models.pixelcnn import GatedPixelCNN, PixelCNNSettings
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.endpoint import EndpointSettings, RasterEndpoint, raster_endpoint
 from ancestral_server.engine.policy import Immediate
@@ -29,7 +29,8 @@ UNBOUNDED = Limits(images=10**7, calls=10**7, seconds=math.inf)
 def sharp_pixelcnn(shape: ImageShape, *, seed: int = 1, label_count: int = 0, sharpness: float = 8.0) -> GatedPixelCNN:
     """A small untrained net with pronounced preferences: each draw depends on all before it, and there are no ties."""
     torch.manual_seed(seed)
-    model = GatedPixelCNN(shape, channels=16, vertical_layers=3, horizontal_layers=2, label_count=label_count)
+    settings = PixelCNNSettings(channels=16, vertical_layers=3, horizontal_layers=2, label_count=label_count)
+    model = GatedPixelCNN(shape, settings)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.startswith("logits"):

@@ -5,26 +5,45 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+
+
+def _has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+# Not everywhere: containers often have no ::1.
+HAS_IPV6 = _has_ipv6()
 
 
 class ServerProcess:
     """`ancestral-server` on free ports; a context manager that stops it gracefully.
 
-    log: the file descriptor that it logs to; None for the list `log`.
+    log: the file descriptor that it logs to; None for the list `log`. program: what Python runs in its place.
     """
 
-    def __init__(self, models: Path, *flags: str, log: int | None = None) -> None:
+    def __init__(
+        self,
+        models: Path,
+        *flags: str,
+        log: int | None = None,
+        program: Sequence[str] = ("-m", "ancestral_server"),
+    ) -> None:
         command = [
             sys.executable,
-            "-m",
-            "ancestral_server",
+            *program,
             "--models",
             str(models),
             "--port",
@@ -47,14 +66,14 @@ class ServerProcess:
         self._drain.start()
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        ports = re.search(r":(\d+), metrics on .*:(\d+)", line)
-        if ports is None:
+        listening = re.search(r'listening on (\S+), metrics on ([^\s"]+)', line)
+        if listening is None:
             self.process.kill()
             self.process.wait()
             self._drain.join()
             raise RuntimeError(f"the server did not start: {line!r}\n" + "".join(self.log))
-        self.address = f"127.0.0.1:{ports[1]}"
-        self.metrics_url = f"http://127.0.0.1:{ports[2]}/metrics"
+        self.address, metrics = listening.groups()
+        self.metrics_url = f"http://{metrics}/metrics"
 
     def _read_log(self) -> None:
         self.log.extend(self.process.stderr or ())

@@ -227,14 +227,19 @@ def write(
     layers: int = 0,
     scratch: int = 0,
     change: Callable[[bundle_pb2.Bundle], None] | None = None,
+    graph: Callable[[onnx.ModelProto], None] | None = None,
 ) -> Path:
     """Write models/name/version and return it. `scale` other than 255 makes its encoder answer wrongly; `offset`
     is added to the encoder's total, so that versions can be told apart; `layers` makes a run of the encoder take
-    time, `scratch` memory; `change` edits the manifest before it is written.
+    time, `scratch` memory; `change` edits the manifest before it is written, `graph` the encoder's graph.
     """
     folder = models / name / str(version)
     folder.mkdir(parents=True)
     encode_graph(folder / "encode.onnx", scale, offset, layers, scratch)
+    if graph is not None:
+        model = onnx.load(folder / "encode.onnx")
+        graph(model)
+        onnx.save(model, folder / "encode.onnx")
     sample_graph(folder / "sample.onnx")
     with (folder / "golden.npz").open("wb") as file:
         np.savez(file, allow_pickle=False, **golden(offset))

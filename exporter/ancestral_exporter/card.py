@@ -11,7 +11,6 @@ from pathlib import Path
 
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.cost import SamplingCost
-from ancestral_exporter.data import SHAPES
 from ancestral_exporter.evaluate import Evaluation
 from ancestral_exporter.models.base import ImageModel
 from ancestral_exporter.plots import CURVE, METRICS, SAMPLES, temperature_of
@@ -81,7 +80,7 @@ def card(
     made: dict[str, str],
 ) -> str:
     """The Markdown text."""
-    shape = SHAPES[recipe.data]
+    shape = model.image
     count = sum(parameter.numel() for parameter in model.parameters())
     lines = [
         f"# {recipe.name}",
@@ -98,7 +97,7 @@ def card(
         f"{data_text}. Images of {shape.height}×{shape.width}×{shape.channels}, {shape.levels} levels. "
         f"Binarisation: {binarisation}.",
         "",
-        "## Likelihood",
+        "## Likelihood" if model.likelihood else "## Figures",
         "",
         *_figures(measured.evaluations, recipe),
         "",
@@ -155,7 +154,7 @@ def _sampling(measured: Measured) -> list[str]:
     if cost is None:
         return []
     worth = ""
-    if measured.evaluations:
+    if measured.evaluations and measured.evaluations[-1].has_likelihood:
         test = measured.evaluations[-1]
         worth = f"{test.bits_per_dim:.4f} bits/dim ({test.nats:.2f} nats/image) on the {test.split} images are had for "
     parts = {name: f"{count / 1e6:.2f}" for name, count in cost.multiply_adds.items()}
@@ -177,6 +176,13 @@ def _sampling(measured: Measured) -> list[str]:
 def _figures(evaluations: Sequence[Evaluation], recipe: Recipe) -> list[str]:
     if not evaluations:
         return ["Not measured: there were no data."]
+    if not evaluations[0].has_likelihood:
+        figure = evaluations[0].figure
+        lines = ["**This family has no likelihood**: nothing here can be held against nats or bits/dim of others.", ""]
+        lines += [f"| | {figure.name.replace('_', ' ')}, {figure.unit} |", "|---|---|"]
+        return lines + [
+            f"| {found.split}, {found.images} images | {found.terms[figure.name]:.4f} |" for found in evaluations
+        ]
     lines = ["| | nats/image | bits/dim | |", "|---|---|---|---|"]
     for found in evaluations:
         how = likelihood_word(found.likelihood) + (

@@ -15,30 +15,31 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from ancestral_exporter.errors import ExporterError
 from ancestral_exporter.progress import Announcer
 
 CHECKPOINT = "last.ckpt"
-# The figure by which the best weights are chosen.
-SCORE = "validation_bits_per_dim"
 # Checkpoints cost a disk flush, so they are written this often at most: what an interruption can lose.
 CHECKPOINT_EVERY_S = 5.0
 
 
 class Memory(Callback):
-    """Keeps the history and the best weights, all inside the checkpoint, and decides when to write it.
+    """Keeps the history and the best weights by `score`, all inside the checkpoint, and decides when to write it.
 
-    One file that is replaced at once cannot disagree with itself, whenever the process dies.
+    A training whose loss is no number any more is stopped at the end of that epoch. One file that is replaced at once
+    cannot disagree with itself, whenever the process dies.
     """
 
     state_key = "Memory"
 
-    def __init__(self, path: Path, fingerprint: str) -> None:
-        self.path, self.fingerprint = path, fingerprint
+    def __init__(self, path: Path, fingerprint: str, score: str) -> None:
+        self.path, self.fingerprint, self.score = path, fingerprint, score
         self.history: list[dict[str, float]] = []
         self.best_score, self.best_epoch = math.inf, 0
         self.best_weights: dict[str, Tensor] = {}
         self.seconds = 0.0
         self.finished = False
+        self.diverged = -1
         self._since = self._saved = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
@@ -49,6 +50,7 @@ class Memory(Callback):
             "best_epoch": self.best_epoch,
             "best_weights": self.best_weights,
             "finished": self.finished,
+            "diverged": self.diverged,
             "seconds": self.seconds + time.monotonic() - self._since,
         }
 
@@ -62,14 +64,17 @@ class Memory(Callback):
         average = pl_module.average
         assert isinstance(average, torch.nn.Module)
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        assert isinstance(pl_module.diverged, Tensor)
+        self.diverged = trainer.strategy.broadcast(int(pl_module.diverged))
+        trainer.should_stop |= self.diverged >= 0
         validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
         self.finished = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
         if validated:
             row = {"epoch": trainer.current_epoch + 1.0, "step": float(trainer.global_step)}
             row["learning_rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
             self.history.append(row | figures)
-            if figures[SCORE] < self.best_score:
-                self.best_score, self.best_epoch = figures[SCORE], trainer.current_epoch + 1
+            if self.diverged < 0 and figures[self.score] < self.best_score:
+                self.best_score, self.best_epoch = figures[self.score], trainer.current_epoch + 1
                 weights = average.state_dict()
                 self.best_weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
         due = self.finished or time.monotonic() - self._saved >= CHECKPOINT_EVERY_S
@@ -85,11 +90,17 @@ class ReplacingIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
         partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except (OSError, RuntimeError) as error:
+            partial.unlink(missing_ok=True)
+            # torch speaks of a position in the file, and keeps what the disk said.
+            cause = error.__context__ if isinstance(error.__context__, OSError) else error
+            raise ExporterError(f"{path}: cannot be written: {getattr(cause, 'strerror', '') or cause}") from error
 
 
 def resumable(checkpoint: Path, wanted: str, announce: Announcer) -> int:

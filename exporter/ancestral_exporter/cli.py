@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from enum import StrEnum
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
+from ancestral.text import shown, shown_lines
 from ancestral_exporter.errors import ExporterError, UsageError
+from ancestral_exporter.terminal import console
 
 if TYPE_CHECKING:
     from ancestral_exporter.make import Made
@@ -22,6 +26,8 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    # Plain: in its panels typer says of each flag that it takes a <bool>.
+    rich_markup_mode=None,
 )
 
 
@@ -31,17 +37,31 @@ class Precision(StrEnum):
     HALF = "16"
 
 
-class LikelihoodName(StrEnum):
-    BERNOULLI = "bernoulli"
-    CATEGORICAL = "categorical"
-    GAUSSIAN = "gaussian"
+def tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ancestral-exporter {metadata.version('ancestral')}")
+        raise typer.Exit
 
 
-@app.command()
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=tell_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """What every command may be preceded by."""
+
+
+@app.command(short_help="Train, export and verify a model.")
 def train(
-    recipe: Annotated[str, typer.Argument(help="What to train: see `ancestral-exporter recipes`.")],
+    context: typer.Context,
+    recipe: Annotated[
+        str, typer.Argument(help="What to train: a name of `ancestral-exporter recipes`, or a file my-recipe.toml.")
+    ],
     models: Annotated[Path, typer.Option(help="Folder of the models; the bundle goes to MODELS/RECIPE/VERSION/.")],
-    data: Annotated[Path | None, typer.Option(help="Folder with the data set's files; only MNIST has any.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Where the images are: MNIST's files, or your own folder, .npz, .npy, .parquet.")
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the training images, instead of the recipe's; 0 exports untrained.")
     ] = None,
@@ -53,29 +73,39 @@ def train(
         str, typer.Option(help="How many GPUs (or processes on the CPU) share each batch; auto takes what is there.")
     ] = "auto",
     likelihood: Annotated[
-        LikelihoodName | None, typer.Option(help="p(x|z) of a VAE, instead of the recipe's; gaussian is a density.")
+        str | None, typer.Option(help="Short for --set model.likelihood=...: p(x|z) of a VAE; gaussian is a density.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another value of the recipe, such as model.latent_size=64."),
     ] = None,
 ) -> None:
     """Train, evaluate, export, verify, and write the next version of a model.
 
     An interrupted training continues when the same command is given again.
     """
-    from ancestral_exporter.recipes import adapt, find
+    from ancestral_exporter.recipes import find, refuse_idle
 
-    console = Console()
-    chosen = adapt(find(recipe), epochs=epochs, likelihood=likelihood.value if likelihood else None)
+    stdout = console()
+    settings = list(set_ or ())
+    if epochs is not None:
+        settings.append(f"schedule.epochs={epochs}")
+    if likelihood is not None:
+        settings.append(f"model.likelihood={likelihood}")
+    chosen = find(recipe, settings)
+    refuse_idle(chosen, {name for name in context.params if _given(context, name)})
     from ancestral_exporter.make import make
     from ancestral_exporter.progress import Announcer
     from ancestral_exporter.training import Options
 
     options = Options(seed=seed, precision=precision.value, devices=devices)
-    made = make(chosen, models, data, options, Announcer(console, chosen.name))
+    made = make(chosen, models, data, options, Announcer(stdout, chosen.name))
     if made.evaluations:
-        console.print(result_table(chosen, made))
-    console.print(f"wrote {made.path}", highlight=False, markup=False, soft_wrap=True)
+        stdout.print(result_table(chosen, made))
+    stdout.print(f"wrote {shown(made.path)}", soft_wrap=True)
 
 
-@app.command()
+@app.command(short_help="Check a bundle: its files and its answers.")
 def verify(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle: MODELS/NAME/VERSION.")]) -> None:
     """Check a bundle: its files, its recorded answers at several batch sizes, its causality."""
     from ancestral_exporter.bundle import verify_bundle
@@ -94,17 +124,60 @@ def verify(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle: MODE
 
 
 @app.command()
+def promote(
+    source: Annotated[Path, typer.Argument(help="Folder of a bundle, NAME/VERSION, wherever it lies.")],
+    models: Annotated[Path, typer.Argument(help="Folder of the models that shall have it; made where there is none.")],
+    name: Annotated[str | None, typer.Option("--as", help="Its name there; by default its own.")] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Its number there, which no other bundle may have; by default the next free one.")
+    ] = None,
+) -> None:
+    """Verify a bundle and copy it to MODELS under another name or number, at one stroke: a server may watch.
+
+    The bundle in SOURCE stays as it is.
+    """
+    from ancestral_exporter.bundle.promote import promote_bundle
+    from ancestral_exporter.bundle.write import LAST_VERSION
+
+    if version is not None and not re.fullmatch("[0-9]{1,19}", version):
+        raise UsageError(f"--version must be a whole number from 1 to {LAST_VERSION}, not {version[:40]!r}")
+    done = promote_bundle(source, models, name=name, version=None if version is None else int(version))
+    typer.echo(f"{source} is already {done.path}" if done.already else f"promoted {source} to {done.path}")
+
+
+@app.command()
 def recipes() -> None:
     """List what can be trained."""
-    from ancestral_exporter.data import FETCHED
-    from ancestral_exporter.recipes import RECIPES
+    from ancestral_exporter.data import SOURCES
+    from ancestral_exporter.recipes import shipped
 
     # The name is there to be copied: where the terminal is narrow, let the description wrap.
     table = Table(Column("recipe", no_wrap=True), "what it is", "data", "epochs")
-    for entry in RECIPES.values():
-        where = "--data DIR" if entry.data in FETCHED else "included"
-        table.add_row(entry.name, entry.description, f"{entry.data} ({where})", str(entry.schedule.epochs))
-    Console().print(table)
+    for entry in shipped():
+        where = "--data PATH" if SOURCES[entry.source].needs_path else "included"
+        table.add_row(entry.name, entry.description, f"{entry.source} ({where})", str(entry.epochs))
+    console().print(table)
+
+
+@app.command(name="new-recipe")
+def new_recipe(
+    file: Annotated[Path, typer.Argument(help="The recipe to write, such as shells.toml; the model is called so.")],
+    data: Annotated[Path, typer.Option(help="Your images: a folder of pictures, .npz, .npy, .parquet or idx files.")],
+    family: Annotated[str, typer.Option(help="vae, pixelcnn, gan or autoencoder.")] = "pixelcnn",
+) -> None:
+    """Look at your images and write a commented recipe for them."""
+    from ancestral_exporter.recipes import new
+
+    if file.suffix != ".toml":
+        raise UsageError(f"{file}: a recipe's file ends in .toml")
+    if file.exists():
+        raise UsageError(f"{file}: is there already; it is not overwritten")
+    written = new.write(family, data)
+    new.save(written, file)
+    for line in written.left_out:
+        typer.echo(shown(f"left out {line}"))
+    typer.echo(shown(written.description))
+    typer.echo(f"wrote {file}; train it with: ancestral-exporter train {file} --data {data} --models models")
 
 
 def result_table(recipe: Recipe, made: Made) -> Table:
@@ -112,16 +185,25 @@ def result_table(recipe: Recipe, made: Made) -> Table:
     from ancestral_exporter.card import likelihood_word
 
     test = made.evaluations[-1]
+    if not test.has_likelihood:
+        table = Table("", test.figure.unit)
+        name = Text.assemble(
+            (recipe.name, "bold"), f", {test.images} test images, {test.figure.name.replace('_', ' ')}"
+        )
+        table.add_row(name, f"{test.terms[test.figure.name]:.4f}")
+        return table
     if not test.discrete:
         table = Table("", "nats/image")
-        table.add_row(f"[bold]{recipe.name}[/], test, density (no bits/dim to compare)", f"{test.nats:.2f}")
+        name = Text.assemble((recipe.name, "bold"), ", test, density (no bits/dim to compare)")
+        table.add_row(name, f"{test.nats:.2f}")
         return table
     table = Table("", "bits/dim", "nats/image")
     for reference in recipe.references:
         nats = reference.bits_per_dim * test.nats / test.bits_per_dim
         table.add_row(reference.text, f"{reference.bits_per_dim:.4g}", f"{nats:.1f}")
-    name = f"[bold]{recipe.name}[/], {test.images} test images, {likelihood_word(test.likelihood)}"
-    table.add_row(name, f"[bold]{test.bits_per_dim:.4f}[/]", f"{test.nats:.2f}")
+    about = f", {test.images} test images, {likelihood_word(test.likelihood)}"
+    bits = Text(f"{test.bits_per_dim:.4f}", "bold")
+    table.add_row(Text.assemble((recipe.name, "bold"), about), bits, f"{test.nats:.2f}")
     return table
 
 
@@ -144,5 +226,11 @@ def main() -> None:
         sys.exit(1)
 
 
+def _given(context: typer.Context, name: str) -> bool:
+    """Whether a parameter was typed, and is not its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def _complain(error: object) -> None:
-    print(f"ancestral-exporter: {error}", file=sys.stderr)
+    print(shown_lines(f"ancestral-exporter: {error}"), file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import shutil
 from collections.abc import Iterator
@@ -14,11 +15,12 @@ import torch
 
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter import card, data, plots
-from ancestral_exporter.bundle import write_bundle
+from ancestral_exporter.bundle import check_home, write_bundle
+from ancestral_exporter.bundle.write import check_name
 from ancestral_exporter.cost import measure_cost
 from ancestral_exporter.errors import DataError, ExporterError
 from ancestral_exporter.evaluate import Evaluation, evaluate
-from ancestral_exporter.models.base import ImageModel
+from ancestral_exporter.models.base import ImageModel, ImageShape, LikelihoodModel
 from ancestral_exporter.progress import Announcer
 from ancestral_exporter.recipes import Recipe
 from ancestral_exporter.sampling import label_agreement, round_labels
@@ -27,6 +29,8 @@ from ancestral_exporter.training import Fitted, Options, fit
 # Hidden, so that no server takes it for a model.
 WORK = ".training"
 _GOLDEN_IMAGES = 16
+# Lines about a person's files that were left out.
+_MOST_TOLD = 10
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,10 @@ def make(recipe: Recipe, models: Path, data_folder: Path | None, options: Option
     With 0 epochs the model is untrained, and is measured only where the data are at hand.
     Raises ExporterError: missing data, a training that diverged or was interrupted, a graph that answers wrongly.
     """
-    with _work_folder(models, recipe.name) as work:
-        images = _data(recipe, data_folder)
+    check_name(recipe.name)
+    with _work_folder(models, recipe.name, announce) as work:
+        check_home(models / recipe.name)
+        images = _data(recipe, data_folder, announce)
         fitted: Fitted | None = None
         if recipe.schedule.epochs:
             assert images is not None
@@ -52,7 +58,7 @@ def make(recipe: Recipe, models: Path, data_folder: Path | None, options: Option
             model = fitted.model
         else:
             torch.manual_seed(options.seed)
-            model = recipe.build(data.SHAPES[recipe.data]).eval()
+            model = recipe.build(_shape(recipe, images)).eval()
         found: tuple[Evaluation, ...] = ()
         if images is not None:
             # The test images are looked at here, once, when nothing can be chosen any more.
@@ -63,13 +69,34 @@ def make(recipe: Recipe, models: Path, data_folder: Path | None, options: Option
     return Made(path, found)
 
 
-def _data(recipe: Recipe, folder: Path | None) -> data.Dataset | None:
+def _data(recipe: Recipe, folder: Path | None, announce: Announcer) -> data.Dataset | None:
     try:
-        return data.load(recipe.data, folder)
+        found = data.load(recipe.data, folder)
     except DataError:
         if recipe.schedule.epochs or folder is not None:
             raise
         return None
+    announce.say(found.description)
+    for line in found.left_out[:_MOST_TOLD]:
+        announce.say(f"left out {line}")
+    if len(found.left_out) > _MOST_TOLD:
+        announce.say(f"left out {len(found.left_out) - _MOST_TOLD} more")
+    if recipe.data.labelled is not None and not recipe.model_type.takes_unlabelled:
+        raise DataError(f"{recipe.name}: data.labelled is for a family that learns from images without labels")
+    labels = getattr(recipe.model, "label_count", 0)
+    if labels and labels < len(found.classes):
+        raise DataError(
+            f"{recipe.name}: model.label_count is {labels}, but the images are of {len(found.classes)} classes: "
+            f"{', '.join(found.classes[:10])}"
+        )
+    return found
+
+
+def _shape(recipe: Recipe, images: data.Dataset | None) -> ImageShape:
+    shape = images.image if images else data.shape(recipe.data)
+    if shape is None:
+        raise DataError(f"{recipe.name}: without images the recipe must say data.size and data.colour")
+    return shape
 
 
 def _write(
@@ -82,16 +109,18 @@ def _write(
     found: tuple[Evaluation, ...],
 ) -> Path:
     made = card.provenance(recipe, options, fitted)
-    shape = data.SHAPES[recipe.data]
+    shape = model.image
 
     def extras(folder: Path) -> list[bundle_pb2.Metric]:
         plots.write_samples(model, folder)
         agreement = label_agreement(model, folder, images) if images and fitted else None
         if fitted:
-            unit = "bits/dim" if model.discrete else "bits/dim of a density (not comparable)"
+            unit = model.figure.unit
+            if isinstance(model, LikelihoodModel) and not model.discrete:
+                unit += " of a density (not comparable)"
             plots.write_metrics(fitted.history, folder)
-            plots.write_curve(fitted.history, recipe.name, fitted.best_epoch, unit, folder)
-        text = images.description if images else f"none seen (the recipe is for {recipe.data})"
+            plots.write_curve(fitted.history, recipe.name, fitted.best_epoch, model.figure.name, unit, folder)
+        text = images.description if images else f"none seen (the recipe is for {recipe.data.source})"
         levels = images.binarisation if images else "none"
         measured = card.Measured(found, agreement, measure_cost(model, folder))
         page = card.card(recipe, model, text, levels, measured, fitted, made)
@@ -114,12 +143,13 @@ def _write(
         provenance=made,
         golden_images=golden,
         golden_labels=labels,
+        class_names=images.classes if images else (),
         extras=extras,
     )
 
 
 @contextmanager
-def _work_folder(models: Path, name: str) -> Iterator[Path]:
+def _work_folder(models: Path, name: str, announce: Announcer) -> Iterator[Path]:
     """The folder `models/.training/<name>`, held against another training of the same recipe at the same time."""
     home = models / WORK
     try:
@@ -130,8 +160,16 @@ def _work_folder(models: Path, name: str) -> Iterator[Path]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ExporterError(f"another training of {name} is writing to {models}; wait for it or stop it") from None
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):  # NFS may say either
+                raise ExporterError(
+                    f"another training of {name} is writing to {models}; wait for it or stop it"
+                ) from None
+            # Not every network or user-space file system has locks; a training is worth more than one.
+            announce.say(
+                f"{models} has no file locks ({error.strerror}): going on without; "
+                f"start no other training of {name} there"
+            )
         work = home / name
         work.mkdir(exist_ok=True)
         yield work

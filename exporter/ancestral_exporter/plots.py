@@ -67,20 +67,24 @@ def write_metrics(history: Sequence[dict[str, float]], folder: Path) -> None:
                              for name, value in zip(columns, values, strict=True)])  # fmt: skip
 
 
-def write_curve(history: Sequence[dict[str, float]], title: str, best_epoch: int, unit: str, folder: Path) -> None:
-    """Training and validation figures by epoch as training.png; `unit` names their axis."""
+def write_curve(
+    history: Sequence[dict[str, float]], title: str, best_epoch: int, name: str, unit: str, folder: Path
+) -> None:
+    """The figure `name` of training, where it has one, and of validation by epoch as training.png."""
     from matplotlib.figure import Figure  # slow to import
 
     figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
     axes = figure.subplots()
     epochs = [row["epoch"] for row in history]
     for part in ("train", "validation"):
-        values = [row.get(f"{part}_bits_per_dim", float("nan")) for row in history]
+        if not any(f"{part}_{name}" in row for row in history):
+            continue
+        values = [row.get(f"{part}_{name}", float("nan")) for row in history]
         axes.plot(epochs, values, label={"train": "training", "validation": "validation (averaged weights)"}[part])
     axes.axvline(best_epoch, color="grey", linewidth=0.8, linestyle=":", label=f"exported: epoch {best_epoch}")
     # The first epochs are far off and would flatten the rest.
-    shown = [row["validation_bits_per_dim"] for row in history]
-    low = min(min(shown), min(row.get("train_bits_per_dim", min(shown)) for row in history))
+    shown = [row[f"validation_{name}"] for row in history]
+    low = min(min(shown), min(row.get(f"train_{name}", min(shown)) for row in history))
     high = float(np.quantile(shown, 0.75))
     axes.set_ylim(low - 0.05 * abs(low), max(high, min(shown)) + 0.35 * abs(low))
     axes.set_xlabel("epoch")

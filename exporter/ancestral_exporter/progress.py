@@ -13,6 +13,10 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ancestral.text import shown
+from ancestral_exporter.models.base import Figure
+from ancestral_exporter.terminal import console
+
 _LOGGERS = ("lightning.pytorch", "lightning.fabric")
 # Lines of progress over a whole training, where there is no terminal.
 _LINES = 10
@@ -25,22 +29,22 @@ class Announcer:
         self.console, self.name = console, name
 
     def say(self, text: str) -> None:
-        self.console.print(f"{self.name}: {text}", highlight=False, markup=False)
+        self.console.print(shown(f"{self.name}: {text}"), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def __getstate__(self) -> dict[str, Any]:
         # A console holds locks; a process of its own gets a console of its own.
         return {"name": self.name}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.console, self.name = Console(), state["name"]
+        self.console, self.name = console(), state["name"]
         hush()
 
 
 class ProgressBar(Callback):
-    """Epochs, the loss (nats per image) and the validation score (bits/dim), of the first device."""
+    """Epochs, the loss and the validation figure that chooses the weights, of the first device."""
 
-    def __init__(self, announce: Announcer) -> None:
-        self.announce = announce
+    def __init__(self, announce: Announcer, figure: Figure) -> None:
+        self.announce, self.figure = announce, figure
         self.bar: Progress | None = None
         self.task: Any = None
         self.figures = ""
@@ -49,17 +53,19 @@ class ProgressBar(Callback):
         if not trainer.is_global_zero or not self.announce.console.is_terminal:
             return
         self.bar = Progress(
-            TextColumn(f"[bold]{self.announce.name}[/]"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("epochs {task.fields[figures]}"),
+            TextColumn("epochs {task.fields[figures]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self.announce.console,
             expand=True,
         )
         assert trainer.max_epochs is not None
-        self.task = self.bar.add_task("", total=trainer.max_epochs, completed=trainer.current_epoch, figures="")
+        self.task = self.bar.add_task(
+            self.announce.name, total=trainer.max_epochs, completed=trainer.current_epoch, figures=""
+        )
         self.bar.start()
 
     def on_train_batch_end(
@@ -76,8 +82,8 @@ class ProgressBar(Callback):
         parts = []
         if "train_loss" in seen:
             parts.append(f"loss {float(seen['train_loss']):.1f}")
-        if "validation_bits_per_dim" in seen:
-            parts.append(f"validation {float(seen['validation_bits_per_dim']):.3f} bits/dim")
+        if (score := f"validation_{self.figure.name}") in seen:
+            parts.append(f"validation {float(seen[score]):.3f} {self.figure.unit}")
         epoch, total = trainer.current_epoch + 1, trainer.max_epochs or 1
         if self.bar is not None:
             self.bar.update(self.task, completed=epoch, figures=", ".join(parts))

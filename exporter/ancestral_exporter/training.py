@@ -23,11 +23,11 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from ancestral_exporter.checkpoints import CHECKPOINT, SCORE, Memory, ReplacingIO, resumable, saved_state
+from ancestral_exporter.checkpoints import CHECKPOINT, Memory, ReplacingIO, resumable, saved_state
 from ancestral_exporter.data import Dataset as ImageData
 from ancestral_exporter.data import Split
 from ancestral_exporter.errors import ExporterError, UsageError
-from ancestral_exporter.models.base import ImageModel
+from ancestral_exporter.models.base import OBJECTIVE, ImageModel
 from ancestral_exporter.progress import Announcer, ProgressBar, hushed
 from ancestral_exporter.recipes import Recipe
 
@@ -90,7 +90,9 @@ class Fitting(lightning.LightningModule):
         super().__init__()
         self.model, self.recipe, self.data, self.seed = model, recipe, data, seed
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
-        self.dimensions = model.image.height * model.image.width * model.image.channels
+        # The first step whose loss was no number, -1 while there is none: a tensor, so that no step waits for a GPU.
+        self.diverged: Tensor
+        self.register_buffer("diverged", torch.tensor(-1), persistent=False)
 
     def _loader(self, split: Split, batch: int, shuffle: bool) -> DataLoader[Batch]:
         # The sampler for distributed training shuffles by (seed, epoch) alone, with one device too.
@@ -110,22 +112,18 @@ class Fitting(lightning.LightningModule):
         self.average.eval()
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        """The mean over images of the negative log-likelihood or ELBO, nats."""
+        """What the family minimises, as a mean over the images of the batch."""
         images, labels = batch
         torch.manual_seed((self.seed << 32) + self.global_step * self.trainer.world_size + self.global_rank)
         if self.data.train.binarise:
             images = (torch.rand(images.shape, device=images.device) * 255 < images).to(torch.uint8) * 255
-        terms = {name: values.mean() for name, values in self.model.negative_log_likelihood(images, labels).items()}
+        progress = (self.global_step + 1) / self.trainer.estimated_stepping_batches
+        terms = {name: values.mean() for name, values in self.model.training_terms(images, labels, progress).items()}
+        loss = terms.pop(OBJECTIVE)
+        first = (self.diverged < 0) & ~torch.isfinite(loss.detach())
+        self.diverged = torch.where(first, self.global_step + 1, self.diverged)
         self._log("train", terms)
-        loss = terms["loss"]
-        if "kl" in terms:
-            loss = loss - (1 - self._kl_weight()) * terms["kl"]
         return loss
-
-    def _kl_weight(self) -> float:
-        """From 0 to 1 over the first steps, or q(z|x) may settle at the prior (Bowman et al. 2016, section 3.1)."""
-        steps = self.recipe.schedule.kl_warmup_fraction * self.trainer.estimated_stepping_batches
-        return min(1.0, (self.global_step + 1) / steps) if steps else 1.0
 
     @torch.no_grad()
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
@@ -137,12 +135,11 @@ class Fitting(lightning.LightningModule):
         """Figures of the averaged weights, with the same noise every time."""
         images, labels = batch
         torch.manual_seed(_VALIDATION_SEED + index)
-        terms = self.average.negative_log_likelihood(images, labels)
+        terms = self.average.validation_terms(images, labels)
         self._log("validation", {name: values.mean() for name, values in terms.items()}, len(images))
 
     def _log(self, part: str, terms: Mapping[str, Tensor], count: int | None = None) -> None:
         values = {f"{part}_{name}": value.detach() for name, value in terms.items()}
-        values[f"{part}_bits_per_dim"] = values[f"{part}_loss"] / (self.dimensions * math.log(2))
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
@@ -150,7 +147,7 @@ class Fitting(lightning.LightningModule):
         optimizer = torch.optim.AdamW(
             self.model.parameters(),
             schedule.learning_rate,
-            betas=(0.9, 0.99),
+            betas=schedule.betas,
             weight_decay=schedule.weight_decay,
             # Fused saves a tenth of a small model's step, but Lightning will not clip it under mixed precision.
             fused=self.trainer.precision == "32-true",
@@ -173,16 +170,17 @@ def fit(recipe: Recipe, data: ImageData, work: Path, options: Options, announce:
 
     Continues from the checkpoint in `work` when it is of the same settings, and starts afresh otherwise.
     Raises UsageError for a precision or devices that there are not, Interrupted when stopped by a person, and
-    ExporterError when the training diverges.
+    ExporterError when the training diverges before anything was validated; later it ends with the best weights.
     """
     work.mkdir(parents=True, exist_ok=True)
     checkpoint = work / CHECKPOINT
-    memory = Memory(checkpoint, fingerprint(recipe, options))
+    memory = Memory(checkpoint, fingerprint(recipe, options), f"validation_{recipe.model_type.figure.name}")
     resumed = resumable(checkpoint, memory.fingerprint, announce)
     torch.manual_seed(options.seed)
     module = Fitting(recipe.build(data.image), recipe, data, options.seed)
     with hushed():
-        trainer = _trainer(recipe, options, module.dimensions, [ProgressBar(announce), memory])
+        callbacks: list[Callback] = [ProgressBar(announce, recipe.model_type.figure), memory]
+        trainer = _trainer(recipe, options, data.image.values, memory.score, callbacks)
         try:
             if not (resumed and saved_state(checkpoint)["finished"]):
                 trainer.fit(module, ckpt_path=checkpoint if resumed else None)
@@ -190,8 +188,11 @@ def fit(recipe: Recipe, data: ImageData, work: Path, options: Options, announce:
             raise Interrupted("interrupted; the same command continues where it was") from stop
     # From the file, as with several devices the training ran in processes of their own.
     state = saved_state(checkpoint)
-    if not state["best_weights"]:
-        raise ExporterError(f"{recipe.name}: the training diverged (its loss is not a number); try another --seed")
+    if state["diverged"] >= 0 or not state["best_weights"]:
+        how = f"{recipe.name}: the training diverged: its loss is not a number from step {state['diverged']} on"
+        if not state["best_weights"]:
+            raise ExporterError(f"{how}; try a lower --set schedule.learning_rate or another --seed")
+        announce.say(f"{how}; keeping the weights of epoch {state['best_epoch']}, the best before")
     model = module.model.cpu()
     model.load_state_dict(state["best_weights"])
     return Fitted(model.eval(), state["history"], state["best_epoch"], state["seconds"], resumed)
@@ -203,7 +204,9 @@ def fingerprint(recipe: Recipe, options: Options) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def _trainer(recipe: Recipe, options: Options, dimensions: int, callbacks: list[Callback]) -> lightning.Trainer:
+def _trainer(
+    recipe: Recipe, options: Options, dimensions: int, score: str, callbacks: list[Callback]
+) -> lightning.Trainer:
     schedule = recipe.schedule
     if options.precision not in PRECISIONS:
         raise UsageError(f"unknown precision {options.precision!r}; there are: {', '.join(PRECISIONS)}")
@@ -213,7 +216,7 @@ def _trainer(recipe: Recipe, options: Options, dimensions: int, callbacks: list[
         raise UsageError(f"--devices must be auto or a number from 1, not {options.devices!r}")
     devices: int | str = options.devices if options.devices == "auto" else int(options.devices)
     if schedule.patience is not None:
-        callbacks = [*callbacks, EarlyStopping(SCORE, patience=schedule.patience, check_on_train_epoch_end=False)]
+        callbacks = [*callbacks, EarlyStopping(score, patience=schedule.patience, check_on_train_epoch_end=False)]
     try:
         return lightning.Trainer(
             accelerator="auto",
@@ -223,7 +226,7 @@ def _trainer(recipe: Recipe, options: Options, dimensions: int, callbacks: list[
             precision=PRECISIONS[options.precision],  # type: ignore[arg-type]
             max_epochs=schedule.epochs,
             check_val_every_n_epoch=min(schedule.validate_every_epochs, schedule.epochs),
-            gradient_clip_val=schedule.gradient_clip * dimensions,
+            gradient_clip_val=schedule.gradient_clip * dimensions or None,
             callbacks=callbacks,
             plugins=[ReplacingIO()],
             use_distributed_sampler=False,

@@ -7,18 +7,23 @@ import gc
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
+from importlib import metadata
 from typing import Any
 
 import structlog
 
-from ancestral_server import __version__
+from ancestral_server.addresses import joined
 from ancestral_server.catalog import Catalog, Watcher
+from ancestral_server.ending import STUCK_SECONDS, Ending
+from ancestral_server.endpoint import Endpoint
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import StartupError
-from ancestral_server.metrics import Endpoint, Metrics
+from ancestral_server.logs import announce
+from ancestral_server.metrics import Metrics
 from ancestral_server.rpc.server import Door
 from ancestral_server.runtime import memory
 from ancestral_server.runtime.session import Runtime
@@ -32,6 +37,8 @@ SWITCH_SECONDS = 0.0005
 # Garbage in cycles, which calls hardly leave, is looked for after so many more objects. Python's own 700 are those of
 # the calls in flight: they would be looked through several times a batch, for a twentieth of the event loop's time.
 COLLECT_EVERY = 10_000
+# Connections, to begin with: 1,024 file descriptors, the usual bound, are soon taken by callers that stay.
+OPEN_FILES = 65_536
 
 
 async def serve(settings: Settings) -> None:
@@ -39,22 +46,25 @@ async def serve(settings: Settings) -> None:
 
     On return every call that was let in has its answer, while the sockets are still open: see `__main__`.
     """
-    stop = asyncio.Event()
+    stop: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
     loop = asyncio.get_running_loop()
 
     def on_signal(number: signal.Signals) -> None:
-        if stop.is_set():
+        if stop.done():
             os._exit(128 + number)
         log.info("stopping", signal=number.name, drain_seconds=settings.drain_seconds)
-        stop.set()
+        ending = Ending.begin(time.monotonic(), settings.drain_seconds)
+        _end_at(ending.over + STUCK_SECONDS)
+        stop.set_result(ending)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
 
     sys.setswitchinterval(SWITCH_SECONDS)
     memory.keep_little(settings.threads)
-    metrics = Metrics(__version__)
-    runtime = Runtime(settings.device, settings.threads)
+    _allow_many_files()
+    metrics = Metrics(metadata.version("ancestral"))
+    runtime = Runtime(settings.device, settings.threads, run_seconds=settings.load_seconds)
     arrivals = Arrivals()
     catalog = Catalog(settings, runtime, metrics, arrivals)
     # The door first: a port in use should be said before models are loaded for a minute. It answers only when open.
@@ -67,35 +77,52 @@ async def serve(settings: Settings) -> None:
             gc.freeze()
             gc.set_threshold(COLLECT_EVERY)
             await door.open()
-            log.info(
-                "serving",
-                address=f"{settings.host}:{door.port}",
-                metrics=f"{settings.host}:{endpoint.port}",
-                device=runtime.device,
-            )
-            # Serving matters more than saying so, as to a terminal that has gone.
-            with suppress(OSError):
-                host = settings.host
-                print(f"listening on {host}:{door.port}, metrics on {host}:{endpoint.port}", flush=True)
-            await stop.wait()
-        end = time.monotonic() + settings.drain_seconds
+            address, metrics_address = joined(settings.host, door.port), joined(settings.host, endpoint.port)
+            log.info("serving", address=address, metrics=metrics_address, device=runtime.device)
+            announce(settings.log_format, f"listening on {address}, metrics on {metrics_address}")
+        ending = await stop
         await door.shut()
-        await catalog.drain(settings.drain_seconds)
-        await door.flush(end)
+        await catalog.drain(ending.work_left(time.monotonic()), ending.words)
+        await door.flush(ending.over)
     finally:
         endpoint.close()
     log.info("stopped")
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
-    """Whether the work was done before `stop` was set. If not it goes on, and nobody waits for it."""
-    working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
-    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if stop.is_set():
+def _allow_many_files() -> None:
+    """Raise the process's own bound on open files, as far as its system lets it."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        # macOS may refuse what it says is allowed.
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+async def _unless(stop: asyncio.Future[Any], work: Coroutine[Any, Any, None]) -> bool:
+    """Whether the work was done before `stop` was. If not it goes on, and nobody waits for it."""
+    working = asyncio.ensure_future(work)
+    await asyncio.wait({working, stop}, return_when=asyncio.FIRST_COMPLETED)
+    if stop.done():
         return False
-    stopping.cancel()
     working.result()
     return True
+
+
+def _end_at(when: float) -> None:
+    """End the process then, time.monotonic() seconds, if it is still there: something holds the event loop."""
+
+    def end() -> None:
+        log.error("the end took too long, and is broken off")
+        os._exit(1)
+
+    last = threading.Timer(when - time.monotonic(), end)
+    last.daemon = True
+    last.start()
 
 
 def _metrics_endpoint(metrics: Metrics, settings: Settings) -> Endpoint:
@@ -103,6 +130,6 @@ def _metrics_endpoint(metrics: Metrics, settings: Settings) -> Endpoint:
         return metrics.serve(settings.host, settings.metrics_port)
     except OSError as error:
         raise StartupError(
-            f"cannot serve metrics on {settings.host}:{settings.metrics_port}: {error.strerror}; "
-            "choose another with --metrics-port"
+            f"cannot serve metrics on {joined(settings.host, settings.metrics_port)}: {error.strerror}; "
+            "choose another with --metrics-port or --host"
         ) from error

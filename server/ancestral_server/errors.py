@@ -15,6 +15,7 @@ ServerError
 ├── BundleRefused        what lies in the model's folder is not fit to serve
 └── Internal             our fault
 StartupError             the server cannot start as asked; ends the process
+Overdue                  a run was ended, since it went on for too long
 BundleError              a bundle is not fit to serve; names the file
 """
 
@@ -25,6 +26,8 @@ class ServerError(Exception):
     """An error that a caller hears about. `reason` is UPPER_SNAKE, for programs."""
 
     reason = "INTERNAL"
+    # Whose queue refused the call, "MODEL:VERSION ROLE"; empty where none did.
+    lane = ""
 
 
 class InvalidArgument(ServerError):
@@ -67,15 +70,23 @@ class Overloaded(ServerError):
 
     reason = "QUEUE_FULL"
 
-    def __init__(self, message: str, retry_seconds: float) -> None:
-        super().__init__(message)
+    def __init__(self, lane: str, problem: str, retry_seconds: float) -> None:
+        super().__init__(f"{lane}: {problem}")
+        self.lane = lane
         self.retry_seconds = retry_seconds
 
 
 class OutOfMemory(ServerError):
-    """A run did not fit into memory; the caller hears of it only where one row alone does not."""
+    """A run did not fit into memory; the caller hears of it only where one row alone does not.
+
+    hopeless: it asked for more at once than there is of memory, however little others may use.
+    """
 
     reason = "OUT_OF_MEMORY"
+
+    def __init__(self, message: str, *, hopeless: bool = False) -> None:
+        super().__init__(message)
+        self.hopeless = hopeless
 
 
 class DeadlineExceeded(ServerError):
@@ -88,6 +99,10 @@ class Infeasible(ServerError):
     """The deadline cannot be met, judged by measured costs. The message names it, what remains and what is needed."""
 
     reason = "DEADLINE_INFEASIBLE"
+
+    def __init__(self, message: str, lane: str = "") -> None:
+        super().__init__(message)
+        self.lane = lane
 
 
 class Unavailable(ServerError):
@@ -146,6 +161,10 @@ class Internal(ServerError):
 
 class StartupError(Exception):
     """The server cannot start as asked."""
+
+
+class Overdue(RuntimeError):
+    """A run went on for longer than it may (`--load-seconds`), and was ended."""
 
 
 class BundleError(Exception):

@@ -1,48 +1,48 @@
 """All instruments, their names, labels and buckets. Nothing else imports prometheus_client.
 
 `grpc_server_*` carry the names and labels of the Go middleware, codes in CamelCase ("DeadlineExceeded"), so that
-existing dashboards work; every method and code is there at zero before the first call, so that rates and alerts work at
-once.
+existing dashboards work. Counters are there at zero before the first call, each method with each code that this server
+gives, so that rates and alerts work at once. A histogram is there from its first value on: of a server at rest all of
+them would be four fifths of a scrape.
 """
 
 from __future__ import annotations
 
+import collections
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate
-from threading import Thread
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Info, start_http_server
-from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info, exposition
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.registry import Collector
+
+from ancestral_server.endpoint import Endpoint, listen
+
+# When each series began would be a line beside each: nobody who watches this server reads it.
+_library: Any = prometheus_client
+_library.disable_created_metrics()
 
 # Constant relative error from a sub-millisecond encode to a sampling of many seconds: 15 µs × 1.5^n up to about 14.6 s
 # (the choice of text-embeddings-inference), then on to 4 minutes for large sampling calls.
 SECONDS_BUCKETS = tuple(1e-5 * 1.5**n for n in range(1, 43))
 BATCH_BUCKETS = tuple(float(2**n) for n in range(13))
 
+# Those of rpc/status and what gRPC itself ends a call with. Others would be counted, and shown from then on.
 GRPC_CODES = (
     "OK",
     "Canceled",
-    "Unknown",
     "InvalidArgument",
     "DeadlineExceeded",
     "NotFound",
-    "AlreadyExists",
-    "PermissionDenied",
     "ResourceExhausted",
     "FailedPrecondition",
-    "Aborted",
-    "OutOfRange",
     "Unimplemented",
     "Internal",
     "Unavailable",
-    "DataLoss",
-    "Unauthenticated",
 )
 
 # Why a lane refuses a request, and why it gives one up.
@@ -55,21 +55,16 @@ class Tally:
     lock for each of its values. A scrape may see a value that is half counted.
     """
 
-    __slots__ = ("_bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: tuple[float, ...] = SECONDS_BUCKETS) -> None:
-        self._bounds = bounds
+        self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
     def observe(self, value: float) -> None:
-        self.counts[bisect_left(self._bounds, value)] += 1
+        self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
-
-    def buckets(self) -> list[tuple[str, float]]:
-        """Upper bounds and how many were at most that, as Prometheus wants them."""
-        bounds = (*map(str, self._bounds), "+Inf")
-        return list(zip(bounds, map(float, accumulate(self.counts)), strict=True))
 
 
 @dataclass(slots=True)
@@ -106,7 +101,7 @@ class MethodMetrics:
     started: int = 0
     received: int = 0
     sent: int = 0
-    handled: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GRPC_CODES, 0))
+    handled: collections.Counter[str] = field(default_factory=lambda: collections.Counter(dict.fromkeys(GRPC_CODES, 0)))
     seconds: Tally = field(default_factory=Tally)
 
 
@@ -114,65 +109,98 @@ RPC_LABELS = ("grpc_type", "grpc_service", "grpc_method")
 LANE_LABELS = ("model", "version", "role")
 
 
-class _Tallies(Collector):
-    """Shows the tallies to Prometheus."""
+class _Tallies:
+    """The tallies as text. Written here and not by the library, which takes tens of times as long for each line, and
+    holds the interpreter meanwhile: nearly all lines of a scrape are those of histograms.
+    """
 
     def __init__(self) -> None:
         self.methods: dict[tuple[str, ...], MethodMetrics] = {}
         self.lanes: dict[tuple[str, ...], LaneMetrics] = {}
 
-    def collect(self) -> Iterator[Metric]:
-        methods = dict(self.methods)
-        for name, text, attribute in (
-            ("grpc_server_started", "Calls started.", "started"),
-            ("grpc_server_msg_received", "Messages received.", "received"),
-            ("grpc_server_msg_sent", "Messages sent.", "sent"),
-        ):
-            counter = CounterMetricFamily(name, text, labels=RPC_LABELS)
-            for labels, method in methods.items():
-                counter.add_metric(labels, getattr(method, attribute))
-            yield counter
-        handled = CounterMetricFamily(
-            "grpc_server_handled", "Calls completed, by status code.", labels=(*RPC_LABELS, "grpc_code")
-        )
-        for labels, method in methods.items():
-            for code, count in method.handled.items():
-                handled.add_metric((*labels, code), count)
-        yield handled
-        yield _histogram(
-            "grpc_server_handling_seconds",
-            "Seconds from the start of a call in the server to its end.",
-            RPC_LABELS,
-            {labels: method.seconds for labels, method in methods.items()},
-        )
-        lanes = dict(self.lanes)
-        yield _histogram(
-            "ancestral_request_queue_seconds",
-            "Seconds from admission until work on a request began.",
-            LANE_LABELS,
-            {labels: lane.queue_seconds for labels, lane in lanes.items()},
-        )
-        yield _histogram(
-            "ancestral_request_compute_seconds",
-            "Seconds from the start of work on a request until its last image was ready.",
-            LANE_LABELS,
-            {labels: lane.compute_seconds for labels, lane in lanes.items()},
-        )
-        yield _histogram(
-            "ancestral_batch_size",
-            "Images in one run, without padding; of a raster role, samples in one row.",
-            LANE_LABELS,
-            {labels: lane.batch_size for labels, lane in lanes.items()},
+    def text(self, open_metrics: bool) -> str:
+        # Copies: the loader's thread may add to it.
+        methods = {_labels(RPC_LABELS, values): method for values, method in dict(self.methods).items()}
+        lanes = {_labels(LANE_LABELS, values): lane for values, lane in dict(self.lanes).items()}
+        handled = {
+            f'grpc_code="{code}",{labels}': count
+            for labels, method in methods.items()
+            for code, count in dict(method.handled).items()
+        }
+        return "".join(
+            (
+                _counter(
+                    "grpc_server_started",
+                    "Calls started.",
+                    {labels: method.started for labels, method in methods.items()},
+                    open_metrics,
+                ),
+                _counter(
+                    "grpc_server_msg_received",
+                    "Messages received.",
+                    {labels: method.received for labels, method in methods.items()},
+                    open_metrics,
+                ),
+                _counter(
+                    "grpc_server_msg_sent",
+                    "Messages sent.",
+                    {labels: method.sent for labels, method in methods.items()},
+                    open_metrics,
+                ),
+                _counter("grpc_server_handled", "Calls completed, by status code.", handled, open_metrics),
+                _histogram(
+                    "grpc_server_handling_seconds",
+                    "Seconds from the start of a call in the server to its end.",
+                    {labels: method.seconds for labels, method in methods.items()},
+                ),
+                _histogram(
+                    "ancestral_request_queue_seconds",
+                    "Seconds from admission until work on a request began.",
+                    {labels: lane.queue_seconds for labels, lane in lanes.items()},
+                ),
+                _histogram(
+                    "ancestral_request_compute_seconds",
+                    "Seconds from the start of work on a request until its last image was ready.",
+                    {labels: lane.compute_seconds for labels, lane in lanes.items()},
+                ),
+                _histogram(
+                    "ancestral_batch_size",
+                    "Images in one run, without padding; of a raster role, samples in one row.",
+                    {labels: lane.batch_size for labels, lane in lanes.items()},
+                ),
+            )
         )
 
 
-def _histogram(
-    name: str, text: str, labels: tuple[str, ...], tallies: Mapping[tuple[str, ...], Tally]
-) -> HistogramMetricFamily:
-    family = HistogramMetricFamily(name, text, labels=labels)
-    for values, tally in tallies.items():
-        family.add_metric(values, buckets=tally.buckets(), sum_value=tally.total)
-    return family
+def _labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
+    """Sorted by name, as the library has them."""
+    return ",".join(f'{name}="{_escaped(value)}"' for name, value in sorted(zip(names, values, strict=True)))
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+
+
+def _counter(name: str, text: str, counts: Mapping[str, int], open_metrics: bool) -> str:
+    """Counts by their labels. The two formats name the family differently, and its samples alike."""
+    family = name if open_metrics else f"{name}_total"
+    lines = [f"{name}_total{{{labels}}} {float(count)}\n" for labels, count in counts.items()]
+    return f"# HELP {family} {text}\n# TYPE {family} counter\n" + "".join(lines)
+
+
+def _histogram(name: str, text: str, tallies: Mapping[str, Tally]) -> str:
+    """Tallies by their labels, of those that have a value."""
+    lines = [f"# HELP {name} {text}\n# TYPE {name} histogram\n"]
+    for labels, tally in tallies.items():
+        counts, total = list(tally.counts), tally.total
+        if not any(counts):
+            continue
+        upto = 0
+        for bound, count in zip((*tally.bounds, "+Inf"), counts, strict=True):
+            upto += count
+            lines.append(f'{name}_bucket{{{labels},le="{bound}"}} {float(upto)}\n')
+        lines.append(f"{name}_count{{{labels}}} {float(upto)}\n{name}_sum{{{labels}}} {total}\n")
+    return "".join(lines)
 
 
 class Metrics:
@@ -185,7 +213,6 @@ class Metrics:
         Info("ancestral_server", "Version of the server.", registry=registry).info({"version": version})
 
         self._tallies = _Tallies()
-        registry.register(self._tallies)
         self._queued = Gauge(
             "ancestral_queued_images", "Images admitted and not yet begun.", LANE_LABELS, registry=registry
         )
@@ -219,7 +246,8 @@ class Metrics:
             ("model", "version"),
             registry=registry,
         )
-        self._models: set[tuple[str, int]] = set()
+        # Roles of each version whose lanes have series.
+        self._roles: dict[tuple[str, int], set[str]] = {}
         self._loads = Counter(
             "ancestral_model_loads", "Bundles loaded, by outcome.", ("model", "outcome"), registry=registry
         )
@@ -227,6 +255,7 @@ class Metrics:
     def lane(self, model: str, version: int, role: str) -> LaneMetrics:
         """The instruments of a lane that is being made; one that serves under the same labels is still shown."""
         labels = (model, str(version), role)
+        self._roles.setdefault((model, version), set()).add(role)
         return LaneMetrics(
             self._queued.labels(*labels),
             {reason: self._refused.labels(*labels, reason) for reason in REFUSALS},
@@ -243,13 +272,12 @@ class Metrics:
         """Visible at zero from now on."""
         return self._tallies.methods.setdefault((kind, service, method), MethodMetrics())
 
-    def models(self, serving: Mapping[tuple[str, int], bool]) -> None:
-        """Which versions (name, number) answer calls and which were refused; others have no series."""
-        for name, version in self._models - serving.keys():
+    def model(self, name: str, version: int, serving: bool | None) -> None:
+        """Whether a version answers calls or was refused; None: neither, it has no series."""
+        if serving is None:
             self._serving.remove(name, str(version))
-        for (name, version), answers in serving.items():
-            self._serving.labels(name, str(version)).set(answers)
-        self._models = set(serving)
+        else:
+            self._serving.labels(name, str(version)).set(serving)
 
     def loaded(self, name: str, *, ok: bool) -> None:
         # Both outcomes are there from the first on: an increase from nothing would be none.
@@ -258,30 +286,22 @@ class Metrics:
 
     def forget_lanes(self, model: str, version: int) -> None:
         """Drop the series of a version whose lanes are gone."""
-        # A copy: the loader's thread may add to it.
-        for labels in [key for key in list(self._tallies.lanes) if key[:2] == (model, str(version))]:
-            del self._tallies.lanes[labels]
-        for instrument in (self._queued, self._refused, self._dropped, self._restarts, self._out_of_memory):
-            instrument.remove_by_labels({"model": model, "version": str(version)})
+        version_ = str(version)
+        # By their names: to search all series for those of a version would take long where there are thousands.
+        for role in self._roles.pop((model, version), ()):
+            labels = model, version_, role
+            self._tallies.lanes.pop(labels, None)
+            for instrument in (self._queued, self._restarts, self._out_of_memory):
+                instrument.remove(*labels)
+            for counter, reasons in ((self._refused, REFUSALS), (self._dropped, DROPS)):
+                for reason in reasons:
+                    counter.remove(*labels, reason)
+
+    def scrape(self, open_metrics: bool) -> bytes:
+        """All series as they are now, in one of the two formats of text."""
+        others: bytes = (openmetrics if open_metrics else exposition).generate_latest(self.registry)
+        return self._tallies.text(open_metrics).encode() + others
 
     def serve(self, host: str, port: int) -> Endpoint:
         """Answer GET /metrics. OSError if the port is taken."""
-        server, thread = start_http_server(port, addr=host, registry=self.registry)
-        return Endpoint(server, thread)
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """The running metrics endpoint."""
-
-    _server: Any
-    _thread: Thread
-
-    @property
-    def port(self) -> int:
-        return int(self._server.server_port)
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        return Endpoint(self.scrape, listen(host, port))

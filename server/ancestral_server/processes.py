@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import os
 import signal
 import socket
 import sys
@@ -19,9 +20,10 @@ from contextlib import contextmanager
 
 import structlog
 
+from ancestral_server.addresses import bound, joined
 from ancestral_server.backoff import SOUND_SECONDS, restart_delay
 from ancestral_server.errors import StartupError
-from ancestral_server.settings import Settings
+from ancestral_server.settings import PREFIX, Settings
 
 log = structlog.get_logger()
 
@@ -49,19 +51,15 @@ async def serve_all(settings: Settings) -> int:
 @contextmanager
 def _reserved(host: str, port: int) -> Iterator[int]:
     """The port, a free one for 0, kept for processes that share it; without listening, so that no call comes here."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    address = host.strip("[]")
     try:
         # Alone first: who shares a port is not told that somebody else's servers do so too.
-        with socket.socket(family) as alone:
-            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            alone.bind((address, port))
+        with bound(host, port) as alone:
             port = alone.getsockname()[1]
-        shared = socket.socket(family)
-        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        shared.bind((address, port))
+        shared = bound(host, port, socket.SO_REUSEPORT)
     except OSError as error:
-        raise StartupError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port") from error
+        raise StartupError(
+            f"cannot listen on {joined(host, port)}: {error.strerror}; choose another with --port or --host"
+        ) from error
     with shared:
         yield port
 
@@ -78,6 +76,11 @@ def _command(settings: Settings, port: int, number: int) -> list[str]:
     flags = {**settings.model_dump(), **own}
     arguments = [text for name, value in flags.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     return [sys.executable, "-m", "ancestral_server", *arguments]
+
+
+def _environment() -> dict[str, str]:
+    """What a process inherits: all but our own variables, since its flags say everything."""
+    return {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
 
 
 class _Crew:
@@ -105,7 +108,7 @@ class _Crew:
             began = time.monotonic()
             # A session of its own: Ctrl-C reaches this process alone, which passes it on once.
             process = await asyncio.create_subprocess_exec(
-                *self._commands[number], start_new_session=True, preexec_fn=_end_with_parent
+                *self._commands[number], env=_environment(), start_new_session=True, preexec_fn=_end_with_parent
             )
             self._running[number] = process
             if self._stopping.is_set():

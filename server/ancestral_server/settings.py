@@ -1,45 +1,41 @@
-"""Every knob of the server, once: a flag, an environment variable `ANCESTRAL_SERVER_*`, and when to change it."""
+"""Every knob of the server, once, and when to change it; `command_line` reads them from flags and the environment."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from ancestral_server.addresses import host_of
+from ancestral_server.cpus import usable_cpus
+
+# Of the environment variable for each of them.
+PREFIX = "ANCESTRAL_SERVER_"
+
+LogFormat = Literal["auto", "text", "json"]
 
 
-def usable_cores() -> int:
-    """Those that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-
-
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Serve the image models in a folder over gRPC."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="ANCESTRAL_SERVER_",
-        frozen=True,
-        extra="forbid",
-        cli_prog_name="ancestral-server",
-        cli_kebab_case=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     models: Path = Field(description="Folder of bundles, NAME/VERSION/bundle.json.")
-    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 to be reached from elsewhere.")
+    host: Annotated[str, AfterValidator(host_of)] = Field(
+        default="127.0.0.1",
+        description="Address or name to listen on, for both ports; 0.0.0.0 or :: to be reached from elsewhere.",
+    )
     port: int = Field(default=8500, ge=0, le=65535, description="gRPC port; 0 takes a free one and prints it.")
     metrics_port: int = Field(default=9464, ge=0, le=65535, description="Prometheus port; 0 takes a free one.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where to run; cuda exits if there is no usable GPU, auto then takes the CPU."
     )
     threads: int = Field(
-        default_factory=usable_cores,
+        default_factory=usable_cpus,
         ge=1,
         description="CPU threads of a run, and runs of a sampler or of bulk at a time; fewer where other programs need "
-        "the cores.",
+        "the cores. By default as many as the CPUs that this process may use, by its affinity and its cgroup's quota.",
     )
     processes: int = Field(
         default=1,
@@ -81,6 +77,13 @@ class Settings(BaseSettings):
     max_sample_count: int = Field(default=10_000, ge=1, description="Most images of one Sample call.")
     max_images: int = Field(default=10_000, ge=1, description="Most images or latents in one call that brings its own.")
     max_message_mib: int = Field(default=64, ge=1, le=2000, description="Largest gRPC message, MiB.")
+    min_ping_seconds: float = Field(
+        default=5.0,
+        ge=0,
+        le=7200,
+        description="Clients that ping more often than this, on connections that are quiet, are cut off ("
+        "too_many_pings); 0: none is.",
+    )
     batch_wait_ms: float = Field(
         default=20.0,
         ge=0,
@@ -88,15 +91,28 @@ class Settings(BaseSettings):
         description="Longest that a call waits for others to join its batch; a lone one hardly ever.",
     )
     drain_seconds: float = Field(
-        default=30.0, ge=0, description="On SIGTERM or SIGINT, how long running calls may take to finish."
+        default=30.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="On SIGTERM or SIGINT, how long the end may take: running calls may go on until the last tenth, "
+        "0.5 to 2 seconds, in which whoever still waits hears so.",
     )
     poll_seconds: float = Field(
         default=2.0,
         ge=0,
         description="How often to look for versions that came, changed or went; 0: never, only LoadModel counts.",
     )
-    log_format: Literal["auto", "text", "json"] = Field(
-        default="auto", description="Log lines for people or for machines; auto is text on a terminal, else json."
+    load_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long a version may take to be loaded, verified and warmed up, and any later run of it, before "
+        "it is ended and the version refused; more for large models on slow machines.",
+    )
+    log_format: LogFormat = Field(
+        default="auto",
+        description="Log lines for people or for machines; auto is text on a terminal, else json. Text has colours on "
+        "a terminal, or as NO_COLOR and FORCE_COLOR say.",
     )
     log_calls: bool = Field(default=False, description="Log every call, not only those that fail.")
 

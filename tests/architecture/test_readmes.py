@@ -38,6 +38,7 @@ READMES = sorted(
 MAKE = {
     "demo": "test_make_demo",
     "serve": "test_make_serve",
+    "pictures": "trains for minutes; what it does after test_make_demo: tests/clients/demo/test_pictures.py",
     "install": "CI",
     "check": "CI",
     "test": "CI",
@@ -160,7 +161,7 @@ class listening:  # noqa: N801 - reads as a word: with listening(...)
         lines: list[str] = []
         for line in self.process.stdout:
             lines.append(line)
-            if line.startswith("listening on"):
+            if "listening on" in line:
                 return lines
         raise AssertionError(f"ended with {self.process.wait()}: {''.join(lines)}")
 
@@ -215,6 +216,14 @@ def test_make_demo(digits_models: Path, tmp_path: Path) -> None:
     assert "make serve" in said.splitlines()[-1]
     pictures = {"samples-pixelcnn.png", "samples-vae.png", "samples-vae-mode.png", "reconstructions.png"}
     assert {path.name for path in tmp_path.iterdir()} >= pictures | {"report.md", "report.json"}
+    # The README's pictures are of these names and sizes, and none lies there that no demo leaves.
+    shown = sorted((ROOT / "clients" / "demo").glob("*.png"))
+    assert {f"clients/demo/{path.name}" for path in shown} == set(
+        re.findall(r"\]\((clients/demo/[^)]+\.png)\)", (ROOT / "README.md").read_text())
+    )
+    for path in shown:
+        with Image.open(path) as ours, Image.open(tmp_path / path.name) as left:
+            assert (ours.size, ours.mode) == (left.size, left.mode), path.name
     report = (tmp_path / "report.md").read_text()
     for word in ("4.09", "2.00", "2.27", "Encode means", "raw pixels", "PCA", "ExtractFeatures", "Sample"):
         assert word in report, word
@@ -232,3 +241,12 @@ def test_make_serve_and_the_command_that_it_prints(digits_models: Path, workplac
     with socket.socket() as again:  # the server is gone, and its port free
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         again.bind(("127.0.0.1", int(port)))
+
+
+def test_make_serve_serves_what_is_there(tmp_path: Path) -> None:
+    make = ["make", "serve", "MODELS=exporter/zoo", f"PORT={free_port()}", f"METRICS_PORT={free_port()}", "DEVICE=cpu"]
+    before = sorted((ROOT / "exporter" / "zoo").iterdir())
+    with listening(make, ROOT) as lines:
+        assert not [line for line in lines if "training" in line.lower()]
+        assert [line for line in lines if "ancestral sample mnist-pixelcnn -n 16 --seed 7 --out grid.png" in line]
+    assert sorted((ROOT / "exporter" / "zoo").iterdir()) == before

@@ -19,8 +19,9 @@ from rich.console import Console
 from ancestral_exporter.bundle.export import export_graph
 from ancestral_exporter.cost import measure_cost
 from ancestral_exporter.data import load
+from ancestral_exporter.models.pixelcnn import PixelCNNSettings
 from ancestral_exporter.progress import Announcer
-from ancestral_exporter.recipes import PixelCNNNet, adapt, find
+from ancestral_exporter.recipes import find
 from ancestral_exporter.training import Options, fit
 
 NETS = ("4,4,64", "4,2,64", "6,2,64", "4,1,64", "4,4,48")
@@ -30,9 +31,10 @@ HEADER = (
 )
 
 
-def row(net: PixelCNNNet, epochs: int | None, announce: Announcer) -> str:
+def row(net: PixelCNNSettings, epochs: int | None, announce: Announcer) -> str:
     """Train, export and time one net: its line of the table."""
-    recipe = dataclasses.replace(adapt(find("digits-pixelcnn"), epochs=epochs), net=net)
+    settings = () if epochs is None else (f"schedule.epochs={epochs}",)
+    recipe = dataclasses.replace(find("digits-pixelcnn", settings), model=net)
     with tempfile.TemporaryDirectory() as folder:
         fitted = fit(recipe, load(recipe.data), Path(folder), Options(), announce)
         for graph in fitted.model.graphs():
@@ -60,8 +62,7 @@ def main() -> None:
     parser.add_argument("--nets", nargs="+", default=NETS, metavar="V,H,C", help=f"by default {' '.join(NETS)}")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    base = find("digits-pixelcnn").net
-    assert isinstance(base, PixelCNNNet)
+    base = find("digits-pixelcnn").model
     progress = Console(stderr=True)  # the table alone goes to stdout
     print(HEADER, flush=True)
     for text in arguments.nets:

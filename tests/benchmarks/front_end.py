@@ -7,7 +7,6 @@ is the bound of any server written with the same library. What is compared is ti
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -18,6 +17,8 @@ from typing import Any
 
 import grpc
 import numpy as np
+
+import reports
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -211,6 +212,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the server computes")
     parser.add_argument("--out", type=Path, default=HERE.parent / "front_end", help="report without suffix")
     options = parser.parse_args()
+    reports.prepare(parser, options.out)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         _, bundle = untrained(MODEL, folder / "models")
@@ -222,8 +224,7 @@ def main() -> None:
             report["bulk"] = bulk(server, bundle, folder, options.seconds, options.rounds, options.device)
     text = markdown(report)
     print(text)
-    options.out.with_suffix(".md").write_text(text)
-    options.out.with_suffix(".json").write_text(json.dumps(report, indent=2))
+    reports.write(options.out, text, report)
 
 
 if __name__ == "__main__":

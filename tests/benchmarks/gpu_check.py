@@ -8,7 +8,6 @@ Letters: B rows of a batch, H, W, C image axes.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -20,9 +19,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+import reports
+from ancestral.bundle.rules import forms
 from ancestral.v1 import bundle_pb2
 from ancestral_server.errors import BundleError
-from ancestral_server.runtime.bundle import Bundle, forms, read_bundle
+from ancestral_server.runtime.bundle import Bundle, read_bundle
 from ancestral_server.runtime.golden import replay, replay_raster
 from ancestral_server.runtime.program import DTYPES, Meaning, OneShotProgram, Program, RasterProgram
 from ancestral_server.runtime.session import Runtime, cuda_problem
@@ -81,14 +82,13 @@ def main() -> int:
         print(f"gpu-check: there is a GPU but no bundle in {models}/: `make demo` makes some", file=sys.stderr)
         return 1
 
+    reports.prepare(parser, options.out)
     cpu = Runtime("cpu", threads=len_cpus())
     results = [result for folder in folders for result in check_bundle(cpu, read_bundle(folder), options.device)]
     report = markdown(results, options.device)
     print(report)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.with_suffix(".md").write_text(report)
     document = {"device": options.device, "results": [{**asdict(r), "passed": r.passed} for r in results]}
-    options.out.with_suffix(".json").write_text(json.dumps(document, indent=2))
+    reports.write(options.out, report, document)
     return 0 if all(result.passed for result in results) else 1
 
 

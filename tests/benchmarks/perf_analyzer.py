@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import re
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from google.protobuf.message import Message
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import front_end
+import reports
 from ancestral_server.runtime.bundle import read_bundle
 from ancestral_server.runtime.program import OneShotProgram
 from ancestral_server.runtime.session import Runtime
@@ -212,12 +212,12 @@ def main() -> None:
     options = parser.parse_args()
     if not TOOL.exists():
         parser.error(f"there is no {TOOL}; `make perf-analyzer` fetches it")
+    reports.prepare(parser, options.out)
     with tempfile.TemporaryDirectory() as temporary:
         report = {"cores": CORES, "rows": compare(options.concurrency, options.rounds, Path(temporary))}
     text = markdown(report)
     print(text)
-    options.out.with_suffix(".md").write_text(text)
-    options.out.with_suffix(".json").write_text(json.dumps(report, indent=2))
+    reports.write(options.out, text, report)
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def rig(recipe: str, folder: Path) -> Iterator[Rig]:
     model, _ = untrained(recipe, folder)
     assert isinstance(model, GatedPixelCNN), f"{recipe} is not sampled pixel by pixel"
     # Nobody is refused: what is compared is how long all take.
-    settings = Settings(models=folder, device="cpu", max_queue_ms=3_600_000, _cli_parse_args=[])  # type: ignore[call-arg]
+    settings = Settings(models=folder, device="cpu", max_queue_ms=3_600_000)
     version = Loader(settings, Runtime("cpu", CORES), Metrics("bench"), Arrivals()).load(recipe, 1)
     assert version.serving, version.problem
     try:

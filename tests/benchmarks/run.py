@@ -7,7 +7,6 @@ does.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 import tempfile
@@ -23,7 +22,9 @@ import matplotlib.pyplot as plt
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import load
+import reports
 import sampling
+from ancestral_client.replacing import replacing
 from rig import CORES, rig
 from running import ServerProcess, heed_sigterm
 
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="how often what is compared takes turns under load")
     parser.add_argument("--out", type=Path, default=HERE / "report", help="report without suffix")
     options = parser.parse_args()
+    reports.prepare(parser, options.out, ".png")
 
     with tempfile.TemporaryDirectory() as temporary, rig(options.recipe, Path(temporary)) as bench:
         report: dict[str, Any] = {"recipe": options.recipe, "cores": CORES, "machine": platform.machine()}
@@ -52,9 +54,7 @@ def main() -> None:
         report["fairness"] = load.crowd_beside_a_giant(bench, options.load_seconds, options.rounds, 5, 5000)
     text = markdown(report)
     print(text)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.with_suffix(".md").write_text(text)
-    options.out.with_suffix(".json").write_text(json.dumps(report, indent=2))
+    reports.write(options.out, text, report)
     plot(report, options.out.with_suffix(".png"))
 
 
@@ -123,7 +123,8 @@ def plot(report: dict[str, Any], path: Path) -> None:
     right.set_xticks(range(4), ["p50", "p99", "first row p50", "first row p99"])
     right.set(ylabel="milliseconds", title="Poisson load at 70 % of capacity")
     right.legend()
-    figure.savefig(path, dpi=110)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from running import ServerProcess
 
@@ -64,12 +66,14 @@ def test_the_healthcheck_tells_a_serving_server_from_none(compose: dict[str, Any
     test = compose["services"]["server"]["healthcheck"]["test"]
     assert test[:3] == ["CMD", "python", "-c"]
 
-    def exit_code(port: str) -> int:
-        environment = {**os.environ, "ANCESTRAL_SERVER_PORT": port}
+    def exit_code(port: str, **more: str) -> int:
+        environment = {**os.environ, "ANCESTRAL_SERVER_PORT": port, **more}
         command = [sys.executable, "-c", test[3]]
         return subprocess.run(command, env=environment, timeout=30, capture_output=True, check=False).returncode
 
-    assert exit_code(toy_server.address.rpartition(":")[2]) == 0
+    port = toy_server.address.rpartition(":")[2]
+    assert exit_code(port) == 0
+    assert exit_code(port, http_proxy="http://127.0.0.1:1", https_proxy="http://127.0.0.1:1") == 0
     assert exit_code("1") != 0
 
 
@@ -99,6 +103,41 @@ def test_an_image_installs_its_own_part_as_a_plain_user(name: str) -> None:
     assert "-c requirements.lock" in text
     assert re.search(r"^USER ancestral$", text, re.MULTILINE)
     assert "--uid 10001" in text, "the images share files through volumes"
+
+
+@pytest.mark.parametrize(
+    ("name", "extras", "build"),
+    [
+        ("server/Dockerfile", "server", "onnxruntime"),
+        ("server/Dockerfile", "server,gpu", "onnxruntime-gpu"),
+        ("exporter/Dockerfile", "exporter", "onnxruntime"),
+    ],
+)
+def test_an_image_holds_one_build_of_onnxruntime_and_that_of_gpus_only_for_one(
+    tmp_path: Path, name: str, extras: str, build: str
+) -> None:
+    """The image's own shell text, on copies of what it reads."""
+    (command,) = re.findall(r"^RUN (.*sed -i .*)$", (ROOT / name).read_text(), re.MULTILINE)
+    for file in ("pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / file, tmp_path)
+    subprocess.run(["sh", "-euc", command], cwd=tmp_path, env={**os.environ, "EXTRAS": extras}, check=True, timeout=30)
+    before = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    after = tomllib.loads((tmp_path / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = [Requirement(text) for extra in extras.split(",") for text in after[extra]]
+    here = [each for each in wanted if each.marker is None or each.marker.evaluate({"sys_platform": "linux"})]
+    assert {each.name for each in here if each.name.startswith("onnxruntime")} == {build}
+    assert len(after[extras.split(",")[0]]) == len(before[extras.split(",")[0]])
+    # At the version of the tests.
+    pins = {
+        (each.name, str(each.specifier))
+        for folder in (ROOT, tmp_path)
+        for line in (folder / "requirements.lock").read_text().splitlines()
+        if line.startswith("onnxruntime")
+        for each in [Requirement(line)]
+        if each.marker is None or each.marker.evaluate({"sys_platform": "linux"})
+    }
+    assert {name for name, _ in pins} == {"onnxruntime-gpu", build}
+    assert len({version for _, version in pins}) == 1
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)

@@ -12,8 +12,9 @@ import pytest
 import torch
 from rich.console import Console
 
+from ancestral_exporter.models.vae import VAESettings
 from ancestral_exporter.progress import Announcer
-from ancestral_exporter.recipes import Recipe, VAENet, find
+from ancestral_exporter.recipes import Recipe, find
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -40,10 +41,12 @@ def announcer(said: io.StringIO) -> Announcer:
 def tiny() -> Recipe:
     """A VAE of the digits that trains in a second, under the name of a real recipe."""
     recipe = find("digits-vae")
-    net = VAENet("categorical", 4, 4, 16, 1, 0.1, 0.1)
+    settings = VAESettings(
+        latent_size=4, channels=4, features=16, encoder_dropout=0.1, decoder_dropout=0.1, kl_warmup_fraction=0.3
+    )
     return dataclasses.replace(
         recipe,
-        net=net,
+        model=settings,
         schedule=dataclasses.replace(
             recipe.schedule, epochs=4, batch_size=100, learning_rate=1e-2, average_decay=0.8, validate_every_epochs=1
         ),

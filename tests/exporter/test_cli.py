@@ -6,9 +6,11 @@ One training runs as a user runs it; the rest calls the entry point, which saves
 from __future__ import annotations
 
 import csv
+import errno
 import fcntl
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -153,12 +155,16 @@ def test_recipes(run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> N
         (
             ["digits-gan"],
             2,
-            "unknown recipe 'digits-gan'; there are: digits-vae, digits-pixelcnn, digits-p",
+            "unknown recipe 'digits-gan' (did you mean 'digits-vae'?); there are: digits-pixelcnn-c",
         ),
-        (["digits-vae", "--epochs", "-1"], 2, "--epochs must be 0 or more, not -1"),
+        (["digits-vae", "--epochs", "-1"], 2, "[schedule] epochs = -1: Input should be greater than or equal to 0"),
         (["digits-vae", "--likelihood", "bernoulli"], 2, "2 levels, not 17"),
-        (["digits-pixelcnn", "--likelihood", "gaussian"], 2, "--likelihood is for VAEs"),
+        (["digits-pixelcnn", "--likelihood", "gaussian"], 2, "[model] has no key 'likelihood'"),
         (["digits-vae", "--devices", "some"], 2, "--devices must be auto or a number from 1, not 'some'"),
+        (["digits-vae", "--data", "/nowhere"], 2, "--data has no effect on digits-vae: its data, the digits, are incl"),
+        (["tiles-pixelcnn", "--data=.", "--epochs", "0"], 2, "--data has no effect on tiles-pixelcnn"),
+        (["mnist-vae", "--epochs", "0", "--precision", "32"], 2, "--precision has no effect with 0 epochs"),
+        (["digits-pixelcnn", "--epochs", "0", "--devices", "2"], 2, "--devices has no effect with 0 epochs"),
         (["mnist-vae"], 1, "pass --data DIR"),
         (["mnist-vae", "--data", "/nowhere"], 1, "/nowhere/train-images-idx3-ubyte: no such file"),
         (["mnist-vae", "--data", "/nowhere", "--epochs", "0"], 1, "/nowhere/train-images-idx3-ubyte: no such file"),
@@ -181,6 +187,60 @@ def test_models_folder_that_is_a_file(tmp_path: Path, run: Callable[..., Done]) 
     assert f"{tmp_path / 'models'}: cannot write there" in done.stderr
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_trained_on(
+    tmp_path: Path, run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    # Stops where the data are missed, after the lock was asked for.
+    done = run("train", "mnist-vae", "--models", tmp_path)
+    assert "pass --data DIR" in done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if "locks" in line]
+    assert f"has no file locks ({os.strerror(number)}): going on without" in line
+
+
+def test_promote(
+    trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, run: Callable[..., Done]
+) -> None:
+    source = trained[0] / "digits-vae" / "1"
+    done = run("promote", source, tmp_path / "models", "--as", "small", "--version", 3)
+    assert done.returncode == 0, done.stderr
+    place = tmp_path / "models" / "small" / "3"
+    assert done.stdout == f"promoted {source} to {place}\n"
+    assert run("verify", place).returncode == 0
+    again = run("promote", source, tmp_path / "models", "--as", "small", "--version", 3)
+    assert (again.returncode, again.stdout) == (0, f"{source} is already {place}\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--as", "a/b"], "model name 'a/b' does not match"),
+        (["--version", "0"], "version must be 1 to 9223372036854775807, not 0"),
+        (["--version", "-1"], "--version must be a whole number from 1 to 9223372036854775807, not '-1'"),
+        (["--version", "two"], "--version must be a whole number from 1 to 9223372036854775807, not 'two'"),
+        (["--version", "9" * 5000], "--version must be a whole number from 1 to 9223372036854775807, not '9999"),
+    ],
+)
+def test_promote_refuses_in_one_line(
+    trained: tuple[Path, subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    run: Callable[..., Done],
+    options: list[str],
+    message: str,
+) -> None:
+    source = trained[0] / "digits-vae" / "1"
+    done = run("promote", source, tmp_path / "models", *options)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert message in done.stderr
+    for wrong, models in ((tmp_path, tmp_path / "models"), (source, trained[0])):
+        done = run("promote", wrong, models)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+
+
 def test_one_training_of_a_recipe_at_a_time(tmp_path: Path, run: Callable[..., Done]) -> None:
     (tmp_path / ".training").mkdir()
     with (tmp_path / ".training" / "digits-vae.lock").open("w") as lock:
@@ -188,3 +248,44 @@ def test_one_training_of_a_recipe_at_a_time(tmp_path: Path, run: Callable[..., D
         done = run("train", "digits-vae", "--epochs", 0, "--models", tmp_path)
     assert done.returncode == 1
     assert "another training of digits-vae is writing" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link"])
+def test_a_place_that_takes_no_bundle_is_told_before_the_training(
+    tmp_path: Path, run: Callable[..., Done], kind: str
+) -> None:
+    home = tmp_path / "digits-vae"
+    if kind == "file":
+        home.touch()
+    else:
+        home.symlink_to("nowhere")
+    done = run("train", "digits-vae", "--models", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"ancestral-exporter: {home}: cannot be written: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, run: Callable[..., Done]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # smaller than a graph
+    try:
+        done = run("train", "digits-vae", "--models", tmp_path, "--epochs", 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert done.returncode == 1
+    assert done.stderr == f"ancestral-exporter: {tmp_path / 'digits-vae'}: cannot be written: File too large\n"
+    assert list((tmp_path / "digits-vae").iterdir()) == []
+
+
+def test_names_of_others_are_no_markup_and_no_commands_of_the_terminal(
+    tmp_path: Path, run: Callable[..., Done]
+) -> None:
+    bundle = tmp_path / "[red]:smile:\x1b[2J"
+    assert run("verify", bundle).stderr == (f"ancestral-exporter: {tmp_path}/[red]:smile:\\x1b[2J: no such folder\n")
+    bundle.mkdir()
+    (bundle / "bundle.json").write_text(json.dumps({"schema": 1, "name": "a", "files": [{"path": "\x1b[2J\n[/beta]"}]}))
+    done = run("verify", bundle)
+    assert done.returncode == 1
+    assert "\\x1b[2J\\n[/beta]" in done.stdout + done.stderr
+    assert "\x1b" not in done.stdout + done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,12 @@ from onnx import numpy_helper
 from rich.console import Console
 
 from ancestral_exporter.cost import BATCHES, measure_cost
-from ancestral_exporter.data import load
+from ancestral_exporter.data import DataSettings, load
 from ancestral_exporter.make import make
 from ancestral_exporter.models.base import ImageModel, ImageShape, RasterGraph
-from ancestral_exporter.models.pixelcnn import GatedPixelCNN
+from ancestral_exporter.models.pixelcnn import GatedPixelCNN, PixelCNNSettings
 from ancestral_exporter.progress import Announcer
-from ancestral_exporter.recipes import PixelCNNNet, Recipe, find
+from ancestral_exporter.recipes import Recipe, find
 from ancestral_exporter.training import Options
 
 
@@ -29,7 +28,8 @@ def raster_of(model: ImageModel) -> RasterGraph:
 
 def test_multiply_adds_by_hand() -> None:
     shape = ImageShape(5, 4, 1, 3)
-    model = GatedPixelCNN(shape, channels=6, vertical_layers=2, horizontal_layers=1, head_channels=7, first_pixels=3)
+    settings = PixelCNNSettings(channels=6, vertical_layers=2, horizontal_layers=1, head_channels=7, first_pixels=3)
+    model = GatedPixelCNN(shape, settings)
     vertical = (2 * 3 * 1 * 12 + 6 * 6) + (2 * 3 * 6 * 12 + 6 * 6) + 6 * 12  # two layers, one link
     horizontal = 3 * 1 * 12 + 6 * 6
     head = 6 * 7 + 7 * 3
@@ -58,15 +58,12 @@ def gemm_weights(graph: onnx.GraphProto) -> list[np.ndarray[Any, Any]]:
 
 @pytest.fixture
 def small() -> Recipe:
-    recipe = find("digits-pixelcnn")
-    assert isinstance(recipe.net, PixelCNNNet)
-    net = dataclasses.replace(recipe.net, channels=8, head_channels=8)
-    return dataclasses.replace(recipe, net=net, schedule=dataclasses.replace(recipe.schedule, epochs=0))
+    return find("digits-pixelcnn", ["model.channels=8", "model.head_channels=8", "schedule.epochs=0"])
 
 
 def test_the_card_tells_worth_and_cost(small: Recipe, tmp_path: Path) -> None:
     bundle = make(small, tmp_path, None, Options(), Announcer(Console(file=io.StringIO()), "test")).path
-    model = small.build(load("digits").image)
+    model = small.build(load(DataSettings("digits")).image)
     cost = measure_cost(model, bundle)
     assert cost is not None
     assert [timing.images for timing in cost.timings] == list(BATCHES)
@@ -80,4 +77,4 @@ def test_the_card_tells_worth_and_cost(small: Recipe, tmp_path: Path) -> None:
 
 
 def test_a_vae_has_no_such_cost(tiny: Recipe, tmp_path: Path) -> None:
-    assert measure_cost(tiny.build(load("digits").image), tmp_path) is None
+    assert measure_cost(tiny.build(load(DataSettings("digits")).image), tmp_path) is None

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits as sklearn_digits
 
-from ancestral_exporter.data import SHAPES, binarise, load, read_idx
+from ancestral_exporter.data import DataSettings, binarise, load, shape
+from ancestral_exporter.data.mnist import find_idx, read_idx
 from ancestral_exporter.errors import DataError, UsageError
 
 IMAGES = "train-images-idx3-ubyte"
+NAMES = (IMAGES, "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
 def test_digits_are_the_published_split() -> None:
-    data = load("digits")
+    data = load(DataSettings("digits"))
     assert [len(part) for part in (data.train, data.validation, data.test)] == [1000, 350, 447]
     values, labels = sklearn_digits(return_X_y=True)
     images = np.concatenate([data.train.images, data.validation.images, data.test.images])
@@ -27,15 +29,15 @@ def test_digits_are_the_published_split() -> None:
     # The bytes give back the values: nothing is lost.
     np.testing.assert_array_equal(np.rint(images.reshape(1797, 64) * (16 / 255)), values)
     np.testing.assert_array_equal(np.concatenate([data.train.labels, data.validation.labels, data.test.labels]), labels)
-    assert data.image == SHAPES["digits"]
+    assert data.image == shape(DataSettings("digits"))
 
 
 @pytest.mark.parametrize(("compressed", "folder"), [(True, "."), (False, "mnist")])
 def test_mnist_from_idx_files(tmp_path: Path, write_mnist: Callable[..., Path], compressed: bool, folder: str) -> None:
     write_mnist(tmp_path / folder, compressed=compressed)
-    data = load("mnist", tmp_path)
+    data = load(DataSettings("mnist"), tmp_path)
     assert [len(part) for part in (data.train, data.validation, data.test)] == [10, 10_000, 5]
-    assert data.image == SHAPES["mnist"]
+    assert data.image == shape(DataSettings("mnist"))
     grey = np.random.default_rng(0).integers(0, 256, (10_010, 28, 28))
     # Training images stay grey and are drawn when they are used; the others are drawn once, always alike.
     assert data.train.binarise
@@ -44,11 +46,82 @@ def test_mnist_from_idx_files(tmp_path: Path, write_mnist: Callable[..., Path], 
     for part in (data.validation, data.test):
         assert not part.binarise
         assert set(np.unique(part.images)) == {0, 255}
-    again = load("mnist", tmp_path)
+    again = load(DataSettings("mnist"), tmp_path)
     np.testing.assert_array_equal(again.validation.images, data.validation.images)
     np.testing.assert_array_equal(again.test.images, data.test.images)
     # A pixel's probability is its intensity.
     assert abs((data.validation.images[..., 0] / 255 - grey[10:] / 255).mean()) < 1e-3
+
+
+# How people have the four files: the folder and the name of each, from its part and kind.
+LAYOUTS = {
+    "dotted": "{part}-{kind}.idx{n}-ubyte",
+    "torchvision": "MNIST/raw/{part}-{kind}-idx{n}-ubyte",
+    "torchvision, below": "mnist/MNIST/raw/{part}-{kind}-idx{n}-ubyte.gz",
+    "kaggle": "{part}-{kind}-idx{n}-ubyte/{part}-{kind}-idx{n}-ubyte",
+    "kaggle, dotted, below": "archive/{part}-{kind}.idx{n}-ubyte/{part}-{kind}.idx{n}-ubyte",
+    "capitals": "Data/{part}-{kind}-IDX{n}-UBYTE.GZ",
+    "by part": "{part}/{part}-{kind}-idx{n}-ubyte",
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_mnist_as_people_have_it(tmp_path: Path, layout: str) -> None:
+    paths = lay_out(tmp_path, layout)
+    assert find_idx(tmp_path, NAMES) == paths
+
+
+def lay_out(folder: Path, layout: str) -> dict[str, Path]:
+    """Makes the four files, empty, where a layout has them; returns their paths by their proper names."""
+    paths = {}
+    for part in ("train", "t10k"):
+        for kind, dimensions in (("images", 3), ("labels", 1)):
+            path = folder / layout.format(part=part, kind=kind, n=dimensions)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            paths[f"{part}-{kind}-idx{dimensions}-ubyte"] = path
+    return paths
+
+
+def test_the_files_are_of_one_place(tmp_path: Path) -> None:
+    """Fashion-MNIST has the same names: neither set may fill a gap in the other."""
+    raw = "raw/{part}-{kind}-idx{n}-ubyte"
+    digits, fashion = (lay_out(tmp_path, f"{name}/{raw}") for name in ("MNIST", "FashionMNIST"))
+    assert find_idx(tmp_path, NAMES) == digits
+    digits["t10k-labels-idx1-ubyte"].unlink()
+    with pytest.raises(DataError, match="t10k-labels-idx1-ubyte: no such file"):
+        find_idx(tmp_path, NAMES)
+    (tmp_path / "MNIST").rename(tmp_path / "KMNIST")
+    assert find_idx(tmp_path, NAMES) == fashion  # the only place that has all
+    lay_out(tmp_path, f"KMNIST/{raw}")
+    with pytest.raises(DataError, match=r"more than one set.*FashionMNIST/raw, .*KMNIST/raw$"):
+        find_idx(tmp_path, NAMES)
+    lay_out(tmp_path, "{part}-{kind}.idx{n}-ubyte.gz")
+    shallowest = lay_out(tmp_path, "{part}-{kind}-idx{n}-ubyte")
+    assert find_idx(tmp_path, NAMES) == shallowest  # and raw before .gz
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("train-images-idx3-ubyte.zip", "near it lies train-images-idx3-ubyte.zip"),
+        ("raw/train-images-idx3-ubyte (1).gz", r"near it lies raw/train-images-idx3-ubyte \(1\).gz"),
+        ("mnist.npz", "there lies mnist.npz"),
+    ],
+)
+def test_what_lies_near_is_told(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    with pytest.raises(DataError, match=f"^{tmp_path}/{IMAGES}: no such file.*{said}"):
+        load(DataSettings("mnist"), tmp_path)
+
+
+def test_a_folder_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    for name, said in (("nothing", "there is no folder"), ("file", "is no folder"), ("empty", "no file lies there")):
+        with pytest.raises(DataError, match=said):
+            load(DataSettings("mnist"), tmp_path / name)
 
 
 def test_binarise_keeps_black_and_white() -> None:
@@ -61,23 +134,24 @@ def test_binarise_keeps_black_and_white() -> None:
 
 def test_missing_file_is_named_with_where_to_get_it(tmp_path: Path, write_mnist: Callable[..., Path]) -> None:
     with pytest.raises(DataError, match=f"{IMAGES}: no such file.*LeCun.*pass --data DIR"):
-        load("mnist", tmp_path)
+        load(DataSettings("mnist"), tmp_path)
     write_mnist(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(DataError, match="t10k-labels-idx1-ubyte: no such file"):
-        load("mnist", tmp_path)
+        load(DataSettings("mnist"), tmp_path)
 
 
 def test_without_a_folder_the_help_is_given() -> None:
     with pytest.raises(DataError, match="pass --data DIR"):
-        load("mnist")
+        load(DataSettings("mnist"))
 
 
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
         (b"", "begins with nothing"),
-        (b"<html>not found</html>", "not an idx file of bytes with 3 dimensions"),
+        (b"<html>not found</html>", "not an idx file of bytes with 3 dimensions .*3c 68 74 6d, not 00 00 08 03"),
+        (struct.pack(">BBBB3I", 0, 0, 8, 3, 2**31, 2**31, 4) + bytes(9), f"9 bytes of data .* says {2**64}"),
         (struct.pack(">BBBB3I", 0, 0, 8, 3, 5, 28, 28) + bytes(100), "100 bytes of data where its header says 3920"),
         (struct.pack(">BBBB1I", 0, 0, 8, 1, 5) + bytes(5), "3 dimensions"),
         (gzip.compress(bytes(10_000), mtime=0)[:-20], "cannot be read"),
@@ -90,7 +164,7 @@ def test_corrupt_files_are_named(
     write_mnist(tmp_path, train=0, test=0)
     (tmp_path / f"{IMAGES}.gz").write_bytes(content)
     with pytest.raises(DataError, match=rf"{IMAGES}\.gz: .*{problem}"):
-        load("mnist", tmp_path)
+        load(DataSettings("mnist"), tmp_path)
 
 
 def test_files_that_do_not_belong_together(tmp_path: Path, write_mnist: Callable[..., Path]) -> None:
@@ -99,9 +173,17 @@ def test_files_that_do_not_belong_together(tmp_path: Path, write_mnist: Callable
     name = "train-labels-idx1-ubyte.gz"
     (tmp_path / "a" / name).write_bytes((tmp_path / "b" / name).read_bytes())
     with pytest.raises(DataError, match="30 labels for the 20 images"):
-        load("mnist", tmp_path / "a")
-    with pytest.raises(DataError, match="more are needed"):
-        load("mnist", tmp_path / "b")
+        load(DataSettings("mnist"), tmp_path / "a")
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz: holds 30 images, .* more are needed"):
+        load(DataSettings("mnist"), tmp_path / "b")
+    write_mnist(tmp_path / "c", test=0)
+    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte\.gz: holds 0 images, at least 1 is needed"):
+        load(DataSettings("mnist"), tmp_path / "c")
+    write_mnist(tmp_path / "d", train=256, test=5)
+    labels = struct.pack(">BBBBI5B", 0, 0, 8, 1, 5, 0, 1, 2, 3, 10)
+    (tmp_path / "d" / "t10k-labels-idx1-ubyte.gz").write_bytes(labels)
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz: holds label 10, they must be 0 to 9"):
+        load(DataSettings("mnist"), tmp_path / "d")
 
 
 def test_read_idx_gives_the_array(tmp_path: Path) -> None:
@@ -111,5 +193,5 @@ def test_read_idx_gives_the_array(tmp_path: Path) -> None:
 
 
 def test_unknown_data_set() -> None:
-    with pytest.raises(UsageError, match=r"unknown data set 'cifar'; there are: digits, tiles, mnist"):
-        load("cifar")
+    with pytest.raises(UsageError, match=r"unknown data source 'cifar'; there are: digits, tiles, mnist, images"):
+        load(DataSettings("cifar"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 from pathlib import Path
 
@@ -14,11 +13,11 @@ from rich.console import Console
 from sklearn.svm import SVC
 
 from ancestral.v1 import bundle_pb2
-from ancestral_exporter.data import load
+from ancestral_exporter.data import DataSettings, load
 from ancestral_exporter.make import make
 from ancestral_exporter.models.base import ImageModel
 from ancestral_exporter.progress import Announcer
-from ancestral_exporter.recipes import PixelCNNNet, Recipe, find
+from ancestral_exporter.recipes import Recipe, find
 from ancestral_exporter.sampling import draw_samples, label_agreement, round_labels
 from ancestral_exporter.training import Options
 
@@ -27,12 +26,10 @@ from ancestral_exporter.training import Options
 def conditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of a conditional PixelCNN, trained briefly on the real digits."""
     models = tmp_path_factory.mktemp("models")
-    recipe = find("digits-pixelcnn-conditional")
-    assert isinstance(recipe.net, PixelCNNNet)
     # Half as wide, and free to learn by heart: it heeds labels sooner, though it ends up worse.
-    net = dataclasses.replace(recipe.net, channels=32, head_channels=64, dropout=0.0)
-    schedule = dataclasses.replace(recipe.schedule, epochs=16, average_decay=0.98, weight_decay=0.1)
-    recipe = dataclasses.replace(recipe, net=net, schedule=schedule)
+    net = ["model.channels=32", "model.head_channels=64", "model.dropout=0.0"]
+    schedule = ["schedule.epochs=16", "schedule.average_decay=0.98", "schedule.weight_decay=0.1"]
+    recipe = find("digits-pixelcnn-conditional", [*net, *schedule])
     return make(recipe, models, None, Options(), Announcer(Console(file=io.StringIO()), "test")).path
 
 
@@ -42,7 +39,7 @@ def test_a_conditional_bundle_says_so(conditional: Path) -> None:
     for role in manifest.roles:
         assert bundle_pb2.MEANING_LABEL in [spec.meaning for spec in role.inputs]
     golden = np.load(conditional / "golden.npz")
-    labels = load("digits").validation.labels
+    labels = load(DataSettings("digits")).validation.labels
     np.testing.assert_array_equal(golden["score/in/label"], labels[:16])
     np.testing.assert_array_equal(golden["sample/in/label"], labels[:4])
     assert "one column for each of the 10 classes" in (conditional / "CARD.md").read_text()
@@ -52,7 +49,7 @@ def test_a_conditional_bundle_says_so(conditional: Path) -> None:
 
 def test_samples_are_of_the_class_that_was_asked_for(conditional: Path) -> None:
     """Chance is 10 %; measured after these 16 epochs: 77 %; after the recipe's 34: 93 %."""
-    data = load("digits")
+    data = load(DataSettings("digits"))
     model: ImageModel = find("digits-pixelcnn-conditional").build(data.image)  # only its shape and classes matter
     manifest = json_format.Parse((conditional / "bundle.json").read_text(), bundle_pb2.Bundle())
     role = next(role for role in manifest.roles if role.name == "sample")
@@ -69,5 +66,5 @@ def test_samples_are_of_the_class_that_was_asked_for(conditional: Path) -> None:
 
 
 def test_no_labels_no_agreement(tmp_path: Path, tiny: Recipe) -> None:
-    data = load("digits")
+    data = load(DataSettings("digits"))
     assert label_agreement(tiny.build(data.image), tmp_path, data) is None

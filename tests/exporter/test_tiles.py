@@ -15,7 +15,7 @@ from rich.console import Console
 
 from ancestral_exporter import tiles
 from ancestral_exporter.bundle.export import export_graph
-from ancestral_exporter.data import Images, load
+from ancestral_exporter.data import DataSettings, Images, load
 from ancestral_exporter.evaluate import evaluate
 from ancestral_exporter.models.base import ImageModel
 from ancestral_exporter.progress import Announcer
@@ -72,7 +72,7 @@ def test_mean_log_probability_is_the_entropy() -> None:
 
 
 def test_the_data_set_is_always_the_same() -> None:
-    one, other = load("tiles"), load("tiles")
+    one, other = load(DataSettings("tiles")), load(DataSettings("tiles"))
     assert [len(part) for part in (one.train, one.validation, one.test)] == [4000, 500, 2000]
     np.testing.assert_array_equal(one.test.images, other.test.images)
     assert set(np.unique(one.train.images)) == {0, 85, 170, 255}
@@ -89,11 +89,11 @@ def recipe() -> Recipe:
 @pytest.fixture(scope="module")
 def model(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> ImageModel:
     announcer = Announcer(Console(file=io.StringIO()), "test")
-    return fit(recipe, load("tiles"), tmp_path_factory.mktemp("work"), Options(), announcer).model
+    return fit(recipe, load(DataSettings("tiles")), tmp_path_factory.mktemp("work"), Options(), announcer).model
 
 
 def test_a_model_comes_near_the_entropy_and_never_below(model: ImageModel) -> None:
-    split = load("tiles").test
+    split = load(DataSettings("tiles")).test
     truth = -tiles.log_probability(levels_of(split.images))
     found = evaluate(model, split, "test")
     error = truth.std() / math.sqrt(len(truth))

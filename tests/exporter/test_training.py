@@ -6,6 +6,7 @@ import dataclasses
 import io
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -16,16 +17,17 @@ import pytest
 import torch
 
 from ancestral_exporter import checkpoints, progress, training
-from ancestral_exporter.data import Dataset, Split, load
+from ancestral_exporter.data import Dataset, DataSettings, Split, load
 from ancestral_exporter.errors import ExporterError, UsageError
+from ancestral_exporter.models.pixelcnn import GatedPixelCNN, PixelCNNSettings
 from ancestral_exporter.progress import Announcer
-from ancestral_exporter.recipes import PixelCNNNet, Recipe
+from ancestral_exporter.recipes import Recipe
 from ancestral_exporter.training import Fitted, Options, fingerprint, fit
 
 
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
-    return load("digits")
+    return load(DataSettings("digits"))
 
 
 def same_weights(one: Fitted, other: Fitted) -> bool:
@@ -89,7 +91,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from ancestral_exporter import checkpoints, training
-from ancestral_exporter.data import load
+from ancestral_exporter.data import DataSettings, load
+from ancestral_exporter.models.pixelcnn import GatedPixelCNN, PixelCNNSettings
 from ancestral_exporter.progress import Announcer
 
 torch.set_num_threads(1)
@@ -106,7 +109,7 @@ def dies(value, file):
 
 torch.save = dies
 recipe = pickle.loads(sys.stdin.buffer.read())
-training.fit(recipe, load("digits"), Path(sys.argv[1]), training.Options(), Announcer(Console(), "test"))
+training.fit(recipe, load(DataSettings("digits")), Path(sys.argv[1]), training.Options(), Announcer(Console(), "test"))
 """
 
 
@@ -148,7 +151,7 @@ def test_a_finished_training_is_not_repeated(
 
 def test_every_setting_is_in_the_fingerprint(tiny: Recipe) -> None:
     longer = dataclasses.replace(tiny, schedule=dataclasses.replace(tiny.schedule, epochs=9))
-    wider = dataclasses.replace(tiny, net=dataclasses.replace(tiny.net, channels=5))
+    wider = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, channels=5))
     prints = {fingerprint(recipe, Options()) for recipe in (tiny, longer, wider)}
     prints |= {
         fingerprint(tiny, options) for options in (Options(seed=1), Options(precision="bf16"), Options(devices="1"))
@@ -172,31 +175,16 @@ def test_stops_early(tiny: Recipe, digits: Dataset, tmp_path: Path, announcer: A
 def test_binarised_data_and_a_pixelcnn(tiny: Recipe, tmp_path: Path, announcer: Announcer) -> None:
     """Grey training images of one intensity are learnt as Bernoulli(intensity): each draw is another one."""
     random = np.random.default_rng(0)
-    digits = load("digits")
+    digits = load(DataSettings("digits"))
     grey = Split(np.full((400, 8, 8, 1), 51, np.uint8), np.zeros(400, np.int64), binarise=True)
     drawn = Split((random.random((500, 8, 8, 1)) < 0.2).astype(np.uint8) * 255, np.zeros(500, np.int64))
     data = dataclasses.replace(
         digits, image=dataclasses.replace(digits.image, levels=2), train=grey, validation=drawn, test=drawn
     )
-    net = PixelCNNNet(
-        channels=8,
-        vertical_layers=2,
-        horizontal_layers=2,
-        head_channels=8,
-        first_window=(2, 3),
-        first_pixels=2,
-        one_hot=False,
-        dropout=0.1,
-    )
+    settings = PixelCNNSettings(channels=8, vertical_layers=2, horizontal_layers=2, dropout=0.1)
     schedule = dataclasses.replace(tiny.schedule, epochs=10, batch_size=20, learning_rate=1e-2, average_decay=0.9)
-    fitted = fit(dataclasses.replace(tiny, net=net, schedule=schedule), data, tmp_path, Options(), announcer)
-    entropy = -(0.2 * np.log2(0.2) + 0.8 * np.log2(0.8))
-    assert fitted.history[-1]["validation_bits_per_dim"] == pytest.approx(entropy, abs=0.01)
-
-
-def test_mixed_precision(tiny: Recipe, digits: Dataset, tmp_path: Path, announcer: Announcer) -> None:
-    short = dataclasses.replace(tiny, schedule=dataclasses.replace(tiny.schedule, epochs=1))
-    fitted = fit(short, digits, tmp_path, Options(precision="bf16"), announcer)
+    recipe = dataclasses.replace(tiny, model_type=GatedPixelCNN, model=settings, schedule=schedule)
+    fitted = fit(recipe, data, tmp_path, Options(), announcer)
     assert next(fitted.model.parameters()).dtype == torch.float32
     assert fitted.history[0]["validation_bits_per_dim"] < 4
 
@@ -226,5 +214,20 @@ def test_wrong_options(
 
 def test_divergence_is_an_error(tiny: Recipe, digits: Dataset, tmp_path: Path, announcer: Announcer) -> None:
     wild = dataclasses.replace(tiny, schedule=dataclasses.replace(tiny.schedule, learning_rate=1e30))
-    with pytest.raises(ExporterError, match="diverged"):
+    with pytest.raises(ExporterError, match="diverged: its loss is not a number from step 2 on"):
         fit(wild, digits, tmp_path, Options(), announcer)
+
+
+def test_a_checkpoint_that_does_not_fit_keeps_the_one_before(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "last.ckpt"
+    checkpoints.ReplacingIO().save_checkpoint({"weights": torch.zeros(10)}, checkpoint)
+    before = checkpoint.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(ExporterError, match=r"last\.ckpt: cannot be written: File too large$"):
+            checkpoints.ReplacingIO().save_checkpoint({"weights": torch.zeros(100_000)}, checkpoint)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert checkpoint.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]

@@ -33,7 +33,6 @@ def main() -> None:
         print(f"{requests.cases} requests in {time.monotonic() - began:.0f} s over {len(requests.rpcs)} RPCs:")
         print("  " + ", ".join(f"{path} {count}" for path, count in sorted(requests.rpcs.items())))
         print("  " + ", ".join(f"{code} {count}" for code, count in requests.codes.most_common()))
-        print(f"  the server opened again {requests.reopened} times")
         faults += requests.faults
     began = time.monotonic()
     if flags.only != "requests":

@@ -139,10 +139,10 @@ def test_draws_do_not_depend_on_how_images_are_cut_into_messages(tmp_path: Path)
 
     from ancestral_exporter.bundle import write_bundle
     from ancestral_exporter.models.base import ImageShape
-    from ancestral_exporter.models.vae import VAE
+    from ancestral_exporter.models.vae import VAE, VAESettings
 
     torch.manual_seed(0)
-    vae = VAE(ImageShape(8, 8, 1, 17), likelihood_name="categorical", latent_size=2, channels=4, features=8, blocks=0)
+    vae = VAE(ImageShape(8, 8, 1, 17), VAESettings(latent_size=2, channels=4, features=8, blocks=0))
     write_bundle(vae, name="vae", models_dir=tmp_path, golden_images=np.zeros((2, 8, 8, 1), np.uint8))
     images = np.random.default_rng(17).integers(0, 256, (50, 8, 8, 1), dtype=np.uint8)
     with ServerProcess(tmp_path) as server, Client(server.address) as client:

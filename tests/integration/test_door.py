@@ -1,11 +1,14 @@
-"""Where the server meets gRPC itself: what ends grpc.aio's loop does not end it, and a call takes the shorter way."""
+"""Where the server meets gRPC itself: no method name ends it, and a call takes the shorter way."""
 
 from __future__ import annotations
 
+import contextlib
 import re
+import resource
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -17,44 +20,114 @@ from ancestral.v1 import inference_service_pb2_grpc
 from running import ServerProcess
 from wire import inference, tensor, toy_images
 
+NO_RETRIES = ("grpc.enable_retries", 0)
 
-def say(address: str, content: bytes) -> None:
+MAIN = "from ancestral_server.__main__ import main; main()"
+# What names a method, and is no text (or is text that names none).
+NO_TEXT = (b"/ancestral.v1.InferenceService/Enc\xffde", b"/\xff", b"\xc3", b"/\xed\xa0\x80/\xff", b"/nobody/Knows")
+# The server as it is with a version of gRPC whose parts `rpc.accepting` does not know.
+GRPCS_OWN = (
+    "-c",
+    f"from ancestral_server.rpc import accepting; accepting.known = lambda: False\n{MAIN}",
+)
+
+# The server, in a greater hurry with those who connect and say nothing.
+HASTY = (
+    "-c",
+    f"from ancestral_server.rpc import server; server.HANDSHAKE_SECONDS = 0.3\n{MAIN}",
+)
+
+
+def attack(name: bytes) -> bytes:
+    """All that a client says who calls a method of that name."""
+    block = messages.headers("/x").replace(b"\x02/x", bytes([len(name)]) + name)
+    return messages.PREFACE + messages.frame(4, 0, 0, b"") + messages.frame(1, 5, 1, block)
+
+
+def ended(address: str, content: bytes) -> bool:
+    """Say that; whether the server ends the call, stream 1, with trailers, and not with the connection."""
     host, port = address.split(":")
-    with socket.create_connection((host, int(port)), timeout=5) as connection:
+    with socket.create_connection((host, int(port)), timeout=20) as connection, connection.makefile("rb") as said:
         connection.sendall(content)
-        time.sleep(0.1)
+        while head := said.read(9):
+            length, kind, flags, stream = int.from_bytes(head[:3], "big"), head[3], head[4], head[8]
+            said.read(length)
+            if kind == 1 and stream == 1 and flags & 1:
+                return True
+    return False
 
 
-def test_a_method_name_that_is_no_text_ends_no_server_and_no_call(tmp_path: Path) -> None:
+def test_a_method_name_that_is_no_text_costs_no_call_and_no_connection(tmp_path: Path) -> None:
     toybundle.write(tmp_path)
-    name = messages.headers("/ancestral.v1.InferenceService/Encode").replace(b"Encode", b"Enc\xffde")
-    attack = messages.PREFACE + messages.frame(4, 0, 0, b"") + messages.frame(1, 5, 1, name)
-    with ServerProcess(tmp_path) as server, grpc.insecure_channel(server.address) as channel:
+    with ServerProcess(tmp_path) as server, grpc.insecure_channel(server.address, options=[NO_RETRIES]) as channel:
+        stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
+        running = stub.Sample.future(pb.SampleRequest(model="tally", count=5000, seed=1), timeout=60)
+        while server.metric("grpc_server_started_total", grpc_method="Sample") < 1:
+            time.sleep(0.01)
+        states: list[grpc.ChannelConnectivity] = []
+        channel.subscribe(states.append)
+        for name in NO_TEXT * 4:
+            assert ended(server.address, attack(name)), name
+            # No `wait_for_ready` and no retry: whoever calls now is not to notice.
+            reply = stub.Sample(pb.SampleRequest(model="tally", count=1), timeout=20)
+            assert len(reply.images.data) == 12, name
+        assert len(running.result().images.data) == 5000 * 12
+        assert set(states) == {grpc.ChannelConnectivity.READY}
+        assert server.stop() == 0
+    assert not any("again" in line for line in server.log)
+
+
+def test_a_method_that_is_not_there_is_unimplemented(toy_server: ServerProcess) -> None:
+    with grpc.insecure_channel(toy_server.address) as channel:
+        for path in ("/ancestral.v1.InferenceService/Nothing", "/nobody/Knows", "/grpc.health.v1.Health/Guess"):
+            call: Any = channel.unary_unary(path)
+            with pytest.raises(grpc.RpcError) as refused:
+                call(b"", timeout=20)
+            assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED, path
+
+
+def test_grpcs_own_server_is_opened_again_and_ends_gracefully(tmp_path: Path) -> None:
+    toybundle.write(tmp_path)
+    with (
+        ServerProcess(tmp_path, program=GRPCS_OWN) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
         stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
         running = stub.Sample.future(pb.SampleRequest(model="tally", count=5000, seed=1), timeout=60)
         while server.metric("grpc_server_started_total", grpc_method="Sample") < 1:
             time.sleep(0.01)
         for attempt in range(3):
-            say(server.address, attack)
-            reply = stub.Sample(pb.SampleRequest(model="tally", count=1), timeout=20, wait_for_ready=True)
+            ended(server.address, attack(NO_TEXT[0]))
+            while sum("open again" in line for line in server.log) <= attempt:
+                time.sleep(0.01)
+            # A connection of its own: the others may not have heard yet.
+            with grpc.insecure_channel(server.address, options=[("grpc.use_local_subchannel_pool", 1)]) as other:
+                reply = inference_service_pb2_grpc.InferenceServiceStub(other).Sample(
+                    pb.SampleRequest(model="tally", count=1), timeout=20, wait_for_ready=True
+                )
             assert len(reply.images.data) == 12, attempt
         assert len(running.result().images.data) == 5000 * 12
-    assert server.process.returncode == 0
-    assert any("opening again" in line for line in server.log)
-
-
-def test_stopping_a_server_that_was_opened_again_is_graceful(tmp_path: Path) -> None:
-    toybundle.write(tmp_path)
-    name = messages.headers("/x").replace(b"/x", b"/\xff")
-    with ServerProcess(tmp_path) as server:
-        say(server.address, messages.PREFACE + messages.frame(4, 0, 0, b"") + messages.frame(1, 5, 1, name))
-        deadline = time.monotonic() + 10
-        while not any("opening again" in line for line in server.log):
-            assert time.monotonic() < deadline, "it was not noticed"
-            time.sleep(0.05)
         assert server.stop() == 0
     with pytest.raises(ConnectionRefusedError):
-        say(server.address, b"")
+        ended(server.address, b"")
+
+
+def test_who_connects_and_says_nothing_is_sent_away(toy_models: Path) -> None:
+    with ServerProcess(toy_models, program=HASTY) as server:
+        host, port = server.address.split(":")
+        for said in (b"", b"GET / HTTP/1.1\r\n", messages.PREFACE[:10]):
+            with socket.create_connection((host, int(port)), timeout=60) as connection:
+                connection.sendall(said)
+                with contextlib.suppress(ConnectionResetError):
+                    while connection.recv(4096):
+                        pass
+
+
+def test_the_bound_on_open_files_is_as_high_as_it_may_be(toy_models: Path) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    low = ("-c", f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (100, {hard}))\n{MAIN}")
+    with ServerProcess(toy_models, program=low) as server:
+        assert server.metric("process_max_fds") == (min(hard, 65_536) if hard != resource.RLIM_INFINITY else 65_536)
 
 
 def sleeps(pid: int, thread: str) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -42,6 +44,12 @@ def score(n: int, priority: Any = priority_pb2.PRIORITY_UNSPECIFIED) -> pb.Score
     return pb.ScoreRequest(model="slow", images=images, priority=priority)
 
 
+def refusals(server: ServerProcess) -> list[dict[str, Any]]:
+    """The lines about refused calls in the log."""
+    lines = [json.loads(line) for line in server.log if line.startswith("{")]
+    return [line for line in lines if line["event"] == "calls refused"]
+
+
 def detail(error: Any, kind: Any) -> Any:
     status = rpc_status.from_call(error)
     assert status is not None
@@ -66,12 +74,19 @@ def test_a_flood_is_refused_with_a_delay_and_every_call_is_answered(server: Serv
         assert delay > 0
         # The same delay, for gRPC's own retries: in whole milliseconds, and not too early.
         assert -1e-3 <= int(pushback) - delay * 1000 <= 1
-        assert "of work, above the limit of" in error.details()
+        assert re.search(r"of work, above the limit of [\d.]+ s \(the server's --max-queue-ms 50\b", error.details())
         refused.append(delay)
     assert len(taken) + len(refused) == 400
     assert len(refused) > 100
     told = server.metric("ancestral_requests_refused_total", role="score", reason="queue_full") - refused_before
     assert told == len(refused)
+    # And the log knows of all of them, in a few lines.
+    while sum(line["calls"] for line in refusals(server)) < len(refused):
+        time.sleep(0.01)
+    lines = refusals(server)
+    assert sum(line["calls"] for line in lines) == len(refused)
+    assert {(line["reason"], line["lane"]) for line in lines} == {("QUEUE_FULL", "slow:1 score")}
+    assert all("--max-queue-ms 50" in line["details"] for line in lines)
     # Over as soon as it is over.
     stub.Score(score(1), timeout=30)
 
@@ -100,6 +115,8 @@ def test_a_deadline_that_cannot_be_met_is_refused_long_before_it_passes(server: 
     assert refusal.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert detail(refusal.value, error_details_pb2.ErrorInfo).reason == "DEADLINE_INFEASIBLE"
     assert server.metric("ancestral_requests_refused_total", role="score", reason="deadline") >= 1
+    while not any(line["reason"] == "DEADLINE_INFEASIBLE" for line in refusals(server)):
+        time.sleep(0.01)
 
 
 def test_batch_calls_wait_as_long_as_it_takes_and_interactive_ones_pass_them(server: ServerProcess) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ancestral_client import Client
 from ancestral_exporter.bundle import write_bundle
 from ancestral_exporter.models.base import ImageShape
-from ancestral_exporter.models.pixelcnn import GatedPixelCNN
+from ancestral_exporter.models.pixelcnn import GatedPixelCNN, PixelCNNSettings
 from ancestral_server.runtime.noise import uniforms_of_range
 from running import ServerProcess
 
@@ -26,7 +26,7 @@ SHAPE = ImageShape(8, 8, 1, 17)
 @pytest.fixture(scope="module")
 def model() -> GatedPixelCNN:
     torch.manual_seed(1)
-    model = GatedPixelCNN(SHAPE, channels=16, vertical_layers=3, horizontal_layers=2)
+    model = GatedPixelCNN(SHAPE, PixelCNNSettings(channels=16, vertical_layers=3, horizontal_layers=2))
     with torch.no_grad():
         # Untrained logits are nearly flat; sharp ones make every draw depend on all before it, and leave no ties.
         for name, parameter in model.named_parameters():

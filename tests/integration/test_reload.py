@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -196,6 +197,34 @@ def test_a_bundle_that_is_copied_slowly_serves_when_it_is_whole(
     shutil.copy2(made / "encode.onnx", target)
     until(lambda: states(client) == {1: "serving", 2: "serving"})
     assert client.encode("tally", IMAGE).info.version == 2
+
+
+def test_a_version_overwritten_in_place_with_its_old_sizes_and_times_takes_over(
+    models: Path, server: ServerProcess, client: Client
+) -> None:
+    there = models / "tally" / "1"
+    # As `rsync -t --inplace` leaves an archive that says 1980 of all its files.
+    for path in there.iterdir():
+        os.utime(path, ns=(0, 0))
+    until(lambda: client.encode("tally", IMAGE).mean[0, 0] > 100)
+    before = {path.name: (path.stat().st_size, path.stat().st_mtime_ns, path.stat().st_ino) for path in there.iterdir()}
+    made = toybundle.write(models / ".made", version=1, offset=150)
+    with Callers(server.address, {1: {100, 150}}) as callers:
+        callers.wait_for_version(1)
+        # The manifest first: what is not whole yet is refused, and looked at again when it has changed.
+        for name in ("bundle.json", "encode.onnx", "golden.npz", "sample.onnx"):
+            with (there / name).open("r+b") as file:
+                file.write((made / name).read_bytes())
+            os.utime(there / name, ns=(0, 0))
+            if name == "bundle.json":
+                until(lambda: has_reason(client, 1))
+        until(lambda: any(call.mark == 150 for call in callers.calls))
+        until(lambda: not has_reason(client, 1))
+        callers.wait_for_version(1)
+    check(callers)
+    after = {path.name: (path.stat().st_size, path.stat().st_mtime_ns, path.stat().st_ino) for path in there.iterdir()}
+    assert after == before
+    assert client.encode("tally", IMAGE).mean[0, 0] == pytest.approx(12 * 0.2 + 150, abs=1e-3)
 
 
 def test_unload_and_load(models: Path, server: ServerProcess, client: Client) -> None:

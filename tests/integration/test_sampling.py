@@ -101,10 +101,10 @@ def test_a_model_that_draws_all_pixels_at_once_streams_too(tmp_path: Path) -> No
     import torch
 
     from ancestral_exporter.bundle import write_bundle
-    from ancestral_exporter.models.vae import VAE
+    from ancestral_exporter.models.vae import VAE, VAESettings
 
     torch.manual_seed(0)
-    vae = VAE(ImageShape(8, 8, 1, 17), likelihood_name="categorical", latent_size=2, channels=4, features=8, blocks=0)
+    vae = VAE(ImageShape(8, 8, 1, 17), VAESettings(latent_size=2, channels=4, features=8, blocks=0))
     write_bundle(vae, name="vae", models_dir=tmp_path, golden_images=np.zeros((2, *SHAPE), np.uint8))
     with ServerProcess(tmp_path) as server, grpc.insecure_channel(server.address) as channel:
         stub = inference_service_pb2_grpc.InferenceServiceStub(channel)

@@ -100,7 +100,7 @@ def test_metrics_carry_the_names_that_dashboards_know(toy_server: ServerProcess)
     assert toy_server.metric("grpc_server_handled_total", grpc_code="InvalidArgument", **labels) == before + 1
     text = toy_server.metrics()
     # There before the first call, so that rates and alerts work at once.
-    assert re.search(r'grpc_server_handled_total\{grpc_code="DataLoss",grpc_method="Score".*\} 0.0', text)
+    assert re.search(r'grpc_server_handled_total\{grpc_code="FailedPrecondition",grpc_method="Score".*\} 0.0', text)
     for name in ("started_total", "msg_received_total", "msg_sent_total", "handling_seconds_bucket"):
         assert f"grpc_server_{name}{{" in text
     assert toy_server.metric("ancestral_model_serving", model="tally", version="1") == 1
@@ -109,9 +109,17 @@ def test_metrics_carry_the_names_that_dashboards_know(toy_server: ServerProcess)
 @pytest.mark.parametrize(
     ("request_", "field", "words"),
     [
-        (pb.SampleRequest(model="tally"), "count", "is 0, must be 1 to 10000"),
-        (pb.SampleRequest(model="tally", count=-3), "count", "is -3, must be 1 to 10000"),
-        (pb.SampleRequest(model="tally", count=10_001), "count", "is 10001, must be 1 to 10000"),
+        (pb.SampleRequest(model="tally"), "count", "is 0, must be 1 to 10000 (the server's"),
+        (
+            pb.SampleRequest(model="tally", count=-3),
+            "count",
+            "is -3, must be 1 to 10000 (the server's ",
+        ),
+        (
+            pb.SampleRequest(model="tally", count=10_001),
+            "count",
+            "is 10001, must be 1 to 10000 (the server's ",
+        ),
         (pb.SampleRequest(model="tally", count=1, seed=-1), "seed", "is -1, must be 0 to 9223372036854775807"),
         (pb.SampleRequest(model="tally", count=1, first_index=-1), "first_index", "is -1, must be 0 to"),
         (pb.SampleRequest(model="tally", count=1, temperature=float("nan")), "temperature", "is nan, must be 0 to 100"),

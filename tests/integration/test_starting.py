@@ -17,6 +17,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+import hostile
 import toybundle
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import model_service_pb2, model_service_pb2_grpc
@@ -65,6 +66,29 @@ def test_a_bad_bundle_is_named_and_the_others_serve(
     (line,) = [json.loads(line) for line in server.log if "bundle refused" in line]
     assert (line["model"], line["file"]) == ("broken", file)
     assert reason in line["reason"]
+
+
+def test_a_graph_that_never_ends_keeps_nobody_from_being_served_nor_the_server_from_ending(tmp_path: Path) -> None:
+    toybundle.write(tmp_path)
+    toybundle.write(tmp_path / ".made", "endless", graph=hostile.endless)
+    with ServerProcess(tmp_path, "--poll-seconds", "0.1") as server:
+        (tmp_path / ".made" / "endless").rename(tmp_path / "endless")
+        models = model_service_pb2_grpc.ModelServiceStub(grpc.insecure_channel(server.address))
+
+        def states() -> dict[str, int]:
+            return {
+                model.name: model.state for model in models.ListModels(model_service_pb2.ListModelsRequest()).models
+            }
+
+        while "endless" not in states():
+            time.sleep(0.01)
+        assert states() == {
+            "endless": model_service_pb2.MODEL_STATE_LOADING,
+            "tally": model_service_pb2.MODEL_STATE_SERVING,
+        }
+        assert inference(server).Sample(pb.SampleRequest(model="tally", count=1), timeout=30).images.data
+        # Long before the load would be ended.
+        assert server.stop() == 0
 
 
 def test_a_version_that_answers_wrongly_does_not_serve_and_the_older_one_does(tmp_path: Path) -> None:

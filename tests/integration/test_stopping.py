@@ -108,11 +108,19 @@ def test_new_calls_are_refused_while_running_ones_finish(toy_models: Path) -> No
         assert server.process.wait(10) == 0
 
 
+# Whoever hears of the end has the time for it, however busy this machine is.
+PATIENT = (
+    "-c",
+    "from ancestral_server import ending; ending.LEAST_WORDS_SECONDS = ending.MOST_WORDS_SECONDS = 60.0\n"
+    "from ancestral_server.__main__ import main; main()",
+)
+
+
 def test_whoever_waits_when_the_drain_time_is_over_hears_so(toy_models: Path) -> None:
-    slow = ("--slots", "1", "--threads", "1", "--drain-seconds", "0.2")
+    slow = ("--slots", "1", "--threads", "1", "--drain-seconds", "60.2")
     flags = (*slow, "--max-queued-images", "50000", "--max-queue-ms", "3600000")
     with (
-        ServerProcess(toy_models, *flags) as server,
+        ServerProcess(toy_models, *flags, program=PATIENT) as server,
         grpc.insecure_channel(server.address, options=NO_RETRIES) as channel,
     ):
         running = begin(server, channel, 3)
@@ -129,6 +137,27 @@ def test_whoever_waits_when_the_drain_time_is_over_hears_so(toy_models: Path) ->
             assert why in (call.details() or "")
     (line,) = logged(server, "the drain time is over")
     assert int(line["calls"]) == len(running)
+
+
+@pytest.mark.parametrize("flags", [(), ("--processes", "2", "--threads", "2")])
+def test_streams_that_nobody_reads_do_not_hold_the_server(toy_models: Path, flags: tuple[str, ...]) -> None:
+    """How long it takes is told by numbers, in tests/server/test_ending.py; here, that it ends, and as it should."""
+    limits = ("--drain-seconds", "0", "--max-images", "100000", "--max-sample-count", "100000")
+    with (
+        ServerProcess(toy_models, *limits, *flags) as server,
+        grpc.insecure_channel(server.address, options=NO_RETRIES) as channel,
+    ):
+        stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
+        sampling = stub.SampleStream(pb.SampleStreamRequest(sample=pb.SampleRequest(model="tally", count=100_000)))
+        encoding = stub.EncodeStream(pb.EncodeStreamRequest(encode=encode_request(10_000)) for _ in range(1000))
+        next(sampling)
+        next(encoding)
+        assert server.stop() == 0
+        for stream in (sampling, encoding):
+            with pytest.raises(grpc.RpcError):
+                deque(stream, maxlen=0)
+            assert stream.code() is grpc.StatusCode.UNAVAILABLE
+    assert logged(server, "the end took too long, and is broken off") == []
 
 
 def test_a_watch_of_health_does_not_hold_the_server(toy_models: Path) -> None:

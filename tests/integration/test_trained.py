@@ -32,7 +32,7 @@ class Served:
 def trained() -> GatedPixelCNN:
     """The recipe's net after 60 steps: far from done, and no longer flat."""
     torch.manual_seed(0)
-    digits = data.load("digits")
+    digits = data.load(data.DataSettings("digits"))
     model = recipes.find("digits-pixelcnn").build(digits.image)
     assert isinstance(model, GatedPixelCNN)
     images = torch.from_numpy(digits.train.images)

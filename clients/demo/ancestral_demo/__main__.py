@@ -5,18 +5,43 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.text import Text
 
+from ancestral.text import shown, shown_lines
 from ancestral_client import AncestralError
+from ancestral_client.replacing import FileProblem
+from ancestral_client.terminal import console
 from ancestral_demo import demo
-from ancestral_demo.processes import DemoError, command, train_missing
+from ancestral_demo.processes import LISTENING, DemoError, command, has_any_bundle, sampling_model, train_missing
 
-app = typer.Typer(add_completion=False, help="The whole system at work on real digits.", no_args_is_help=True)
-Models = Annotated[Path, typer.Option(help="Folder of bundles; filled where it has none.")]
+app = typer.Typer(
+    help="The whole system at work on real digits.",
+    add_completion=False,
+    no_args_is_help=True,
+    # Plain: in its panels typer says of each flag that it takes a <bool>.
+    rich_markup_mode=None,
+)
+Models = Annotated[Path, typer.Option(help="Folder of models; filled where it has none.")]
+
+
+def tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ancestral-demo {metadata.version('ancestral')}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=tell_version, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -24,14 +49,19 @@ def run(
     models: Models = Path("models"), out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("demo")
 ) -> None:
     """Train, export, verify, serve, sample, encode, measure."""
-    console = Console()
-    report = demo.run(models, out, console)
-    report.print(console)
-    console.print(f"Pictures and the report are in [bold]{out}/[/]; it took {report.seconds:.0f} s.")
-    console.print("Next: [bold]make serve[/] serves the same models until Ctrl-C and says how to ask it for samples.")
+    stdout = console()
+    report = demo.run(models, out, stdout)
+    report.print(stdout)
+    stdout.print(
+        Text.assemble(
+            "Pictures and the report are in ", (f"{shown(out)}/", "bold"), f"; it took {report.seconds:.0f} s."
+        )
+    )
+    later = " serves the same models until Ctrl-C and says how to ask it for samples."
+    stdout.print(Text.assemble("Next: ", ("make serve", "bold"), later))
 
 
-@app.command()
+@app.command(short_help="Serve the models until Ctrl-C.")
 def serve(
     models: Models = Path("models"),
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -39,15 +69,10 @@ def serve(
     metrics_port: Annotated[int, typer.Option(help="Prometheus port.")] = 9464,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Serve the models until Ctrl-C; trains the default ones first if there are none."""
-    train_missing(models)
-    address = "" if port == 8500 else f" --address localhost:{port}"
-    client = os.path.relpath(command("ancestral"))
-    _say_when_it_listens(
-        "In a second terminal, ask for samples:\n\n"
-        f"  {client} sample digits-pixelcnn -n 16 --seed 7 --out grid.png{address}\n\n"
-        f"Metrics: http://localhost:{metrics_port}/metrics. Ctrl-C stops the server."
-    )
+    """Serve the models until Ctrl-C, whatever they are; trains the default ones first if there are none."""
+    if not has_any_bundle(models):
+        train_missing(models)
+    _say_when_it_listens(sampling_model(models))
     flags = [
         f"--models={models}",
         f"--host={host}",
@@ -59,8 +84,11 @@ def serve(
     os.execv(command("ancestral-server"), [command("ancestral-server"), *flags])
 
 
-def _say_when_it_listens(text: str) -> None:
-    """Let a child process pass on what this one prints from now on, with the text before the line that it listens."""
+def _say_when_it_listens(model: str | None) -> None:
+    """Let a child process pass on what this one prints from now on, and say how to ask the server once it listens.
+
+    model: one that samples, None where there is none.
+    """
     sys.stdout.flush()
     readable, writable = os.pipe()
     if os.fork():
@@ -72,16 +100,35 @@ def _say_when_it_listens(text: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the server
     with open(readable) as lines:
         for line in lines:
-            print(f"{text}\n{line}" if line.startswith("listening on ") else line, end="", flush=True)
+            if listening := LISTENING.search(line):
+                print(_how_to_ask(model, *listening.groups()))
+            print(line, end="", flush=True)
     os._exit(0)
+
+
+def _how_to_ask(model: str | None, address: str, metrics: str) -> str:
+    client = os.path.relpath(command("ancestral"))
+    where = "" if address.endswith(":8500") else f" --address {address}"
+    ask = f"models{where}" if model is None else f"sample {model} -n 16 --seed 7 --out grid.png{where}"
+    return (
+        f"In a second terminal, ask for {'what there is' if model is None else 'samples'}:\n\n"
+        f"  {client} {ask}\n\n"
+        f"Metrics: http://{metrics}/metrics. Ctrl-C stops the server."
+    )
 
 
 def main() -> None:
     """Exit code 1 with one clear message if a step failed."""
     try:
         app()
-    except (DemoError, AncestralError) as error:
-        Console(stderr=True).print(f"ancestral-demo: {error}", style="red", markup=False)
+    except (DemoError, AncestralError, FileProblem) as error:
+        console(stderr=True).print(shown_lines(f"ancestral-demo: {error}"), style="red", soft_wrap=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        problem = shown_lines(f"ancestral-demo: {error.filename}: {error.strerror}")
+        console(stderr=True).print(problem, style="red", soft_wrap=True)
         sys.exit(1)
 
 

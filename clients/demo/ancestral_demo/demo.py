@@ -7,17 +7,22 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.text import Text
 
+from ancestral.text import shown
 from ancestral_client import Client
 from ancestral_client.files import write_images
+from ancestral_client.replacing import check_writable, reason
 from ancestral_demo.digits import accuracies, digits
 from ancestral_demo.latency import read_latencies
+from ancestral_demo.pictures import side_by_side
 from ancestral_demo.processes import RECIPES, DemoError, Server, train_missing
-from ancestral_demo.report import Likelihood, Report
+from ancestral_demo.report import REPORTS, Likelihood, Report
 
 VAE, PIXELCNN = RECIPES
 SEED = 7
 GRID = 64
+PICTURES = ("samples-pixelcnn.png", "samples-vae.png", "samples-vae-mode.png", "reconstructions.png")
 # Calls of each RPC, one image each, that the latency figures rest on.
 CALLS = 200
 SAMPLE_CALLS = 50
@@ -26,9 +31,9 @@ SAMPLE_CALLS = 50
 def run(models: Path, out: Path, console: Console) -> Report:
     """Train what is missing, serve, sample, encode, measure; leaves pictures and the report in `out`."""
     began = time.monotonic()
-    out.mkdir(parents=True, exist_ok=True)
+    _check_results(out)
     if not train_missing(models):
-        console.print(f"Using the bundles in [bold]{models}/[/].")
+        console.print(Text.assemble("Using the bundles in ", (f"{shown(models)}/", "bold"), "."))
     data = digits()
     console.print("Starting the server.")
     with Server(models) as server, Client(server.address) as client:
@@ -43,8 +48,7 @@ def run(models: Path, out: Path, console: Console) -> Report:
         console.print("Reconstructing test digits: Encode, then Decode.")
         originals = data.test[:16]
         decoded = client.decode(VAE, client.encode(VAE, originals).mean).images
-        rows = [image for i in (0, 8) for image in (*originals[i : i + 8], *decoded[i : i + 8])]
-        write_images(out / "reconstructions.png", np.stack(rows), {})
+        side_by_side(originals, decoded).save(out / "reconstructions.png")
 
         console.print("Classifying digits by their Encode means.")
         means = [client.encode(VAE, images).mean for images in (data.train, data.test)]
@@ -56,6 +60,16 @@ def run(models: Path, out: Path, console: Console) -> Report:
     report = Report(likelihoods, accuracy, latency, time.monotonic() - began)
     report.write(out)
     return report
+
+
+def _check_results(out: Path) -> None:
+    """Raises FileProblem or DemoError unless the results can be written; minutes later it would be a pity."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DemoError(f"{out}: cannot be made a folder: {reason(error)}") from error
+    for name in (*PICTURES, *REPORTS):
+        check_writable(out / name)
 
 
 def _likelihood(client: Client, name: str) -> Likelihood:

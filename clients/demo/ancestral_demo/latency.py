@@ -22,8 +22,8 @@ class Latency:
 
 
 def read_latencies(url: str) -> list[Latency]:
-    """One entry per RPC that was called, by name."""
-    with urllib.request.urlopen(url, timeout=10) as reply:
+    """One entry per RPC that was called, by name. The server is on this machine: no proxy has a part in it."""
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10) as reply:
         return latencies(reply.read().decode())
 
 

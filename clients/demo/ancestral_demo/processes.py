@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -12,6 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ancestral.text import shown
+
+# What the server says on stdout once it serves, also where that line is JSON: its address, and that of its metrics.
+LISTENING = re.compile(r'listening on (\S+), metrics on ([^\s"]+)')
 RECIPES = ("digits-vae", "digits-pixelcnn")
 
 
@@ -28,6 +33,23 @@ def has_bundle(models: Path, recipe: str) -> bool:
     return any((models / recipe).glob("*/bundle.json"))
 
 
+def sampling_model(models: Path) -> str | None:
+    """A model in the folder that can be asked for samples, a default one if it is there; None where none can."""
+    found = {path.parent.parent.name for path in models.glob("*/*/bundle.json") if _samples(path)}
+    return next((name for name in (*reversed(RECIPES), *sorted(found)) if name in found), None)
+
+
+def has_any_bundle(models: Path) -> bool:
+    return any(models.glob("*/*/bundle.json"))
+
+
+def _samples(manifest: Path) -> bool:
+    try:
+        return any(role["name"] == "sample" for role in json.loads(manifest.read_bytes())["roles"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # the server will say what is wrong with it
+
+
 def train_missing(models: Path) -> list[str]:
     """Train the default recipes that have no bundle yet, all at once; returns what was trained.
 
@@ -35,8 +57,10 @@ def train_missing(models: Path) -> list[str]:
     small keep two processes busier than two threads, and threads that wait for each other crawl on a busy machine.
     """
     missing = [recipe for recipe in RECIPES if not has_bundle(models, recipe)]
+    if missing and not has_any_bundle(models):
+        _refuse_model(models)
     if missing:  # perhaps another folder was meant
-        print(f"no {' and no '.join(missing)} in {models}: training takes minutes; Ctrl-C stops", flush=True)
+        print(f"no {' and no '.join(missing)} in {shown(models)}: training takes minutes; Ctrl-C stops", flush=True)
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     runs: list[tuple[str, subprocess.Popen[str]]] = []
     for recipe in missing:
@@ -61,6 +85,13 @@ def train_missing(models: Path) -> list[str]:
     return missing
 
 
+def _refuse_model(models: Path) -> None:
+    """Raises DemoError where the folder is itself a bundle or a model: others inside would be a mess."""
+    for what, manifest, above in (("a bundle", "bundle.json", 1), ("a model", "*/bundle.json", 0)):
+        if any(models.glob(manifest)):
+            raise DemoError(f"{models} is {what}, no folder of models; was {models.resolve().parents[above]} meant?")
+
+
 class Server:
     """The real server on free loopback ports; stopped at the end of the `with` block, whatever happens."""
 
@@ -80,12 +111,12 @@ class Server:
 
     def __enter__(self) -> Self:
         assert self._process.stdout is not None
-        ports = re.search(r":(\d+), metrics on .*:(\d+)", self._process.stdout.readline())
-        if ports is None:
+        listening = LISTENING.search(self._process.stdout.readline())
+        if listening is None:
             self._stop()
             raise DemoError("the server did not start:\n" + "".join(self._log))
-        self.address = f"127.0.0.1:{ports[1]}"
-        self.metrics_url = f"http://127.0.0.1:{ports[2]}/metrics"
+        self.address, metrics = listening.groups()
+        self.metrics_url = f"http://{metrics}/metrics"
         return self
 
     def __exit__(

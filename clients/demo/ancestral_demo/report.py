@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,12 +9,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ancestral.text import shown
+from ancestral_client.files import write_json, write_text
 from ancestral_demo.digits import LABELLED, Accuracy
 from ancestral_demo.latency import Latency
 
 # Bits per dimension on the same split. Uniform over 17 levels: log2 17. The published ones are read off the curves of
 # jmtomczak/intro_dgm: its autoregressive model (exact) and its VAE (one-sample ELBO).
 UNIFORM = 4.09
+REPORTS = ("report.md", "report.json")
 PUBLISHED = {"pixelcnn": ("autoregressive", 2.00), "vae": ("VAE, bound", 2.27)}
 
 
@@ -62,12 +64,12 @@ class Report:
 
     def print(self, console: Console) -> None:
         for (title,), header, *rows in self.tables():
-            console.print(f"\n[bold]{title}[/]")
+            console.print(f"\n{title}", style="bold")
             table = Table()
             for i, column in enumerate(header):
                 table.add_column(column, justify="right" if i else "left")
             for row in rows:
-                table.add_row(*row)
+                table.add_row(*map(shown, row))
             console.print(table)
 
     def write(self, folder: Path) -> None:
@@ -83,9 +85,10 @@ class Report:
                 *map(_row, rows),
             ]
         lines += ["", f"The demo took {self.seconds:.0f} s without installation.", ""]
-        (folder / "report.md").write_text("\n".join(lines))
+        markdown, figures = REPORTS
+        write_text(folder / markdown, "\n".join(lines))
         document = {**asdict(self), "uniform_bits_per_dim": UNIFORM, "published_bits_per_dim": PUBLISHED}
-        (folder / "report.json").write_text(json.dumps(document, indent=2))
+        write_json(folder / figures, document)
 
 
 def _percent(accuracy: Accuracy) -> str:

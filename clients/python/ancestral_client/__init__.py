@@ -25,6 +25,7 @@ from ancestral_client.errors import (
     Unimplemented,
 )
 from ancestral_client.results import (
+    Classes,
     Decoding,
     Encoding,
     Features,
@@ -44,6 +45,7 @@ __all__ = [
     "BulkStream",
     "BundleRefused",
     "Cancelled",
+    "Classes",
     "Client",
     "DeadlineExceeded",
     "Decoding",

@@ -6,6 +6,7 @@ before it, which decides whether waiting makes sense.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 import uuid
@@ -45,12 +46,12 @@ class Attempts:
     """
 
     def __init__(self, server: Server, timeout: float, *, rolling: bool = False) -> None:
-        _checks.timeout_of(timeout)
+        limit = _checks.timeout_of(timeout)
         self._server = server
-        self._timeout = timeout
+        self._timeout = math.inf if limit is None else limit
         self._rolling = rolling
         self._request_id = uuid.uuid4().hex  # ours, so that it is known even if no answer comes
-        self._ends = time.monotonic() + timeout
+        self._ends = time.monotonic() + self._timeout
         self._failing_since: float | None = None
         self._failures = 0
         self._any_answer = False

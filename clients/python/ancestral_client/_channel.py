@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import grpc
 
+from ancestral_client import _address
+
 MAX_MESSAGE_BYTES = 64 * 2**20
 """Largest message both ways: the server's default. gRPC's own 4 MiB is 5,000 images of 28x28."""
 
@@ -12,7 +14,7 @@ _SERVICE_CONFIG = '{"loadBalancingConfig": [{"round_robin": {}}]}'
 
 
 def open_channel(address: str, max_message_bytes: int = MAX_MESSAGE_BYTES) -> grpc.Channel:
-    """A channel to `address`, host:port or any gRPC target such as dns:///replicas:8500.
+    """A channel to `address`, one that `_checks.address_of` has passed.
 
     It connects on the first call.
     """
@@ -22,6 +24,8 @@ def open_channel(address: str, max_message_bytes: int = MAX_MESSAGE_BYTES) -> gr
             ("grpc.max_send_message_length", max_message_bytes),
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.service_config", _SERVICE_CONFIG),
+            # gRPC would ask the proxy of http_proxy for what runs on this machine, too.
+            ("grpc.enable_http_proxy", int(not _address.on_this_machine(address))),
             # A peer that vanished is noticed although no packet says so. Servers close a connection that is pinged more
             # often than every 5 minutes, and only calls in flight need it.
             ("grpc.keepalive_time_ms", 310_000),

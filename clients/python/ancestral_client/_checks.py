@@ -6,16 +6,25 @@ Shapes: N images of a call, H rows, W columns, C channels, Z latent dimensions.
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeVar
+import numbers
+import operator
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
 from ancestral.v1 import priority_pb2
+from ancestral_client import _address
 from ancestral_client.errors import STREAMS, FieldViolation, InvalidArgument, MessageTooLarge, invalid
+from ancestral_client.pictures import UnclearPicture, pixels
 
 _MAX_INT32 = 2**31 - 1
 _MAX_INT64 = 2**63 - 1
+# A deadline 293 years from now overflows gRPC's clock, and becomes one that has passed.
+_FOR_EVER_SECONDS = 1e9
+# The most letters of a wrong value in a message.
+_TOLD = 60
 # What a request needs beside its array.
 _ENVELOPE_BYTES = 1024
 
@@ -25,18 +34,59 @@ _PRIORITIES: dict[Priority, priority_pb2.Priority.ValueType] = {
     "batch": priority_pb2.PRIORITY_BATCH,
 }
 
+# What Python makes numbers of, with a part of it lost: a unit, or what is imaginary.
+_NO_NUMBERS = (str, bytes, bytearray, np.datetime64, np.timedelta64, np.complexfloating)
+
 _Scalar = TypeVar("_Scalar", bound=np.generic)
+
+
+def array_of(field: str, value: ArrayLike) -> NDArray[Any]:
+    """`value` as an array; InvalidArgument, about `field`, if it is none.
+
+    Takes what numpy takes, tensors on any device, whether they record gradients or not, and Pillow's pictures.
+    """
+    try:
+        array = np.asanyarray(_plain(value))
+    except UnclearPicture as error:
+        raise invalid(field, f"is a picture that {error}") from None
+    except Exception as error:  # whatever another library has against it
+        said = next(iter(str(error).splitlines()), "") or type(error).__name__
+        ragged = "inhomogeneous" in said or "inconsistent" in said
+        why = "its parts have different shapes" if ragged else said
+        raise invalid(field, f"cannot be made an array: {why}") from error
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        raise invalid(field, "has masked values, which stand for no number; fill them first: .filled(0)")
+    return np.asarray(array)
+
+
+def _plain(value: Any) -> Any:
+    """`value` without what numpy refuses or misreads: gradients and devices of tensors, palettes of pictures."""
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, Image.Image):
+        return pixels(value)
+    return value.numpy(force=True) if _is_tensor(value) else value  # torch's own word for "whatever it takes"
+
+
+def _is_tensor(value: Any) -> bool:
+    """Whether it is one of torch, which need not be installed."""
+    return hasattr(value, "detach") and hasattr(value, "numpy")
 
 
 def image_array(field: str, images: ArrayLike) -> NDArray[np.uint8]:
     """`images` as an array; InvalidArgument, about `field`, unless they are 8-bit and at least one."""
-    array = np.asarray(images)
+    array = array_of(field, images)
     if array.dtype != np.uint8:
         hint = "; scale to 0..255 and round first" if array.dtype.kind in "fb" else ""
-        raise invalid(field, f"must be uint8 with values 0 to 255, not {array.dtype}{hint}")
+        raise invalid(field, f"must be uint8 with values 0 to 255, not {_kind(images, array)}{hint}")
     if array.size == 0:
         raise invalid(field, f"has shape {list(array.shape)}: no image in it")
     return array
+
+
+def _kind(value: object, array: NDArray[Any]) -> str:
+    """What an array holds; of what is no array at all, what that is."""
+    return type(value).__name__ if array.dtype == object and array.ndim == 0 else str(array.dtype)
 
 
 def fits_message(field: str, array: NDArray[np.generic], limit: int) -> None:
@@ -52,9 +102,10 @@ def fits_message(field: str, array: NDArray[np.generic], limit: int) -> None:
 
 def mask_array(field: str, mask: ArrayLike) -> NDArray[np.bool_]:
     """`mask` as an array; InvalidArgument, about `field`, unless it is bool: a number does not say what it means."""
-    array = np.asarray(mask)
+    array = array_of(field, mask)
     if array.dtype != np.bool_:
-        raise invalid(field, f"must be bool, True for the pixels to keep, not {array.dtype}; compare first: mask > 127")
+        found = _kind(mask, array)
+        raise invalid(field, f"must be bool, True for the pixels to keep, not {found}; compare first: mask > 127")
     return array
 
 
@@ -98,14 +149,15 @@ def wrong_shape(field: str, array: NDArray[np.generic], shape: tuple[int, int, i
 
 def latent_batch(latents: ArrayLike) -> NDArray[np.float32]:
     """`latents` as [N,Z] float32; takes [N,Z] and one latent [Z] of any real dtype."""
-    array = np.asarray(latents)
+    array = array_of("latents", latents)
     if array.dtype.kind not in "fiu":
-        raise invalid("latents", f"must be numbers, not {array.dtype}")
+        raise invalid("latents", f"must be numbers, not {_kind(latents, array)}")
     if array.ndim not in (1, 2) or array.size == 0:
         raise invalid("latents", f"has shape {list(array.shape)}; must be [N,Z] or [Z]")
-    batch = np.atleast_2d(array).astype("<f4")
+    with np.errstate(over="ignore"):  # told below
+        batch = np.atleast_2d(array).astype("<f4")
     if not np.isfinite(batch).all():
-        raise invalid("latents", "has a value that is not finite")
+        raise invalid("latents", "has a value that is not finite, or not in the range of float32")
     return batch
 
 
@@ -113,65 +165,158 @@ def labels_of(labels: ArrayLike | None) -> list[int] | None:
     """Classes for the wire: takes [N], or one number for all images, of any whole dtype."""
     if labels is None:
         return None
-    array = np.asarray(labels)
+    array = array_of("labels", labels)
     if array.dtype.kind not in "iu":
-        raise invalid("labels", f"must be whole numbers, not {array.dtype}")
+        hint = "; round them if they are classes: .astype(int)" if array.dtype.kind in "fb" else ""
+        raise invalid("labels", f"must be whole numbers, not {_kind(labels, array)}{hint}")
     if array.ndim > 1 or array.size == 0:
         raise invalid("labels", f"has shape {list(array.shape)}; must be one number or [N]")
     return [label_of("labels", label) for label in np.atleast_1d(array).tolist()]
 
 
-def label_of(field: str, label: int) -> int:
+def label_of(field: str, label: object) -> int:
     """A class for the wire; only the server knows how many the model has."""
-    if not 0 <= label <= _MAX_INT32:
-        raise invalid(field, f"is {label}; must be 0 to the model's label_count - 1")
-    return int(label)
+    return _whole(field, label, 0, _MAX_INT32, "0 to the model's label_count - 1")
 
 
-def count_of(field: str, n: int) -> int:
+def count_of(field: str, n: object) -> int:
     """A number of images for the wire; only the server knows how many it allows."""
-    if not 1 <= n <= _MAX_INT32:
-        raise invalid(field, f"is {n}; must be at least 1")
-    return int(n)
+    return _whole(field, n, 1, _MAX_INT32, "at least 1")
 
 
-def first_index_of(first_index: int) -> int:
+def first_index_of(first_index: object) -> int:
     """An index in a seed's sequence for the wire."""
-    if not 0 <= first_index <= _MAX_INT64:
-        raise invalid("first_index", f"is {first_index}; must be 0 to 2^63 - 1")
-    return int(first_index)
+    return _whole("first_index", first_index, 0, _MAX_INT64, "0 to 2^63 - 1")
 
 
-def version_of(version: int) -> int:
+def version_of(version: object) -> int:
     """A version for the wire."""
-    if not 0 <= version <= _MAX_INT64:
-        raise invalid("version", f"is {version}; must be at least 1, or 0 for the highest that is served")
-    return int(version)
+    return _whole("version", version, 0, _MAX_INT64, "at least 1, or 0 for the highest that is served")
+
+
+def seed_of(name: str, seed: object) -> int:
+    """A seed for the wire; `name` is its field."""
+    return _whole(name, seed, 0, _MAX_INT64, "0 to 2^63 - 1")
+
+
+def message_bytes_of(limit: object) -> int:
+    """The most bytes of a message, for gRPC."""
+    return _whole("max_message_bytes", limit, 1, _MAX_INT32, "1 to 2^31 - 1")
+
+
+def _whole(field: str, value: object, least: int, most: int, allowed: str) -> int:
+    """`value` as an int; InvalidArgument, about `field`, unless it is a whole number in a range called `allowed`.
+
+    A whole number is an int or what stands for one: an integer of numpy, a tensor of one, True, 3.0.
+    """
+    number = _number(field, value, allowed)
+    if isinstance(number, float) and not number.is_integer():  # nor are NaN and infinity
+        raise invalid(field, f"is {_told(value)}, no whole number; must be {allowed}")
+    if not least <= number <= most:
+        raise invalid(field, f"is {_told(value)}; must be {allowed}")
+    if isinstance(number, float) and number > _exact(value):
+        raise invalid(field, f"is {_told(value)}, a float that may have been rounded; give it as an int")
+    return int(number)
+
+
+def _number(field: str, value: Any, allowed: str) -> int | float:
+    """`value` as a number, an int where it is one; InvalidArgument, about `field`, if it is none."""
+    if _is_tensor(value):
+        value = value.detach()
+    if not isinstance(value, _NO_NUMBERS) and getattr(value, "ndim", 0) == 0:
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+        try:
+            return float(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            pass
+    raise invalid(field, f"is {_told(value)}, which is no number but a {type(value).__name__}; must be {allowed}")
+
+
+def _real(field: str, value: object, allowed: str) -> float:
+    """`value` as a float; InvalidArgument, about `field`, if it is no number."""
+    number = _number(field, value, allowed)
+    try:
+        return float(number)
+    except OverflowError:  # of an int
+        return math.inf if number > 0 else -math.inf
+
+
+def _exact(value: object) -> int:
+    """Up to where a float, perhaps one of numpy, holds every whole number."""
+    digits = np.finfo(value.dtype).nmant + 1 if isinstance(value, np.floating | np.ndarray) else 53
+    return int(2 ** min(digits, 53))
+
+
+def _told(value: object) -> str:
+    """A wrong value for a message: in one line, and not all of it if it is long."""
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"{'-' if value < 0 else ''}2^{value.bit_length() - 1} or more"
+    text = " ".join((str if isinstance(value, numbers.Number) else repr)(value).split())
+    return text if len(text) <= _TOLD else f"{text[:_TOLD]}..."
 
 
 def priority_of(priority: Priority) -> priority_pb2.Priority.ValueType:
     """A priority for the wire."""
-    if priority not in _PRIORITIES:
-        raise invalid("priority", f"is {priority!r}; must be one of {', '.join(map(repr, _PRIORITIES))}")
+    if not isinstance(priority, str) or priority not in _PRIORITIES:
+        raise invalid("priority", f"is {_told(priority)}; must be one of {', '.join(map(repr, _PRIORITIES))}")
     return _PRIORITIES[priority]
 
 
-def seed_of(name: str, seed: int) -> int:
-    """A seed for the wire; `name` is its field."""
-    if not 0 <= seed <= _MAX_INT64:
-        raise invalid(name, f"is {seed}; must be 0 to 2^63 - 1")
-    return int(seed)
+def name_of(field: str, name: object) -> str:
+    """The name of a model for the wire; only the server knows which there are."""
+    if not isinstance(name, str):
+        raise invalid(field, f"is {_told(name)}; must be the name of a model, a str")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise invalid(field, f"is {_told(name)}, which is no text in UTF-8") from None
+    return name
 
 
-def retry_seconds_of(seconds: float) -> float:
+def flag_of(field: str, flag: object) -> bool:
+    """Yes or no for the wire."""
+    if not isinstance(flag, bool | np.bool_) and not (isinstance(flag, int) and flag in (0, 1)):
+        raise invalid(field, f"is {_told(flag)}; must be True or False")
+    return bool(flag)
+
+
+def temperature_of(temperature: object) -> float:
+    """A temperature for the wire; only the server knows the highest that it allows."""
+    allowed = "at least 0, up to the model's max_temperature"
+    number = _real("temperature", temperature, allowed)
+    if not 0 <= number < math.inf:
+        raise invalid("temperature", f"is {_told(temperature)}; must be {allowed}")
+    return number
+
+
+def address_of(address: str, field: str = "address") -> str:
+    """Where a server is: HOST:PORT or a target of gRPC. `field` is what the error names."""
+    try:
+        if not isinstance(address, str):
+            raise TypeError(address)
+        _address.hosts(address)
+    except (TypeError, ValueError):
+        problem = f"is {address!r}; must be HOST:PORT with a port of 1 to 65535, as localhost:8500 or [::1]:8500"
+        raise invalid(field, problem) from None
+    return address
+
+
+def retry_seconds_of(seconds: object) -> float:
     """For how long failures are tried again."""
-    if not seconds >= 0:
-        raise invalid("retry_seconds", f"is {seconds}; must be at least 0 (no call is tried again)")
-    return float(seconds)
+    allowed = "at least 0 seconds (0: no call is tried again)"
+    number = _real("retry_seconds", seconds, allowed)
+    if not number >= 0:
+        raise invalid("retry_seconds", f"is {_told(seconds)}; must be {allowed}")
+    return number
 
 
-def timeout_of(timeout: float) -> float | None:
+def timeout_of(timeout: object) -> float | None:
     """Seconds for gRPC, whose None means for ever."""
-    if not timeout > 0:
-        raise invalid("timeout", f"is {timeout}; must be above 0 seconds (math.inf: no limit)")
-    return None if math.isinf(timeout) else float(timeout)
+    allowed = "above 0 seconds (math.inf: no limit)"
+    number = _real("timeout", timeout, allowed)
+    if not number > 0:
+        raise invalid("timeout", f"is {_told(timeout)}; must be {allowed}")
+    return None if number >= _FOR_EVER_SECONDS else number

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from importlib import metadata
@@ -15,24 +15,25 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
 
+from ancestral.text import shown
 from ancestral_client import _checks, errors, files
 from ancestral_client.bulk import MESSAGE_SIZE, BulkStream
 from ancestral_client.client import Client
 from ancestral_client.results import Encoding, Info, Model, Samples, Scores
+from ancestral_client.terminal import console
 
 TIMEOUT = 60.0
+VARIABLE = "ANCESTRAL_ADDRESS"
 
 _Result = TypeVar("_Result", bound=Encoding | Scores)
-# HOST:PORT, with an IPv6 host in brackets, or a target with a scheme of gRPC.
-_ADDRESS = re.compile(r"([^:/\[\]]+|\[[^\[\]/]+\]):[0-9]{1,5}|(dns|ipv4|ipv6|unix|unix-abstract|vsock|xds):.+")
 _TIMES = ("queue_seconds", "compute_seconds", "total_seconds")
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model; `ancestral models` lists them.")]
 ImageFile = Annotated[
-    Path, typer.Argument(metavar="IMAGES", help="8-bit images: .npy or .npz ([N,H,W,C]; [N,H,W] for grey), or a PNG.")
+    Path,
+    typer.Argument(metavar="IMAGES", help="8-bit images: .npy or .npz ([N,H,W,C]; [N,H,W] for grey), or a picture."),
 ]
 Version = Annotated[int, typer.Option(help="Version of the model; 0 is the highest that is served.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -59,6 +60,12 @@ def tell_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def warn_of_near_variables(environment: Mapping[str, str]) -> None:
+    """Say of a variable like ANCESTRAL_ADRESS that nobody reads it."""
+    for name in difflib.get_close_matches(VARIABLE, environment.keys() - {VARIABLE}, cutoff=0.85):
+        print(f"ancestral: {name} is not read; did you mean {VARIABLE}?", file=sys.stderr)
+
+
 def client(
     context: typer.Context,
     address: str | None,
@@ -66,14 +73,16 @@ def client(
     priority: _checks.Priority = "interactive",
     bulk_priority: _checks.Priority = "batch",
 ) -> Client:
-    address = address or str(context.obj)
-    if not _ADDRESS.fullmatch(address):  # gRPC would look for it, and say that nothing listens there
-        raise errors.invalid("--address", f"is {address!r}, must be HOST:PORT, as localhost:8500")
-    return Client(address, timeout=timeout, priority=priority, bulk_priority=bulk_priority)
+    name, address = context.obj if address is None else ("--address", address)
+    return Client(_checks.address_of(address, name), timeout=timeout, priority=priority, bulk_priority=bulk_priority)
 
 
 def told(error: Exception) -> str:
-    """The message, and what helps after it: when to try again, and the id to look for in the server's log."""
+    """The message, and what helps after it: when to try again, and the id to look for in the server's log. One line."""
+    return shown(_told(error))
+
+
+def _told(error: Exception) -> str:
     if not isinstance(error, errors.AncestralError):
         return str(error)
     # How a file was cut into messages is nothing that its owner knows of.
@@ -97,8 +106,12 @@ def wanting_labels(given: str | None) -> Iterator[None]:
         raise
 
 
-def images(path: Path) -> NDArray[Any]:
-    return files.read_array(path, ("images", "image", "x"))
+def images(asked: Client, model: str, version: int, path: Path) -> NDArray[np.uint8]:
+    """The images of a file: of a picture as many channels as the model takes, of arrays what they are."""
+    found = files.read_images(path)
+    if files.is_array(path):
+        return found
+    return files.fit_channels(path, found, asked.model(model, version).image_shape[2])
 
 
 def bits(model: Model) -> str:
@@ -110,14 +123,14 @@ def bits(model: Model) -> str:
 
 
 def done(out: Path, what: str, info: Info) -> None:
-    print(f"wrote {out}: {what}")
+    print(f"wrote {shown(out)}: {what}")
     about(info)
 
 
 def write_samples(out: Path, drawn: Samples, first: NDArray[np.uint8] | None = None) -> None:
     """Write what was drawn and say so. A picture grid begins with `first` [H,W,C], which arrays leave to the caller."""
     images = drawn.images
-    if first is not None and out.suffix == ".png":
+    if first is not None and out.suffix.lower() == ".png":
         images = np.concatenate([first[np.newaxis], images])
     likelihood = drawn.log_likelihood
     files.write_images(out, images, {"log_likelihood": likelihood, "seed": np.array(drawn.seed)})
@@ -128,7 +141,7 @@ def write_samples(out: Path, drawn: Samples, first: NDArray[np.uint8] | None = N
 def about(info: Info) -> None:
     """Where the time went, on stderr, so that stdout stays for results."""
     print(
-        f"{info.model} version {info.version}: {info.total_seconds * 1000:.1f} ms in the server "
+        f"{shown(info.model)} version {info.version}: {info.total_seconds * 1000:.1f} ms in the server "
         f"(queue {info.queue_seconds * 1000:.1f}, compute {info.compute_seconds * 1000:.1f})",
         file=sys.stderr,
     )
@@ -136,11 +149,11 @@ def about(info: Info) -> None:
 
 def joined(parts: BulkStream[_Result], images: int) -> _Result:
     """The answers of a stream of so many images as one, with the times of all; a bar shows how far it is."""
-    console = Console(stderr=True)
+    stderr = console(stderr=True)
     messages = math.ceil(images / MESSAGE_SIZE)
     with parts:
         # Gone when it is done, or before an error is told; and nothing of it in a log.
-        bar = track(parts, "images", total=messages, console=console, transient=True, disable=not console.is_terminal)
+        bar = track(parts, "images", total=messages, console=stderr, transient=True, disable=not stderr.is_terminal)
         found = list(bar)
     infos = [part.info for part in found]
     times = {name: sum(getattr(info, name) for info in infos) for name in _TIMES}
@@ -159,4 +172,9 @@ def labels(text: str | None) -> NDArray[Any] | int | None:
     try:
         return int(text)
     except ValueError:
-        return files.read_array(Path(text), ("labels", "label", "y"))
+        path = Path(text)
+    if not files.is_array(path):
+        raise errors.invalid(
+            "--labels", f"is {text!r}; must be a class (a whole number), or a .npy or .npz file of them"
+        )
+    return files.read_array(path, ("labels", "label", "y"))

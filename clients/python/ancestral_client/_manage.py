@@ -8,11 +8,12 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from ancestral.text import shown
 from ancestral_client import _commands as commands
 from ancestral_client._commands import TIMEOUT, Address, AsJson, ModelName, Timeout
+from ancestral_client.terminal import console
 
 Folder = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model: a folder of the server.")]
 
@@ -40,10 +41,11 @@ def models(
         size = "×".join(map(str, model.image_shape)) if any(model.image_shape) else "?"
         if model.label_count:
             size += f", {model.label_count} classes"
-        table.add_row(model.name, str(model.version), size, ", ".join(model.roles), commands.bits(model), state)
+        cells = (model.name, model.version, size, ", ".join(model.roles), commands.bits(model), state)
+        table.add_row(*map(shown, cells))
     # A pipe has no width to fit into: let every row be one line.
-    console = Console() if sys.stdout.isatty() else Console(width=500)
-    console.print(table, soft_wrap=not sys.stdout.isatty())
+    stdout = console() if sys.stdout.isatty() else console(width=500)
+    stdout.print(table, soft_wrap=not sys.stdout.isatty())
 
 
 def load(
@@ -56,7 +58,7 @@ def load(
     """Have the server load a version from its folder, or load it anew; what serves goes on until it is done."""
     with commands.client(context, address, timeout) as client:
         loaded = client.load(model, version)
-    print(f"{loaded.name} version {loaded.version} serves on {loaded.device}")
+    print(shown(f"{loaded.name} version {loaded.version} serves on {loaded.device}"))
 
 
 def unload(
@@ -69,4 +71,9 @@ def unload(
     """Have the server take a version out of service, or all; it ends when their running calls have."""
     with commands.client(context, address, timeout) as client:
         client.unload(model, version)
-    print(f"{model} {f'version {version}' if version else 'at every version'} is unloaded")
+    print(shown(f"{model} {f'version {version}' if version else 'at every version'} is unloaded"))
+    print(
+        "it stays so until its files change or the server is started again; to keep it out for good, take its folder "
+        "out of the server's folder of models",
+        file=sys.stderr,
+    )

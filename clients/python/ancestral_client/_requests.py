@@ -23,7 +23,8 @@ class Requests:
 
     def images(self, images: ArrayLike, model: str, version: int, timeout: float | None) -> NDArray[np.uint8]:
         """`images` as [N,H,W,C]."""
-        return self._batches.images("images", images, model, version, timeout)
+        name = _checks.name_of("model", model)
+        return self._batches.images("images", images, name, _checks.version_of(version), timeout)
 
     def sample(
         self,
@@ -40,20 +41,24 @@ class Requests:
         timeout: float | None,
     ) -> pb.SampleRequest:
         request = pb.SampleRequest(
-            model=model,
+            model=_checks.name_of("model", model),
             version=_checks.version_of(version),
             priority=self._priority,
             count=_checks.count_of("count", n),
             # Drawn here and not by the server, so that a call that is tried again asks for the same images.
             seed=secrets.randbits(63) if seed is None else _checks.seed_of("seed", seed),
             first_index=_checks.first_index_of(first_index),
-            temperature=temperature,
+            temperature=None if temperature is None else _checks.temperature_of(temperature),
             label=None if label is None else _checks.label_of("label", label),
         )
         if given is not None:
-            request.given.CopyFrom(_wire.pack(self._batches.images("given", given, model, version, timeout)))
+            request.given.CopyFrom(
+                _wire.pack(self._batches.images("given", given, request.model, request.version, timeout))
+            )
         if known is not None:
-            request.known.CopyFrom(_wire.pack(self._batches.mask("known", known, model, version, timeout)))
+            request.known.CopyFrom(
+                _wire.pack(self._batches.mask("known", known, request.model, request.version, timeout))
+            )
         return request
 
     def encode(
@@ -62,7 +67,7 @@ class Requests:
         """Of images that `images` made."""
         _checks.fits_message("images", batch, self._max_message_bytes)
         return pb.EncodeRequest(
-            model=model,
+            model=_checks.name_of("model", model),
             version=_checks.version_of(version),
             priority=self._priority,
             images=_wire.pack(batch),
@@ -83,7 +88,7 @@ class Requests:
         """Of images that `images` made."""
         _checks.fits_message("images", batch, self._max_message_bytes)
         return pb.ScoreRequest(
-            model=model,
+            model=_checks.name_of("model", model),
             version=_checks.version_of(version),
             priority=self._priority,
             images=_wire.pack(batch),
@@ -98,19 +103,29 @@ class Requests:
         """Of images that `images` made."""
         _checks.fits_message("images", batch, self._max_message_bytes)
         return pb.ExtractFeaturesRequest(
-            model=model,
+            model=_checks.name_of("model", model),
             version=_checks.version_of(version),
             priority=self._priority,
             images=_wire.pack(batch),
-            include_map=include_map,
+            include_map=_checks.flag_of("include_map", include_map),
             labels=labels,
+        )
+
+    def classify(self, model: str, batch: NDArray[np.uint8], *, version: int) -> pb.ClassifyRequest:
+        """Of images that `images` made."""
+        _checks.fits_message("images", batch, self._max_message_bytes)
+        return pb.ClassifyRequest(
+            model=_checks.name_of("model", model),
+            version=_checks.version_of(version),
+            priority=self._priority,
+            images=_wire.pack(batch),
         )
 
     def decode(self, model: str, latents: ArrayLike, *, version: int) -> pb.DecodeRequest:
         batch = _checks.latent_batch(latents)
         _checks.fits_message("latents", batch, self._max_message_bytes)
         return pb.DecodeRequest(
-            model=model,
+            model=_checks.name_of("model", model),
             version=_checks.version_of(version),
             priority=self._priority,
             latents=_wire.pack(batch),

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ancestral.v1 import bundle_pb2, inference_service_pb2, model_service_pb2, tensor_pb2, timing_pb2
 from ancestral_client.results import (
+    Classes,
     Decoding,
     Encoding,
     Features,
@@ -109,6 +110,16 @@ def features(reply: inference_service_pb2.ExtractFeaturesResponse) -> Features:
     )
 
 
+def classes(reply: inference_service_pb2.ClassifyResponse) -> Classes:
+    return Classes(
+        logits=unpack(reply.logits),
+        probabilities=unpack(reply.probabilities),
+        labels=np.array(reply.labels, np.int64),
+        class_names=tuple(reply.class_names),
+        info=_info(reply.info),
+    )
+
+
 def scores(reply: inference_service_pb2.ScoreResponse) -> Scores:
     return Scores(
         log_likelihood=unpack(reply.log_likelihood),
@@ -145,4 +156,5 @@ def model(message: model_service_pb2.Model) -> Model:
         if message.HasField("limits")
         else None,
         provenance=dict(bundle.provenance),
+        class_names=tuple(bundle.class_names),
     )

@@ -44,7 +44,11 @@ def cut(
 ) -> Iterable[ArrayLike]:
     """An array in messages of `size` images; what is no array gives messages itself."""
     if not isinstance(images, np.ndarray):
-        return images
+        try:
+            return iter(images)
+        except TypeError:
+            found = type(images).__name__
+            raise errors.invalid("images", f"must be an array or an iterable of arrays, not {found}") from None
     whole = fit(images)
     return (whole[start : start + size] for start in range(0, len(whole), size))
 

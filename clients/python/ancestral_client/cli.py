@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from dataclasses import asdict
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.progress import track
 
+from ancestral.text import shown
 from ancestral_client import _commands as commands
 from ancestral_client import _manage as manage
 from ancestral_client import errors, files
 from ancestral_client._commands import (
     TIMEOUT,
+    VARIABLE,
     Address,
     AsJson,
     BulkPriority,
@@ -38,10 +41,12 @@ from ancestral_client._commands import (
     Version,
 )
 from ancestral_client.client import Client
+from ancestral_client.replacing import FileProblem, reason
 from ancestral_client.results import SampledImage, Samples
+from ancestral_client.terminal import console
 
 _EXIT_CODES: dict[type[Exception], int] = {
-    files.FileProblem: 2,
+    FileProblem: 2,
     errors.InvalidArgument: 2,
     errors.MessageTooLarge: 2,
     errors.BundleRefused: 2,
@@ -59,6 +64,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # Plain: in its panels typer says of each flag that it takes a <bool>.
+    rich_markup_mode=None,
 )
 
 
@@ -66,19 +73,22 @@ app = typer.Typer(
 def connect(
     context: typer.Context,
     address: Annotated[
-        str, typer.Option(metavar="HOST:PORT", envvar="ANCESTRAL_ADDRESS", help="Where the server listens.")
+        str, typer.Option(metavar="HOST:PORT", envvar=VARIABLE, help="Where the server listens.")
     ] = "localhost:8500",
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=commands.tell_version, help="Print the version.")
     ] = False,
 ) -> None:
-    # --address may stand before the command or after it; after it wins.
-    context.obj = address
+    # --address may stand before the command or after it; after it wins. What is wrong with it names where it stands.
+    source = context.get_parameter_source("address")
+    given_by_variable = source is not None and source.name == "ENVIRONMENT"
+    context.obj = (VARIABLE if given_by_variable else "--address", address)
+    commands.warn_of_near_variables(os.environ)
 
 
 app.command()(manage.models)
-app.command()(manage.load)
-app.command()(manage.unload)
+app.command(short_help="Load a version from its folder, or load it anew.")(manage.load)
+app.command(short_help="Take a version, or all, out of service.")(manage.unload)
 
 
 @app.command()
@@ -110,10 +120,10 @@ def sample(
 
 def _sample_with_bar(client: Client, model: str, n: int, **asked: Any) -> Samples:
     """The result of `Client.sample`, by way of `Client.sample_stream`."""
-    console = Console(stderr=True)
+    stderr = console(stderr=True)
     with client.sample_stream(model, n, **asked) as events:
         # Gone when it is done, or before an error is told; and nothing of it in a log.
-        bar = track(events, "images", total=n, console=console, transient=True, disable=not console.is_terminal)
+        bar = track(events, "images", total=n, console=stderr, transient=True, disable=not stderr.is_terminal)
         finished = {event.index: event for event in bar if isinstance(event, SampledImage)}
     ordered = [finished[index] for index in sorted(finished)]
     likelihoods = [image.log_likelihood for image in ordered if image.log_likelihood is not None]
@@ -177,7 +187,7 @@ def encode(
     files.check_target(out, ".npz", ".npy")
     files.check_holds_all(out, "--draw-seed", draw_seed is not None)
     with commands.client(context, address, timeout, bulk_priority=priority) as client:
-        array = commands.images(images)
+        array = commands.images(client, model, version, images)
         parts = client.encode_stream(model, array, draw_seed=draw_seed, version=version)
         posterior = commands.joined(parts, len(array))
     arrays = {"mean": posterior.mean, "log_variance": posterior.log_variance, "latent": posterior.latent}
@@ -224,11 +234,39 @@ def features(
     files.check_target(out, ".npz", ".npy")
     files.check_holds_all(out, "--map", include_map)
     with commands.client(context, address, timeout, priority) as client, commands.wanting_labels(labels):
-        hidden = client.features(
-            model, commands.images(images), include_map=include_map, labels=commands.labels(labels), version=version
-        )
+        array = commands.images(client, model, version, images)
+        hidden = client.features(model, array, include_map=include_map, labels=commands.labels(labels), version=version)
     files.write_arrays(out, {"features": hidden.features, "feature_map": hidden.feature_map})
     commands.done(out, f"{len(hidden.features)} × {hidden.features.shape[1]} features", hidden.info)
+
+
+@app.command()
+def classify(
+    context: typer.Context,
+    model: ModelName,
+    images: ImageFile,
+    out: Annotated[Path | None, typer.Option(help="Also write logits, probabilities and labels to this .npz.")] = None,
+    as_json: AsJson = False,
+    priority: Priority = "interactive",
+    version: Version = 0,
+    address: Address = None,
+    timeout: Timeout = TIMEOUT,
+) -> None:
+    """Tell which class images are of."""
+    if out is not None:
+        files.check_target(out, ".npz")
+    with commands.client(context, address, timeout, priority) as client:
+        array = commands.images(client, model, version, images)
+        found = client.classify(model, array, version=version)
+    if out is not None:
+        files.write_arrays(out, {"logits": found.logits, "probabilities": found.probabilities, "labels": found.labels})
+    best = found.probabilities.max(axis=1)
+    if as_json:
+        rows = zip(found.labels.tolist(), found.names, best.tolist(), strict=True)
+        print(json.dumps([{"label": label, "name": name, "probability": share} for label, name, share in rows]))
+        return
+    for name, share in zip(found.names, best, strict=True):
+        print(f"{shown(name)}\t{share:.3f}")
 
 
 @app.command()
@@ -252,7 +290,7 @@ def score(
         commands.client(context, address, timeout, bulk_priority=priority) as client,
         commands.wanting_labels(labels),
     ):
-        array = commands.images(images)
+        array = commands.images(client, model, version, images)
         parts = client.score_stream(model, array, seed=seed, labels=commands.labels(labels), version=version)
         scores = commands.joined(parts, len(array))
     if out is not None:
@@ -269,12 +307,25 @@ def score(
 
 
 def main() -> None:
-    """Runs a command; a failed call is one line on stderr and an exit code."""
+    """Runs a command; what fails is one line on stderr and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a letter that its encoding lacks is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
-    except (errors.AncestralError, files.FileProblem) as error:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where a full disk can still be told
+    except (errors.AncestralError, FileProblem) as error:
         print(f"ancestral: {commands.told(error)}", file=sys.stderr)
         sys.exit(next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), 1))
+    except OSError as error:
+        # Files of ours are FileProblems. What could not be written is thrown away, or Python would try it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # whoever read it has seen enough, as head
+            sys.exit(1)
+        print(f"ancestral: the output cannot be written: {reason(error)}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -7,25 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from google.protobuf.message import Message
 from numpy.typing import ArrayLike, NDArray
 
-from ancestral.v1 import (
-    inference_service_pb2,
-    inference_service_pb2_grpc,
-    model_service_pb2_grpc,
-)
+from ancestral.v1 import inference_service_pb2
 from ancestral_client import _channel, _checks, _wire
 from ancestral_client._attempts import Attempts, Server, call
 from ancestral_client._batches import Batches
 from ancestral_client._checks import Priority
+from ancestral_client._connection import Connection
 from ancestral_client._models import ModelCalls
 from ancestral_client._requests import Requests
 from ancestral_client.bulk import MESSAGE_SIZE, BulkStream, Role, cut
-from ancestral_client.results import Decoding, Encoding, Features, Samples, Scores
+from ancestral_client.results import Classes, Decoding, Encoding, Features, Samples, Scores
 from ancestral_client.stream import SampleStream
 
 _Result = TypeVar("_Result", bound=Encoding | Scores)
@@ -46,6 +43,15 @@ class Client(ModelCalls):
     `priority` is that of every call, `bulk_priority` that of the streams of encode and score. Interactive calls go
     first, and the server refuses one that would wait for long; "batch" takes what those leave over and may wait.
 
+    `address` is HOST:PORT, or a target of gRPC such as dns:///replicas:8500. What is on this machine is reached without
+    the proxy that `http_proxy` and the like may name, other hosts by it, unless `no_proxy` has them.
+
+    A client can be pickled and copied, as joblib and scikit-learn do: the copy has the same settings, and a connection
+    of its own. A forked process should make its own: gRPC's threads stay behind.
+
+    Numbers may be of numpy, arrays also tensors (taken off their device and their graph) and Pillow's pictures. What is
+    no whole number where one is needed is refused, never cut.
+
     Every method raises an AncestralError (see `ancestral_client.errors`); a wrong value is an InvalidArgument, whether
     the client finds it or the server does.
     """
@@ -61,20 +67,32 @@ class Client(ModelCalls):
         max_message_bytes: int = _channel.MAX_MESSAGE_BYTES,
     ) -> None:
         _checks.timeout_of(timeout)
+        max_message_bytes = _checks.message_bytes_of(max_message_bytes)
+        self.address = _checks.address_of(address)
         self._server = Server(address, _checks.retry_seconds_of(retry_seconds))
-        self.address = address
         self.timeout = timeout
-        self._channel = _channel.open_channel(address, max_message_bytes)
-        self._inference = inference_service_pb2_grpc.InferenceServiceStub(self._channel)
-        super().__init__(model_service_pb2_grpc.ModelServiceStub(self._channel))
+        self._settings: dict[str, Any] = {
+            "retry_seconds": retry_seconds,
+            "priority": priority,
+            "bulk_priority": bulk_priority,
+            "max_message_bytes": max_message_bytes,
+        }
+        super().__init__(Connection(address, max_message_bytes))
         batches = Batches(lambda name, version, timeout: self.model(name, version, timeout=timeout).image_shape)
         self._requests = Requests(batches, max_message_bytes, _checks.priority_of(priority))
         # Who sends a stream does not wait for each of its answers.
         self._bulk_requests = Requests(batches, max_message_bytes, _checks.priority_of(bulk_priority))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What made it, for pickle and deepcopy: whoever gets it connects anew."""
+        return {"address": self.address, "timeout": self.timeout, **self._settings}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Client.__init__(self, **state)
+
     def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""
-        self._channel.close()
+        self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -120,7 +138,7 @@ class Client(ModelCalls):
             version=version,
             timeout=timeout,
         )
-        return _wire.samples(call(self._inference.Sample, request, self._attempts(timeout)))
+        return _wire.samples(call(self._connection.inference.Sample, request, self._attempts(timeout)))
 
     def sample_stream(
         self,
@@ -157,8 +175,10 @@ class Client(ModelCalls):
             version=version,
             timeout=timeout,
         )
-        request = inference_service_pb2.SampleStreamRequest(sample=sample, progress=progress)
-        return SampleStream(self._inference.SampleStream, request, self._attempts(timeout))
+        request = inference_service_pb2.SampleStreamRequest(
+            sample=sample, progress=_checks.flag_of("progress", progress)
+        )
+        return SampleStream(self._connection.inference.SampleStream, request, self._attempts(timeout))
 
     def encode(
         self,
@@ -176,7 +196,7 @@ class Client(ModelCalls):
         """
         batch = self._requests.images(images, model, version, timeout)
         request = self._requests.encode(model, batch, draw_seed=draw_seed, first_index=first_index, version=version)
-        return _wire.encoding(call(self._inference.Encode, request, self._attempts(timeout)))
+        return _wire.encoding(call(self._connection.inference.Encode, request, self._attempts(timeout)))
 
     def encode_stream(
         self,
@@ -198,17 +218,21 @@ class Client(ModelCalls):
         >>> for part in client.encode_stream("digits-vae", images):  # doctest: +SKIP
         ...     part.mean  # [64,Z], of the last one perhaps fewer
         """
+        # Here, so that what is wrong with it is told of the call and not of each message.
+        draw_seed = None if draw_seed is None else _checks.seed_of("draw_seed", draw_seed)
 
         def request(batch: NDArray[np.uint8], first: int) -> Message:
             return self._bulk_requests.encode(model, batch, draw_seed=draw_seed, first_index=first, version=version)
 
-        role = Role("encode", self._inference.EncodeStream, inference_service_pb2.EncodeStreamRequest, _wire.encoding)
+        role = Role(
+            "encode", self._connection.inference.EncodeStream, inference_service_pb2.EncodeStreamRequest, _wire.encoding
+        )
         return self._bulk(role, request, model, images, message_size, version, timeout)
 
     def decode(self, model: str, latents: ArrayLike, *, version: int = 0, timeout: float | None = None) -> Decoding:
         """The image of each latent: `latents` is [N,Z] or one latent [Z], any real dtype, all finite."""
         request = self._requests.decode(model, latents, version=version)
-        return _wire.decoding(call(self._inference.Decode, request, self._attempts(timeout)))
+        return _wire.decoding(call(self._connection.inference.Decode, request, self._attempts(timeout)))
 
     def features(
         self,
@@ -227,7 +251,13 @@ class Client(ModelCalls):
         batch = self._requests.images(images, model, version, timeout)
         classes = _checks.labels_of(labels)
         request = self._requests.features(model, batch, include_map=include_map, labels=classes, version=version)
-        return _wire.features(call(self._inference.ExtractFeatures, request, self._attempts(timeout)))
+        return _wire.features(call(self._connection.inference.ExtractFeatures, request, self._attempts(timeout)))
+
+    def classify(self, model: str, images: ArrayLike, *, version: int = 0, timeout: float | None = None) -> Classes:
+        """Which class each image is of: logits and probabilities [N,K], and the most probable label [N]."""
+        batch = self._requests.images(images, model, version, timeout)
+        request = self._requests.classify(model, batch, version=version)
+        return _wire.classes(call(self._connection.inference.Classify, request, self._attempts(timeout)))
 
     def score(
         self,
@@ -250,7 +280,7 @@ class Client(ModelCalls):
         request = self._requests.score(
             model, batch, seed=seed, first_index=first_index, labels=classes, version=version
         )
-        return _wire.scores(call(self._inference.Score, request, self._attempts(timeout)))
+        return _wire.scores(call(self._connection.inference.Score, request, self._attempts(timeout)))
 
     def score_stream(
         self,
@@ -264,13 +294,15 @@ class Client(ModelCalls):
         timeout: float | None = None,
     ) -> BulkStream[Scores]:
         """`score` of any number of images in one call; as `encode_stream`. `labels`: one for all, or one per image."""
-        classes = _checks.labels_of(labels)
+        classes, seed = _checks.labels_of(labels), _checks.seed_of("seed", seed)
 
         def request(batch: NDArray[np.uint8], first: int) -> Message:
             own = classes[first : first + len(batch)] if classes is not None and len(classes) > 1 else classes
             return self._bulk_requests.score(model, batch, seed=seed, first_index=first, labels=own, version=version)
 
-        role = Role("score", self._inference.ScoreStream, inference_service_pb2.ScoreStreamRequest, _wire.scores)
+        role = Role(
+            "score", self._connection.inference.ScoreStream, inference_service_pb2.ScoreStreamRequest, _wire.scores
+        )
         return self._bulk(role, request, model, images, message_size, version, timeout)
 
     def _bulk(
@@ -283,6 +315,8 @@ class Client(ModelCalls):
         version: int,
         timeout: float | None,
     ) -> BulkStream[_Result]:
+        model, version = _checks.name_of("model", model), _checks.version_of(version)
+
         def fit(batch: ArrayLike) -> NDArray[np.uint8]:
             return self._requests.images(batch, model, version, timeout)
 

@@ -16,6 +16,7 @@ AncestralError             any call that failed; `request_id` is what the server
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
@@ -24,6 +25,8 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
+
+from ancestral_client import _address
 
 _Detail = TypeVar("_Detail")
 
@@ -177,12 +180,12 @@ def _error(
             return Unimplemented(text, **about)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             # The server says more when it is the one that gave up; gRPC's own text is "Deadline Exceeded".
-            return DeadlineExceeded(text if reason else f"no answer from {address} within {timeout:g} s", **about)
+            more = "" if text == "Deadline Exceeded" else f" ({text})"
+            return DeadlineExceeded(text if reason else f"no answer from {address} within {timeout:g} s{more}", **about)
         case grpc.StatusCode.UNAVAILABLE if reason:
             return Unavailable(text, **about)
         case grpc.StatusCode.UNAVAILABLE if _nothing_listens(text):
-            said = f"nothing listens at {address}; start a server with: make serve"
-            return Unavailable(said, connected=False, **about)
+            return Unavailable(_no_connection(address, text), connected=False, **about)
         case grpc.StatusCode.UNAVAILABLE:
             return Unavailable(f"the server at {address} does not answer ({text})", **about)
         case grpc.StatusCode.CANCELLED:
@@ -191,10 +194,35 @@ def _error(
             return ServerFault(f"{code.name}: {text}", **about)
 
 
+# The variables by which gRPC finds a proxy; the first that is set counts.
+_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
+
+
+# What gRPC says where no connection was made: to a host, to a file, to a name, by a proxy.
+_NOT_CONNECTED = (
+    "failed to connect",
+    "connection refused",
+    "connect failed",
+    "errors resolving",
+    "resolution failed",
+    "http proxy returned",
+)
+
+
 def _nothing_listens(text: str) -> bool:
     """Whether gRPC's own words for UNAVAILABLE mean that no connection was made."""
     lower = text.lower()
-    return any(sign in lower for sign in ("failed to connect", "connection refused", "dns resolution failed"))
+    return any(sign in lower for sign in _NOT_CONNECTED)
+
+
+def _no_connection(address: str, text: str) -> str:
+    """What to do about it, with gRPC's last words where they say more: they name the address or proxy that it tried."""
+    nobody = any(sign in text.lower() for sign in ("connection refused", "no such file"))
+    if nobody and address and _address.on_this_machine(address):
+        return f"nothing listens at {address}; start a server with: make serve"
+    proxy = next((name for name in _PROXIES if os.environ.get(name)), None)
+    hint = f"; {proxy} is set: should it go there without a proxy, name the host in no_proxy" if proxy else ""
+    return f"no connection to {address} ({text}){hint}"
 
 
 STREAMS = "encode_stream and score_stream cut an array into messages, sample_stream sends each image by itself"

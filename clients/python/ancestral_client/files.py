@@ -1,23 +1,29 @@
-"""Images and arrays in files, for the command line: .npy, .npz and PNG in; also picture grids out.
+"""Images and arrays in files, for the command line: .npy, .npz and pictures in; also picture grids out.
 
 Shapes: N images, H rows, W columns, C channels.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import math
-from collections.abc import Iterator, Mapping
+import stat
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
-from zipfile import is_zipfile
+from typing import IO, Any, TypeVar
+from zipfile import ZipFile, is_zipfile
 
 import numpy as np
-from numpy.lib.format import MAGIC_PREFIX
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ancestral_client import _checks
+from ancestral.text import shown
+from ancestral_client import _checks, pictures
+from ancestral_client.replacing import FileProblem, check_writable, reason, replacing
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -25,33 +31,39 @@ GREY = 128  # what is not there
 _GAP = 1  # pixels between tiles, before they are enlarged
 _ARRAYS = (".npy", ".npz")  # any other file is a picture
 _TILE = 64  # small images are enlarged to about this many pixels, so that 8x8 digits can be seen
+# An array in an archive that would fill the memory, and is packed as only one of nearly equal values is.
+_BOMB_BYTES, _BOMB_RATIO = 2**30, 100
 
 
-class FileProblem(Exception):
-    """A file cannot be read or written as asked; the message names it."""
+def is_array(path: Path) -> bool:
+    """Whether a file holds arrays, by its name, and not a picture."""
+    return path.suffix.lower() in _ARRAYS
 
 
 def read_array(path: Path, names: tuple[str, ...]) -> NDArray[Any]:
-    """The array in a .npy file, in a .npz file (its only one, or the first of `names` in it) or in a PNG picture.
+    """The array in a .npy file, or in a .npz file (its only one, or the first of `names` in it)."""
+    with _reading(path):
+        if not is_array(path):
+            raise FileProblem(f"{path}: the name must end in .npy or .npz")
+        return _stored(path, names)
 
-    A grey picture is [H,W], any other [H,W,3].
+
+def read_images(path: Path) -> NDArray[np.uint8]:
+    """The images in a .npy or .npz file, of any shape; or the one of a picture, [H,W] if it is grey and [H,W,3] if not.
+
+    `fit_channels` makes of a picture what a model takes.
     """
     with _reading(path):
-        return _stored(path, names) if path.suffix in _ARRAYS else _picture(path)
+        return _levels(path, ("images", "image", "x")) if is_array(path) else _picture(path)
 
 
 def read_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """The one image of a file, as the model's [H,W,C] uint8. FileProblem if its size is another.
-
-    A picture may be of any kind: it becomes grey for C = 1 and RGB for C = 3.
-    """
+    """The one image of a file, as the model's [H,W,C] uint8. FileProblem if its size is another."""
     with _reading(path):
-        if path.suffix in _ARRAYS:
-            array = _stored(path, ("given", "image", "images"))
+        if is_array(path):
+            array = _levels(path, ("given", "image", "images"))
         else:
-            array = _picture(path, "RGB" if shape[2] == 3 else "L")
-    if array.dtype != np.uint8:
-        raise FileProblem(f"{path}: holds {array.dtype}, must be uint8 with values 0 to 255")
+            array = fit_channels(path, _picture(path), shape[2])
     return _only(path, array, _checks.image_batch(array, shape), shape)
 
 
@@ -61,7 +73,7 @@ def read_mask(path: Path, shape: tuple[int, int, int]) -> NDArray[np.bool_]:
     FileProblem if that is none or all: such a mask was meant otherwise, as one whose white is 1 and not 255.
     """
     with _reading(path):
-        mask = _stored(path, ("known", "mask")) if path.suffix in _ARRAYS else _picture(path, "L") > 127
+        mask = _stored(path, ("known", "mask")) if is_array(path) else _brightness(path) > 127
     if mask.dtype != np.bool_:
         raise FileProblem(f"{path}: holds {mask.dtype}, must be bool, True for the pixels to keep")
     known = _only(path, mask, _checks.mask_batch(mask, shape), shape)
@@ -70,6 +82,14 @@ def read_mask(path: Path, shape: tuple[int, int, int]) -> NDArray[np.bool_]:
     if known.all():
         raise FileProblem(f"{path}: keeps every pixel, so nothing is drawn; black pixels (False in an array) are")
     return known
+
+
+def fit_channels(path: Path, levels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    """The pixels of a picture, [H,W] or [H,W,3], for a model with so many channels; says so where colours are lost."""
+    if channels == 1 and pictures.in_colour(levels):
+        # Nobody set up logging in a command: it goes to stderr as it is.
+        logging.getLogger(__name__).warning("%s: is in colour and is read as grey", shown(path))
+    return pictures.with_channels(levels, channels)
 
 
 def _only(
@@ -84,79 +104,140 @@ def _only(
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Makes a FileProblem of whatever goes wrong while a file is read."""
+    """Makes a FileProblem of whatever goes wrong while a file is read: readers of pictures raise nearly anything."""
     try:
-        yield
+        found = path.stat().st_mode
+        if stat.S_ISDIR(found):
+            raise FileProblem(f"{path}: is a folder, not a file")
+        if not stat.S_ISREG(found):
+            raise FileProblem(f"{path}: is a pipe or a device; save what it holds to a file first")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except FileProblem:
+        raise
     except FileNotFoundError:
         raise FileProblem(f"{path}: no such file") from None
+    except pictures.UnclearPicture as error:
+        raise FileProblem(f"{path}: {error}") from None
     except UnidentifiedImageError:
         raise FileProblem(f"{path}: not a .npy, a .npz or a picture") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise FileProblem(f"{path}: cannot be read: {error}") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        limit = Image.MAX_IMAGE_PIXELS
+        raise FileProblem(f"{path}: has more than {limit} pixels; nothing that large is a picture here") from None
+    except Exception as error:
+        raise FileProblem(f"{path}: cannot be read: {reason(error)}") from error
 
 
-def _picture(path: Path, mode: str | None = None) -> NDArray[np.uint8]:
-    """A picture as grey [H,W] (mode "L") or as [H,W,3] ("RGB"); without a mode, as what it is."""
-    with Image.open(path) as opened:
-        image: Image.Image = opened
-        if image.mode.startswith("I"):  # 16 bits: the high byte, as of colours; convert() would cut off above 255
-            image = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8))
-        return np.asarray(image.convert(mode or ("L" if image.mode in ("1", "L", "LA") else "RGB")))
+def _picture(path: Path) -> NDArray[np.uint8]:
+    """A picture as grey [H,W] or as RGB [H,W,3]."""
+    with Image.open(path) as image:
+        return pictures.pixels(image)
+
+
+def _brightness(path: Path) -> NDArray[np.uint8]:
+    """A picture as grey [H,W]."""
+    return pictures.with_channels(_picture(path), 1)
+
+
+def _levels(path: Path, names: tuple[str, ...]) -> NDArray[np.uint8]:
+    """The array of 8-bit images in a file."""
+    array = _stored(path, names)
+    if array.dtype != np.uint8:
+        # Numbers of another type may be meant from 0 to 1, to 16 or to 255.
+        raise FileProblem(f"{path}: holds {array.dtype}, must be uint8 with values 0 to 255; scale, round, and convert")
+    return array
 
 
 def _stored(path: Path, names: tuple[str, ...]) -> NDArray[Any]:
     """The array in a .npy file, or in a .npz file the only one or the first of `names`."""
+    suffix = path.suffix.lower()
     # numpy takes whatever it does not know for a pickle, and speaks of that.
     with path.open("rb") as file:
-        is_array = file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX
-    if not (is_array if path.suffix == ".npy" else is_zipfile(path)):
-        raise FileProblem(f"{path}: is not a {path.suffix} file")
-    if path.suffix == ".npy":
-        return np.asarray(np.load(path, allow_pickle=False))
-    with np.load(path, allow_pickle=False) as archive:
-        if len(archive.files) == 1:
-            return np.asarray(archive[archive.files[0]])
-        for name in names:
-            if name in archive.files:
-                return np.asarray(archive[name])
-        raise FileProblem(f"{path}: holds {', '.join(archive.files)}; expected one array, or one of {', '.join(names)}")
+        known = file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX
+    if not (known if suffix == ".npy" else is_zipfile(path)):
+        raise FileProblem(f"{path}: is not a {suffix} file")
+    if suffix == ".npy":
+        with path.open("rb") as file:
+            _check_header(path, file, path.stat().st_size)
+            return np.asarray(np.load(path, allow_pickle=False))
+    with ZipFile(path) as archive:
+        members = {name.removesuffix(".npy"): name for name in archive.namelist()}
+        chosen = next(iter(members)) if len(members) == 1 else next((name for name in names if name in members), None)
+        if chosen is None:
+            held = ", ".join(members) or "nothing"
+            raise FileProblem(f"{path}: holds {held}; expected one array, or one of {', '.join(names)}")
+        entry = archive.getinfo(members[chosen])
+        if entry.file_size > max(_BOMB_BYTES, _BOMB_RATIO * entry.compress_size):
+            raise FileProblem(
+                f"{path}: {chosen} would take {entry.file_size} bytes of memory, packed into {entry.compress_size}"
+            )
+        with archive.open(entry) as member:
+            _check_header(path, member, entry.file_size)
+        with archive.open(entry) as member:
+            return np.asarray(npy.read_array(member, allow_pickle=False))
+
+
+def _check_header(path: Path, file: IO[bytes], size: int) -> None:
+    """FileProblem unless a file of so many bytes can hold what its header speaks of: memory is taken for that."""
+    major, _ = npy.read_magic(file)
+    read = npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise FileProblem(f"{path}: holds Python objects, which could run code; save an array of numbers")
+    claimed, there = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if claimed > there or min(shape, default=0) < 0:
+        raise FileProblem(f"{path}: is cut off or damaged: its header speaks of {claimed} bytes, it holds {there}")
 
 
 def check_target(path: Path, *suffixes: str) -> None:
     """Raises FileProblem unless the file can be written: asked before a long call, not after it."""
-    if path.suffix not in suffixes:
+    if path.suffix.lower() not in suffixes:
         raise FileProblem(f"{path}: the name must end in {' or '.join(suffixes)}")
-    if not path.parent.is_dir():
-        raise FileProblem(f"{path}: there is no folder {path.parent}")
+    check_writable(path)
 
 
 def check_holds_all(path: Path, option: str, asked: bool) -> None:
     """Raises FileProblem if the file would lack what was `asked` for by an option: a .npy holds one array."""
-    if asked and path.suffix != ".npz":
+    if asked and path.suffix.lower() != ".npz":
         raise FileProblem(f"{option} needs --out .npz: {path} holds one array")
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | None]) -> None:
     """Writes the arrays that are not None: to .npz all by name, to .npy only the first."""
     present = {name: array for name, array in arrays.items() if array is not None}
-    try:
-        if path.suffix == ".npz":
-            np.savez_compressed(path, **present)  # type: ignore[arg-type]
+    with replacing(path) as file:
+        if path.suffix.lower() == ".npz":
+            np.savez_compressed(file, **present)  # type: ignore[arg-type]
         else:
-            np.save(path, next(iter(present.values())))
-    except OSError as error:
-        raise FileProblem(f"{path}: cannot be written: {error.strerror}") from error
+            np.save(_Plain(file), next(iter(present.values())))
 
 
 def write_images(path: Path, images: NDArray[np.uint8], extra: Mapping[str, NDArray[Any] | None]) -> None:
     """Writes images [N,H,W,C] as a picture grid (.png), or as arrays (.npy; .npz together with `extra`)."""
-    if path.suffix != ".png":
+    if path.suffix.lower() != ".png":
         write_arrays(path, {"images": images, **extra})
         return
-    try:
-        Image.fromarray(grid(images)).save(path)
-    except OSError as error:
-        raise FileProblem(f"{path}: cannot be written: {error.strerror}") from error
+    picture = Image.fromarray(grid(images))
+    with replacing(path) as file:
+        picture.save(file, "png")
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, document: Any) -> None:
+    write_text(path, json.dumps(document, indent=2))
+
+
+class _Plain:
+    """A file as numpy sees it that must not hand it to C, whose errors carry no reason."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.write: Callable[[bytes], int] = file.write
 
 
 def grid(images: NDArray[np.uint8], columns: int | None = None) -> NDArray[np.uint8]:

@@ -113,6 +113,26 @@ class Features:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Classes:
+    """Which class images are of, of K."""
+
+    logits: NDArray[np.float32]
+    """[N,K], unnormalised natural logs of the probabilities."""
+    probabilities: NDArray[np.float32]
+    """[N,K]; each row sums to 1."""
+    labels: NDArray[np.int64]
+    """[N], the most probable class of each image, 0 to K - 1."""
+    class_names: tuple[str, ...]
+    """Names of the K classes; empty where the model has none."""
+    info: Info
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each image's most probable class, or its number where classes have no names."""
+        return [self.class_names[label] if self.class_names else str(label) for label in self.labels]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Scores:
     """How likely a model finds images."""
 
@@ -174,12 +194,14 @@ class Model:
     label_count: int
     """Number of classes that can be asked for; 0 for a model that is not class-conditional."""
     roles: tuple[str, ...]
-    """What it can do: "sample", "encode", "decode", "features", "score"."""
+    """What it can do: "sample", "encode", "decode", "features", "score", "classify"."""
     metrics: tuple[Metric, ...]
     limits: Limits | None
     """None if it does not serve."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     """What made the bundle: versions, recipe, seed."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes 0, 1, ...; empty where they have none."""
 
     def metric(self, name: str, split: str = "test") -> float | None:
         """The value of a figure, or None if the bundle has none of that name and split."""

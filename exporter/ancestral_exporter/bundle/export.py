@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ancestral.v1 import bundle_pb2, tensor_pb2
+from ancestral_exporter.bundle.reductions import fix_order
 from ancestral_exporter.models.base import OneShotGraph, RasterGraph
 
 _TORCH_DTYPES = {
@@ -83,6 +84,7 @@ def _trace(graph: OneShotGraph) -> onnx.ModelProto:
         value.ClearField("metadata_props")
     for weights in model.graph.initializer:
         weights.ClearField("metadata_props")
+    fix_order(model)
     onnx.checker.check_model(model)
     return model
 

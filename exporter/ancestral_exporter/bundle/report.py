@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ancestral.text import shown
 from ancestral_exporter.errors import ExporterError
 
 
@@ -20,7 +21,7 @@ class Check:
     detail: str
 
     def __str__(self) -> str:
-        return f"{'ok' if self.ok else 'FAILED':<7}{self.subject}: {self.detail}"
+        return f"{'ok' if self.ok else 'FAILED':<7}{shown(self.subject)}: {shown(self.detail)}"
 
 
 @dataclass
@@ -44,8 +45,8 @@ class VerifyReport:
 
     def raise_if_failed(self) -> None:
         if not self.ok:
-            raise VerifyError("\n".join([f"{self.title}: verification failed", *map(str, self.failures)]))
+            raise VerifyError("\n".join([f"{shown(self.title)}: verification failed", *map(str, self.failures)]))
 
     def __str__(self) -> str:
         verdict = "verified" if self.ok else f"{len(self.failures)} of {len(self.checks)} checks failed"
-        return "\n".join([*map(str, self.checks), f"{self.title}: {verdict}"])
+        return "\n".join([*map(str, self.checks), f"{shown(self.title)}: {verdict}"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ancestral.v1 import bundle_pb2, tensor_pb2
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import: it would write to the user's cache
 
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
@@ -25,6 +27,9 @@ DTYPES: dict[int, np.dtype[Any]] = {
     tensor_pb2.DATA_TYPE_INT64: np.dtype(np.int64),
     tensor_pb2.DATA_TYPE_FLOAT32: np.dtype(np.float32),
 }
+
+# What a run is ended with that cannot do with its inputs.
+RUN_FAILURES = (states.InvalidArgument, states.Fail, states.RuntimeException)
 
 # What a raster program reads and writes row by row; anything else has one value per image.
 ROWWISE = frozenset(
@@ -66,7 +71,8 @@ def _run_raster(session: Any, role: bundle_pb2.Role, feeds: Mapping[str, Array],
         states = dict(zip(states, results[len(names) :], strict=True))
     outputs: Arrays = {}
     for spec, values in zip(role.outputs, zip(*rows, strict=True), strict=True):
-        outputs[spec.name] = np.stack(values, axis=1) if spec.meaning in ROWWISE else np.sum(values, axis=0)
+        # Row by row as the server does: np.sum's order depends on how many images there are.
+        outputs[spec.name] = np.stack(values, axis=1) if spec.meaning in ROWWISE else reduce(np.add, values)
     return outputs
 
 

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from google.protobuf import json_format
 
+from ancestral.bundle import rules
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.causality import check_causality
 from ancestral_exporter.bundle.compare import Tolerance, compare
 from ancestral_exporter.bundle.export import graph_roles
 from ancestral_exporter.bundle.feeds import Subjects, make_feeds, torch_answers
 from ancestral_exporter.bundle.report import VerifyReport
-from ancestral_exporter.bundle.runtime import Array, open_session, run_role, signature_problems
+from ancestral_exporter.bundle.runtime import RUN_FAILURES, Array, open_session, run_role, signature_problems
 from ancestral_exporter.models.base import ImageModel
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
 BATCHES = (1, 2, 7, 64)
+# Of a manifest; whoever made it wrong in one place may have done so in thousands.
+MOST_PROBLEMS = 5
 # onnxruntime against PyTorch on one machine: float32 in another order.
 FRESH_TOLERANCE = Tolerance(2e-5, 0.002)
 
@@ -38,11 +41,12 @@ def verify_bundle(path: Path, *, placed: bool = True) -> VerifyReport:
     if placed:
         here, says = f"{path.resolve().parent.name}/{path.resolve().name}", f"{manifest.name}/{manifest.version}"
         report.add(MANIFEST, here == says, f"is of {says}" + ("" if here == says else f", but lies in {here}"))
+    if not _check_manifest(report, manifest):
+        return report
     _check_files(report, path, manifest)
-    _check_manifest(report, manifest)
     if not report.ok:
         return report
-    roles = _forms(manifest.roles)
+    roles = list(rules.forms(manifest))
     sessions = _open(report, path, roles)
     golden = _load_golden(report, path, manifest)
     if report.failures:
@@ -55,7 +59,8 @@ def verify_bundle(path: Path, *, placed: bool = True) -> VerifyReport:
             tiled = {name: value[index] for name, value in feeds.items()}
             answers = {name: value[index] for name, value in wanted.items()}
             compare(report, "recorded", sessions[role.graph], role, tiled, answers, tolerance)
-    _check_raster(report, manifest, sessions)
+    if _check_labels(report, manifest, sessions):
+        _check_raster(report, manifest, sessions)
     return report
 
 
@@ -69,7 +74,7 @@ def verify_model(model: ImageModel, folder: Path, subjects: Subjects | None = No
     subjects = subjects or random_subjects(model)
     for graph in model.graphs():
         roles = graph_roles(graph)
-        sessions = _open(report, folder, _forms(roles))
+        sessions = _open(report, folder, [*roles, *(role.lean for role in roles if role.HasField("lean"))])
         for role in roles:
             if role.graph not in sessions:
                 continue
@@ -92,11 +97,6 @@ def verify_model(model: ImageModel, folder: Path, subjects: Subjects | None = No
     return report
 
 
-def _forms(roles: Iterable[bundle_pb2.Role]) -> list[bundle_pb2.Role]:
-    """The roles, and the lean forms of those that have one."""
-    return [form for role in roles for form in ((role, role.lean) if role.HasField("lean") else (role,))]
-
-
 def random_subjects(model: ImageModel, count: int = 64, seed: int = 1) -> Subjects:
     """Images of independent random bytes, and labels where the model knows them."""
     shape = model.image
@@ -108,6 +108,9 @@ def random_subjects(model: ImageModel, count: int = 64, seed: int = 1) -> Subjec
 
 def _read_manifest(report: VerifyReport, path: Path) -> bundle_pb2.Bundle | None:
     try:
+        if (size := (path / MANIFEST).stat().st_size) > rules.MAX_MANIFEST_BYTES:
+            report.add(MANIFEST, False, f"has {size} bytes, must have at most {rules.MAX_MANIFEST_BYTES}")
+            return None
         text = (path / MANIFEST).read_text(encoding="utf-8")
         manifest = json_format.Parse(text, bundle_pb2.Bundle())
     except (OSError, UnicodeDecodeError, json_format.ParseError) as error:
@@ -123,7 +126,7 @@ def _check_files(report: VerifyReport, path: Path, manifest: bundle_pb2.Bundle) 
     for file in manifest.files:
         listed.add(file.path)
         pure = PurePosixPath(file.path)
-        if pure.is_absolute() or ".." in pure.parts or not (path / pure).is_file():
+        if not (path / pure).is_file():
             report.add(file.path, False, "is missing")
             continue
         size = (path / pure).stat().st_size
@@ -144,30 +147,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _check_manifest(report: VerifyReport, manifest: bundle_pb2.Bundle) -> None:
-    files = {file.path for file in manifest.files}
-    image = manifest.image
-    problems = []
-    if min(image.height, image.width, image.channels) < 1 or not 2 <= image.levels <= 256:
-        problems.append(f"image {image.height}×{image.width}×{image.channels} with {image.levels} levels")
+def _check_manifest(report: VerifyReport, manifest: bundle_pb2.Bundle) -> bool:
+    found = list(rules.problems(manifest))
     if not manifest.family:
-        problems.append("no family")
-    if manifest.golden.path not in files:
-        problems.append(f"golden data {manifest.golden.path!r} is not among the files")
-    if not manifest.roles:
-        problems.append("no roles")
-    names = [role.name for role in manifest.roles]
-    problems += [f"role {name!r} is there twice" for name in sorted({n for n in names if names.count(n) > 1})]
-    for role in _forms(manifest.roles):
-        if role.program not in (bundle_pb2.PROGRAM_ONE_SHOT, bundle_pb2.PROGRAM_RASTER):
-            problems.append(f"role {role.name}: unknown program {role.program}")
-        if role.graph not in files:
-            problems.append(f"role {role.name}: graph {role.graph!r} is not among the files")
-        for side, specs in (("inputs", role.inputs), ("outputs", role.outputs)):
-            meanings = [spec.meaning for spec in specs]
-            if len(set(meanings)) < len(meanings) or bundle_pb2.MEANING_UNSPECIFIED in meanings:
-                problems.append(f"role {role.name}: its {side} must have one meaning each, each once")
-    report.add(MANIFEST, not problems, "; ".join(problems) or f"roles {', '.join(names)}")
+        found.append("no family")
+    names = ", ".join(role.name for role in manifest.roles)
+    return report.add(MANIFEST, not found, "; ".join(found[:MOST_PROBLEMS]) or f"roles {names}")
 
 
 def _open(report: VerifyReport, folder: Path, roles: list[bundle_pb2.Role]) -> dict[str, Any]:
@@ -194,8 +179,8 @@ def _load_golden(report: VerifyReport, path: Path, manifest: bundle_pb2.Bundle) 
     except (OSError, ValueError, EOFError, KeyError) as error:
         report.add(file, False, f"cannot be read: {error}")
         return {}
-    needed = [f"{r.name}/in/{s.name}" for r in _forms(manifest.roles) for s in r.inputs]
-    needed += [f"{r.name}/out/{s.name}" for r in _forms(manifest.roles) for s in r.outputs]
+    needed = [f"{r.name}/in/{s.name}" for r in rules.forms(manifest) for s in r.inputs]
+    needed += [f"{r.name}/out/{s.name}" for r in rules.forms(manifest) for s in r.outputs]
     missing = [name for name in needed if name not in golden or len(golden[name]) == 0]
     report.add(file, not missing, f"lacks {', '.join(missing)}" if missing else f"{len(golden)} recorded arrays")
     return golden
@@ -206,6 +191,25 @@ def _recorded(golden: Mapping[str, Array], role: bundle_pb2.Role) -> tuple[dict[
         {spec.name: golden[f"{role.name}/in/{spec.name}"] for spec in role.inputs},
         {spec.name: golden[f"{role.name}/out/{spec.name}"] for spec in role.outputs},
     )
+
+
+def _check_labels(report: VerifyReport, manifest: bundle_pb2.Bundle, sessions: Mapping[str, Any]) -> bool:
+    """Whether every role that takes a label runs with the first and with the last one."""
+    fine = True
+    image, last = manifest.image, manifest.label_count - 1
+    subjects = Subjects(np.zeros((2, image.height, image.width, image.channels), np.uint8), np.array([0, last]), 3)
+    for role in rules.forms(manifest):
+        if all(spec.meaning != bundle_pb2.MEANING_LABEL for spec in role.inputs):
+            continue
+        subject = f"{role.graph} {role.name}"
+        try:
+            run_role(sessions[role.graph], role, make_feeds(role, subjects), image.height)
+        except RUN_FAILURES as error:
+            what = f"fails with label {last}, label_count is {manifest.label_count}: {error}"
+            fine = report.add(subject, False, what)
+        else:
+            report.add(subject, True, f"runs with labels 0 and {last}")
+    return fine
 
 
 def _check_raster(report: VerifyReport, manifest: bundle_pb2.Bundle, sessions: Mapping[str, Any]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from google.protobuf import json_format
 
+from ancestral.bundle import rules
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.compare import Tolerance, compare
 from ancestral_exporter.bundle.export import export_graph, graph_roles
@@ -20,13 +22,15 @@ from ancestral_exporter.bundle.feeds import Subjects, make_feeds, torch_answers
 from ancestral_exporter.bundle.report import VerifyReport
 from ancestral_exporter.bundle.runtime import Array, Arrays, open_session
 from ancestral_exporter.bundle.verify import MANIFEST, SCHEMA, sha256, verify_bundle, verify_model
-from ancestral_exporter.errors import UsageError
+from ancestral_exporter.errors import ExporterError, UsageError
 from ancestral_exporter.models.base import ImageModel, OneShotGraph, RasterGraph
 
 GOLDEN = "golden.npz"
 # For the server's device too: a GPU without TF32 stays well inside.
 GOLDEN_TOLERANCE = Tolerance(1e-4, 0.002)
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_PARTIAL = ".partial-"
+# The manifest and the server hold versions in 64 bits with a sign.
+LAST_VERSION = 2**63 - 1
 # Images recorded of a raster role: its replay costs H runs at any batch, its recording tens of passes.
 _RASTER_IMAGES = 4
 
@@ -41,33 +45,49 @@ def write_bundle(
     provenance: Mapping[str, str] | None = None,
     golden_images: Array,
     golden_labels: Array | None = None,
+    class_names: Sequence[str] = (),
     extras: Callable[[Path], Iterable[bundle_pb2.Metric]] | None = None,
 ) -> Path:
     """Export, verify and place `model` as the next version of `models_dir/name`; returns its folder.
 
     golden_images [N,H,W,C] uint8 and golden_labels [N] (needed when the model has labels) are what the recorded answers
-    are about; a handful is enough. `extras` is called with the temporary folder when the graphs are there; it may add
-    files, and returns what it measured of the graphs.
+    are about; a handful is enough. class_names are those of the labels from 0 on, where they have any. `extras` is
+    called with the temporary folder when the graphs are there; it may add files, and returns what it measured of the
+    graphs.
     Raises VerifyError, leaving nothing behind, when a graph does not answer as PyTorch does.
     """
-    if not _NAME.fullmatch(name):
-        raise UsageError(f"model name {name!r} does not match {_NAME.pattern}")
+    check_name(name)
     subjects = _subjects(model, golden_images, golden_labels)
     home = Path(models_dir) / name
     home.mkdir(parents=True, exist_ok=True)
-    with _temporary(home) as folder:
+    with temporary(home) as folder:
         graphs = model.graphs()
         for graph in graphs:
             export_graph(graph, folder)
         verify_model(model, folder).raise_if_failed()
         np.savez_compressed(folder / GOLDEN, **_record(graphs, folder, subjects))  # type: ignore[arg-type]
         measured = [*metrics, *(extras(folder) if extras else ())]
-        manifest = _manifest(model, name, description, graphs, measured, provenance or {})
+        manifest = _manifest(model, name, description, class_names, graphs, measured, provenance or {})
         manifest.files.extend(_files(folder))
-        manifest.version = _next_version(home)
-        _write_manifest(folder, manifest)
+        manifest.version = next_version(home)
+        write_manifest(folder, manifest)
         verify_bundle(folder, placed=False).raise_if_failed()
-        return _place(folder, home, manifest)
+        return place(folder, home, manifest)
+
+
+def check_name(name: str) -> None:
+    """Raises UsageError unless a model may be called so."""
+    if not rules.NAME.fullmatch(name):
+        raise UsageError(f"model name {name!r} does not match {rules.NAME.pattern}")
+
+
+def check_home(home: Path) -> None:
+    """Raises ExporterError unless versions can be placed in `home`: asked before a training, not after it."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=home if os.path.lexists(home) else home.parent):
+            pass
+    except OSError as error:
+        raise ExporterError(f"{home}: cannot be written: {error.strerror}") from error
 
 
 def _subjects(model: ImageModel, images: Array, labels: Array | None) -> Subjects:
@@ -113,6 +133,7 @@ def _manifest(
     model: ImageModel,
     name: str,
     description: str,
+    class_names: Sequence[str],
     graphs: Sequence[OneShotGraph | RasterGraph],
     metrics: Sequence[bundle_pb2.Metric],
     provenance: Mapping[str, str],
@@ -128,6 +149,7 @@ def _manifest(
         ),
         latent_size=model.latent_size,
         label_count=model.label_count,
+        class_names=class_names,
         roles=[role for graph in graphs for role in graph_roles(graph)],
         golden=bundle_pb2.Golden(
             path=GOLDEN, tolerance=GOLDEN_TOLERANCE.value, pixel_tolerance=GOLDEN_TOLERANCE.pixels
@@ -147,30 +169,41 @@ def _files(folder: Path) -> list[bundle_pb2.BundleFile]:
     ]
 
 
-def _write_manifest(folder: Path, manifest: bundle_pb2.Bundle) -> None:
+def write_manifest(folder: Path, manifest: bundle_pb2.Bundle) -> None:
     text = json_format.MessageToJson(manifest, preserving_proto_field_name=True, ensure_ascii=False)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def _next_version(home: Path) -> int:
-    return 1 + max((int(path.name) for path in home.iterdir() if path.name.isdecimal()), default=0)
+def next_version(home: Path) -> int:
+    """One above the highest in a model's folder. Raises UsageError where that is the highest that there can be."""
+    numbers = (int(path.name) for path in home.iterdir() if path.name.isdecimal())
+    last = max((number for number in numbers if number <= LAST_VERSION), default=0)
+    if last == LAST_VERSION:
+        raise UsageError(f"{home}: holds version {last}, and there is none above it")
+    return last + 1
 
 
-def _place(folder: Path, home: Path, manifest: bundle_pb2.Bundle) -> Path:
-    """Rename the folder to the next free version; another exporter may have taken the one we thought of."""
+def place(folder: Path, home: Path, manifest: bundle_pb2.Bundle, version: int | None = None) -> Path:
+    """Rename the folder to that version, or to the next free one; its manifest is written anew.
+
+    Another exporter may take the version that we thought of: then the next one is tried. Raises FileExistsError where
+    the version was given.
+    """
     for path in folder.rglob("*"):
         _sync(path)
     while True:
-        manifest.version = _next_version(home)
-        _write_manifest(folder, manifest)
+        manifest.version = version or next_version(home)
+        write_manifest(folder, manifest)
         _sync(folder / MANIFEST)
         _sync(folder)
         target = home / str(manifest.version)
         try:
             folder.rename(target)
-        except OSError:
-            if not target.exists():
+        except OSError as error:
+            if not os.path.lexists(target):
                 raise
+            if version:
+                raise FileExistsError(errno.EEXIST, "is there already", str(target)) from error
             continue  # taken in between: a rename never replaces a folder that has files
         _sync(home)
         return target
@@ -181,17 +214,29 @@ def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        # Not every network or user-space file system flushes folders; a training is worth more than that.
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
     finally:
         os.close(handle)
 
 
 @contextmanager
-def _temporary(home: Path) -> Iterator[Path]:
-    """A hidden folder in `home`, on the same file system so that it can be renamed; gone at the end unless renamed."""
-    folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=home))
-    folder.chmod(0o755)  # mkdtemp's 0o700 would keep a server of another user out
+def temporary(home: Path) -> Iterator[Path]:
+    """A hidden folder in `home`, on the same file system so that it can be renamed; gone at the end unless renamed.
+
+    Its mode is what the umask leaves, as of every folder and file here: a bundle is as private as its maker wants.
+    """
+    folder = home / f"{_PARTIAL}{secrets.token_hex(8)}"
+    folder.mkdir()
     try:
         yield folder
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # A full disk is found by a file that is open, which does not say its name.
+        raise ExporterError(f"{home}: cannot be written: {error.strerror or error}") from error
     finally:
         if folder.exists():
             shutil.rmtree(folder)

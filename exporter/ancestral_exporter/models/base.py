@@ -5,17 +5,31 @@ Letters: N images, H, W, C image axes, K intensity levels, Z latent dimensions.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
 from ancestral.v1 import bundle_pb2
 
 if TYPE_CHECKING:
     import onnx
+
+
+# What the values of a recipe's settings may be; pydantic checks them when a recipe is read.
+Positive = Annotated[int, Ge(1)]
+Count = Annotated[int, Ge(0)]
+NotNegative = Annotated[float, Ge(0)]
+Share = Annotated[float, Ge(0), Lt(1)]
+
+# Figures by name: one value per image [N], or one for the batch.
+Terms = dict[str, Tensor]
+# The term that a training minimises.
+OBJECTIVE = "objective"
 
 
 @dataclass(frozen=True)
@@ -26,6 +40,15 @@ class ImageShape:
     width: int
     channels: int
     levels: int
+
+    @property
+    def hwc(self) -> tuple[int, int, int]:
+        return self.height, self.width, self.channels
+
+    @property
+    def values(self) -> int:
+        """H·W·C, the dimensions of an image."""
+        return self.height * self.width * self.channels
 
 
 @dataclass(frozen=True)
@@ -59,28 +82,86 @@ class RasterGraph:
     multiply_adds: Mapping[str, int]
 
 
+@dataclass(frozen=True)
+class Figure:
+    """The validation figure that chooses a family's best weights: the smaller, the better.
+
+    name: a term of `ImageModel.validation_terms`, or "bits_per_dim". unit: as on an axis.
+    """
+
+    name: str
+    unit: str
+
+
 class ImageModel(nn.Module, ABC):
-    """A generative model of uint8 images. Adding a family means adding one subclass; nothing in the server changes."""
+    """A model of uint8 images. A family is one file with one subclass and its settings; nothing else knows it.
+
+    The constructor takes `(image, settings)`, the settings being of `settings_type`, a frozen dataclass whose fields
+    are the keys of a recipe's `[model]` section.
+    """
 
     family: ClassVar[str]
-    # Whether `negative_log_likelihood` is exact or a bound.
-    likelihood: ClassVar[bundle_pb2.Likelihood.ValueType]
-    # False when it is of a density of intensities: a figure that no other model's bits/dim may be held against.
-    discrete: bool = True
+    settings_type: ClassVar[type[Any]]
+    figure: ClassVar[Figure]
+    # Whether `negative_log_likelihood` is exact or a bound; unspecified where the family has no likelihood.
+    likelihood: ClassVar[bundle_pb2.Likelihood.ValueType] = bundle_pb2.LIKELIHOOD_UNSPECIFIED
+    # Of the validation terms that are not nats/image, in words for the manifest.
+    units: ClassVar[Mapping[str, str]] = {}
+    # Whether training images may lack a label, which is -1 then.
+    takes_unlabelled: ClassVar[bool] = False
 
     image: ImageShape
     latent_size: int = 0
     label_count: int = 0
 
+    def __init__(self, image: ImageShape, settings: Any) -> None:
+        super().__init__()
+        self.image, self.settings = image, settings
+
     @abstractmethod
-    def negative_log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
-        """Per-image terms [N] in nats of images [N,H,W,C] uint8 (values are levels' bytes, see bundle.proto).
+    def training_terms(self, images: Tensor, labels: Tensor, progress: float) -> Terms:
+        """Terms of images [N,H,W,C] uint8 (values are levels' bytes, see bundle.proto) and their classes [N] int64.
+
+        The mean of OBJECTIVE is minimised; where several nets have losses of their own (a GAN), it is their sum, and
+        each loss reaches only its own net's parameters. Other terms are for the metrics file and the progress bar,
+        "loss" first. progress: the share of all steps that this one completes, in (0,1].
+        """
+
+    @abstractmethod
+    def validation_terms(self, images: Tensor, labels: Tensor) -> Terms:
+        """Terms of validation images, `figure.name` among them; called with the averaged weights, without gradients.
+
+        The average over batches is what is compared, so a term is a mean over images or an unbiased estimate by batch.
+        """
+
+    @abstractmethod
+    def graphs(self) -> list[OneShotGraph | RasterGraph]:
+        """The graphs of a bundle, on the CPU in evaluation mode, with masks and constants baked in."""
+
+
+class LikelihoodModel(ImageModel):
+    """A model that is trained and judged by the likelihood it gives to images, or by a bound of it."""
+
+    figure: ClassVar[Figure] = Figure("bits_per_dim", "bits/dim")
+    # False when it is of a density of intensities: a figure that no other model's bits/dim may be held against.
+    discrete: bool = True
+
+    @abstractmethod
+    def negative_log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Terms:
+        """Per-image terms [N] in nats of images [N,H,W,C] uint8.
 
         labels [N] int64 are the classes to condition on: needed where `label_count` > 0, ignored elsewhere.
         "loss" is the negative log-likelihood or the negative ELBO, summed over pixels; other entries are its parts
         ("reconstruction", "kl"), for the metrics file.
         """
 
-    @abstractmethod
-    def graphs(self) -> list[OneShotGraph | RasterGraph]:
-        """The graphs of a bundle, on the CPU in evaluation mode, with masks and constants baked in."""
+    def training_terms(self, images: Tensor, labels: Tensor, progress: float) -> Terms:
+        terms = self.negative_log_likelihood(images, labels)
+        return {OBJECTIVE: terms["loss"], **self.in_bits(terms)}
+
+    def validation_terms(self, images: Tensor, labels: Tensor) -> Terms:
+        return self.in_bits(self.negative_log_likelihood(images, labels))
+
+    def in_bits(self, terms: Terms) -> Terms:
+        """The terms, with the loss in bits/dim beside them."""
+        return {**terms, "bits_per_dim": terms["loss"] / (self.image.values * math.log(2))}

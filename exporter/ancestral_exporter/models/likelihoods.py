@@ -20,10 +20,17 @@ from ancestral_exporter.models.quantise import from_levels, inverse_cdf, to_leve
 def normals(uniforms: Tensor) -> Tensor:
     """Standard normals [N,...] from independent uniforms [N,2,...] in [0,1) by Box & Muller (1958).
 
-    1 − u is in (0,1], so the logarithm is finite; on the 2^-24 grid the largest normal is 5.77.
+    1 − u is in (0,1], so the logarithm is finite; on the 2^-24 grid the largest normal is 5.77. In float64, since
+    onnxruntime rounds logarithms and cosines at the end of a batch otherwise than those within.
     """
-    radius = torch.sqrt(-2 * torch.log(1 - uniforms[:, 0]))
-    return radius * torch.cos(2 * math.pi * uniforms[:, 1])
+    wide = uniforms.double()
+    radius = torch.sqrt(-2 * torch.log(1 - wide[:, 0]))
+    return (radius * torch.cos(2 * math.pi * wide[:, 1])).to(uniforms.dtype)
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)) by a softmax of two: onnxruntime rounds its own softplus otherwise at the end of a batch."""
+    return -F.log_softmax(torch.stack([torch.zeros_like(x), x], dim=-1), dim=-1)[..., 0]
 
 
 class PixelLikelihood(nn.Module, ABC):
@@ -72,7 +79,7 @@ class Categorical(PixelLikelihood):
 
     def mean(self, parameters: Tensor) -> Tensor:
         levels = from_levels(torch.arange(self.levels, device=parameters.device), self.levels).to(parameters.dtype)
-        return torch.round((F.softmax(parameters, dim=-1) * levels).sum(-1)).to(torch.uint8)
+        return torch.round(F.softmax(parameters, dim=-1) @ levels).to(torch.uint8)
 
     def sample(self, parameters: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
         return from_levels(inverse_cdf(parameters, uniforms, temperature.view(-1, 1, 1, 1)), self.levels)
@@ -96,7 +103,7 @@ class Bernoulli(PixelLikelihood):
     def log_prob(self, parameters: Tensor, images: Tensor) -> Tensor:
         signs = 2 * to_levels(images, 2).to(parameters.dtype) - 1
         # Not logsigmoid, which is exported as log(sigmoid(x)): minus infinity for logits below -100.
-        return -F.softplus(-signs * parameters.squeeze(-1)).flatten(1).sum(1)
+        return -softplus(-signs * parameters.squeeze(-1)).flatten(1).sum(1)
 
     def mean(self, parameters: Tensor) -> Tensor:
         return torch.round(255 * torch.sigmoid(parameters.squeeze(-1))).to(torch.uint8)
@@ -123,7 +130,7 @@ class Gaussian(PixelLikelihood):
     def split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance, each [N,H,W,C]."""
         mean, free = parameters.unbind(-1)
-        return mean, F.softplus(free - self.MIN_LOG_VARIANCE) + self.MIN_LOG_VARIANCE
+        return mean, softplus(free - self.MIN_LOG_VARIANCE) + self.MIN_LOG_VARIANCE
 
     def log_prob(self, parameters: Tensor, images: Tensor) -> Tensor:
         mean, log_variance = self.split(parameters)

@@ -20,6 +20,7 @@ Letters: N images, H, W, C image axes, K levels, D channels, F input features pe
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, cast
 
@@ -29,7 +30,16 @@ from torch.nn import functional
 
 from ancestral.v1 import bundle_pb2, tensor_pb2
 from ancestral_exporter.models import pixelcnn_rows
-from ancestral_exporter.models.base import ImageModel, ImageShape, OneShotGraph, RasterGraph
+from ancestral_exporter.models.base import (
+    Count,
+    ImageShape,
+    LikelihoodModel,
+    OneShotGraph,
+    Positive,
+    RasterGraph,
+    Share,
+    Terms,
+)
 from ancestral_exporter.models.pixelcnn_weights import multiply_adds
 from ancestral_exporter.models.quantise import from_levels, inverse_cdf, to_levels
 
@@ -73,48 +83,59 @@ class GatedLayer(nn.Module):
         return cast(Tensor, inputs + outputs if self.residual else outputs)
 
 
-class GatedPixelCNN(ImageModel):
-    """See the module's text. Likelihoods are exact, in nats.
+@dataclass(frozen=True)
+class PixelCNNSettings:
+    """The `[model]` section of a recipe of the family "pixelcnn".
 
     channels: D of both stacks. head_channels: width of the hidden layer of the head, per image channel; D when unset.
     first_window: rows and (odd) columns that the first vertical layer sees of the rows above; first_pixels: pixels to
     the left that the first horizontal layer sees. They are cheap, having few input channels, and let a shallow net see
     farther. one_hot: feed the one-hot level beside its value, for levels that are more than points on a scale.
+    label_count: classes to condition on; 0 for none.
     """
 
+    channels: Positive = 64
+    vertical_layers: Positive = 8
+    horizontal_layers: Positive = 8
+    head_channels: Positive | None = None
+    first_window: tuple[Positive, Positive] = (2, 3)
+    first_pixels: Positive = 2
+    one_hot: bool = False
+    dropout: Share = 0.0
+    label_count: Count = 0
+
+    def __post_init__(self) -> None:
+        if self.horizontal_layers > self.vertical_layers:
+            raise ValueError(
+                f"horizontal_layers ({self.horizontal_layers}) must be no more than vertical_layers "
+                f"({self.vertical_layers})"
+            )
+        if self.first_window[1] % 2 == 0:
+            raise ValueError(f"first_window must have an odd number of columns, not {self.first_window[1]}")
+
+
+class GatedPixelCNN(LikelihoodModel):
+    """See the module's text. Likelihoods are exact, in nats."""
+
     family: ClassVar[str] = "pixelcnn"
+    settings_type: ClassVar[type[PixelCNNSettings]] = PixelCNNSettings
     likelihood = bundle_pb2.LIKELIHOOD_EXACT
 
-    def __init__(
-        self,
-        image: ImageShape,
-        *,
-        channels: int = 64,
-        vertical_layers: int = 8,
-        horizontal_layers: int = 8,
-        head_channels: int = 0,
-        first_window: tuple[int, int] = (2, 3),
-        first_pixels: int = 2,
-        one_hot: bool = False,
-        dropout: float = 0.0,
-        label_count: int = 0,
-    ) -> None:
-        super().__init__()
-        if not 1 <= horizontal_layers <= vertical_layers:
-            raise ValueError(f"not 1 <= horizontal_layers ({horizontal_layers}) <= vertical_layers ({vertical_layers})")
-        if first_window[1] % 2 == 0:
-            raise ValueError(f"first_window must have an odd number of columns, not {first_window[1]}")
-        self.image = image
-        self.label_count = label_count
+    def __init__(self, image: ImageShape, settings: PixelCNNSettings) -> None:
+        super().__init__(image, settings)
+        channels = settings.channels
+        vertical_layers, horizontal_layers = settings.vertical_layers, settings.horizontal_layers
+        first_window, first_pixels = settings.first_window, settings.first_pixels
+        self.label_count = settings.label_count
         self.channels = channels
         self.first_window = first_window
         self.first_pixels = first_pixels
-        self.head_channels = head_channels or channels
-        layer = partial(GatedLayer, channels=channels, label_count=label_count, dropout=dropout)
+        self.head_channels = settings.head_channels or channels
+        layer = partial(GatedLayer, channels=channels, label_count=settings.label_count, dropout=settings.dropout)
 
         # A level's features: its value in [-1,1], then its one-hot code. Zeros stand for what lies outside the image.
         values = torch.linspace(-1, 1, image.levels)[:, None]  # [K,1]
-        table = torch.cat([values, torch.eye(image.levels)], dim=1) if one_hot else values
+        table = torch.cat([values, torch.eye(image.levels)], dim=1) if settings.one_hot else values
         self.feature_table: Tensor
         self.register_buffer("feature_table", table, persistent=False)  # [K,F/C]
         self.pixel_features = image.channels * table.shape[1]  # F
@@ -191,7 +212,7 @@ class GatedPixelCNN(ImageModel):
         """Natural log of the probability [N,H,W,C] of every pixel's own level."""
         return _pick(self.level_logits(levels, labels), levels)
 
-    def negative_log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+    def negative_log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Terms:
         levels = to_levels(images, self.image.levels)
         return {"loss": -self.log_probabilities(levels, labels).flatten(1).sum(1)}
 

@@ -280,14 +280,14 @@ class _RowGraph:
     def _log_likelihood(self, logits: str, levels: str, known: str) -> str:
         """[B]: the log-probabilities of the free pixels of the row, summed.
 
-        By a matrix product, since ReduceSum adds in an order that depends on where in memory a sample lies.
+        By a matrix product for each sample, which adds in one order whatever the batch is: see bundle.reductions.
         """
         g, size = self.graph, self.image.width * self.image.channels
         scores = g.add("LogSoftmax", logits, axis=3)
         index = g.add("Unsqueeze", levels, np.array([3]))
         scores = g.add("Squeeze", g.add("GatherElements", scores, index, axis=3), np.array([3]))
         free = g.add("Where", known, np.zeros(1, np.float32), scores)
-        sums = g.add("MatMul", g.reshape(free, -1, size), np.ones((size, 1), np.float32))
+        sums = g.add("MatMul", np.ones((1, size), np.float32), g.reshape(free, -1, size, 1))
         return g.reshape(sums, -1)
 
     def _zeros(self, *shape: int) -> str:

@@ -7,16 +7,29 @@ dimensions, M channels, F features, P parameters per value.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ancestral.v1 import bundle_pb2, tensor_pb2
-from ancestral_exporter.models.base import ImageModel, ImageShape, OneShotGraph, RasterGraph
+from ancestral.v1 import bundle_pb2
+from ancestral_exporter.models.base import (
+    OBJECTIVE,
+    Count,
+    ImageShape,
+    LikelihoodModel,
+    NotNegative,
+    OneShotGraph,
+    Positive,
+    RasterGraph,
+    Share,
+    Terms,
+)
 from ancestral_exporter.models.likelihoods import PixelLikelihood, likelihood, normals
 from ancestral_exporter.models.quantise import to_levels
+from ancestral_exporter.models.roles import image_tensor, one_shot, tensor
 
 
 class Residual(nn.Module):
@@ -111,45 +124,64 @@ def _quarter(image: ImageShape) -> tuple[int, int]:
     return -(-image.height // 4), -(-image.width // 4)
 
 
-class VAE(ImageModel):
-    """See the module's text. `likelihood_name` is one of likelihoods.LIKELIHOODS.
+@dataclass(frozen=True)
+class VAESettings:
+    """The `[model]` section of a recipe of the family "vae".
 
-    channels, blocks, features: M, the residual blocks after each change of size, and F, of the decoder; of the encoder
-    too unless `encoder_...` says otherwise: it is what is asked for one image at a time, so it may have to be light.
+    likelihood: p(x|z), one of likelihoods.LIKELIHOODS. latent_size: Z. channels, blocks, features: M, the residual
+    blocks after each change of size, and F, of the decoder; of the encoder too unless `encoder_...` says otherwise: the
+    encoder is asked for one image at a time, so it may have to be light.
+
+    The loss is reconstruction + weight · KL. kl_warmup_fraction: of all steps, over which the weight grows from 0 to
+    `beta`, or q(z|x) may settle at the prior (Bowman et al. 2016, section 3.1). beta: below 1 keeps more of an image in
+    z, above 1 less (Higgins et al. 2017). free_bits: nats of each latent's mean KL that cost nothing (Kingma et al.
+    2016, appendix C.8). Validation always measures the ELBO, whatever the weight.
     """
 
+    latent_size: Positive
+    likelihood: str = "categorical"
+    channels: Positive = 32
+    features: Positive = 256
+    blocks: Count = 1
+    encoder_widths: tuple[Positive, ...] | None = None
+    encoder_blocks: Count | None = None
+    encoder_features: Positive | None = None
+    encoder_dropout: Share = 0.0
+    decoder_dropout: Share = 0.0
+    kl_warmup_fraction: Share = 0.0
+    beta: NotNegative = 1.0
+    free_bits: NotNegative = 0.0
+
+
+class VAE(LikelihoodModel):
+    """See the module's text."""
+
     family: ClassVar[str] = "vae"
+    settings_type: ClassVar[type[VAESettings]] = VAESettings
     likelihood: ClassVar[bundle_pb2.Likelihood.ValueType] = bundle_pb2.LIKELIHOOD_LOWER_BOUND
 
-    def __init__(
-        self,
-        image: ImageShape,
-        *,
-        latent_size: int,
-        channels: int,
-        features: int,
-        blocks: int = 1,
-        encoder_widths: tuple[int, ...] | None = None,
-        encoder_blocks: int | None = None,
-        encoder_features: int | None = None,
-        encoder_dropout: float = 0.0,
-        decoder_dropout: float = 0.0,
-        likelihood_name: str = "categorical",
-    ) -> None:
-        super().__init__()
-        self.image, self.latent_size, self.feature_count = image, latent_size, encoder_features or features
-        self.pixels: PixelLikelihood = likelihood(likelihood_name, image.levels)
+    def __init__(self, image: ImageShape, settings: VAESettings) -> None:
+        super().__init__(image, settings)
+        self.latent_size = settings.latent_size
+        self.feature_count = settings.encoder_features or settings.features
+        self.pixels: PixelLikelihood = likelihood(settings.likelihood, image.levels)
         self.discrete = self.pixels.discrete
         self.encoder = Encoder(
             image,
-            encoder_widths or (channels, 2 * channels),
-            blocks if encoder_blocks is None else encoder_blocks,
+            settings.encoder_widths or (settings.channels, 2 * settings.channels),
+            settings.blocks if settings.encoder_blocks is None else settings.encoder_blocks,
             self.feature_count,
-            encoder_dropout,
+            settings.encoder_dropout,
         )
-        self.posterior = nn.Linear(self.feature_count, 2 * latent_size)
+        self.posterior = nn.Linear(self.feature_count, 2 * self.latent_size)
         self.decoder = Decoder(
-            image, latent_size, self.pixels.parameters_per_value, channels, blocks, features, decoder_dropout
+            image,
+            self.latent_size,
+            self.pixels.parameters_per_value,
+            settings.channels,
+            settings.blocks,
+            settings.features,
+            settings.decoder_dropout,
         )
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,47 +190,51 @@ class VAE(ImageModel):
         # A variance that over- or underflows ends a training: keep the standard deviation within 0.002 and 55.
         return mean, log_variance.clamp(-12, 8)
 
-    def elbo(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """log p(x|z) and KL(q(z|x) || p(z)), each [N], nats, at z = mean + std · noise; noise [N,Z] standard normal.
+    def evidence(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(x|z) [N] at z = mean + std · noise, and each latent's KL(q(z|x) || p(z)) [N,Z], nats.
 
-        Their difference is the estimate of the ELBO with one draw of z and the divergence in closed form (section 2.3
-        and appendix B).
+        noise [N,Z] is standard normal. The first less the sum of the second estimates the ELBO with one draw of z and
+        the divergence in closed form (section 2.3 and appendix B).
         """
         mean, log_variance = self.encode(images)
         z = mean + torch.exp(0.5 * log_variance) * noise
-        kl = 0.5 * (mean**2 + torch.exp(log_variance) - 1 - log_variance).sum(1)
+        kl = 0.5 * (mean**2 + torch.exp(log_variance) - 1 - log_variance)
         return self.pixels.log_prob(self.decoder(z), images), kl
 
-    def negative_log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
-        noise = torch.randn(len(images), self.latent_size, device=images.device)
-        log_likelihood, kl = self.elbo(images, noise)
-        return {"loss": kl - log_likelihood, "reconstruction": -log_likelihood, "kl": kl}
+    def training_terms(self, images: Tensor, labels: Tensor, progress: float) -> Terms:
+        log_likelihood, kl = self.evidence(images, self._noise(images))
+        warmup, free = self.settings.kl_warmup_fraction, self.settings.free_bits
+        weight = self.settings.beta * (min(1.0, progress / warmup) if warmup else 1.0)
+        paid = kl.mean(0).clamp(min=free).sum() if free else kl.sum(1)
+        return {OBJECTIVE: weight * paid - log_likelihood, **self.in_bits(self._terms(log_likelihood, kl))}
+
+    def negative_log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Terms:
+        return self._terms(*self.evidence(images, self._noise(images)))
+
+    def _noise(self, images: Tensor) -> Tensor:
+        return torch.randn(len(images), self.latent_size, device=images.device)
+
+    @staticmethod
+    def _terms(log_likelihood: Tensor, kl: Tensor) -> Terms:
+        divergence = kl.sum(1)
+        return {"loss": divergence - log_likelihood, "reconstruction": -log_likelihood, "kl": divergence}
 
     def graphs(self) -> list[OneShotGraph | RasterGraph]:
-        shape = (self.image.height, self.image.width, self.image.channels)
-        image = _spec("image", bundle_pb2.MEANING_IMAGE, shape, tensor_pb2.DATA_TYPE_UINT8)
-        noise = _spec("uniforms", bundle_pb2.MEANING_UNIFORMS, (2, self.latent_size))
-        latent = _spec("latent", bundle_pb2.MEANING_LATENT, (self.latent_size,))
+        image = image_tensor(self.image)
+        noise = tensor("uniforms", bundle_pb2.MEANING_UNIFORMS, (2, self.latent_size))
+        latent = tensor("latent", bundle_pb2.MEANING_LATENT, (self.latent_size,))
         moments = [
-            _spec("mean", bundle_pb2.MEANING_MEAN, (self.latent_size,)),
-            _spec("log_variance", bundle_pb2.MEANING_LOG_VARIANCE, (self.latent_size,)),
+            tensor("mean", bundle_pb2.MEANING_MEAN, (self.latent_size,)),
+            tensor("log_variance", bundle_pb2.MEANING_LOG_VARIANCE, (self.latent_size,)),
         ]
         sample = SampleGraph(self)
-        sample_noise = _spec("uniforms", bundle_pb2.MEANING_UNIFORMS, (sample.uniform_count,))
-        temperature = _spec("temperature", bundle_pb2.MEANING_TEMPERATURE, ())
-        features = _spec("features", bundle_pb2.MEANING_FEATURES, (self.feature_count,))
-        log_likelihood = _spec("log_likelihood", bundle_pb2.MEANING_LOG_LIKELIHOOD, ())
-        # One graph per role: no role computes, or must be fed, what it does not need.
-        graphs = [
-            _graph("encode", [image, noise], [*moments, latent], EncodeGraph(self)),
-            _graph("decode", [latent], [image], DecodeGraph(self)),
-            _graph("sample", [sample_noise, temperature], [image], sample),
-            _graph("score", [image, noise], [log_likelihood], ScoreGraph(self)),
-            _graph("features", [image], [features], FeaturesGraph(self)),
-        ]
-        graphs[3].roles[0].likelihood = self.likelihood
+        sample_noise = tensor("uniforms", bundle_pb2.MEANING_UNIFORMS, (sample.uniform_count,))
+        temperature = tensor("temperature", bundle_pb2.MEANING_TEMPERATURE)
+        features = tensor("features", bundle_pb2.MEANING_FEATURES, (self.feature_count,))
+        log_likelihood = tensor("log_likelihood", bundle_pb2.MEANING_LOG_LIKELIHOOD)
+        encode = one_shot("encode", [image, noise], [*moments, latent], EncodeGraph(self))
         # Hardly anybody wants the draw, and a third of the nodes are there for it alone.
-        graphs[0].roles[0].lean.CopyFrom(
+        encode.roles[0].lean.CopyFrom(
             bundle_pb2.Role(
                 name="encode",
                 program=bundle_pb2.PROGRAM_ONE_SHOT,
@@ -207,7 +243,15 @@ class VAE(ImageModel):
                 outputs=moments,
             )
         )
-        return list(graphs)
+        score = one_shot("score", [image, noise], [log_likelihood], ScoreGraph(self))
+        score.roles[0].likelihood = self.likelihood
+        return [
+            encode,
+            one_shot("decode", [latent], [image], DecodeGraph(self)),
+            one_shot("sample", [sample_noise, temperature], [image], sample),
+            score,
+            one_shot("features", [image], [features], FeaturesGraph(self)),
+        ]
 
 
 class _Graph(nn.Module):
@@ -253,27 +297,10 @@ class ScoreGraph(_Graph):
     """The ELBO with one draw of z: a lower bound of log p(x) in expectation over the noise."""
 
     def forward(self, images: Tensor, uniforms: Tensor) -> tuple[Tensor]:
-        log_likelihood, kl = self.vae.elbo(images, normals(uniforms))
-        return (log_likelihood - kl,)
+        log_likelihood, kl = self.vae.evidence(images, normals(uniforms))
+        return (log_likelihood - kl.sum(1),)
 
 
 class FeaturesGraph(_Graph):
     def forward(self, images: Tensor) -> tuple[Tensor]:
         return (self.vae.encoder(images),)
-
-
-def _spec(
-    name: str,
-    meaning: bundle_pb2.Meaning.ValueType,
-    shape: tuple[int, ...],
-    dtype: tensor_pb2.DataType.ValueType = tensor_pb2.DATA_TYPE_FLOAT32,
-) -> bundle_pb2.TensorSpec:
-    return bundle_pb2.TensorSpec(name=name, meaning=meaning, dtype=dtype, shape=shape)
-
-
-def _graph(
-    role: str, inputs: list[bundle_pb2.TensorSpec], outputs: list[bundle_pb2.TensorSpec], module: nn.Module
-) -> OneShotGraph:
-    file = f"{role}.onnx"
-    spec = bundle_pb2.Role(name=role, program=bundle_pb2.PROGRAM_ONE_SHOT, graph=file, inputs=inputs, outputs=outputs)
-    return OneShotGraph(file, [spec], module)

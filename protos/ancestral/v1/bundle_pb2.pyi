@@ -82,6 +82,8 @@ class _MeaningEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Meaning.Value
     """In, raster: which pixels of this row are given [B,W,C] bool."""
     MEANING_ROW: _Meaning.ValueType  # 13
     """Out, raster: the painted row [B,W,C] uint8."""
+    MEANING_LOGITS: _Meaning.ValueType  # 14
+    """Out: unnormalised natural logs of the probability of each class [B,K] float32; their softmax is p(class | image)."""
 
 class Meaning(_Meaning, metaclass=_MeaningEnumTypeWrapper):
     """What a tensor means. Programs find tensors by meaning, never by name."""
@@ -118,6 +120,8 @@ MEANING_KNOWN: Meaning.ValueType  # 12
 """In, raster: which pixels of this row are given [B,W,C] bool."""
 MEANING_ROW: Meaning.ValueType  # 13
 """Out, raster: the painted row [B,W,C] uint8."""
+MEANING_LOGITS: Meaning.ValueType  # 14
+"""Out: unnormalised natural logs of the probability of each class [B,K] float32; their softmax is p(class | image)."""
 Global___Meaning: _TypeAlias = Meaning  # noqa: Y015
 
 class _Likelihood:
@@ -147,7 +151,10 @@ Global___Likelihood: _TypeAlias = Likelihood  # noqa: Y015
 @_typing.final
 class Bundle(_message.Message):
     """The manifest of an exported model, written as JSON to `<name>/<version>/bundle.json`: the whole contract between the
-    exporter and the server. The server reads roles and tensor meanings; it never reads `family`.
+    exporter and the server. The server reads roles and tensor meanings; it never reads `family`. The file has at most 1 MiB.
+    Texts are what is shown to people: unless their comment says otherwise they have at most 128 characters, and none is a
+    control character, a line or paragraph separator, or one that turns the direction of what follows. Numbers are finite.
+    `ancestral.bundle.rules` checks it all, for the exporter and for the server.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -185,31 +192,34 @@ class Bundle(_message.Message):
     GOLDEN_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
+    CLASS_NAMES_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
     """Version of this schema: 1. A server refuses a manifest that is newer than itself."""
     name: _builtins.str
     """Model name, `[a-z0-9][a-z0-9._-]{0,63}`, equal to the folder's name."""
     version: _builtins.int
-    """Model version, >= 1, equal to the folder's name."""
+    """Model version, 1 to 2^63 - 1, equal to the folder's name."""
     family: _builtins.str
     """What the model is, for people and dashboards: "vae", "pixelcnn". No program may depend on it."""
     description: _builtins.str
-    """One line for people. May be empty."""
+    """One line for people, at most 4,096 characters. May be empty."""
     latent_size: _builtins.int
-    """Z, the number of latent dimensions. 0 for a model without latents."""
+    """Z, the number of latent dimensions, that of every tensor whose meaning has it. 0 for a model without latents."""
     label_count: _builtins.int
-    """Number of class labels that the model is conditioned on. 0 for an unconditional model."""
+    """Number of class labels that the model is conditioned on, at most 1,000,000; not 0 if and only if a role takes a label.
+    Each of them runs. 0 for an unconditional model.
+    """
     @_builtins.property
     def image(self) -> Global___ImageSpec:
         """The images that this model is about."""
 
     @_builtins.property
     def roles(self) -> _containers.RepeatedCompositeFieldContainer[Global___Role]:
-        """What the model can do, at most one entry per role name."""
+        """What the model can do, 1 to 64 entries, at most one per role name."""
 
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___BundleFile]:
-        """Every file of the bundle but this manifest."""
+        """Every file of the bundle but this manifest, at most 4,096. No graph reads any other."""
 
     @_builtins.property
     def golden(self) -> Global___Golden:
@@ -217,11 +227,19 @@ class Bundle(_message.Message):
 
     @_builtins.property
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___Metric]:
-        """Figures measured by the exporter. May be empty."""
+        """Figures measured by the exporter, at most 1,024. May be empty."""
 
     @_builtins.property
     def provenance(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What made the bundle (exporter and library versions, recipe, seed, commit), for the record."""
+        """What made the bundle (exporter and library versions, recipe, seed, commit), for the record: at most 256 entries, of
+        at most 16,384 characters, which may have line breaks and tabs.
+        """
+
+    @_builtins.property
+    def class_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the classes 0, 1, ... that labels stand for, each 1 to 128 characters of one line, at most 4096 of them. Empty, or as many as
+        the "classify" role tells apart and `label_count` conditions on.
+        """
 
     def __init__(
         self,
@@ -239,10 +257,11 @@ class Bundle(_message.Message):
         golden: Global___Golden | None = ...,
         metrics: _abc.Iterable[Global___Metric] | None = ...,
         provenance: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        class_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["golden", b"golden", "image", b"image"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "family", b"family", "files", b"files", "golden", b"golden", "image", b"image", "label_count", b"label_count", "latent_size", b"latent_size", "metrics", b"metrics", "name", b"name", "provenance", b"provenance", "roles", b"roles", "schema", b"schema", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_names", b"class_names", "description", b"description", "family", b"family", "files", b"files", "golden", b"golden", "image", b"image", "label_count", b"label_count", "latent_size", b"latent_size", "metrics", b"metrics", "name", b"name", "provenance", b"provenance", "roles", b"roles", "schema", b"schema", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -250,7 +269,7 @@ Global___Bundle: _TypeAlias = Bundle  # noqa: Y015
 
 @_typing.final
 class ImageSpec(_message.Message):
-    """Images are uint8, 0 to 255, NHWC, in and out of every graph."""
+    """Images are uint8, 0 to 255, NHWC, in and out of every graph; H·W·C is at most 2^30."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -284,7 +303,7 @@ Global___ImageSpec: _TypeAlias = ImageSpec  # noqa: Y015
 
 @_typing.final
 class Role(_message.Message):
-    """One thing that a model can do: "encode", "decode", "features", "score" or "sample"."""
+    """One thing that a model can do: "encode", "decode", "features", "score", "classify" or "sample"."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -297,7 +316,7 @@ class Role(_message.Message):
     LIKELIHOOD_FIELD_NUMBER: _builtins.int
     LEAN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Role name, unique in the bundle."""
+    """Role name, unique in the bundle. Not empty."""
     program: Global___Program.ValueType
     """How to drive the graph."""
     graph: _builtins.str
@@ -314,7 +333,7 @@ class Role(_message.Message):
 
     @_builtins.property
     def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateSpec]:
-        """States of a raster program; empty for a one-shot program."""
+        """States of a raster program, at most 1,024; empty for a one-shot program."""
 
     @_builtins.property
     def lean(self) -> Global___Role:
@@ -354,14 +373,14 @@ class TensorSpec(_message.Message):
     DTYPE_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name in the graph."""
+    """Name in the graph. Not empty."""
     meaning: Global___Meaning.ValueType
     """What it means; at most one tensor of each meaning among a role's inputs, and among its outputs."""
     dtype: _tensor_pb2.DataType.ValueType
     """Element type."""
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Shape without the batch axis, each >= 1. Empty means one value per image."""
+        """Shape without the batch axis, at most 8 axes, each >= 1, and at most 2^30 bytes. Empty means one value per image."""
 
     def __init__(
         self,
@@ -394,7 +413,7 @@ class StateSpec(_message.Message):
     """Name of the graph's output that is fed to `input` on the next row."""
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Shape without the batch axis, each >= 1."""
+        """Shape without the batch axis, at most 8 axes, each >= 1, and at most 2^30 bytes."""
 
     def __init__(
         self,
@@ -421,7 +440,7 @@ class BundleFile(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """Path relative to the manifest, without ".."."""
+    """Path relative to the manifest, without "..": at most 1,024 characters, and 255 bytes between its slashes."""
     sha256: _builtins.str
     """SHA-256 of its content, 64 lower-case hexadecimal digits."""
     size_bytes: _builtins.int
@@ -453,11 +472,11 @@ class Golden(_message.Message):
     TOLERANCE_FIELD_NUMBER: _builtins.int
     PIXEL_TOLERANCE_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """The .npz file, one of the bundle's files."""
+    """The .npz file, one of the bundle's files; unpacked it has at most 2 GiB."""
     tolerance: _builtins.float
-    """Largest accepted difference of a float output, absolute plus relative: |a - b| <= tolerance (1 + |b|)."""
+    """Largest accepted difference of a float output, absolute plus relative: |a - b| <= tolerance (1 + |b|). >= 0."""
     pixel_tolerance: _builtins.float
-    """Largest accepted fraction of differing uint8 values, 0 to 1, for rounding at a threshold."""
+    """Largest accepted fraction of differing uint8 values, at least 0 and below 1, for rounding at a threshold."""
     def __init__(
         self,
         *,
@@ -487,7 +506,7 @@ class Metric(_message.Message):
     name: _builtins.str
     """For example "bits_per_dim"."""
     value: _builtins.float
-    """The figure."""
+    """The figure; finite."""
     unit: _builtins.str
     """For example "bits/dim" or "nats/image". May be empty."""
     split: _builtins.str

@@ -525,6 +525,90 @@ class ExtractFeaturesResponse(_message.Message):
 Global___ExtractFeaturesResponse: _TypeAlias = ExtractFeaturesResponse  # noqa: Y015
 
 @_typing.final
+class ClassifyRequest(_message.Message):
+    """Asks for the classes of images."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Name of the model. Required."""
+    version: _builtins.int
+    """Version of the model, >= 1. Unset or 0: the highest that is served."""
+    priority: _priority_pb2.Priority.ValueType
+    """Who goes first where calls have to wait. Unset: interactive."""
+    @_builtins.property
+    def images(self) -> _tensor_pb2.Tensor:
+        """Images [N,H,W,C] uint8, N >= 1."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.int = ...,
+        images: _tensor_pb2.Tensor | None = ...,
+        priority: _priority_pb2.Priority.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["images", b"images"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "model", b"model", "priority", b"priority", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassifyRequest: _TypeAlias = ClassifyRequest  # noqa: Y015
+
+@_typing.final
+class ClassifyResponse(_message.Message):
+    """The classes of each image, K in all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INFO_FIELD_NUMBER: _builtins.int
+    LOGITS_FIELD_NUMBER: _builtins.int
+    PROBABILITIES_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    CLASS_NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def info(self) -> _timing_pb2.ReplyInfo:
+        """About this reply."""
+
+    @_builtins.property
+    def logits(self) -> _tensor_pb2.Tensor:
+        """Unnormalised natural logs of the probabilities, [N,K] float32."""
+
+    @_builtins.property
+    def probabilities(self) -> _tensor_pb2.Tensor:
+        """Probabilities of the classes, [N,K] float32; each row sums to 1."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The most probable class of each image, 0 to K - 1; of several that are equal, the first."""
+
+    @_builtins.property
+    def class_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the K classes, where the model's manifest has them. Empty otherwise."""
+
+    def __init__(
+        self,
+        *,
+        info: _timing_pb2.ReplyInfo | None = ...,
+        logits: _tensor_pb2.Tensor | None = ...,
+        probabilities: _tensor_pb2.Tensor | None = ...,
+        labels: _abc.Iterable[_builtins.int] | None = ...,
+        class_names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "logits", b"logits", "probabilities", b"probabilities"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_names", b"class_names", "info", b"info", "labels", b"labels", "logits", b"logits", "probabilities", b"probabilities"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassifyResponse: _TypeAlias = ClassifyResponse  # noqa: Y015
+
+@_typing.final
 class ScoreRequest(_message.Message):
     """Asks for the log-likelihood of images."""
 

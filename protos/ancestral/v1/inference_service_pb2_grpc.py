@@ -66,6 +66,11 @@ class InferenceServiceStub:
                 request_serializer=ancestral_dot_v1_dot_inference__service__pb2.ExtractFeaturesRequest.SerializeToString,
                 response_deserializer=ancestral_dot_v1_dot_inference__service__pb2.ExtractFeaturesResponse.FromString,
                 _registered_method=True)
+        self.Classify = channel.unary_unary(
+                '/ancestral.v1.InferenceService/Classify',
+                request_serializer=ancestral_dot_v1_dot_inference__service__pb2.ClassifyRequest.SerializeToString,
+                response_deserializer=ancestral_dot_v1_dot_inference__service__pb2.ClassifyResponse.FromString,
+                _registered_method=True)
         self.Score = channel.unary_unary(
                 '/ancestral.v1.InferenceService/Score',
                 request_serializer=ancestral_dot_v1_dot_inference__service__pb2.ScoreRequest.SerializeToString,
@@ -134,6 +139,13 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Classify(self, request, context):
+        """Tells which class each image is of.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Score(self, request, context):
         """Gives the log-likelihood of images, or a lower bound of it.
         """
@@ -180,6 +192,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.ExtractFeatures,
                     request_deserializer=ancestral_dot_v1_dot_inference__service__pb2.ExtractFeaturesRequest.FromString,
                     response_serializer=ancestral_dot_v1_dot_inference__service__pb2.ExtractFeaturesResponse.SerializeToString,
+            ),
+            'Classify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Classify,
+                    request_deserializer=ancestral_dot_v1_dot_inference__service__pb2.ClassifyRequest.FromString,
+                    response_serializer=ancestral_dot_v1_dot_inference__service__pb2.ClassifyResponse.SerializeToString,
             ),
             'Score': grpc.unary_unary_rpc_method_handler(
                     servicer.Score,
@@ -356,6 +373,33 @@ class InferenceService:
             '/ancestral.v1.InferenceService/ExtractFeatures',
             ancestral_dot_v1_dot_inference__service__pb2.ExtractFeaturesRequest.SerializeToString,
             ancestral_dot_v1_dot_inference__service__pb2.ExtractFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Classify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ancestral.v1.InferenceService/Classify',
+            ancestral_dot_v1_dot_inference__service__pb2.ClassifyRequest.SerializeToString,
+            ancestral_dot_v1_dot_inference__service__pb2.ClassifyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,6 +58,8 @@ class InferenceServiceStub:
     """Maps latents to images: the mean of p(x|z)."""
     ExtractFeatures: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ExtractFeaturesRequest, _inference_service_pb2.ExtractFeaturesResponse]
     """Maps images to a hidden layer of the model."""
+    Classify: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ClassifyRequest, _inference_service_pb2.ClassifyResponse]
+    """Tells which class each image is of."""
     Score: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ScoreRequest, _inference_service_pb2.ScoreResponse]
     """Gives the log-likelihood of images, or a lower bound of it."""
     ScoreStream: _grpc.StreamStreamMultiCallable[_inference_service_pb2.ScoreStreamRequest, _inference_service_pb2.ScoreStreamResponse]
@@ -93,6 +95,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Maps latents to images: the mean of p(x|z)."""
     ExtractFeatures: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ExtractFeaturesRequest, _inference_service_pb2.ExtractFeaturesResponse]  # type: ignore[assignment]
     """Maps images to a hidden layer of the model."""
+    Classify: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ClassifyRequest, _inference_service_pb2.ClassifyResponse]  # type: ignore[assignment]
+    """Tells which class each image is of."""
     Score: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ScoreRequest, _inference_service_pb2.ScoreResponse]  # type: ignore[assignment]
     """Gives the log-likelihood of images, or a lower bound of it."""
     ScoreStream: _aio.StreamStreamMultiCallable[_inference_service_pb2.ScoreStreamRequest, _inference_service_pb2.ScoreStreamResponse]  # type: ignore[assignment]
@@ -161,6 +165,14 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.ExtractFeaturesResponse, _abc.Awaitable[_inference_service_pb2.ExtractFeaturesResponse]]:
         """Maps images to a hidden layer of the model."""
+
+    @_abc_1.abstractmethod
+    def Classify(
+        self,
+        request: _inference_service_pb2.ClassifyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.ClassifyResponse, _abc.Awaitable[_inference_service_pb2.ClassifyResponse]]:
+        """Tells which class each image is of."""
 
     @_abc_1.abstractmethod
     def Score(

@@ -68,7 +68,8 @@ class ModelServiceServicer:
     """
 
     def ListModels(self, request, context):
-        """All models, each at every version that the server knows, by name and then by version.
+        """All models, each at every version that the server knows, by name and then by version; page by page where that is more
+        than fits a message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,7 +94,8 @@ class ModelServiceServicer:
 
     def UnloadModel(self, request, context):
         """Takes a version out of service; answers when its running calls have ended and its memory is free. The server loads it
-        again only when its files change, or by LoadModel.
+        again only when its files change, by LoadModel, or when it is started anew: what is in its folder is what it serves.
+        To keep a version out for good take it out of the folder, or give its folder a hidden name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,7 +38,9 @@ class ModelServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModelServiceAsyncStub: ...
     ListModels: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]
-    """All models, each at every version that the server knows, by name and then by version."""
+    """All models, each at every version that the server knows, by name and then by version; page by page where that is more
+    than fits a message.
+    """
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]
     """One model."""
     LoadModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.LoadModelRequest, _model_service_pb2.LoadModelResponse]
@@ -49,7 +51,8 @@ class ModelServiceStub:
     """
     UnloadModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.UnloadModelRequest, _model_service_pb2.UnloadModelResponse]
     """Takes a version out of service; answers when its running calls have ended and its memory is free. The server loads it
-    again only when its files change, or by LoadModel.
+    again only when its files change, by LoadModel, or when it is started anew: what is in its folder is what it serves.
+    To keep a version out for good take it out of the folder, or give its folder a hidden name.
     """
 
 @_typing.type_check_only
@@ -62,7 +65,9 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """All models, each at every version that the server knows, by name and then by version."""
+    """All models, each at every version that the server knows, by name and then by version; page by page where that is more
+    than fits a message.
+    """
     GetModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]  # type: ignore[assignment]
     """One model."""
     LoadModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.LoadModelRequest, _model_service_pb2.LoadModelResponse]  # type: ignore[assignment]
@@ -73,7 +78,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """
     UnloadModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.UnloadModelRequest, _model_service_pb2.UnloadModelResponse]  # type: ignore[assignment]
     """Takes a version out of service; answers when its running calls have ended and its memory is free. The server loads it
-    again only when its files change, or by LoadModel.
+    again only when its files change, by LoadModel, or when it is started anew: what is in its folder is what it serves.
+    To keep a version out for good take it out of the folder, or give its folder a hidden name.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -89,7 +95,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.ListModelsResponse, _abc.Awaitable[_model_service_pb2.ListModelsResponse]]:
-        """All models, each at every version that the server knows, by name and then by version."""
+        """All models, each at every version that the server knows, by name and then by version; page by page where that is more
+        than fits a message.
+        """
 
     @_abc_1.abstractmethod
     def GetModel(
@@ -118,7 +126,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.UnloadModelResponse, _abc.Awaitable[_model_service_pb2.UnloadModelResponse]]:
         """Takes a version out of service; answers when its running calls have ended and its memory is free. The server loads it
-        again only when its files change, or by LoadModel.
+        again only when its files change, by LoadModel, or when it is started anew: what is in its folder is what it serves.
+        To keep a version out for good take it out of the folder, or give its folder a hidden name.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from ancestral.v1 import bundle_pb2
 from ancestral_server.catalog import folder
+from ancestral_server.catalog.folder import Key
+from ancestral_server.catalog.retry import passing
 from ancestral_server.catalog.version import ModelVersion, State
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
@@ -22,19 +26,62 @@ from ancestral_server.engine.endpoint import (
 )
 from ancestral_server.engine.policy import Adaptive, AdaptiveTuning
 from ancestral_server.engine.pool import INTERACTIVE_NICENESS, WorkerPool, lower_thread_priority
-from ancestral_server.errors import BundleError, OutOfMemory
+from ancestral_server.errors import BundleError, OutOfMemory, Overdue
 from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.bundle import Bundle, read_bundle, read_manifest
-from ancestral_server.runtime.golden import replay
+from ancestral_server.runtime.golden import check_labels, replay
 from ancestral_server.runtime.program import OneShotProgram, Program, RasterProgram
-from ancestral_server.runtime.session import Runtime, Session
+from ancestral_server.runtime.session import Runtime, Session, Trial
 from ancestral_server.settings import Settings
 
 log = structlog.get_logger()
 
 
+# What onnxruntime is told to end it ends between two operators.
+GRACE_SECONDS = 5.0
+# Of a manifest that is kept to be shown, and of a reason: clients take messages of 4 MiB.
+MOST_SHOWN_BYTES = 512 * 1024
+MOST_REASON_CHARACTERS = 2_000
+
+
+def abridged(manifest: bundle_pb2.Bundle) -> bundle_pb2.Bundle:
+    """A manifest of at most so many bytes: the fields that take most are left out."""
+    while manifest.ByteSize() > MOST_SHOWN_BYTES:
+        without = []
+        for field, _ in manifest.ListFields():
+            rest: Any = bundle_pb2.Bundle()
+            rest.CopyFrom(manifest)
+            rest.ClearField(field.name)
+            without.append(rest)
+        manifest = min(without, key=bundle_pb2.Bundle.ByteSize)
+    return manifest
+
+
+class Load:
+    """A load that goes on, and who waits for it."""
+
+    def __init__(self, model: ModelVersion, trial: Trial) -> None:
+        self.model = model
+        self.trial = trial
+        # The model is as it will be.
+        self.done = threading.Event()
+        self._over = threading.Lock()
+
+    def finish(self) -> bool:
+        """Whether it ended before it was given up: the model belongs to whoever asks this first."""
+        return self._over.acquire(blocking=False)
+
+    def wait(self, grace: float) -> bool:
+        """Wait for the load until so many seconds after its end; False if it is given up."""
+        if self.done.wait(self.trial.end + grace - time.monotonic()) or not self.finish():
+            # Where it ended just now the rest takes a moment.
+            self.done.wait()
+            return True
+        return False
+
+
 class Loader:
-    """Loads versions one at a time, on whatever thread calls it."""
+    """Loads versions, each on a thread of its own, and waits no longer than `--load-seconds` and a little more."""
 
     def __init__(self, settings: Settings, runtime: Runtime, metrics: Metrics, arrivals: Arrivals) -> None:
         self._settings = settings
@@ -49,89 +96,154 @@ class Loader:
             pool=WorkerPool(settings.threads),
             fixed=runtime.device != "cpu",
         )
+        self._loads: dict[Key, Load] = {}
+
+    def steps(self, key: Key) -> int:
+        """How far a load has come, in steps of unequal length; 0 if it has not begun, or is over."""
+        load = self._loads.get(key)
+        return 0 if load is None else load.trial.steps
 
     def load(self, name: str, version: int) -> ModelVersion:
         """The version, serving, its lanes started; or not serving and why, whatever is wrong with it."""
+        # First: what changes from here on will be seen as a change.
+        stamp = folder.stamp(self._folder(name, version))
+        seconds = self._settings.load_seconds
+        load = self._loads[name, version] = Load(
+            ModelVersion(name, version, stamp=stamp), Trial(time.monotonic() + seconds)
+        )
+        # A daemon, since an operator that never ends must not keep the process from ending.
+        threading.Thread(target=self._load, args=(load,), name=f"load {name}:{version}", daemon=True).start()
+        try:
+            if load.wait(GRACE_SECONDS):
+                return load.model
+        finally:
+            del self._loads[name, version]
+        late = ModelVersion(name, version, stamp=stamp)
+        self._refuse(
+            late,
+            Overdue("one of its operators cannot be ended: it keeps a thread and its memory for as long as it goes on"),
+        )
+        return late
+
+    def _folder(self, name: str, version: int) -> Path:
+        return self._settings.models / name / str(version)
+
+    def _load(self, load: Load) -> None:
+        """Load, on a thread of its own."""
         # The threads that onnxruntime makes for its runs inherit it.
         lower_thread_priority(INTERACTIVE_NICENESS)
-        path = self._settings.models / name / str(version)
-        # First: what changes from here on will be seen as a change.
-        model = ModelVersion(name, version, stamp=folder.stamp(path))
+        model = load.model
         began = time.monotonic()
+        failure: Exception | None = None
         try:
-            self._open(model, path)
-        except BundleError as error:
-            self._refuse(model, error.file, str(error))
-            return model
+            self._open(load)
+        except (BundleError, Overdue, OutOfMemory, OSError) as error:
+            failure = error
         except Exception as error:  # onnxruntime and hostile files may raise anything, and the others must not suffer
-            log.exception("load failed", model=name, version=version)
-            self._refuse(model, "", f"loading failed: {type(error).__name__}: {error}")
-            return model
+            log.exception("load failed", model=model.name, version=model.version)
+            failure = error
+        if not load.finish():
+            # Nobody waits for it any more.
+            model.close()
+            log.warning("a load that was given up has ended", model=model.name, version=model.version)
+            return
+        try:
+            if failure is not None:
+                self._refuse(model, failure)
+            else:
+                self._serve(model, time.monotonic() - began)
+        finally:
+            load.done.set()
+
+    def _serve(self, model: ModelVersion, seconds: float) -> None:
+        for session in model.sessions.values():
+            session.loaded()
         for role, endpoint in model.endpoints.items():
-            self._metrics.show(name, version, role, endpoint.stats.metrics)
-            endpoint.start()
+            self._metrics.show(model.name, model.version, role, endpoint.stats.metrics)
         model.state = State.SERVING
-        self._metrics.loaded(name, ok=True)
+        self._metrics.loaded(model.name, ok=True)
         log.info(
             "model serves",
-            model=name,
-            version=version,
+            model=model.name,
+            version=model.version,
             roles=sorted(model.endpoints),
             device=model.device,
-            seconds=round(time.monotonic() - began, 3),
+            seconds=round(seconds, 3),
         )
-        return model
 
-    def _refuse(self, model: ModelVersion, file: str, problem: str) -> None:
-        model.state, model.problem, model.problem_file = State.NOT_SERVING, problem, file
+    def _refuse(self, model: ModelVersion, error: Exception) -> None:
+        if isinstance(error, BundleError):
+            model.problem_file, model.problem = error.file, str(error)
+        elif isinstance(error, Overdue):
+            model.problem = f"not loaded after {self._settings.load_seconds:g} s (--load-seconds): {error}"
+        elif isinstance(error, OSError):
+            model.problem = f"it cannot be read: {error}"
+        elif isinstance(error, OutOfMemory):
+            when = "ever: it asks for more at once than this machine or container has" if error.hopeless else "now"
+            model.problem = f"it does not fit into memory {when}: {error}"
+        else:
+            model.problem = f"loading failed: {type(error).__name__}: {error}"
+        if len(model.problem) > MOST_REASON_CHARACTERS:
+            model.problem = f"{model.problem[:MOST_REASON_CHARACTERS]}... ({len(model.problem)} characters)"
+        hopeless = isinstance(error, OutOfMemory) and error.hopeless
+        model.state, model.passing = State.NOT_SERVING, passing(error) and not hopeless
+        if model.passing and self._settings.poll_seconds:
+            model.problem += "; the server tries it again by itself"
         model.close()
         # It is kept, to say why; nobody packs a reply of it.
         model.programs = {}
         self._metrics.loaded(model.name, ok=False)
-        log.error("bundle refused", model=model.name, version=model.version, file=file, reason=problem)
+        log.error(
+            "bundle refused",
+            model=model.name,
+            version=model.version,
+            file=model.problem_file,
+            reason=model.problem,
+        )
 
-    def _open(self, model: ModelVersion, path: Path) -> None:
+    def _open(self, load: Load) -> None:
+        model = load.model
+        path = self._folder(model.name, model.version)
         # First the manifest alone: what could be read of a bad bundle is still worth showing.
-        model.manifest = read_manifest(path)
+        model.manifest = abridged(read_manifest(path))
         bundle = read_bundle(path)
         for role in bundle.manifest.roles:
             if role.program == bundle_pb2.PROGRAM_RASTER:
                 # Its workers each compute on their own thread.
-                session = self._session(model, bundle, role, on_caller=True)
+                session = self._session(load, bundle, role, on_caller=True)
                 model.programs[role.name] = RasterProgram(role, session, bundle.manifest)
             else:
-                model.programs[role.name] = self._one_shot(model, bundle, role, on_caller=False)
+                model.programs[role.name] = self._one_shot(load, bundle, role, on_caller=False)
         replay(bundle, model.programs)
         for name, program in model.programs.items():
-            try:
-                model.endpoints[name] = self._endpoint(model, bundle, program)
-            except OutOfMemory as error:
-                raise BundleError(program.role.graph, f"role {name}: {error}") from error
+            check_labels(program)
+            model.endpoints[name] = self._endpoint(load, bundle, program)
         model.device = self._runtime.device
+        for endpoint in model.endpoints.values():
+            endpoint.start()
 
-    def _one_shot(
-        self, model: ModelVersion, bundle: Bundle, role: bundle_pb2.Role, *, on_caller: bool
-    ) -> OneShotProgram:
-        lean = self._one_shot(model, bundle, role.lean, on_caller=on_caller) if role.HasField("lean") else None
-        session = self._session(model, bundle, role, on_caller=on_caller)
+    def _one_shot(self, load: Load, bundle: Bundle, role: bundle_pb2.Role, *, on_caller: bool) -> OneShotProgram:
+        lean = self._one_shot(load, bundle, role.lean, on_caller=on_caller) if role.HasField("lean") else None
+        session = self._session(load, bundle, role, on_caller=on_caller)
         return OneShotProgram(role, session, bundle.manifest, lean)
 
-    def _session(self, model: ModelVersion, bundle: Bundle, role: bundle_pb2.Role, *, on_caller: bool) -> Session:
+    def _session(self, load: Load, bundle: Bundle, role: bundle_pb2.Role, *, on_caller: bool) -> Session:
         """A session on the role's graph, which other roles may share."""
         # On a GPU both kinds are the same.
         on_caller = on_caller and self._runtime.device == "cpu"
         key = (role.graph, on_caller)
-        if key not in model.sessions:
-            model.sessions[key] = self._runtime.open(bundle.graph(role), on_caller=on_caller)
-        return model.sessions[key]
+        sessions = load.model.sessions
+        if key not in sessions:
+            sessions[key] = self._runtime.open(bundle.graph(role), on_caller=on_caller, trial=load.trial)
+        return sessions[key]
 
-    def _endpoint(self, model: ModelVersion, bundle: Bundle, program: Program) -> OneShotEndpoint | RasterEndpoint:
+    def _endpoint(self, load: Load, bundle: Bundle, program: Program) -> OneShotEndpoint | RasterEndpoint:
         """The lanes of a role, warm. OutOfMemory if not even one row fits."""
-        role = program.role
+        model, role = load.model, program.role
         name = f"{model.name}:{model.version} {role.name}"
         metrics = self._metrics.lane(model.name, model.version, role.name)
         if isinstance(program, RasterProgram):
             return raster_endpoint(name, program, metrics, self._endpoints)
         assert isinstance(program, OneShotProgram)
-        single_thread = partial(self._one_shot, model, bundle, role, on_caller=True)
+        single_thread = partial(self._one_shot, load, bundle, role, on_caller=True)
         return one_shot_endpoint(name, program, single_thread, metrics, self._endpoints)

@@ -47,6 +47,8 @@ class ModelVersion:
     problem: str = ""
     # The file that it was refused for, relative to its folder; empty if none is to blame.
     problem_file: str = ""
+    # That may be otherwise in a while although no file changes: a shortage, a disk that does not answer.
+    passing: bool = False
     # Somebody asked to have it unloaded.
     unloaded: bool = False
     users: int = 0
@@ -80,6 +82,11 @@ class ModelVersion:
             )
         return self.endpoints[role]
 
+    def refused_anew(self, fresh: ModelVersion) -> None:
+        """It goes on serving; what lies in its folder now was refused."""
+        self.stamp = fresh.stamp
+        self.problem, self.problem_file, self.passing = fresh.problem, fresh.problem_file, fresh.passing
+
     def without_lanes(self) -> ModelVersion:
         """What stands in its place once it is unloaded on request."""
         return ModelVersion(
@@ -88,7 +95,8 @@ class ModelVersion:
             State.NOT_SERVING,
             self.stamp,
             manifest=self.manifest,
-            problem=f"unloaded on request; `ancestral load {self.name}` (LoadModel) loads it again",
+            problem=f"unloaded on request, until its files change or the server is started again; "
+            f"`ancestral load {self.name}` (LoadModel) loads it",
             unloaded=True,
         )
 
@@ -112,6 +120,8 @@ class ModelVersion:
 
     def close(self) -> None:
         """Stop the lanes, end the sessions and return their memory. Blocks until running work ends."""
+        if not self.endpoints and not self.sessions:
+            return
         for endpoint in self.endpoints.values():
             endpoint.close()
         for session in self.sessions.values():

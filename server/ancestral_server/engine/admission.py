@@ -49,7 +49,8 @@ def check_deadline(name: str, job: Job, ahead: int, pace: Pace, now: float) -> N
     if remaining < needed:
         raise Infeasible(
             f"deadline: {max(remaining, 0):.3g} s remain, {name} needs at least {needed:.3g} s for "
-            f"{job.rows} images, {ahead} queued ahead of them"
+            f"{job.rows} images, {ahead} queued ahead of them",
+            name,
         )
 
 
@@ -62,9 +63,13 @@ def check_queue(name: str, queue: JobQueue[J], job: J, ahead: int, limits: Limit
     if not calls:
         return
     if calls >= limits.calls:
-        problem, excess = f"{calls} calls are queued, which is the limit", pace.queue_seconds(images // calls)
+        problem = f"{calls} calls are queued, which is the limit (the server's --max-queued-calls)"
+        excess = pace.queue_seconds(images // calls)
     elif images + job.rows > limits.images:
-        problem = f"{images} images are queued, {job.rows} more would exceed the limit of {limits.images}"
+        problem = (
+            f"{images} images are queued, {job.rows} more would exceed the limit of {limits.images} images "
+            "(the server's --max-queued-images)"
+        )
         excess = pace.queue_seconds(images + job.rows - limits.images)
     elif job.priority is Priority.INTERACTIVE:
         work = pace.queue_seconds(ahead + job.rows)
@@ -72,13 +77,19 @@ def check_queue(name: str, queue: JobQueue[J], job: J, ahead: int, limits: Limit
         if work <= limit:
             return
         problem = (
-            f"{ahead} images are queued, {job.rows} more make {work:.3g} s of work, above the limit of {limit:.3g}"
+            f"{ahead} images are queued, {job.rows} more make {work:.3g} s of work, above the limit of {limit:.3g} s "
+            f"(the server's --max-queue-ms {1000 * limits.seconds:g}{_or_more(limit, limits.seconds)})"
         )
         excess = work - limit
     else:
         return
     # A millisecond at least: who comes back at once finds the same queue.
-    raise Overloaded(f"{name}: {problem}", max(0.001, excess))
+    raise Overloaded(name, problem, max(0.001, excess))
+
+
+def _or_more(limit: float, setting: float) -> str:
+    """Why a limit in seconds is above its setting, if it is: see `queue_limit`."""
+    return ", or what a full batch or twice this call takes" if limit > setting else ""
 
 
 def queue_limit(*, floor: float, batch: float, own: float) -> float:

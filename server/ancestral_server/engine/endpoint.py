@@ -30,9 +30,10 @@ from ancestral_server.errors import OutOfMemory
 from ancestral_server.metrics import LaneMetrics
 from ancestral_server.runtime.program import OneShotProgram, RasterProgram
 
-# How often a size is run at load before its cost is believed. The first run is slow in itself, and others for what
-# else the machine does: the least of them counts.
-LOOKS = 4
+# How often a size is run at load: twice, since the first run is slow in itself; and again, up to so often, while that
+# has taken less than so many seconds in all, since on a busy machine any short run may be slow. The least of them
+# counts. Nobody measured what a look more brings; all of a role's sizes take a second longer at most.
+LEAST_LOOKS, MOST_LOOKS, LOOK_SECONDS = 2, 8, 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +164,7 @@ def one_shot_endpoint(
     quick = costs.seconds(least) <= settings.loop.row_seconds
     if quick:
         light = single_thread()
-        light_costs = measure(sizes, memories, partial(_run_blank, light), metrics, looks=LOOKS)
+        light_costs = measure(sizes, memories, partial(_run_blank, light), metrics)
         # One thread may take longer for it than all.
         quick = light_costs.seconds(least) <= settings.loop.run_seconds
         if quick:
@@ -240,9 +241,8 @@ def measure(
     memories: Sequence[BatchSizeLimit],
     run: Callable[[int], float],
     metrics: LaneMetrics,
-    looks: int = 2,
 ) -> CostModel:
-    """What runs of these sizes take, each looked at so many times; so no caller pays for a first run either.
+    """What runs of these sizes take, each looked at several times; so no caller pays for a first run either.
 
     run: seconds of a run of so many rows. Sizes that do not fit into memory bound `memories`; OutOfMemory if not even
     the first one fits.
@@ -253,7 +253,10 @@ def measure(
         if size > memories[0].most(now):
             break
         try:
-            costs.learn(size, min([run(size) for _ in range(looks)]), now)
+            seen: list[float] = []
+            while len(seen) < LEAST_LOOKS or (len(seen) < MOST_LOOKS and sum(seen) < LOOK_SECONDS):
+                seen.append(run(size))
+            costs.learn(size, min(seen), now)
         except OutOfMemory:
             metrics.out_of_memory.inc()
             smaller = [memory.shrink(size, now) for memory in memories]

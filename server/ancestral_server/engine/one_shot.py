@@ -32,7 +32,7 @@ from ancestral_server.engine.memory_limit import BatchSizeLimit
 from ancestral_server.engine.policy import BatchPolicy, View
 from ancestral_server.engine.queue import JobQueue
 from ancestral_server.engine.scheduler import IDLE, Answers, Clock, Wait
-from ancestral_server.errors import Infeasible, Internal, OutOfMemory, ServerError
+from ancestral_server.errors import Infeasible, Internal, OutOfMemory, Overdue, ServerError
 from ancestral_server.runtime.program import Meaning, OneShotProgram
 from ancestral_server.runtime.session import Array
 
@@ -163,19 +163,23 @@ class OneShotScheduler:
 
     def fail(self, step: BatchStep, error: Exception, now: float, seat: int) -> None:
         del self._running[seat]
+        told: ServerError = Internal(f"{self.name}: the run failed: {error}")
+        parts: list[list[Piece]] = []
         if isinstance(error, OutOfMemory | MemoryError):
             # The same rows again, half as many at a time.
-            parts = [step.pieces] if self.memory.shrink(step.size, now) else []
-            log.warning(
-                "out of memory", lane=self.name, rows=step.rows, next_rows=self.memory.most(now), reason=str(error)
-            )
-            told: ServerError = OutOfMemory(f"{self.name}: not even {step.rows} image fits into memory: {error}")
-        else:
-            # Half of the requests at a time, until the guilty one is alone.
+            if self.memory.shrink(step.size, now):
+                parts = [step.pieces]
+            most = self.memory.most(now)
+            log.warning("out of memory", lane=self.name, rows=step.rows, next_rows=most, reason=str(error))
+            told = OutOfMemory(f"{self.name}: not even {step.rows} image fits into memory: {error}")
+        elif isinstance(error, RuntimeError) and not isinstance(error, Overdue):
+            # onnxruntime's: half of the requests at a time, until the guilty one is alone. One among n costs 2 log2(n)
+            # runs, n of them 2 n.
             parts = halves(step.pieces)
-            # How it failed is logged once for each guilty request, not at every part on the way to it.
-            log.error("run failed", lane=self.name, rows=step.rows, requests=step.requests, exc_info=not parts)
-            told = Internal(f"{self.name}: the run failed: {error}")
+        if parts and not isinstance(told, OutOfMemory):
+            log.warning("run failed, its parts are tried", lane=self.name, rows=step.rows, reason=str(error))
+        elif not parts:
+            log.error("run failed", lane=self.name, rows=step.rows, exc_info=True)
         if parts:
             self._again.extendleft(reversed(parts))
         else:
@@ -266,7 +270,8 @@ class OneShotScheduler:
         running = 0.0
         if len(self._running) == self._seats:
             running = max(0.0, min(step.due for step in self._running.values()) - now)
-        return running + max(self.queue_seconds(ahead + rows), self._run_seconds(min(rows, self._most)))
+        own = self._run_seconds(min(rows, self._most))
+        return running + (max(self.queue_seconds(ahead + rows), own) if ahead or rows > self._most else own)
 
     def queue_seconds(self, rows: int) -> float:
         whole, rest = divmod(rows, self._most)

@@ -26,7 +26,7 @@ from ancestral_server.engine.memory_limit import BatchSizeLimit
 from ancestral_server.engine.queue import JobQueue
 from ancestral_server.engine.scheduler import IDLE, Answers, Clock, Wait
 from ancestral_server.engine.slots import Slots
-from ancestral_server.errors import Infeasible, Internal, OutOfMemory, ServerError
+from ancestral_server.errors import Infeasible, Internal, OutOfMemory, Overdue, ServerError
 from ancestral_server.runtime.program import RasterProgram
 
 log = structlog.get_logger()
@@ -164,15 +164,16 @@ class RasterScheduler:
             if smaller:
                 return
             told: ServerError = OutOfMemory(f"{self.name}: not even one image fits into memory: {error}")
-        elif len(jobs) > 1:
-            # The same row again, for half of the requests at a time, until the guilty one is alone.
-            log.error("run failed", lane=self.name, rows=step.rows, requests=len(jobs))
+        elif isinstance(error, RuntimeError) and not isinstance(error, Overdue) and len(jobs) > 1:
+            # onnxruntime's: the same row again, for half of the requests at a time, until the guilty one is alone. One
+            # among n costs 2 log2(n) runs, n of them 2 n.
+            log.warning("run failed, its parts are tried", lane=self.name, rows=step.rows, reason=str(error))
             middle = len(jobs) // 2
             halves = [[id(job) for job in half] for half in (jobs[:middle], jobs[middle:])]
             self._again[seat].extendleft(reversed(halves))
             return
         else:
-            log.error("run failed", lane=self.name, rows=step.rows, requests=1, exc_info=True)
+            log.error("run failed", lane=self.name, rows=step.rows, exc_info=True)
             told = Internal(f"{self.name}: the run failed: {error}")
         self._give_up(jobs, told)
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ancestral.bundle.rules import NAME
 from ancestral.v1 import bundle_pb2, priority_pb2, tensor_pb2
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.engine.job import Priority
 from ancestral_server.errors import InvalidArgument
-from ancestral_server.runtime.bundle import NAME
 from ancestral_server.runtime.program import DTYPES
 from ancestral_server.runtime.session import Array
+from ancestral_server.settings import Settings
 
 MAX_SEED = 2**63 - 1
 MAX_TEMPERATURE = 100.0
@@ -32,12 +33,27 @@ _PRIORITIES: dict[int, Priority] = {
 _WIRE = {dtype: number for number, dtype in DTYPES.items()}
 
 
-def batch(field: str, tensor: tensor_pb2.Tensor, spec: bundle_pb2.TensorSpec, limit: int) -> Array:
+class Limit(NamedTuple):
+    """The most of something, and what sets it, for whoever is refused."""
+
+    most: int
+    setting: str
+
+    @staticmethod
+    def of(settings: Settings, name: str) -> Limit:
+        """That of a setting, by its name there."""
+        return Limit(getattr(settings, name), f"the server's --{name.replace('_', '-')}")
+
+    def __str__(self) -> str:
+        return f"{self.most} ({self.setting})"
+
+
+def batch(field: str, tensor: tensor_pb2.Tensor, spec: bundle_pb2.TensorSpec, limit: Limit) -> Array:
     """The array [N, *spec.shape] of spec's dtype, 1 <= N <= limit."""
     return elements(f"{field}.data", tensor.data, DTYPES[spec.dtype], batch_shape(field, tensor, spec, limit))
 
 
-def batch_shape(field: str, tensor: tensor_pb2.Tensor, spec: bundle_pb2.TensorSpec, limit: int) -> tuple[int, ...]:
+def batch_shape(field: str, tensor: tensor_pb2.Tensor, spec: bundle_pb2.TensorSpec, limit: Limit) -> tuple[int, ...]:
     """The shape [N, *spec.shape] of a tensor of spec's dtype, 1 <= N <= limit, whatever its data."""
     if tensor.dtype != spec.dtype:
         got = _dtype_name(tensor.dtype)
@@ -54,11 +70,11 @@ def axes(field: str, shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def check_shape(field: str, shape: tuple[int, ...], wanted: tuple[int, ...], limit: int) -> None:
+def check_shape(field: str, shape: tuple[int, ...], wanted: tuple[int, ...], limit: Limit) -> None:
     """Refuse what is not [N, *wanted], 1 <= N <= limit."""
     if len(shape) != len(wanted) + 1 or shape[1:] != wanted:
         raise InvalidArgument(field, f"is {_show(shape)}, must be {_show(('N', *wanted))} with 1 <= N <= {limit}")
-    if not 1 <= shape[0] <= limit:
+    if not 1 <= shape[0] <= limit.most:
         raise InvalidArgument(field, f"has N = {shape[0]}, must be 1 to {limit}")
 
 
@@ -94,8 +110,8 @@ def seed(field: str, value: int) -> int:
     return value
 
 
-def count(field: str, value: int, limit: int) -> int:
-    if not 1 <= value <= limit:
+def count(field: str, value: int, limit: Limit) -> int:
+    if not 1 <= value <= limit.most:
         raise InvalidArgument(field, f"is {value}, must be 1 to {limit}")
     return value
 
@@ -160,7 +176,7 @@ def completion(
         ("known", request.known, tensor_pb2.DATA_TYPE_BOOL),
     ):
         spec = bundle_pb2.TensorSpec(dtype=dtype, shape=image_shape)
-        array = batch(f"{prefix}{field}", tensor_, spec, count)
+        array = batch(f"{prefix}{field}", tensor_, spec, Limit(count, f"{prefix}count"))
         if len(array) not in (1, count):
             raise InvalidArgument(f"{prefix}{field}.shape", f"has N = {len(array)}, must be 1 or count = {count}")
         arrays.append(array)
@@ -194,8 +210,8 @@ def reply_size(field: str, images: int, image_bytes: int, limit: int) -> None:
     if images * image_bytes > limit:
         raise InvalidArgument(
             field,
-            f"asks for {images} images of {image_bytes} bytes, more than fits a reply of {limit} bytes: "
-            f"at most {limit // image_bytes}",
+            f"asks for {images} images of {image_bytes} bytes, more than fits a reply of {limit} bytes "
+            f"(the server's --max-message-mib): at most {limit // image_bytes}",
         )
 
 

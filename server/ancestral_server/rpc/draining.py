@@ -1,14 +1,26 @@
-"""The news that the server is about to stop, for calls that would go on for long, and which calls are still open.
+"""The news that the server is about to stop, for calls that would go on for long; which calls are still open; and when
+all of them have heard their answers.
 
 Everything happens on the event loop.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ancestral_server.rpc import sockets
 from ancestral_server.rpc.parsing import Context
+
+# How often to look at the end whether everything was sent; so often the event loop turns for what came last; callers
+# that send nothing for so long have heard that their streams have ended; and how long they are waited for at most,
+# since those of other connections may go on sending, as whoever asks for health does.
+LOOK_SECONDS = 0.02
+LAST_LOOKS = 5
+QUIET_SECONDS = 0.2
+LONGEST_HEARING_SECONDS = 5.0
 
 
 class Draining:
@@ -43,3 +55,24 @@ class Draining:
             yield
         finally:
             self._callbacks.discard(callback)
+
+    async def heard(self, over: float) -> None:
+        """Wait until what was answered has reached its callers, over however slow a link; until then at most, on
+        time.monotonic().
+
+        What the process leaves unsent or unread when it ends, the kernel answers with a reset, and what was on its way
+        to the caller is lost.
+        """
+
+        async def wait_while(goes_on: Callable[[], bool], end: float = over) -> None:
+            while goes_on() and (left := end - time.monotonic()) > 0:
+                await asyncio.sleep(min(LOOK_SECONDS, left))
+
+        await wait_while(lambda: self.open > 0)
+        await wait_while(lambda: sockets.unsent() > 0)
+        if self.cut_short:
+            # Callers go on sending until they hear that their stream has ended.
+            end = min(over, time.monotonic() + LONGEST_HEARING_SECONDS)
+            await wait_while(lambda: sockets.quiet_seconds() < QUIET_SECONDS, end)
+        looks = iter(range(LAST_LOOKS))
+        await wait_while(lambda: next(looks, None) is not None)

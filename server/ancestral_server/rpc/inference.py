@@ -27,6 +27,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             f"{_PATH}/Encode": Reader(pb.EncodeRequest),
             f"{_PATH}/EncodeStream": Reader(pb.EncodeStreamRequest, "encode"),
             f"{_PATH}/ExtractFeatures": Reader(pb.ExtractFeaturesRequest),
+            f"{_PATH}/Classify": Reader(pb.ClassifyRequest),
             f"{_PATH}/Score": Reader(pb.ScoreRequest),
             f"{_PATH}/ScoreStream": Reader(pb.ScoreStreamRequest, "score"),
         }
@@ -63,7 +64,8 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         with self._find(request) as model:
             endpoint = model.endpoint("decode")
             program = model.programs["decode"]
-            latents = convert.batch("latents", request.latents, program.inputs[LATENT], self._settings.max_images)
+            limit = convert.Limit.of(self._settings, "max_images")
+            latents = convert.batch("latents", request.latents, program.inputs[LATENT], limit)
             check_reply("latents", program, [IMAGE], len(latents), self._settings)
             priority = convert.priority("priority", request.priority)
             job = await run(endpoint, context, len(latents), {LATENT: latents}, [IMAGE], priority)
@@ -74,6 +76,12 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             endpoint = oneshot.endpoint(model, "features")
             job = await endpoint.ask(oneshot.job("features", model, request, self._settings, context))
             return oneshot.features_reply(model, job)
+
+    async def Classify(self, request: Any, context: Context) -> pb.ClassifyResponse:
+        with self._find(request.form) as model:
+            endpoint = oneshot.endpoint(model, "classify")
+            job = await endpoint.ask(oneshot.job("classify", model, request, self._settings, context))
+            return oneshot.classify_reply(model, job)
 
     async def Score(self, request: Any, context: Context) -> pb.ScoreResponse:
         with self._find(request.form) as model:

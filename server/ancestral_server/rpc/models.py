@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from ancestral.v1 import model_service_pb2 as pb
 from ancestral.v1 import model_service_pb2_grpc
-from ancestral_server.catalog import Catalog, ModelVersion, State
-from ancestral_server.errors import PortShared
+from ancestral_server.catalog import Catalog, Key, ModelVersion, State
+from ancestral_server.catalog.folder import version_of
+from ancestral_server.errors import InvalidArgument, PortShared
 from ancestral_server.rpc import convert
 from ancestral_server.rpc.parsing import Context
 from ancestral_server.settings import Settings
+
+# Of a page of models: a client takes 4 MiB unless it is told to take more. One model has at most half a MiB.
+MOST_PAGE_BYTES = 4_000_000
+# What an entry needs beside its own bytes, and an answer beside its entries.
+ENTRY_BYTES, ENVELOPE_BYTES = 8, 1024
+# So many are described before other calls have their turn: each takes about 50 µs.
+MOST_AT_ONCE = 32
 
 _STATES = {
     State.LOADING: pb.MODEL_STATE_LOADING,
@@ -24,7 +34,22 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         self._settings = settings
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
-        return pb.ListModelsResponse(models=[self._describe(model) for model in self._catalog])
+        last = _last_of_page("page_token", request.page_token)
+        if request.page_size < 0:
+            raise InvalidArgument("page_size", f"is {request.page_size}, must be 0 (as many as fit) or more")
+        room = min(MOST_PAGE_BYTES, self._settings.max_message_bytes) - ENVELOPE_BYTES
+        reply = pb.ListModelsResponse()
+        while models := self._catalog.after(last, MOST_AT_ONCE):
+            for model in models:
+                message = self._describe(model)
+                room -= message.ByteSize() + ENTRY_BYTES
+                if room < 0 or 0 < request.page_size <= len(reply.models):
+                    reply.next_page_token = f"{last[0]}/{last[1]}"
+                    return reply
+                reply.models.append(message)
+                last = model.key
+            await asyncio.sleep(0)
+        return reply
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         name = convert.model_name("name", request.name)
@@ -69,3 +94,14 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
                 )
             )
         return message
+
+
+def _last_of_page(field: str, token: str) -> Key:
+    """The version that a page ended with; before all others where there was none."""
+    if not token:
+        return "", 0
+    name, _, number = token.rpartition("/")
+    version = version_of(number)
+    if version is None:
+        raise InvalidArgument(field, f"is {token[:100]!r}, must be empty or the next_page_token of an earlier answer")
+    return name, version

@@ -20,11 +20,12 @@ import grpc
 import structlog
 
 from ancestral_server.engine.arrivals import Arrivals
-from ancestral_server.errors import Internal, ServerError
+from ancestral_server.errors import Infeasible, Internal, OutOfMemory, Overloaded, ServerError
 from ancestral_server.metrics import MethodMetrics, Metrics
 from ancestral_server.rpc import parsing
 from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.parsing import Context, Handler
+from ancestral_server.rpc.refusals import RefusalLog
 from ancestral_server.rpc.status import camel_case, status
 
 log = structlog.get_logger()
@@ -34,6 +35,8 @@ _GOOD_ID = re.compile(r"[\x21-\x7e]{1,128}")
 # Ids of calls that bring none: as unlikely to meet another server's as a random one, at the price of a counter.
 _OURS = secrets.token_hex(8)
 _numbers = itertools.count(1)
+# Refused before any work, or as there is no room for any: what comes by the thousand when it comes.
+_REFUSALS = (Overloaded, OutOfMemory, Infeasible)
 # How late gRPC may be to end a call whose deadline has passed.
 EXPIRY_SECONDS = 1.0
 
@@ -50,10 +53,12 @@ class Observed(parsing.Registered):
         arrivals: Arrivals,
         draining: Draining,
         readers: Mapping[str, Callable[[bytes], Any]],
+        refusals: RefusalLog,
         *,
         log_calls: bool,
     ) -> None:
         super().__init__()
+        self._refusals = refusals
         self._readers = readers
         self._metrics = metrics
         self._draining = draining
@@ -73,7 +78,7 @@ class Observed(parsing.Registered):
 
         def observer(kind: str) -> _Observer:
             metrics = self._metrics.method(kind, service, method)
-            return _Observer(path, metrics, self._arrivals, self._draining, self._log_calls)
+            return _Observer(path, metrics, self._arrivals, self._draining, self._refusals, self._log_calls)
 
         codecs = (self._readers.get(path, handler.request_deserializer), handler.response_serializer)
         if handler.unary_unary is not None:
@@ -155,8 +160,15 @@ class _Observer:
     """Counts and names the calls of one method, and turns what they raise into a status."""
 
     def __init__(
-        self, path: str, metrics: MethodMetrics, arrivals: Arrivals, draining: Draining, log_calls: bool
+        self,
+        path: str,
+        metrics: MethodMetrics,
+        arrivals: Arrivals,
+        draining: Draining,
+        refusals: RefusalLog,
+        log_calls: bool,
     ) -> None:
+        self._refusals = refusals
         self._path = path
         self._draining = draining
         self._metrics = metrics
@@ -193,12 +205,16 @@ class _Observer:
         if self._log_calls:
             self._log(seconds, grpc.StatusCode.OK)
 
-    def _ended(self, began: float, code: grpc.StatusCode, details: str = "") -> None:
+    def _ended(
+        self, began: float, code: grpc.StatusCode, details: str = "", refusal: ServerError | None = None
+    ) -> None:
+        """refusal: what is told of it in a line for many, and not in one of its own."""
         seconds = time.monotonic() - began
         self._metrics.seconds.observe(seconds)
         self._metrics.handled[camel_case(code)] += 1
-        # In an overload refusals come by the thousand, and a line for each would cost more than the refusal.
-        if self._log_calls or code is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+        if refusal is not None:
+            self._refusals.add(refusal.reason, refusal.lane or self._path, details)
+        if self._log_calls or refusal is None:
             self._log(seconds, code, details)
 
     def _log(self, seconds: float, code: grpc.StatusCode, details: str = "") -> None:
@@ -225,7 +241,7 @@ class _Observer:
         # It knows the frames that it passed, one of them the job, this its future, and that the error: they would keep
         # each other, and the images, until garbage is collected.
         error.__traceback__ = None
-        self._ended(began, code, message)
+        self._ended(began, code, message, error if isinstance(error, _REFUSALS) else None)
         if _expired(context):
             # Its caller no longer listens, and gRPC ends the call itself, which cancels this handler. A status sent
             # besides would leave some 80 bytes behind, each time and for good (grpc.aio 1.85).

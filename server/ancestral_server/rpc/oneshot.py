@@ -37,6 +37,7 @@ LABEL = bundle_pb2.MEANING_LABEL
 LOG_LIKELIHOOD = bundle_pb2.MEANING_LOG_LIKELIHOOD
 FEATURES = bundle_pb2.MEANING_FEATURES
 FEATURE_MAP = bundle_pb2.MEANING_FEATURE_MAP
+LOGITS = bundle_pb2.MEANING_LOGITS
 # What a reply needs beside its tensors.
 ENVELOPE_BYTES = 4096
 
@@ -88,13 +89,16 @@ def _plan(role: str, model: ModelVersion, form: Form, settings: Settings, prefix
     """Check every field."""
     request, program, field = form.message, model.programs[role], f"{prefix}images"
     spec = program.inputs[IMAGE]
-    shape = convert.batch_shape(field, request.images, spec, settings.max_images)
+    shape = convert.batch_shape(field, request.images, spec, convert.Limit.of(settings, "max_images"))
     convert.check_bytes(f"{field}.data", form.size, DTYPES[spec.dtype], shape)
     inputs, wanted = _READ[role](model, program, request, shape[0], prefix)
-    check_reply(field, program, wanted, shape[0], settings)
+    check_reply(field, program, [*wanted, *_REPLY_ADDS.get(role, ())], shape[0], settings)
     priority = convert.priority(f"{prefix}priority", request.priority, unset)
     return Plan(ref(model), shape, inputs, wanted, priority)
 
+
+# What a reply holds beside the outputs, as large as these: a classifier's probabilities.
+_REPLY_ADDS: Mapping[str, Sequence[Meaning]] = {"classify": [LOGITS]}
 
 _Asked: TypeAlias = tuple[dict[Meaning, Array | Streams], Sequence[Meaning]]
 
@@ -134,6 +138,11 @@ def _features(
     return _labels(program, request.labels, rows, prefix), wanted
 
 
+def _classify(_: ModelVersion, program: Program, request: pb.ClassifyRequest, rows: int, prefix: str) -> _Asked:
+    """The same of a classifier."""
+    return {}, [LOGITS]
+
+
 def _labels(program: Program, values: Sequence[int], rows: int, prefix: str) -> dict[Meaning, Array | Streams]:
     """The labels of so many images, of a class-conditional model."""
     classes = program.label_count if LABEL in program.inputs else 0
@@ -145,6 +154,7 @@ _READ: Mapping[str, Callable[[ModelVersion, Program, Any, int, str], _Asked]] = 
     "encode": _encode,
     "score": _score,
     "features": _features,
+    "classify": _classify,
 }
 
 
@@ -175,6 +185,20 @@ def score_reply(model: ModelVersion, job: OneShotJob) -> pb.ScoreResponse:
 def features_reply(model: ModelVersion, job: OneShotJob) -> pb.ExtractFeaturesResponse:
     return pb.ExtractFeaturesResponse(
         info=info(model, job), features=output(job, FEATURES), feature_map=output(job, FEATURE_MAP)
+    )
+
+
+def classify_reply(model: ModelVersion, job: OneShotJob) -> pb.ClassifyResponse:
+    logits = job.output(LOGITS)  # [N,K]
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    assert model.manifest is not None
+    return pb.ClassifyResponse(
+        info=info(model, job),
+        logits=convert.tensor(logits),
+        probabilities=convert.tensor(probabilities.astype(np.float32)),
+        labels=logits.argmax(axis=1).tolist(),
+        class_names=model.manifest.class_names,
     )
 
 

@@ -11,7 +11,7 @@ import asyncio
 import inspect
 import types
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Generator, Mapping
+from collections.abc import AsyncIterator, Collection, Generator, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeAlias
@@ -90,6 +90,11 @@ class Registered(grpc.GenericRpcHandler, ABC):
 
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
+
+    @property
+    def paths(self) -> Collection[str]:
+        """The full names of the methods, "/package.Service/Method"."""
+        return self._handlers.keys()
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
         """What answers a call whose headers have come."""

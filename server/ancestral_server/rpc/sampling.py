@@ -54,7 +54,7 @@ def read(model: ModelVersion, settings: Settings, request: pb.SampleRequest, pre
     """Check every field; `prefix` is the path of the request in the message that brought it."""
     endpoint = model.endpoint("sample", f"{prefix}model")
     program = model.programs["sample"]
-    count = convert.count(f"{prefix}count", request.count, settings.max_sample_count)
+    count = convert.count(f"{prefix}count", request.count, convert.Limit.of(settings, "max_sample_count"))
     seed = secrets.randbelow(convert.MAX_SEED + 1)
     if request.HasField("seed"):
         seed = convert.seed(f"{prefix}seed", request.seed)

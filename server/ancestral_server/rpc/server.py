@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from typing import Any
 
 import grpc
 import structlog
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from ancestral.v1 import inference_service_pb2, inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
-from ancestral_server.catalog import Catalog
+from ancestral_server.addresses import bound, joined
+from ancestral_server.catalog import Catalog, Key
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import StartupError
 from ancestral_server.metrics import Metrics
-from ancestral_server.rpc import sockets
+from ancestral_server.rpc import accepting
 from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.inference import InferenceServicer
 from ancestral_server.rpc.models import ModelServicer
 from ancestral_server.rpc.observed import Observed
 from ancestral_server.rpc.open_inference.servicer import OpenInferenceServicer
 from ancestral_server.rpc.parsing import Forgiving
+from ancestral_server.rpc.refusals import RefusalLog
 from ancestral_server.settings import Settings
 from inference import open_inference_service_pb2, open_inference_service_pb2_grpc
+from inference import pool as inference_pool
 
 log = structlog.get_logger()
 
 # How often to look whether the server still runs.
 LOOK_SECONDS = 0.1
-# How often to look at the end whether everything was sent; callers that send nothing for so long have heard that their
-# streams have ended; and how long they are waited for at most.
-FLUSH_SECONDS = 0.02
-QUIET_SECONDS = 0.2
-LONGEST_HEARING_SECONDS = 5.0
 _SERVICES = (
     inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"],
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
@@ -45,6 +44,9 @@ _SERVICES = (
 # Calls that gRPC has read and that wait for the event loop, which refuses what is too much and says why; gRPC's own
 # refusal, by chance from 1,000 on, is CANCELLED and says nothing.
 MOST_PENDING_CALLS = 30_000
+# Of a connection: until it has said that it speaks HTTP/2. gRPC's own is two minutes, in which the silent could take
+# every file descriptor that the process has.
+HANDSHAKE_SECONDS = 10.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -52,13 +54,26 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 def why_not(host: str, port: int) -> str:
     """Why nothing can listen there: gRPC tells it to its own log only."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
+        bound(host, port).close()
     except OSError as error:
         return str(error.strerror)
     return "gRPC refuses it"
+
+
+class _Pools:
+    """Several pools of descriptors, searched in turn, to whoever asks for one."""
+
+    def __init__(self, *pools: DescriptorPool) -> None:
+        self._pools = pools
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        def find(*of: Any) -> Any:
+            for pool in self._pools[:-1]:
+                with suppress(KeyError):
+                    return getattr(pool, method)(*of)
+            return getattr(self._pools[-1], method)(*of)
+
+        return find
 
 
 class Door:
@@ -68,12 +83,16 @@ class Door:
         self._catalog = catalog
         self._settings = settings
         self._health = health.aio.HealthServicer()
-        # What health says of the models, by name; and that the catalog is no longer what it was then.
+        # What health says of the models, by name; and the versions that are no longer as they were then.
         self._told: dict[str, int] = {}
-        self._changed = asyncio.Event()
+        self._changed: set[Key] = set()
+        self._news = asyncio.Event()
         self._draining = Draining()
         inference = InferenceServicer(catalog, settings, self._draining)
-        observed: Any = Observed(metrics, arrivals, self._draining, inference.readers, log_calls=settings.log_calls)
+        self._refusals = RefusalLog()
+        observed: Any = Observed(
+            metrics, arrivals, self._draining, inference.readers, self._refusals, log_calls=settings.log_calls
+        )
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(inference, observed)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(catalog, settings), observed)
         open_inference_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
@@ -83,7 +102,9 @@ class Door:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, others)
         names = (*(service.full_name for service in _SERVICES), health.SERVICE_NAME, reflection.SERVICE_NAME)
         # Not by its own `enable_server_reflection`, which wants a server and not who stands in for one.
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), others)
+        finder: Any = _Pools(descriptor_pool.Default(), inference_pool.Default())
+        reflecting = reflection.aio.ReflectionServicer(names, finder)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, others)
         self._handlers = (observed, others)
         # What goes on while the door is open; and former servers that still finish what they had begun.
         self._keepers: list[asyncio.Task[None]] = []
@@ -92,29 +113,38 @@ class Door:
             self._server, self.port = self._bind(settings.port)
         except RuntimeError as error:
             raise StartupError(
-                f"cannot listen on {settings.host}:{settings.port}: {why_not(settings.host, settings.port)}; choose "
-                "another with --port or --host"
+                f"cannot listen on {joined(settings.host, settings.port)}: {why_not(settings.host, settings.port)}; "
+                "choose another with --port or --host"
             ) from error
 
     def _bind(self, port: int) -> tuple[grpc.aio.Server, int]:
         """A server with all services, listening but not yet answering, and its port."""
-        server = grpc.aio.server(
-            options=[
+        server = accepting.server(
+            self._handlers,
+            [
                 ("grpc.max_receive_message_length", self._settings.max_message_bytes),
                 ("grpc.max_send_message_length", self._settings.max_message_bytes),
                 # With it two servers can listen on one port, each getting a part of the calls: not unasked.
                 ("grpc.so_reuseport", int(self._settings.share_port)),
+                *self._pings(),
+                ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_SECONDS * 1000)),
                 ("grpc.server.max_pending_requests", MOST_PENDING_CALLS),
                 ("grpc.server.max_pending_requests_hard_limit", MOST_PENDING_CALLS),
             ],
         )
-        server.add_generic_rpc_handlers(self._handlers)
-        return server, server.add_insecure_port(f"{self._settings.host}:{port}")
+        return server, server.add_insecure_port(joined(self._settings.host, port))
+
+    def _pings(self) -> list[tuple[str, int]]:
+        """How often clients may ping while the server sends nothing, with calls and without; gRPC's own bounds are 5
+        minutes and 2 hours, and many clients are set to pings of 10 to 60 s, to be sooner than what lies between.
+        """
+        shortest = round(self._settings.min_ping_seconds * 1000)
+        return [("grpc.http2.min_ping_interval_without_data_ms", shortest), ("grpc.keepalive_permit_without_calls", 1)]
 
     async def open(self) -> None:
         """Start answering; health per model NAME and NAME/VERSION, per service, and "" for the whole server."""
-        self._catalog.on_change = self._changed.set
-        await self._tell_health()
+        self._catalog.on_change = self._note
+        await self._tell_health([model.key for model in self._catalog])
         for service in _SERVICES:
             await self._health.set(service.full_name, SERVING)
         await self._health.set(health.OVERALL_HEALTH, SERVING)
@@ -122,7 +152,7 @@ class Door:
         self._keepers = [asyncio.create_task(self._follow()), asyncio.create_task(self._keep_open())]
 
     async def _keep_open(self) -> None:
-        """Open again when grpc.aio's own loop has ended: a method name that is no UTF-8 is enough to end it (1.85)."""
+        """Open again when grpc.aio's own loop has ended, which without `accepting` a method name can do."""
         while True:
             try:
                 await self._server.wait_for_termination(LOOK_SECONDS)
@@ -140,6 +170,7 @@ class Door:
                 except RuntimeError:
                     await asyncio.sleep(LOOK_SECONDS)
             await self._server.start()
+            log.info("the gRPC server is open again", port=self.port)
 
     async def shut(self) -> None:
         """Say NOT_SERVING from now on. Calls are still heard: the catalog refuses them."""
@@ -148,41 +179,35 @@ class Door:
         self._draining.begin()
         await self._health.enter_graceful_shutdown()
 
-    async def flush(self, until: float) -> None:
-        """Let what was answered reach its callers, over however slow a link; until then at most, time.monotonic().
+    async def flush(self, over: float) -> None:
+        """Let what was answered reach its callers, until then at most, time.monotonic()."""
+        await self._draining.heard(over)
+        self._refusals.tell()
 
-        What the process leaves unsent or unread when it ends, the kernel answers with a reset, and what was on its way
-        to the caller is lost.
-        """
-
-        async def wait_while(goes_on: Callable[[], bool], end: float) -> None:
-            while goes_on() and time.monotonic() < end:
-                await asyncio.sleep(FLUSH_SECONDS)
-
-        await wait_while(lambda: self._draining.open > 0, until)
-        await wait_while(lambda: sockets.unsent() > 0, until)
-        if self._draining.cut_short:
-            # Callers go on sending until they hear that their stream has ended.
-            end = min(until, time.monotonic() + LONGEST_HEARING_SECONDS)
-            await wait_while(lambda: sockets.quiet_seconds() < QUIET_SECONDS, end)
-        # A few turns of the event loop for what came in the last moment.
-        for _ in range(5):
-            await asyncio.sleep(FLUSH_SECONDS)
+    def _note(self, keys: Iterable[Key]) -> None:
+        self._changed.update(keys)
+        self._news.set()
 
     async def _follow(self) -> None:
         while True:
-            await self._changed.wait()
-            self._changed.clear()
-            await self._tell_health()
+            await self._news.wait()
+            self._news.clear()
+            changed, self._changed = self._changed, set()
+            await self._tell_health(changed)
 
-    async def _tell_health(self) -> None:
-        """Tell what has changed; of a model that is gone, that it does not serve."""
-        now = dict.fromkeys(self._told, NOT_SERVING)
-        for model in self._catalog:
-            now[f"{model.name}/{model.version}"] = SERVING if model.healthy else NOT_SERVING
-            if model.healthy or model.name not in now:
-                now[model.name] = now[f"{model.name}/{model.version}"]
-        for name, status in now.items():
-            if self._told.get(name) != status:
-                await self._health.set(name, status)
-        self._told = now
+    async def _tell_health(self, keys: Collection[Key]) -> None:
+        """Tell what has changed about these versions, and so about their models; of one that is gone, that it does not
+        serve. Whatever their number, calls have their turn in between.
+        """
+        for name, version in keys:
+            model = self._catalog.shown((name, version))
+            await self._say(f"{name}/{version}", model is not None and model.healthy)
+        for name in {name for name, _ in keys}:
+            await self._say(name, any(model.healthy for model in self._catalog.serving(name)))
+
+    async def _say(self, name: str, healthy: bool) -> None:
+        status = SERVING if healthy else NOT_SERVING
+        if self._told.get(name) != status:
+            await self._health.set(name, status)
+            self._told[name] = status
+            await asyncio.sleep(0)

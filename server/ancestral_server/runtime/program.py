@@ -40,7 +40,6 @@ class Program:
         self.outputs = {tensor.meaning: tensor for tensor in role.outputs}
         for side, found in ((role.inputs, session.inputs), (role.outputs, session.outputs)):
             for tensor in side:
-                self._check_meaning(tensor)
                 self._check(tensor.name, tensor.dtype, tensor.shape, found)
         # Bytes of one row of each output.
         self.row_bytes = {
@@ -49,30 +48,6 @@ class Program:
         fed = {tensor.name for tensor in role.inputs} | {state.input for state in role.states}
         if unfed := session.inputs.keys() - fed:
             raise BundleError(role.graph, f"role {role.name}: the manifest does not say how to feed {sorted(unfed)}")
-        if bundle_pb2.MEANING_LABEL in self.inputs and self.label_count < 1:
-            raise BundleError(role.graph, f"role {role.name}: it takes a label, but the manifest has no label_count")
-
-    def _check_meaning(self, tensor: bundle_pb2.TensorSpec) -> None:
-        """Refuse a tensor of another type or shape than its meaning has."""
-        byte, real = tensor_pb2.DATA_TYPE_UINT8, tensor_pb2.DATA_TYPE_FLOAT32
-        row = self.image_shape[1:]
-        fixed: dict[int, tuple[int, tuple[int, ...]]] = {
-            bundle_pb2.MEANING_IMAGE: (byte, self.image_shape),
-            bundle_pb2.MEANING_TEMPERATURE: (real, ()),
-            bundle_pb2.MEANING_LABEL: (tensor_pb2.DATA_TYPE_INT64, ()),
-            bundle_pb2.MEANING_LOG_LIKELIHOOD: (real, ()),
-            bundle_pb2.MEANING_GIVEN: (byte, row),
-            bundle_pb2.MEANING_KNOWN: (tensor_pb2.DATA_TYPE_BOOL, row),
-            bundle_pb2.MEANING_ROW: (byte, row),
-        }
-        dtype, shape = fixed.get(tensor.meaning, (tensor.dtype, tuple(tensor.shape)))
-        if (tensor.dtype, tuple(tensor.shape)) != (dtype, shape):
-            wanted = f"{tensor_pb2.DataType.Name(dtype)} [B]+{list(shape)}"  # type: ignore[arg-type]
-            got = f"{tensor_pb2.DataType.Name(tensor.dtype)} [B]+{list(tensor.shape)}"
-            name = bundle_pb2.Meaning.Name(tensor.meaning)
-            raise BundleError(
-                self.role.graph, f"role {self.role.name}: {name} must be {wanted}, tensor {tensor.name!r} is {got}"
-            )
 
     def _require(
         self, side: str, tensors: Mapping[Meaning, bundle_pb2.TensorSpec], meanings: Iterable[Meaning]
@@ -141,6 +116,7 @@ _ONE_SHOT_NEEDS: dict[str, tuple[tuple[Meaning, ...], tuple[Meaning, ...]]] = {
     "decode": ((bundle_pb2.MEANING_LATENT,), (bundle_pb2.MEANING_IMAGE,)),
     "features": ((bundle_pb2.MEANING_IMAGE,), (bundle_pb2.MEANING_FEATURES,)),
     "score": ((bundle_pb2.MEANING_IMAGE,), (bundle_pb2.MEANING_LOG_LIKELIHOOD,)),
+    "classify": ((bundle_pb2.MEANING_IMAGE,), (bundle_pb2.MEANING_LOGITS,)),
 }
 
 

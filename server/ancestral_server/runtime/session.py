@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+import math
 import os
 import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +22,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from ancestral_server.errors import BundleError, OutOfMemory, StartupError
+from ancestral_server.errors import BundleError, OutOfMemory, Overdue, StartupError
+from ancestral_server.runtime import memory
+from ancestral_server.runtime.watchdog import Watchdog
 
 Array = NDArray[Any]
 Device = Literal["cpu", "cuda"]
@@ -32,6 +37,9 @@ DTYPES = {
     "tensor(float)": np.dtype(np.float32),
 }
 _CUDA = "CUDAExecutionProvider"
+# Only what ends the process. What goes wrong is raised; onnxruntime would also write it to stderr, in red, between the
+# lines of the log, and for every part of a run that is tried again.
+_SILENT = 4
 # TF32 alone changes results by 1e-3, and an exhaustive search for convolution algorithms picks others from run to run;
 # both would break the promise that a seed gives the same image.
 _CUDA_OPTIONS = {
@@ -60,12 +68,37 @@ _OF_SHAPES = frozenset(
 )
 
 
-class Runtime:
-    """The device, and the number of threads that a session may compute on."""
+@dataclass(frozen=True)
+class Graph:
+    """A graph as it was read. data: the folder of the files, if any, in which it keeps what is too large for it."""
 
-    def __init__(self, device: Literal["auto", "cpu", "cuda"], threads: int) -> None:
+    name: str
+    content: bytes
+    data: Path
+
+
+@dataclass
+class Trial:
+    """How far a load has come.
+
+    end: when it has to be over, time.monotonic() seconds. steps: graphs that were opened and runs that were made.
+    """
+
+    end: float = math.inf
+    steps: int = 0
+
+
+class Runtime:
+    """The device, and the number of threads that a session may compute on.
+
+    run_seconds: how long a run may go on that serves calls.
+    """
+
+    def __init__(self, device: Literal["auto", "cpu", "cuda"], threads: int, *, run_seconds: float = math.inf) -> None:
         self._threads = threads
+        self._run_seconds = run_seconds
         self._want = Want()
+        self._watchdog = Watchdog()
         self.device: Device = "cpu"
         if device != "cpu":
             problem = cuda_problem()
@@ -74,33 +107,52 @@ class Runtime:
             elif device == "cuda":
                 raise StartupError(f"--device cuda: no usable GPU: {problem}")
 
-    def open(self, path: Path, *, on: Device | None = None, on_caller: bool = False) -> Session:
-        """Load a graph; BundleError if onnxruntime refuses it or would run a node elsewhere than asked.
+    def open(
+        self, graph: Graph | Path, *, on: Device | None = None, on_caller: bool = False, trial: Trial | None = None
+    ) -> Session:
+        """Load a graph; BundleError if onnxruntime refuses it or would run a node elsewhere than asked, OutOfMemory if
+        it does not fit now, Overdue if that takes too long.
 
-        on_caller: on the CPU, compute on the thread that calls `run` and no other.
+        graph: as it was read, or a file, beside which its data are. on_caller: on the CPU, compute on the thread that
+        calls `run` and no other. trial: the load that this is part of, and all runs until `Session.loaded`.
         """
         options = ort.SessionOptions()
         # Not onnxruntime's one global pool: it allows no session without threads. Waiting threads cost nothing.
         options.intra_op_num_threads = 1 if on_caller else self._threads
-        options.log_severity_level = 3
+        options.log_severity_level = _SILENT
         # Threads that spin for work steal the cores from the event loop and from other models.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # What it takes for its own format instead would be read by rules that nobody has checked.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
+        source: bytes | Path
+        if isinstance(graph, Graph):
+            source = graph.content
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.data))
+        else:
+            source = graph
         providers: list[Any] = ["CPUExecutionProvider"]
         if (on or self.device) == "cuda":
             # Not session.disable_cpu_ep_fallback: it refuses the nodes that compute shapes as well.
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
             providers = [(_CUDA, _CUDA_OPTIONS), *providers]
+        trial = trial or Trial()
+        self._watchdog.watch(options, trial.end, _cancel_load)
         try:
             # enable_fallback: the Python class would otherwise retry on the CPU and hide the first error.
-            session = ort.InferenceSession(path, options, providers=providers, enable_fallback=False)
+            session = ort.InferenceSession(source, options, providers=providers, enable_fallback=False)
         except Exception as error:  # onnxruntime raises a dozen types of its own
+            if time.monotonic() >= trial.end:
+                raise Overdue(f"loading {graph.name} went on for too long and was ended") from error
             if out_of_memory(error):
-                self._want.times += 1
-                raise BundleError(path.name, f"it does not fit into memory now: {_brief(error)}") from error
-            raise BundleError(path.name, f"onnxruntime refuses it: {_brief(error)}") from error
+                raise OutOfMemory(f"{graph.name}: {_brief(error)}", hopeless=self._want.note(error)) from error
+            raise BundleError(graph.name, f"onnxruntime refuses it: {_refusal(error, graph)}") from error
+        finally:
+            self._watchdog.done(options)
+        trial.steps += 1
         if (on or self.device) == "cuda" and (strays := nodes_off_the_gpu(session)):
-            raise BundleError(path.name, f"{len(strays)} nodes would run on the CPU: {', '.join(strays[:5])}")
-        return Session(session, self._want, "gpu:0" if (on or self.device) == "cuda" else "cpu:0")
+            raise BundleError(graph.name, f"{len(strays)} nodes would run on the CPU: {', '.join(strays[:5])}")
+        arena = "gpu:0" if (on or self.device) == "cuda" else "cpu:0"
+        return Session(session, self._want, arena, self._watchdog, self._run_seconds, trial)
 
 
 class Want:
@@ -109,18 +161,48 @@ class Want:
     def __init__(self) -> None:
         self.times = 0
 
+    def note(self, error: BaseException) -> bool:
+        """Have every session give back what it can spare; unless somebody asked for more at once than there is of
+        memory, whom that would not help. Whether it is so.
+        """
+        asked = _ASKED.search(str(error))
+        hopeless = asked is not None and int(asked[1]) > memory.total()
+        if not hopeless:
+            self.times += 1
+        return hopeless
+
 
 class Session:
-    """A loaded graph. arena: where it computes, as onnxruntime calls that."""
+    """A loaded graph.
 
-    def __init__(self, session: ort.InferenceSession, want: Want | None = None, arena: str = "cpu:0") -> None:
+    arena: where it computes, as onnxruntime calls that. run_seconds: how long a run may go on. trial: the load
+    that its runs are part of, None once it serves.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        want: Want | None = None,
+        arena: str = "cpu:0",
+        watchdog: Watchdog | None = None,
+        run_seconds: float = math.inf,
+        trial: Trial | None = None,
+    ) -> None:
         self._session = session
         self._want = want or Want()
         self._heeded = self._want.times
-        self._frugal = ort.RunOptions()
-        self._frugal.add_run_config_entry("memory.enable_memory_arena_shrinkage", arena)
+        self._arena = arena
+        self._watchdog = watchdog or Watchdog()
+        self._run_seconds = run_seconds
+        self._trial = trial
+        # Of earlier runs, one for each thread that runs: to make one takes 3 µs.
+        self._spare_options: list[ort.RunOptions] = []
         self.inputs = {i.name: (DTYPES.get(i.type), _shape(i.shape)) for i in session.get_inputs()}
         self.outputs = {o.name: (DTYPES.get(o.type), _shape(o.shape)) for o in session.get_outputs()}
+
+    def loaded(self) -> None:
+        """From now on every run has its own time."""
+        self._trial = None
 
     def close(self) -> None:
         """Give back what it holds, once a run that goes on has ended, whoever still refers to it: an error that was
@@ -131,20 +213,57 @@ class Session:
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
         """One run; arrays in by name, arrays out in the order of `outputs`. Releases the GIL.
 
-        OutOfMemory if it did not fit, RuntimeError for what else onnxruntime raises.
+        OutOfMemory if it did not fit, Overdue if it went on for too long, RuntimeError for what else onnxruntime
+        raises. A run can be ended between two operators, and between two turns of a loop.
         """
-        options = None
-        if self._heeded != self._want.times:
+        frugal = self._heeded != self._want.times
+        if frugal:
             # Someone lacks memory: what the arena keeps of earlier runs, for later ones, goes back after this one.
-            options, self._heeded = self._frugal, self._want.times
+            options, self._heeded = _run_options(), self._want.times
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", self._arena)
+        else:
+            options = self._options()
+        began = time.monotonic()
+        trial = self._trial
+        end = began + self._run_seconds if trial is None else trial.end
+        self._watchdog.watch(options, end, _end_run)
         try:
             # Past the Python class around it, whose checks of what the programs have checked cost a lone image 30 µs.
-            return list(self._session._sess.run(outputs, inputs, options))
+            arrays = list(self._session._sess.run(outputs, inputs, options))
         except Exception as error:
+            if options.terminate:
+                raise Overdue(f"a run was ended after {time.monotonic() - began:.3g} s") from error
             if out_of_memory(error):
-                self._want.times += 1
-                raise OutOfMemory(f"out of memory: {_brief(error)}") from error
+                raise OutOfMemory(f"out of memory: {_brief(error)}", hopeless=self._want.note(error)) from error
             raise RuntimeError(_brief(error)) from error
+        finally:
+            self._watchdog.done(options)
+        if trial is not None:
+            trial.steps += 1
+        # Later the watchdog might still be about to end it.
+        if not frugal and time.monotonic() < end:
+            self._spare_options.append(options)
+        return arrays
+
+    def _options(self) -> ort.RunOptions:
+        try:
+            return self._spare_options.pop()
+        except IndexError:
+            return _run_options()
+
+
+def _run_options() -> ort.RunOptions:
+    options = ort.RunOptions()
+    options.log_severity_level = _SILENT
+    return options
+
+
+def _end_run(options: ort.RunOptions) -> None:
+    options.terminate = True
+
+
+def _cancel_load(options: ort.SessionOptions) -> None:
+    options.set_load_cancellation_flag(True)
 
 
 def nodes_off_the_gpu(session: ort.InferenceSession) -> list[str]:
@@ -169,6 +288,8 @@ _OUT_OF_MEMORY = re.compile(
     r"|CUDNN_STATUS_\w*ALLOC|CUBLAS_STATUS_ALLOC_FAILED|CUBLAS failure 3\b",
     re.IGNORECASE,
 )
+# How many bytes an arena was asked for.
+_ASKED = re.compile(r"requested (?:buffer of size|bytes of) ?(\d+)")
 # Of CUDA's failures onnxruntime tells the signature of a C++ template, twice, and the name of the machine.
 _OF_CUDA = re.compile(r"\S*cuda_call\.cc:.*?(CU[A-Z]+ failure .*?) ; GPU=.*? ; expr=(.*)", re.DOTALL)
 
@@ -208,6 +329,18 @@ def _preload_cuda() -> None:
 
 def _shape(shape: Sequence[int | str | None]) -> tuple[int | None, ...]:
     return tuple(axis if isinstance(axis, int) else None for axis in shape)
+
+
+def _refusal(error: Exception, graph: Graph | Path) -> str:
+    """What onnxruntime says of a graph, in a line."""
+    told = _brief(error)
+    if not isinstance(graph, Graph):
+        return told
+    # Our own folder means nothing to anybody.
+    told = told.replace(f"{graph.data}/", "").replace(str(graph.data), "the bundle")
+    if "external" not in told.lower():
+        return told
+    return f"{told}; a graph may keep data only in files of the manifest, inside of the bundle"
 
 
 def _brief(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from ancestral_client import Client
 from ancestral_demo import processes
-from ancestral_demo.processes import RECIPES, DemoError, Server, train_missing
+from ancestral_demo.processes import RECIPES, DemoError, Server, has_any_bundle, sampling_model, train_missing
 
 
 @pytest.fixture
@@ -42,6 +43,34 @@ def test_what_is_missing_is_trained_once(exporter: Path, capsys: pytest.CaptureF
     (models / "digits-vae" / "1" / "bundle.json").unlink()  # a folder without a manifest is no bundle
     (models / "digits-vae" / "1").rmdir()
     assert train_missing(models) == ["digits-vae"]
+
+
+def test_the_model_that_can_be_asked_for_samples(tmp_path: Path) -> None:
+    def put(name: str, *roles: str) -> None:
+        (tmp_path / name / "1").mkdir(parents=True)
+        manifest = {"roles": [{"name": role} for role in roles]}
+        (tmp_path / name / "1" / "bundle.json").write_text(json.dumps(manifest))
+
+    assert (has_any_bundle(tmp_path), sampling_model(tmp_path)) == (False, None)
+    put("encoder", "encode")
+    (tmp_path / "broken" / "1").mkdir(parents=True)
+    (tmp_path / "broken" / "1" / "bundle.json").write_text("[")
+    assert (has_any_bundle(tmp_path), sampling_model(tmp_path)) == (True, None)
+    put("painter", "score", "sample")
+    assert sampling_model(tmp_path) == "painter"
+    for name in RECIPES:
+        put(name, "sample")
+        assert sampling_model(tmp_path) == name
+
+
+def test_nothing_is_trained_inside_a_model(exporter: Path) -> None:
+    model = exporter / "models" / "mine"
+    (model / "1").mkdir(parents=True)
+    (model / "1" / "bundle.json").touch()
+    for folder, what in ((model, "a model"), (model / "1", "a bundle")):
+        with pytest.raises(DemoError, match=f"is {what}, no folder of models; was {model.parent} meant"):
+            train_missing(folder)
+    assert [path.name for path in model.iterdir()] == ["1"]
 
 
 def test_a_failed_training_is_told_with_its_command(exporter: Path) -> None:

@@ -4,8 +4,7 @@ import json
 from io import StringIO
 from pathlib import Path
 
-from rich.console import Console
-
+from ancestral_client.terminal import console
 from ancestral_demo.digits import LABELLED, Accuracy
 from ancestral_demo.latency import Latency
 from ancestral_demo.report import Likelihood, Report
@@ -39,6 +38,6 @@ def test_markdown_and_json_hold_every_figure(tmp_path: Path) -> None:
 
 def test_the_terminal_shows_the_same_figures() -> None:
     out = StringIO()
-    REPORT.print(Console(file=out, width=100))
+    REPORT.print(console(file=out, width=100))
     for figure in ("≤ 2.050", "1.790", "90.0 % ± 1.0", "0.50", "2.00"):
         assert figure in out.getvalue()

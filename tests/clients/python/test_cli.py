@@ -42,6 +42,7 @@ def test_load_and_unload(run: Run, tmp_path: Path) -> None:
     with ServerProcess(models, "--poll-seconds", "0") as server:
         done = run("unload", "tally", address=server.address)
         assert (done.returncode, done.stdout) == (0, "tally at every version is unloaded\n")
+        assert "until its files change or the server is started again" in done.stderr
         assert "not serving: unloaded on request" in run("models", address=server.address).stdout
         done = run("load", "tally", address=server.address)
         assert (done.returncode, done.stdout) == (0, "tally version 1 serves on cpu\n")

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ancestral_client import files
-from ancestral_client.files import FileProblem
+from ancestral_client.replacing import FileProblem
 
 
 def test_small_images_are_enlarged() -> None:
@@ -38,28 +38,6 @@ def test_what_is_written_can_be_read(tmp_path: Path) -> None:
     assert np.array_equal(files.read_array(tmp_path / "a.npz", ("images",)), images)
     with np.load(tmp_path / "a.npz") as archive:
         assert sorted(archive.files) == ["images", "seed"]
-
-
-def test_pictures_are_read_as_grey_or_rgb(tmp_path: Path) -> None:
-    for mode, shape in (("L", (4, 6)), ("1", (4, 6)), ("RGB", (4, 6, 3)), ("RGBA", (4, 6, 3)), ("P", (4, 6, 3))):
-        Image.new(mode, (6, 4)).save(tmp_path / "p.png")
-        assert files.read_array(tmp_path / "p.png", ()).shape == shape, mode
-    assert files.read_array(tmp_path / "p.png", ()).dtype == np.uint8
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
-def test_an_image_becomes_what_the_model_takes(tmp_path: Path, mode: str) -> None:
-    Image.new(mode, (6, 4)).save(tmp_path / "p.png")
-    for channels in (1, 3):
-        image = files.read_image(tmp_path / "p.png", (4, 6, channels))
-        assert image.shape == (4, 6, channels)
-        assert image.dtype == np.uint8
-
-
-def test_of_16_bits_the_high_byte_is_kept(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[0, 257, 32768, 65535]], np.uint16)).save(tmp_path / "p.png")
-    assert files.read_array(tmp_path / "p.png", ()).tolist() == [[0, 1, 128, 255]]
-    assert files.read_image(tmp_path / "p.png", (1, 4, 3))[..., 2].tolist() == [[0, 1, 128, 255]]
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (4, 6, 1), (1, 4, 6, 1), (1, 4, 6)])

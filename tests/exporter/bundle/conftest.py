@@ -11,7 +11,7 @@ import torch
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle import write_bundle
 from ancestral_exporter.models.base import ImageShape
-from ancestral_exporter.models.pixelcnn import GatedPixelCNN
+from ancestral_exporter.models.pixelcnn import GatedPixelCNN, PixelCNNSettings
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -27,7 +27,7 @@ def one_torch_thread() -> Iterator[None]:
 def model() -> GatedPixelCNN:
     torch.manual_seed(0)
     shape = ImageShape(5, 4, 1, 3)
-    return GatedPixelCNN(shape, channels=8, vertical_layers=2, horizontal_layers=2, label_count=2)
+    return GatedPixelCNN(shape, PixelCNNSettings(channels=8, vertical_layers=2, horizontal_layers=2, label_count=2))
 
 
 def extras(folder: Path) -> list[bundle_pb2.Metric]:

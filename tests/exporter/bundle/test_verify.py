@@ -76,6 +76,18 @@ def wrong_shape(manifest: bundle_pb2.Bundle) -> None:
     manifest.roles[2].states[0].shape[0] = 9
 
 
+def unmeasured(manifest: bundle_pb2.Bundle) -> None:
+    manifest.metrics[0].value = float("nan")
+
+
+def classes(manifest: bundle_pb2.Bundle) -> None:
+    manifest.label_count = 7
+
+
+def two_lines(manifest: bundle_pb2.Bundle) -> None:
+    manifest.roles[0].name += "\nx"
+
+
 def lose_graph(manifest: bundle_pb2.Bundle) -> None:
     manifest.roles[0].graph = "other.onnx"
 
@@ -103,10 +115,15 @@ def newer_schema(manifest: bundle_pb2.Bundle) -> None:
         pytest.param(lambda b: (b / "bundle.json").unlink(), r"bundle\.json: cannot be read", id="no-manifest"),
         pytest.param(change_golden, r"score\.onnx features .*batch 64, features: worst difference 0\.01", id="golden"),
         pytest.param(lose_golden, r"golden\.npz: lacks sample/in/uniforms", id="golden-array"),
-        pytest.param(lambda b: rewrite(b, lean_of_another_role), "golden\\.npz: lacks other/in/", id="lean"),
+        pytest.param(lambda b: rewrite(b, lean_of_another_role), "its lean form is of role 'other'", id="lean"),
         pytest.param(lambda b: rewrite(b, rename_tensor), "no output 'likelihood'", id="tensor"),
         pytest.param(lambda b: rewrite(b, wrong_shape), r"'rows' is tensor\(float\)", id="state-shape"),
-        pytest.param(lambda b: rewrite(b, lose_graph), r"'other\.onnx' is not among the files", id="graph"),
+        pytest.param(lambda b: rewrite(b, lose_graph), r"'other\.onnx' is not among its files", id="graph"),
+        pytest.param(lambda b: rewrite(b, unmeasured), r"metrics\[0\]\.value is nan, must be finite", id="metric"),
+        pytest.param(
+            lambda b: rewrite(b, classes), r"score\.onnx score: fails with label 6, label_count is 7", id="labels"
+        ),
+        pytest.param(lambda b: rewrite(b, two_lines), r"roles\[0\]\.name '\w+\\nx' holds U\+000A", id="name"),
         pytest.param(lambda b: rewrite(b, newer_schema), "schema 2, this exporter knows 1", id="schema"),
     ],
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,10 +17,11 @@ from google.protobuf import json_format
 
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle import VerifyError, verify_bundle, verify_model, write, write_bundle
+from ancestral_exporter.bundle.promote import promote_bundle
 from ancestral_exporter.errors import UsageError
 from ancestral_exporter.models.base import ImageShape, OneShotGraph, RasterGraph
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN
-from ancestral_exporter.models.vae import VAE
+from ancestral_exporter.models.vae import VAE, VAESettings
 
 IMAGES = np.zeros((2, 5, 4, 1), np.uint8)
 LABELS = np.zeros(2, np.int64)
@@ -57,21 +61,53 @@ def test_golden_holds_whole_images_of_the_raster_role(pristine: Path) -> None:
     assert golden["sample/in/known"][1].any()
 
 
+def test_the_umask_says_who_may_read(model: GatedPixelCNN, pristine: Path, tmp_path: Path) -> None:
+    """Of all folders and files alike: a folder that is open in one that is closed would help nobody."""
+    before = os.umask(0o077)
+    try:
+        write_bundle(model, name="tiny", models_dir=tmp_path / "77", golden_images=IMAGES, golden_labels=LABELS)
+        for umask in (0o77, 0o22, 0o2):
+            os.umask(umask)
+            promote_bundle(pristine, tmp_path / f"{umask:o}", name="other")
+    finally:
+        os.umask(before)
+    for umask, count in ((0o77, 14), (0o22, 8), (0o2, 8)):
+        models = tmp_path / f"{umask:o}"
+        paths = [models, *models.rglob("*")]
+        assert len(paths) == count, paths
+        for path in paths:
+            wanted = (0o777 if path.is_dir() else 0o666) & ~umask
+            assert oct(path.stat().st_mode & 0o777) == oct(wanted), path
+
+
 def test_placing_takes_the_next_version_and_never_replaces_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for taken in ("2", "7", "notes"):
         (tmp_path / taken).mkdir()
         (tmp_path / taken / "bundle.json").write_text("somebody else's")
     answers = iter([7, 8])  # another exporter took version 7 after we looked
-    monkeypatch.setattr(write, "_next_version", lambda home: next(answers))
-    with write._temporary(tmp_path) as folder:
+    monkeypatch.setattr(write, "next_version", lambda home: next(answers))
+    with write.temporary(tmp_path) as folder:
         (folder / "a.onnx").write_bytes(b"graph")
-        placed = write._place(folder, tmp_path, bundle_pb2.Bundle(schema=1, name=tmp_path.name))
+        placed = write.place(folder, tmp_path, bundle_pb2.Bundle(schema=1, name=tmp_path.name))
     assert placed == tmp_path / "8"
     assert manifest_of(placed).version == 8
     assert (tmp_path / "7" / "bundle.json").read_text() == "somebody else's"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "7", "8", "notes"]
     monkeypatch.undo()
-    assert write._next_version(tmp_path) == 9
+    assert write.next_version(tmp_path) == 9
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_that_cannot_flush_folders_takes_bundles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with write.temporary(tmp_path) as folder:
+        assert write.place(folder, tmp_path, bundle_pb2.Bundle(schema=1, name=tmp_path.name)) == tmp_path / "1"
 
 
 @pytest.mark.parametrize("fault", ["extras", "graph"])
@@ -136,7 +172,7 @@ def test_wrong_arguments_are_refused(model: GatedPixelCNN, tmp_path: Path) -> No
 
 def test_a_role_may_have_a_lean_form(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    vae = VAE(ImageShape(4, 4, 1, 2), latent_size=3, channels=4, features=8, likelihood_name="bernoulli")
+    vae = VAE(ImageShape(4, 4, 1, 2), VAESettings(latent_size=3, channels=4, features=8, likelihood="bernoulli"))
     bundle = write_bundle(vae, name="tiny", models_dir=tmp_path, golden_images=np.zeros((2, 4, 4, 1), np.uint8))
     (lean,) = [role.lean for role in manifest_of(bundle).roles if role.HasField("lean")]
     assert (lean.name, lean.graph) == ("encode", "encode-lean.onnx")

@@ -16,7 +16,7 @@ from ancestral_exporter import tiles
 from ancestral_exporter.bundle.feeds import Subjects, make_feeds, philox_uniforms
 from ancestral_exporter.bundle.runtime import Arrays, run_role
 from ancestral_exporter.models.base import ImageShape, RasterGraph
-from ancestral_exporter.models.pixelcnn import GatedPixelCNN
+from ancestral_exporter.models.pixelcnn import GatedPixelCNN, PixelCNNSettings
 from ancestral_exporter.models.quantise import from_levels
 
 
@@ -33,7 +33,7 @@ def make_model(shape: ImageShape, *, sharpness: float = 8.0, seed: int = 0, **op
     """A random model whose pixels depend strongly on each other."""
     torch.manual_seed(seed)
     options = {"channels": 16, "vertical_layers": 4, "horizontal_layers": 3} | options
-    model = GatedPixelCNN(shape, **options).eval()
+    model = GatedPixelCNN(shape, PixelCNNSettings(**options)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.startswith("logits") and name.endswith("bias"):
@@ -256,6 +256,6 @@ def test_uniforms_are_philox_multiples() -> None:
 
 def test_bad_options_are_refused() -> None:
     with pytest.raises(ValueError, match="horizontal_layers"):
-        GatedPixelCNN(GREY, vertical_layers=2, horizontal_layers=3)
+        PixelCNNSettings(vertical_layers=2, horizontal_layers=3)
     with pytest.raises(ValueError, match="odd"):
-        GatedPixelCNN(GREY, first_window=(2, 4))
+        PixelCNNSettings(first_window=(2, 4))

@@ -18,13 +18,14 @@ from ancestral_exporter.bundle.runtime import open_session, run_role
 from ancestral_exporter.models.base import ImageShape, OneShotGraph
 from ancestral_exporter.models.likelihoods import normals
 from ancestral_exporter.models.quantise import from_levels
-from ancestral_exporter.models.vae import VAE
+from ancestral_exporter.models.vae import VAE, VAESettings
 
 
 def make(name: str = "categorical", shape: ImageShape | None = None, latent_size: int = 3) -> VAE:
     torch.manual_seed(0)
     shape = shape or ImageShape(8, 8, 1, 2 if name == "bernoulli" else 17)
-    return VAE(shape, latent_size=latent_size, channels=4, features=12, blocks=1, likelihood_name=name).eval()
+    settings = VAESettings(latent_size=latent_size, channels=4, features=12, blocks=1, likelihood=name)
+    return VAE(shape, settings).eval()
 
 
 def some_images(shape: ImageShape, count: int, seed: int = 0) -> Tensor:
@@ -59,8 +60,8 @@ def test_elbo_by_monte_carlo() -> None:
         log_likelihood = torch.distributions.Categorical(logits=logits).log_prob(levels).flatten(1).sum(1)  # type: ignore[no-untyped-call]
         log_prior = torch.distributions.Normal(0, 1).log_prob(z).sum(1)  # type: ignore[no-untyped-call]
         by_hand = (log_likelihood + log_prior - q.log_prob(z).sum(1)).mean()  # type: ignore[no-untyped-call]
-        ours, kl = model.elbo(image.expand(count, -1, -1, -1), noise)
-    torch.testing.assert_close((ours - kl).mean(), by_hand, atol=0.1, rtol=0)
+        ours, kl = model.evidence(image.expand(count, -1, -1, -1), noise)
+    torch.testing.assert_close((ours - kl.sum(1)).mean(), by_hand, atol=0.1, rtol=0)
 
 
 def test_elbo_is_below_the_likelihood() -> None:
@@ -154,7 +155,7 @@ def test_graphs_do_what_their_roles_say() -> None:
         mean, log_variance, z = modules["encode.onnx"](images, noise)
         torch.testing.assert_close(z, mean + (0.5 * log_variance).exp() * normals(noise))
         (score,) = modules["score.onnx"](images, noise)
-        expected = model.pixels.log_prob(model.decoder(z), images) - model.elbo(images, normals(noise))[1]
+        expected = model.pixels.log_prob(model.decoder(z), images) - model.evidence(images, normals(noise))[1].sum(1)
         torch.testing.assert_close(score, expected)
         (features,) = modules["features.onnx"](images)
         torch.testing.assert_close(model.posterior(features).chunk(2, 1)[0], mean)

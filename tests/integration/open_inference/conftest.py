@@ -12,7 +12,7 @@ import torch
 import toybundle
 from ancestral_exporter.bundle import write_bundle
 from ancestral_exporter.models.base import ImageShape
-from ancestral_exporter.models.vae import VAE
+from ancestral_exporter.models.vae import VAE, VAESettings
 from openinference import SHAPE, Native, Stub, some_images
 from pixelcnns import exported, sharp_pixelcnn
 from running import ServerProcess
@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     toybundle.write(models, "wrong", scale=254.0)
     exported(sharp_pixelcnn(ImageShape(*SHAPE, 17), label_count=3), models, "labelled")
     torch.manual_seed(0)
-    vae = VAE(ImageShape(*SHAPE, 17), likelihood_name="categorical", latent_size=4, channels=4, features=8, blocks=0)
+    vae = VAE(ImageShape(*SHAPE, 17), VAESettings(latent_size=4, channels=4, features=8, blocks=0))
     write_bundle(vae.eval(), name="vae", models_dir=models, golden_images=some_images(4))
     with ServerProcess(models, "--max-images", "500", "--max-sample-count", "400") as server:
         yield server

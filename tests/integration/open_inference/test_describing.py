@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from importlib import metadata
 from typing import Any
 
 import grpc
@@ -24,7 +25,7 @@ def test_the_server_is_live_ready_and_says_what_it_is(stub: Stub) -> None:
     assert stub.ServerLive(oip.ServerLiveRequest(), timeout=10).live
     assert stub.ServerReady(oip.ServerReadyRequest(), timeout=10).ready
     said = stub.ServerMetadata(oip.ServerMetadataRequest(), timeout=10)
-    assert said.name == "ancestral"
+    assert (said.name, said.version) == ("ancestral", metadata.version("ancestral"))
     assert {"statistics", "model_configuration", "binary_tensor_data"} <= set(said.extensions)
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import math
+import os
 import shutil
+import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,17 +22,20 @@ import onnx
 import onnxruntime
 import pytest
 
+import hostile
 import toybundle
 from ancestral.v1 import bundle_pb2
-from ancestral_server.catalog import Catalog, ModelVersion, State, Watcher
+from ancestral_server.catalog import Catalog, Key, ModelVersion, State, Watcher
+from ancestral_server.catalog.catalog import MOST_AT_ONCE
 from ancestral_server.catalog.loader import Loader
+from ancestral_server.catalog.retry import FIRST_SECONDS, LONGEST_SECONDS
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.endpoint import OneShotEndpoint
 from ancestral_server.engine.job import OneShotJob
 from ancestral_server.engine.one_shot import OneShotScheduler
 from ancestral_server.errors import BundleRefused, Infeasible, Internal, Stopping, Unavailable
 from ancestral_server.metrics import Metrics
-from ancestral_server.runtime.session import Runtime, Session
+from ancestral_server.runtime.session import Graph, Runtime, Session
 from ancestral_server.settings import Settings
 
 
@@ -47,10 +55,11 @@ def may_load(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return event
 
 
-def run(models: Path, work: Callable[[Catalog, Watcher], Awaitable[None]]) -> None:
+def run(models: Path, work: Callable[[Catalog, Watcher], Awaitable[None]], poll_seconds: float = 0) -> None:
+    """Polled by hand."""
+
     async def main() -> None:
-        # Polled by hand.
-        settings = Settings(models=models, device="cpu", poll_seconds=0, _cli_parse_args=[])  # type: ignore[call-arg]
+        settings = Settings(models=models, device="cpu", poll_seconds=poll_seconds)
         catalog = Catalog(settings, Runtime("cpu", 1), Metrics("test"), Arrivals())
         watcher = Watcher(catalog, settings)
         await watcher.start()
@@ -164,6 +173,37 @@ def test_a_graph_that_answers_no_more_rows_than_are_recorded_is_refused(
     refused(tmp_path, "tensor 'code' of 4 rows came as float32\\[3, 2\\], must be float32\\[4, 2\\]")
 
 
+def test_a_graph_of_fewer_classes_than_the_manifest_says_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toybundle, "golden", hostile.labelled_golden)
+    how: dict[str, Any] = {"graph": hostile.of_classes(10)}
+    why = "encode.onnx: role encode: label_count is 1000, and a run with label 999 fails: .* out of data bounds"
+    refused(tmp_path, why, change=hostile.takes_labels(1000), **how)
+    refused(tmp_path, "label_count is 11, and a run with label 10 fails", change=hostile.takes_labels(11), **how)
+    refused(tmp_path, "label_count is 0, and a role takes a label", change=hostile.takes_labels(0), **how)
+    toybundle.write(tmp_path, change=hostile.takes_labels(10), **how)
+
+    async def work(catalog: Catalog, watcher: Watcher) -> None:
+        assert catalog.find("tally", 1).programs["encode"].label_count == 10
+
+    run(tmp_path, work)
+
+
+def test_a_manifest_beyond_its_limits_is_not_shown(tmp_path: Path) -> None:
+    def long(manifest: bundle_pb2.Bundle) -> None:
+        manifest.description = "x" * 500_000
+
+    toybundle.write(tmp_path, change=long)
+
+    async def work(catalog: Catalog, watcher: Watcher) -> None:
+        model = catalog.describe("tally", 1)
+        assert model.manifest is None
+        assert model.problem == "bundle.json: description has 500000 characters, must have at most 4096"
+
+    run(tmp_path, work)
+
+
 def test_a_lean_form_that_answers_otherwise_is_refused(tmp_path: Path) -> None:
     def change(manifest: bundle_pb2.Bundle) -> None:
         graph = tmp_path / "tally" / "1" / "lean.onnx"
@@ -258,8 +298,8 @@ def test_a_lane_that_fails_turns_the_health_of_its_version_until_it_is_back(
         assert isinstance(encoder, OneShotEndpoint)
         lane = encoder.interactive
         told: list[bool] = []
-        changed = asyncio.Semaphore(0)
-        catalog.on_change, tell = changed.release, lane.on_health
+        changed: asyncio.Queue[Collection[Key]] = asyncio.Queue()
+        catalog.on_change, tell = changed.put_nowait, lane.on_health
 
         def on_health() -> None:
             told.append(model.healthy)
@@ -272,11 +312,174 @@ def test_a_lane_that_fails_turns_the_health_of_its_version_until_it_is_back(
             patch.setattr(lane.scheduler, "finish", lambda *_: 1 / 0)
             with pytest.raises(Internal, match="division by zero"):
                 await encoder.ask(job)
-            await changed.acquire()
+            assert await changed.get() == [("tally", 1)]
         assert model.serving
-        await changed.acquire()
+        assert await changed.get() == [("tally", 1)]
         assert told == [False, True]
         assert model.healthy
+
+    run(tmp_path, work)
+
+
+def test_what_serves_or_was_unloaded_stays_so_until_its_files_change(tmp_path: Path) -> None:
+    version = toybundle.write(tmp_path)
+
+    def touch_no_content() -> None:
+        # As a backup by hard links does, and whoever lets others read it.
+        (tmp_path / ".backup").unlink(missing_ok=True)
+        os.link(version / "bundle.json", tmp_path / ".backup")
+        (version / "encode.onnx").chmod((version / "encode.onnx").stat().st_mode ^ 0o040)
+
+    async def work(catalog: Catalog, watcher: Watcher) -> None:
+        serving = catalog.find("tally", 1)
+        touch_no_content()
+        await watcher.refresh()
+        assert catalog.find("tally", 1) is serving
+        await catalog.unload("tally", 1)
+        touch_no_content()
+        await watcher.refresh()
+        assert states(catalog) == [(1, State.NOT_SERVING)]
+        version.rename(tmp_path / ".old")
+        toybundle.write(tmp_path)
+        await watcher.refresh()
+        assert states(catalog) == [(1, State.SERVING)]
+
+    run(tmp_path, work)
+
+
+def test_a_refusal_for_a_shortage_is_tried_again_and_one_for_what_the_files_are_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toybundle.write(tmp_path)
+    (tmp_path / "wrong" / "1").mkdir(parents=True)
+    loads: list[str] = []
+    load, open_session = Loader.load, onnxruntime.InferenceSession
+    short, now = True, 0.0
+
+    def counted(self: Loader, name: str, version: int) -> ModelVersion:
+        loads.append(name)
+        return load(self, name, version)
+
+    def open_if_there_is_a_thread(*args: Any, **how: Any) -> Any:
+        if short:
+            raise RuntimeError("PosixThread(...) pthread_create failed, error code: 11 error msg: Resource ...")
+        return open_session(*args, **how)
+
+    monkeypatch.setattr(Loader, "load", counted)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", open_if_there_is_a_thread)
+    clock = SimpleNamespace(time=time.time, monotonic=lambda: now)
+    monkeypatch.setattr("ancestral_server.catalog.watch.time", clock)
+
+    async def work(catalog: Catalog, watcher: Watcher) -> None:
+        nonlocal short, now
+        assert loads == ["tally", "wrong"]
+        (model,) = (model for model in catalog if model.name == "tally")
+        assert model.problem.endswith("Resource ...; the server tries it again by itself")
+        assert model.endpoints == {}
+        loads.clear()
+        await watcher.refresh()
+        assert loads == []
+        now = FIRST_SECONDS
+        await watcher.refresh()
+        assert loads == ["tally"]
+        # Later now, and it is still as before.
+        now += FIRST_SECONDS
+        await watcher.refresh()
+        assert loads == ["tally"]
+        short = False
+        now += FIRST_SECONDS
+        await watcher.refresh()
+        assert loads == ["tally", "tally"]
+        assert catalog.find("tally", 1).healthy
+        now += 10 * LONGEST_SECONDS
+        await watcher.refresh()
+        assert loads == ["tally", "tally"]
+
+    run(tmp_path, work, poll_seconds=3600)
+
+
+def test_a_file_that_nobody_may_read_is_tried_again_when_that_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = toybundle.write(tmp_path)
+    graph = version / "encode.onnx"
+    graph.chmod(0)
+    whole = Path.open
+
+    def as_nobody(self: Path, *args: Any, **how: Any) -> Any:
+        # Who runs tests as root may read everything.
+        if not self.stat().st_mode & 0o400:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return whole(self, *args, **how)
+
+    monkeypatch.setattr(Path, "open", as_nobody)
+
+    async def work(catalog: Catalog, watcher: Watcher) -> None:
+        (model,) = catalog
+        assert "Permission denied" in model.problem
+        assert model.passing
+        graph.chmod(0o600)
+        await watcher.refresh()
+        assert states(catalog) == [(1, State.SERVING)]
+
+    run(tmp_path, work)
+
+
+def empty_versions(models: Path, count: int) -> None:
+    """Versions that are refused at once, since nothing is in them."""
+    for version in range(1, count + 1):
+        (models / "empty" / str(version)).mkdir(parents=True)
+
+
+def steps(work: Callable[[], object]) -> int:
+    """How many functions this thread calls for some work: a measure of it that no machine changes."""
+    count = 0
+
+    def step(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(step)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_a_start_takes_as_many_steps_for_each_version_however_many_there_are(tmp_path: Path) -> None:
+    async def count(catalog: Catalog, watcher: Watcher) -> None:
+        found.append(len(list(catalog)))
+
+    found: list[int] = []
+    taken = []
+    for versions in (50, 400):
+        empty_versions(tmp_path / str(versions), versions)
+        taken.append(steps(partial(run, tmp_path / str(versions), count)))
+    assert found == [50, 400]
+    # Eight times as many, and not sixty-four.
+    assert taken[1] < 12 * taken[0]
+
+
+def test_thousands_of_versions_go_and_calls_have_their_turn_in_between(tmp_path: Path) -> None:
+    count = 600
+    empty_versions(tmp_path, count)
+    toybundle.write(tmp_path)
+
+    async def work(catalog: Catalog, watcher: Watcher) -> None:
+        shutil.rmtree(tmp_path / "empty")
+        refreshing = asyncio.ensure_future(watcher.refresh())
+        left, steps_down = count, []
+        while not refreshing.done():
+            await asyncio.sleep(0)
+            now = len(catalog.versions) - 1
+            if now != left:
+                steps_down.append(left - now)
+                left = now
+        await refreshing
+        assert (left, sum(steps_down)) == (0, count)
+        assert max(steps_down) <= MOST_AT_ONCE
+        assert catalog.find("tally", 1).serving
 
     run(tmp_path, work)
 
@@ -289,11 +492,11 @@ def test_on_a_gpu_every_role_runs_in_one_size_of_batch(tmp_path: Path) -> None:
             super().__init__("cpu", 1)
             self.device = "cuda"
 
-        def open(self, path: Path, **how: Any) -> Session:
-            return super().open(path, on="cpu")
+        def open(self, graph: Graph | Path, **how: Any) -> Session:
+            return super().open(graph, on="cpu")
 
     toybundle.write(tmp_path)
-    settings = Settings(models=tmp_path, device="cpu", max_batch=16, _cli_parse_args=[])  # type: ignore[call-arg]
+    settings = Settings(models=tmp_path, device="cpu", max_batch=16)
     model = Loader(settings, Gpu(), Metrics("test"), Arrivals()).load("tally", 1)
     try:
         encoder = model.endpoints["encode"]

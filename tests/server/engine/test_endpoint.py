@@ -114,18 +114,18 @@ def test_where_runs_have_one_size_bulk_has_one_seat(clock: Clock) -> None:
     assert endpoint.lane(images(*range(1, 9))) is endpoint.interactive
 
 
-def test_every_size_is_run_twice_at_load(doubler: Doubler) -> None:
-    doubler.fits = 10**6
-    made(doubler, Doubler())
-    assert doubler.sizes == [1, 1, 2, 2, 4, 4, 8, 8]
+def test_every_size_is_run_at_load_and_short_runs_are_looked_at_more_often(clock: Clock) -> None:
+    program = Timed(clock, module.LOOK_SECONDS / 5)
+    made(program, Doubler())
+    assert program.sizes == [1] * 5 + [2] * 3 + [4] * 2 + [8] * 2
 
 
-def test_a_size_that_does_not_fit_at_load_bounds_the_batches(doubler: Doubler) -> None:
-    alone = Doubler()
+def test_a_size_that_does_not_fit_at_load_bounds_the_batches(clock: Clock) -> None:
+    doubler, alone = Timed(clock, 0.0), Timed(clock, 0.0)
     doubler.fits = alone.fits = 2
     endpoint = made(doubler, alone)
     # What 4 had taken goes back with one more run.
-    assert doubler.sizes == [1, 1, 2, 2, 2]
+    assert doubler.sizes == [1] * module.MOST_LOOKS + [2] * (module.MOST_LOOKS + 1)
     assert max(alone.sizes) == 2
     assert endpoint.rows_at_a_time == 2 * 2
     assert endpoint.stats.metrics.out_of_memory._value.get() == 1

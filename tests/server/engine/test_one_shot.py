@@ -20,6 +20,7 @@ from ancestral_server.errors import (
     Infeasible,
     Internal,
     OutOfMemory,
+    Overdue,
     Overloaded,
     ServerError,
     Unavailable,
@@ -195,7 +196,11 @@ def test_one_full_batch_may_wait_and_no_interactive_work_beyond(doubler: Doubler
     lane.submit(images(1))
     running = lane.begin()
     waiting = [lane.submit(images(value)) for value in (2, 3, 4, 5)]
-    with pytest.raises(Overloaded, match=r"4 images are queued, 1 more make 2 s of work, above the limit of 1") as no:
+    with pytest.raises(
+        Overloaded,
+        match=r"4 images are queued, 1 more make 2 s of work, above the limit of 1 s "
+        r"\(the server's --max-queue-ms 50, or what a full batch or twice this call takes\)$",
+    ) as no:
         lane.submit(images(6))
     assert no.value.retry_seconds == pytest.approx(1.0)
     batch = lane.submit(images(6, priority=BATCH))
@@ -225,7 +230,7 @@ def test_calls_are_bounded_whatever_they_cost(doubler: Doubler, priority: Priori
     lane = batches(doubler, limits=Limits(calls=3))
     for value in (2, 3, 4):
         lane.submit(images(value, priority=priority))
-    with pytest.raises(Overloaded, match="3 calls are queued, which is the limit"):
+    with pytest.raises(Overloaded, match=r"3 calls are queued, which is the limit \(the server's --max-queued-calls"):
         lane.submit(images(5, priority=priority))
 
 
@@ -233,7 +238,7 @@ def test_calls_are_bounded_whatever_they_cost(doubler: Doubler, priority: Priori
 def test_what_does_not_fit_the_queue_is_refused_with_a_delay(doubler: Doubler, priority: Priority) -> None:
     lane = batches(doubler, limits=Limits(images=10))
     lane.submit(images(*range(20, 29), priority=priority))
-    with pytest.raises(Overloaded, match="9 images are queued, 2 more would exceed the limit of 10") as refusal:
+    with pytest.raises(Overloaded, match="9 images are queued, 2 more would exceed the limit of 10 images") as refusal:
         lane.submit(images(7, 8, priority=priority))
     assert refusal.value.retry_seconds > 0
 
@@ -302,6 +307,15 @@ def test_only_the_guilty_request_of_a_batch_hears_of_a_failed_run(doubler: Doubl
     assert "toy: the run failed: thirteen" in str(guilty)
     # All of them; then half and half, of which one went well; then one and one.
     assert doubler.runs == [[1, 2, 13, 3, 4, 5], [1, 2, 13], [1, 2], [13], [3, 4, 5]]
+
+
+@pytest.mark.parametrize("error", [Overdue("a run was ended after 60 s"), ValueError("a mistake of ours")])
+def test_what_would_take_as_long_again_or_is_our_fault_is_not_tried_again(doubler: Doubler, error: Exception) -> None:
+    lane = batches(doubler)
+    jobs = [lane.submit(images(value)) for value in (1, 2, 3)]
+    lane.end(lane.begin(), error=error)
+    assert all(isinstance(lane.outcome(job), Internal) and str(error) in str(lane.outcome(job)) for job in jobs)
+    assert lane.work() == []
 
 
 def test_a_split_request_whose_run_fails_is_given_up_as_a_whole(doubler: Doubler) -> None:

@@ -9,7 +9,15 @@ from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.job import Feed, Priority, RasterJob
 from ancestral_server.engine.raster import RasterScheduler
 from ancestral_server.engine.scheduler import IDLE
-from ancestral_server.errors import DeadlineExceeded, Infeasible, Internal, OutOfMemory, Overloaded, Unavailable
+from ancestral_server.errors import (
+    DeadlineExceeded,
+    Infeasible,
+    Internal,
+    OutOfMemory,
+    Overdue,
+    Overloaded,
+    Unavailable,
+)
 from fakeprograms import Painter, expected_images
 from simulation import CANCELLED, Simulation, sampler, samples
 
@@ -259,6 +267,15 @@ def test_only_the_guilty_request_hears_of_a_failed_row(painter: Painter) -> None
     assert "toy: the run failed: out of paint" in str(lane.outcome(jobs[2]))
     assert all(right(job) for job in jobs if job is not jobs[2])
     assert used(lane) == 0
+
+
+@pytest.mark.parametrize("error", [Overdue("a run was ended after 60 s"), ValueError("a mistake of ours")])
+def test_what_would_take_as_long_again_or_is_our_fault_is_not_tried_again(painter: Painter, error: Exception) -> None:
+    lane = sampler(painter)
+    jobs = [lane.submit(samples(1, seed=seed)) for seed in range(3)]
+    lane.end(lane.begin(), error=error)
+    assert all(isinstance(lane.outcome(job), Internal) and str(error) in str(lane.outcome(job)) for job in jobs)
+    assert lane.begin() == IDLE
 
 
 def test_a_sampler_that_fails_for_all_tells_all_and_goes_on(painter: Painter) -> None:

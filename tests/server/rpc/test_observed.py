@@ -15,6 +15,7 @@ from ancestral_server.errors import DeadlineExceeded, Infeasible, ServerError
 from ancestral_server.metrics import Metrics
 from ancestral_server.rpc import observed
 from ancestral_server.rpc.draining import Draining
+from ancestral_server.rpc.refusals import RefusalLog
 
 
 class Call:
@@ -55,7 +56,7 @@ def answering(error: ServerError, jobs: list[weakref.ref[Job]] | None = None) ->
         await job.future
 
     metrics = Metrics("test")
-    methods = observed.Observed(metrics, Arrivals(), Draining(), {}, log_calls=False)
+    methods = observed.Observed(metrics, Arrivals(), Draining(), {}, RefusalLog(), log_calls=False)
     handler = methods._wrap("a.Service", "Method", grpc.unary_unary_rpc_method_handler(behaviour))
     return handler.stream_unary, metrics.method("unary", "a.Service", "Method").handled
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from ancestral_server.catalog import Catalog, ModelVersion
+from ancestral_server.catalog import MAX_VERSION, Catalog, ModelVersion
 from ancestral_server.errors import InvalidArgument, NotFound
 from ancestral_server.rpc import convert
 from ancestral_server.rpc.open_inference.parameters import short
 
 # A protocol of tensors in and tensors out is asked for features first; a model without an encoder draws images.
 MAIN_ROLES = ("encode", "sample")
+# Of a version, as text.
+MOST_DIGITS = 64
 
 
 def find(catalog: Catalog, name: str, version: str, *, fields: tuple[str, str]) -> tuple[ModelVersion, str]:
@@ -42,7 +44,7 @@ def main_role(model: ModelVersion) -> str:
 def serving(catalog: Catalog, name: str) -> list[tuple[ModelVersion, str]]:
     """The versions that serve what a name means, ascending, and the role that it means of each."""
     base, role = split(catalog, name)
-    versions = [model for model in catalog if model.name == base and model.serving]
+    versions = catalog.serving(base)
     if role is None:
         return [(model, main_role(model)) for model in versions]
     return [(model, role) for model in versions if role in model.endpoints]
@@ -52,9 +54,10 @@ def _number(field: str, version: str) -> int:
     """0 for "", the highest that is served."""
     if not version:
         return 0
-    # 18 digits fit any integer type; a model of a higher version does not exist.
-    if not (version.isascii() and version.isdecimal() and len(version) <= 18 and int(version) >= 1):
+    # So long that leading zeros may stand before it, and never so long that reading it takes time.
+    plain = version.isascii() and version.isdecimal() and len(version) <= MOST_DIGITS
+    if not (plain and 1 <= int(version) <= MAX_VERSION):
         raise InvalidArgument(
-            field, f'is {short(version)!r}, must be "" (the highest that is served) or a version >= 1'
+            field, f'is {short(version)!r}, must be "" (the highest that is served) or a version, 1 to {MAX_VERSION}'
         )
     return int(version)

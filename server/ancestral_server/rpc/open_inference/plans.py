@@ -106,7 +106,7 @@ class Plans:
         elif asked.temperature is not None or asked.label is not None:
             name = "label" if asked.temperature is None else "temperature"
             raise InvalidArgument(f"parameters[{name}]", f"is set, must be unset: {role} takes no such parameter")
-        limit = settings.max_sample_count if known.draws else settings.max_images
+        limit = convert.Limit.of(settings, "max_sample_count" if known.draws else "max_images")
         inputs = tensors.described(request, known, limit, program.label_count, raw=raw)
         ports = tensors.wanted(request, known, seeded=asked.seed is not None)
         wanted = [port.meaning for port in ports]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from typing import Any
 
-from ancestral_server import __version__
 from ancestral_server.catalog import Catalog
 from ancestral_server.errors import InvalidArgument, NotFound, Unavailable
 from ancestral_server.rpc.open_inference import describe, infer, names
@@ -24,6 +24,7 @@ class OpenInferenceServicer(oip_grpc.GRPCInferenceServiceServicer):
         self._catalog = catalog
         self._settings = settings
         self._plans = Plans(catalog, settings)
+        self._version = metadata.version("ancestral")
 
     async def ServerLive(self, request: oip.ServerLiveRequest, context: Context) -> oip.ServerLiveResponse:
         return oip.ServerLiveResponse(live=True)
@@ -40,7 +41,7 @@ class OpenInferenceServicer(oip_grpc.GRPCInferenceServiceServicer):
         return oip.ModelReadyResponse(ready=True)
 
     async def ServerMetadata(self, request: oip.ServerMetadataRequest, context: Context) -> oip.ServerMetadataResponse:
-        return oip.ServerMetadataResponse(name="ancestral", version=__version__, extensions=EXTENSIONS)
+        return oip.ServerMetadataResponse(name="ancestral", version=self._version, extensions=EXTENSIONS)
 
     async def ModelMetadata(self, request: oip.ModelMetadataRequest, context: Context) -> oip.ModelMetadataResponse:
         model, role = names.find(self._catalog, request.name, request.version, fields=_FIELDS)

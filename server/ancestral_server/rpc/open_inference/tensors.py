@@ -43,7 +43,7 @@ class Input:
 
 
 def described(
-    request: oip.ModelInferRequest, signature: Signature, limit: int, classes: int, *, raw: bool
+    request: oip.ModelInferRequest, signature: Signature, limit: convert.Limit, classes: int, *, raw: bool
 ) -> Sequence[Input]:
     """Every input of the signature, in the order of the request: [N, ...], the same N for all, 1 <= N <= limit.
 

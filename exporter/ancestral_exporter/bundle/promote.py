@@ -1,0 +1,128 @@
+"""Gives a bundle another place: verified where it lies, copied aside with its new name and number, renamed once."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf import json_format
+
+from ancestral.v1 import bundle_pb2
+from ancestral_exporter.bundle.verify import MANIFEST, sha256, verify_bundle
+from ancestral_exporter.bundle.write import LAST_VERSION, check_name, next_version, place, temporary
+from ancestral_exporter.card import CARD
+from ancestral_exporter.errors import ExporterError, UsageError
+
+# Where a promoted bundle came from: a key of its provenance.
+_ORIGIN = "promoted_from"
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """Where a bundle lies now, and whether it lay there before."""
+
+    path: Path
+    already: bool
+
+
+def promote_bundle(source: Path, models: Path, *, name: str | None = None, version: int | None = None) -> Promoted:
+    """Copy the bundle in the folder `source` to `models/name/version`: by default its own name, the next free number.
+
+    Name and number change in the manifest, and the name in the heading of its card; all else stays byte for byte.
+    Raises UsageError for a source, a name or a number that cannot be, or a number that another bundle has; VerifyError
+    where the source fails its verification.
+    """
+    manifest = _manifest(source)
+    _check_places(source, models, given=name is not None or version is not None)
+    if version is not None and not 1 <= version <= LAST_VERSION:
+        raise UsageError(f"version must be 1 to {LAST_VERSION}, not {version}")
+    renamed = manifest.name if name is None else name
+    check_name(renamed)
+    report = verify_bundle(source, placed=False)
+    if not report.ok:
+        more = f" (and {len(report.failures) - 1} more)" if len(report.failures) > 1 else ""
+        first = " ".join(str(report.failures[0]).split())
+        raise ExporterError(f"{source}: verification failed: {first}{more}; `ancestral-exporter verify` tells all")
+    home = models / renamed
+    home.mkdir(parents=True, exist_ok=True)
+    if version is not None and (home / str(version)).exists():
+        return _already(home / str(version), manifest)
+    with temporary(home) as folder:
+        _copy(source, folder, manifest)
+        _rename(folder, manifest, renamed)
+        try:
+            return Promoted(place(folder, home, manifest, version), already=False)
+        except FileExistsError as error:  # taken while we copied
+            return _already(Path(error.filename), manifest)
+
+
+def _manifest(source: Path) -> bundle_pb2.Bundle:
+    if not source.is_dir():
+        raise UsageError(f"{source}: no such folder")
+    try:
+        text = (source / MANIFEST).read_text(encoding="utf-8")
+        return json_format.Parse(text, bundle_pb2.Bundle())
+    except FileNotFoundError:
+        within = sorted(str(path.parent.relative_to(source)) for path in source.glob(f"*/{MANIFEST}"))
+        hint = f"; it is a model, pass one of its versions: {', '.join(within)}" if within else ""
+        raise UsageError(f"{source}: is not a bundle, since it has no {MANIFEST}{hint}") from None
+    except (UnicodeDecodeError, json_format.ParseError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{source}: is not a bundle, since its {MANIFEST} cannot be read: {reason}") from error
+
+
+def _check_places(source: Path, models: Path, *, given: bool) -> None:
+    here, there = source.resolve(), models.resolve()
+    if there.is_relative_to(here):
+        raise UsageError(f"{models}: lies in the bundle {source}, which must stay as it is")
+    if here.is_relative_to(there) and not given:
+        raise UsageError(f"{source}: lies in {models} already; say what it shall be there with --as or --version")
+
+
+def _copy(source: Path, folder: Path, manifest: bundle_pb2.Bundle) -> None:
+    """Copy the files of the manifest. Raises ExporterError where one is not what was verified any more."""
+    for file in manifest.files:
+        target = folder / file.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / file.path, target)
+        if sha256(target) != file.sha256:
+            raise ExporterError(f"{source / file.path}: changed while it was copied; try again when it is at rest")
+
+
+def _rename(folder: Path, manifest: bundle_pb2.Bundle, name: str) -> None:
+    """Write the new name into the copy's card and into the manifest, which also keeps the old name and number."""
+    card = next((file for file in manifest.files if file.path == CARD), None)
+    if card is not None and name != manifest.name:
+        path = folder / CARD
+        heading = re.compile(rb"\A# " + re.escape(manifest.name.encode()) + rb"(?=\r?\n|\Z)")
+        path.write_bytes(heading.sub(b"# " + name.encode(), path.read_bytes()))
+        card.sha256, card.size_bytes = sha256(path), path.stat().st_size
+    manifest.provenance[_ORIGIN] = f"{manifest.name} version {manifest.version}"
+    manifest.name = name
+
+
+def _already(path: Path, manifest: bundle_pb2.Bundle) -> Promoted:
+    """The version that is there, if it is the same model; UsageError if it is another, which is never replaced."""
+    try:
+        there = json_format.Parse((path / MANIFEST).read_text(encoding="utf-8"), bundle_pb2.Bundle())
+    except (OSError, UnicodeDecodeError, json_format.ParseError):
+        there = bundle_pb2.Bundle()
+    if _essence(there) != _essence(manifest):
+        free = next_version(path.parent)
+        raise UsageError(f"{path}: another bundle is there, and none is replaced; the next free version is {free}")
+    return Promoted(path, already=True)
+
+
+def _essence(manifest: bundle_pb2.Bundle) -> bundle_pb2.Bundle:
+    """The manifest without what a promotion changes."""
+    same = bundle_pb2.Bundle()
+    same.CopyFrom(manifest)
+    same.ClearField("name")
+    same.ClearField("version")
+    same.provenance.pop(_ORIGIN, None)
+    kept = [file for file in same.files if file.path != CARD]
+    del same.files[:]
+    same.files.extend(kept)
+    return same

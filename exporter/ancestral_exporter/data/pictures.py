@@ -1,0 +1,85 @@
+"""One picture file as an array of bytes, whatever its kind: palettes, transparency, 16 bits, CMYK, EXIF orientation."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from ancestral_exporter.errors import DataError
+
+Colour = Literal["grey", "rgb"]
+Resize = Literal["crop", "fit", "stretch"]
+
+# Pillow's guard against pictures that fill the memory, as an error.
+Image.MAX_IMAGE_PIXELS = 178_956_970
+
+
+def decode(content: bytes, name: str) -> Image.Image:
+    """A picture as people see it, mode L or RGB. Raises DataError that names the picture.
+
+    Orientation is that of EXIF; transparent parts show a white ground; palettes and CMYK become RGB; 16 bits become 8.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(content))
+            if getattr(picture, "n_frames", 1) > 1:
+                raise DataError(f"{name}: has {picture.n_frames} frames; which one is meant is not known")  # type: ignore[attr-defined]
+            picture.load()
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{name}: is no picture that can be read ({_told(error)})") from error
+    turned = ImageOps.exif_transpose(picture)
+    if turned.mode.startswith("I"):
+        turned = _eight_bits(turned, name)
+    if turned.mode == "F":
+        raise DataError(f"{name}: has floating-point intensities, whose range is not known; save it with 8 bits")
+    if turned.has_transparency_data:
+        turned = turned.convert("RGBA")
+        ground = Image.new("RGBA", turned.size, "white")
+        turned = Image.alpha_composite(ground, turned).convert("RGB")
+    return turned if turned.mode in ("L", "RGB") else turned.convert("L" if turned.mode == "1" else "RGB")
+
+
+def _eight_bits(picture: Image.Image, name: str) -> Image.Image:
+    """The upper 8 of 16 bits."""
+    values = np.asarray(picture).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise DataError(f"{name}: has intensities {values.min()} to {values.max()}, outside of 16 bits")
+    return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+
+
+def is_grey(picture: Image.Image) -> bool:
+    """Whether a picture has no colour: one channel, or three equal ones."""
+    if picture.mode == "L":
+        return True
+    values = np.asarray(picture)
+    return bool((values[..., 0] == values[..., 1]).all() and (values[..., 0] == values[..., 2]).all())
+
+
+def as_array(picture: Image.Image, size: tuple[int, int], colour: Colour, how: Resize) -> npt.NDArray[np.uint8]:
+    """[H,W,C] uint8 at size (H, W).
+
+    crop: the middle of the picture, scaled to cover the size; fit: the whole picture on black; stretch: as it comes.
+    """
+    picture = picture.convert("L" if colour == "grey" else "RGB")
+    wanted = (size[1], size[0])
+    if picture.size != wanted:
+        if how == "crop":
+            picture = ImageOps.fit(picture, wanted, Image.Resampling.LANCZOS)
+        elif how == "fit":
+            picture = ImageOps.pad(picture, wanted, Image.Resampling.LANCZOS, color=0)
+        else:
+            picture = picture.resize(wanted, Image.Resampling.LANCZOS)
+    values = np.asarray(picture, np.uint8)
+    return values[..., None] if values.ndim == 2 else values
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

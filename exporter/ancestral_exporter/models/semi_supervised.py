@@ -1,0 +1,234 @@
+"""A semi-supervised VAE: a class y and a latent z behind each image, the classes of few images known.
+
+Kingma, Rezende, Mohamed & Welling 2014, "Semi-supervised Learning with Deep Generative Models" (arXiv 1406.5298), model
+M2: p(x|y,z) with z ~ N(0, I) and y uniform, q(y|x) and q(z|x,y) given by one encoder (section 3.1.2). A labelled image
+is trained by its bound L(x, y) (equation 6) and the classifier's log-loss (equation 9), an unlabelled one by the bound
+that sums over the classes (equation 7).
+
+Letters: N images, H, W, C image axes, K classes, Z latent dimensions, F features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ancestral.v1 import bundle_pb2, tensor_pb2
+from ancestral_exporter.models.base import (
+    OBJECTIVE,
+    Count,
+    Figure,
+    ImageShape,
+    LikelihoodModel,
+    NotNegative,
+    OneShotGraph,
+    Positive,
+    RasterGraph,
+    Share,
+    Terms,
+)
+from ancestral_exporter.models.likelihoods import PixelLikelihood, likelihood, normals
+from ancestral_exporter.models.roles import image_tensor, one_shot, tensor
+from ancestral_exporter.models.vae import Decoder, Encoder
+
+
+@dataclass(frozen=True)
+class SemiSupervisedSettings:
+    """The `[model]` section of a recipe of the family "semi-supervised-vae".
+
+    label_count: K. latent_size: Z. likelihood, channels, features, blocks: as of the VAE. label_weight: of the
+    classifier's log-loss of a labelled image (α of equation 9).
+    """
+
+    label_count: Positive
+    latent_size: Positive = 16
+    likelihood: str = "categorical"
+    channels: Positive = 32
+    features: Positive = 256
+    blocks: Count = 0
+    encoder_dropout: Share = 0.0
+    decoder_dropout: Share = 0.0
+    label_weight: NotNegative = 50.0
+
+
+class SemiSupervisedVAE(LikelihoodModel):
+    """See the module's text. An image without a label has the label -1."""
+
+    family: ClassVar[str] = "semi-supervised-vae"
+    settings_type: ClassVar[type[SemiSupervisedSettings]] = SemiSupervisedSettings
+    likelihood: ClassVar[bundle_pb2.Likelihood.ValueType] = bundle_pb2.LIKELIHOOD_LOWER_BOUND
+    # What the labels are for; the bound breaks ties through the classifier's own part in it.
+    figure: ClassVar[Figure] = Figure("label_nats", "nats/label")
+    takes_unlabelled: ClassVar[bool] = True
+    units: ClassVar[Mapping[str, str]] = {"label_nats": "nats/label", "error": "share of images"}
+
+    def __init__(self, image: ImageShape, settings: SemiSupervisedSettings) -> None:
+        super().__init__(image, settings)
+        self.label_count, self.latent_size = settings.label_count, settings.latent_size
+        self.pixels: PixelLikelihood = likelihood(settings.likelihood, image.levels)
+        self.discrete = self.pixels.discrete
+        widths = (settings.channels, 2 * settings.channels)
+        self.encoder = Encoder(image, widths, settings.blocks, settings.features, settings.encoder_dropout)
+        self.classifier = nn.Linear(settings.features, settings.label_count)
+        self.posterior = nn.Sequential(
+            nn.Linear(settings.features + settings.label_count, settings.features),
+            nn.SiLU(),
+            nn.Linear(settings.features, 2 * settings.latent_size),
+        )
+        self.decoder = Decoder(
+            image,
+            settings.latent_size + settings.label_count,
+            self.pixels.parameters_per_value,
+            settings.channels,
+            settings.blocks,
+            settings.features,
+            settings.decoder_dropout,
+        )
+
+    def moments(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z|x,y), each [N,Z], of features [N,F] and labels [N]."""
+        classes = self._one_hot(labels)
+        mean, log_variance = self.posterior(torch.cat([features, classes], dim=1)).chunk(2, dim=1)
+        return mean, log_variance.clamp(-12, 8)
+
+    def parameters_of(self, z: Tensor, labels: Tensor) -> Tensor:
+        """The parameters [N,H,W,C,P] of p(x|y,z)."""
+        return self.decoder(torch.cat([z, self._one_hot(labels)], dim=1))  # type: ignore[no-any-return]
+
+    def bound(self, images: Tensor, features: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
+        """−L(x, y) [N], nats: a lower bound of log p(x, y), with one draw of z (equation 6); noise [N,Z] is normal."""
+        mean, log_variance = self.moments(features, labels)
+        z = mean + torch.exp(0.5 * log_variance) * noise
+        kl = 0.5 * (mean**2 + torch.exp(log_variance) - 1 - log_variance).sum(1)
+        return self.pixels.log_prob(self.parameters_of(z, labels), images) - kl - math.log(self.label_count)
+
+    def unlabelled_bound(self, images: Tensor, features: Tensor, noise: Tensor) -> Tensor:
+        """A lower bound of log p(x) [N]: E_q(y|x)[−L(x, y)] and the entropy of q(y|x) (equation 7)."""
+        log_q = functional.log_softmax(self.classifier(features), dim=1)  # [N,K]
+        # Image 0 with each class, then image 1 with each class, ...
+        labels = torch.arange(self.label_count, device=images.device).expand(images.shape[0], -1).flatten()
+        joint = self.bound(self._repeated(images), self._repeated(features), labels, self._repeated(noise))
+        return (log_q.exp() * (joint.view(-1, self.label_count) - log_q)).sum(1)
+
+    def _repeated(self, values: Tensor) -> Tensor:
+        """[N,...] to [N·K,...], each entry K times."""
+        return values.unsqueeze(1).expand(-1, self.label_count, *values.shape[1:]).flatten(0, 1)
+
+    def training_terms(self, images: Tensor, labels: Tensor, progress: float) -> Terms:
+        features = self.encoder(images)
+        noise = torch.randn(len(images), self.latent_size, device=images.device)
+        known = labels >= 0
+        objective = torch.zeros(len(images), device=images.device)
+        objective[~known] = -self.unlabelled_bound(images[~known], features[~known], noise[~known])
+        if bool(known.any()):
+            nats = functional.cross_entropy(self.classifier(features[known]), labels[known], reduction="none")
+            joint = self.bound(images[known], features[known], labels[known], noise[known])
+            objective[known] = self.settings.label_weight * nats - joint
+        return {OBJECTIVE: objective, "loss": objective}
+
+    def negative_log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Terms:
+        features = self.encoder(images)
+        noise = torch.randn(len(images), self.latent_size, device=images.device)
+        return {"loss": -self.unlabelled_bound(images, features, noise)}
+
+    def validation_terms(self, images: Tensor, labels: Tensor) -> Terms:
+        logits = self.classifier(self.encoder(images))
+        return {
+            **super().validation_terms(images, labels),
+            "label_nats": functional.cross_entropy(logits, labels, reduction="none"),
+            "error": (logits.argmax(1) != labels).float(),
+        }
+
+    def _one_hot(self, labels: Tensor) -> Tensor:
+        return functional.one_hot(labels, self.label_count).to(torch.float32)
+
+    def graphs(self) -> list[OneShotGraph | RasterGraph]:
+        image = image_tensor(self.image)
+        noise = tensor("uniforms", bundle_pb2.MEANING_UNIFORMS, (2, self.latent_size))
+        label = tensor("label", bundle_pb2.MEANING_LABEL, dtype=tensor_pb2.DATA_TYPE_INT64)
+        temperature = tensor("temperature", bundle_pb2.MEANING_TEMPERATURE)
+        moments = [
+            tensor("mean", bundle_pb2.MEANING_MEAN, (self.latent_size,)),
+            tensor("log_variance", bundle_pb2.MEANING_LOG_VARIANCE, (self.latent_size,)),
+        ]
+        sample = SampleGraph(self)
+        sample_noise = tensor("uniforms", bundle_pb2.MEANING_UNIFORMS, (sample.uniform_count,))
+        score = one_shot(
+            "score", [image, noise], [tensor("log_likelihood", bundle_pb2.MEANING_LOG_LIKELIHOOD)], ScoreGraph(self)
+        )
+        score.roles[0].likelihood = self.likelihood
+        return [
+            one_shot(
+                "classify",
+                [image],
+                [tensor("logits", bundle_pb2.MEANING_LOGITS, (self.label_count,))],
+                ClassifyGraph(self),
+            ),
+            one_shot("encode", [image], moments, EncodeGraph(self)),
+            one_shot("sample", [sample_noise, temperature, label], [image], sample),
+            score,
+            one_shot(
+                "features",
+                [image],
+                [tensor("features", bundle_pb2.MEANING_FEATURES, (self.settings.features,))],
+                FeaturesGraph(self),
+            ),
+        ]
+
+
+class _Graph(nn.Module):
+    """A role's computation; inputs and outputs as `SemiSupervisedVAE.graphs` declares them."""
+
+    def __init__(self, model: SemiSupervisedVAE) -> None:
+        super().__init__()
+        self.model = model
+
+
+class ClassifyGraph(_Graph):
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (self.model.classifier(self.model.encoder(images)),)
+
+
+class EncodeGraph(_Graph):
+    """q(z|x,y) at the class that the classifier finds most probable."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.model.encoder(images)
+        return self.model.moments(features, self.model.classifier(features).argmax(1))
+
+
+class SampleGraph(_Graph):
+    """z from the prior, then x given z and the label. Temperature acts on p(x|y,z) alone.
+
+    uniforms [N, 2Z + U·H·W·C]: first the pairs that make z, then U per value of the image, U of the likelihood.
+    """
+
+    def __init__(self, model: SemiSupervisedVAE) -> None:
+        super().__init__(model)
+        per_value = model.pixels.uniforms_per_value
+        self.pixel_shape = ((per_value,) if per_value > 1 else ()) + model.image.hwc
+        self.latent_count = 2 * model.latent_size
+        self.uniform_count = self.latent_count + per_value * model.image.values
+
+    def forward(self, uniforms: Tensor, temperature: Tensor, label: Tensor) -> tuple[Tensor]:
+        z = normals(uniforms[:, : self.latent_count].reshape(-1, 2, self.model.latent_size))
+        pixels = uniforms[:, self.latent_count :].reshape(-1, *self.pixel_shape)
+        return (self.model.pixels.sample(self.model.parameters_of(z, label), pixels, temperature),)
+
+
+class ScoreGraph(_Graph):
+    """The bound of log p(x) that sums over the classes, with one draw of z."""
+
+    def forward(self, images: Tensor, uniforms: Tensor) -> tuple[Tensor]:
+        return (self.model.unlabelled_bound(images, self.model.encoder(images), normals(uniforms)),)
+
+
+class FeaturesGraph(_Graph):
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (self.model.encoder(images),)

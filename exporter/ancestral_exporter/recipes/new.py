@@ -1,0 +1,132 @@
+"""Writes a recipe for images that were looked at: `ancestral-exporter new-recipe`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ancestral_exporter.data import own
+from ancestral_exporter.data.readers import Source
+from ancestral_exporter.data.settings import DataSettings
+from ancestral_exporter.errors import ExporterError, UsageError
+from ancestral_exporter.recipes.reading import nearest
+
+# Longer sides than this are scaled down: a PixelCNN draws every value one after the other.
+LONGEST_SIDE = 32
+# Intensities per channel of a first recipe: few enough for a softmax over them to learn from hundreds of images.
+LEVELS = 16
+# A training of so many steps shows within minutes what a model makes of the images.
+_STEPS = 3000
+
+_MODELS = {
+    "vae": """\
+[model]
+latent_size = 16            # numbers that an image is encoded as
+likelihood = "categorical"  # p(x|z): a softmax over the levels of each value
+channels = 32               # width of the nets
+features = 256              # what ExtractFeatures gives
+blocks = 0                  # residual blocks after each change of size
+decoder_dropout = 0.2
+kl_warmup_fraction = 0.3    # of the training, until the KL term counts in full
+""",
+    "pixelcnn": """\
+[model]
+channels = 48               # width of the net
+vertical_layers = 6         # depth; the horizontal layers are what a sample waits for
+horizontal_layers = 2
+first_window = [2, 5]       # rows above and columns that the first layer sees
+first_pixels = 3
+one_hot = true              # levels as categories, not only as points on a scale
+dropout = 0.2
+label_count = {classes}            # classes to sample by; 0: none
+""",
+    "gan": """\
+[model]
+latent_size = 64
+channels = 32               # width of the nets; a DCGAN of 28×28 images has 64
+features = 128              # what ExtractFeatures gives
+gradient_penalty = 1.0      # higher: calmer and blurrier
+""",
+    "autoencoder": """\
+[model]
+latent_size = 16            # numbers that an image is encoded as
+channels = 32
+features = 256              # what ExtractFeatures gives
+noise = 0.1                 # the share of values that it has to restore
+""",
+}
+_SCHEDULES = {
+    "vae": ("learning_rate = 3e-3", "weight_decay = 0.05", "average_decay = 0.995"),
+    "pixelcnn": ("learning_rate = 3e-3", "weight_decay = 0.1", "average_decay = 0.995"),
+    "gan": ("learning_rate = 1e-3", "betas = [0.0, 0.99]", "warmup_fraction = 0.02", "gradient_clip = 0"),
+    "autoencoder": ("learning_rate = 3e-3", "weight_decay = 0.01", "average_decay = 0.99"),
+}
+
+
+@dataclass(frozen=True)
+class Written:
+    """A recipe's text, and what was found out about the images: a description and what was left out."""
+
+    text: str
+    description: str
+    left_out: Sequence[str]
+
+
+def save(written: Written, file: Path) -> None:
+    """Write the recipe beside its place and rename it: a full disk leaves no half of one. Raises ExporterError."""
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as out:
+            out.write(written.text)
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(file)
+    except OSError as error:
+        raise ExporterError(f"{file}: cannot be written ({error.strerror})") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write(family: str, path: Path) -> Written:
+    """A commented recipe of that family for the images of `path`. Raises UsageError and DataError."""
+    if family not in _MODELS:
+        raise UsageError(f"no recipe can be written for family {family!r}{nearest(family, _MODELS)}; "
+                         f"there are: {', '.join(_MODELS)}")  # fmt: skip
+    looked = own.look(Source(path))
+    height, width = looked.common[0]
+    scale = min(1.0, LONGEST_SIDE / max(height, width))
+    size = [max(1, round(height * scale)), max(1, round(width * scale))]
+    levels = min(LEVELS, looked.levels)
+    settings = DataSettings("images", size=(size[0], size[1]), colour=looked.colour, levels=levels)
+    data = own.load(settings, path)
+    batch = 50 if len(data.train) >= 500 else max(2, len(data.train) // 10)
+    epochs = max(1, round(_STEPS * batch / len(data.train)))
+    title = path.resolve().name
+    count = len(looked.common)
+    sizes = f"# The images are of {count} sizes; the commonest is {height}×{width}.\n" if count > 1 else ""
+    classes = f"# Classes: {', '.join(data.classes)}\n" if data.classes else "# The images have no classes.\n"
+    text = f"""\
+# Train it with: ancestral-exporter train THIS_FILE --data {path} --models models
+description = {json.dumps(f"{family} of {title}, {size[0]}×{size[1]}", ensure_ascii=False)}
+family = "{family}"
+
+{sizes}{classes}\
+[data]
+source = "images"
+size = {size}             # height and width of what the model sees
+resize = "crop"             # or "fit": all of an image on black; or "stretch"
+colour = "{looked.colour}"
+levels = {levels}                 # intensities per channel, 2 to 256
+validation = 0.1            # shares of the images, chosen by their content
+test = 0.1
+
+{_MODELS[family].format(classes=len(data.classes)) if family == "pixelcnn" else _MODELS[family]}
+[schedule]
+epochs = {epochs}                # some {_STEPS} steps
+batch_size = {batch}
+{chr(10).join(_SCHEDULES[family])}
+"""
+    return Written(text, data.description, data.left_out)

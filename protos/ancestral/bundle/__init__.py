@@ -1,0 +1,1 @@
+"""What the parts know of a bundle alike: pure functions over its manifest."""

@@ -1,0 +1,281 @@
+"""What every manifest keeps to: the exporter verifies it, and the server refuses what does not. The comments of
+bundle.proto say the same. Every problem is a line that names the field, its value and the limit.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
+
+from ancestral.v1 import bundle_pb2, tensor_pb2
+
+# A manifest is part of every reply that describes its model, and of one that lists all models. The largest of ours has
+# 12 KiB.
+MAX_MANIFEST_BYTES = 2**20
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+# Characters of what is shown in a table or is a label of metrics, of the line for people, and of the rest.
+MAX_LABEL, MAX_DESCRIPTION, MAX_TEXT = 128, 4096, 16384
+# Of a path, and of what stands between its slashes, in bytes: file systems take no more of the latter.
+MAX_PATH, MAX_FILE_NAME_BYTES = 1024, 255
+MAX_ROLES, MAX_STATES, MAX_FILES, MAX_METRICS, MAX_PROVENANCE = 64, 1024, 4096, 1024, 256
+MAX_AXES = 8
+# Of one image, or of one row of any tensor: no message of gRPC could hold more.
+MAX_ROW_BYTES = 2**30
+MAX_LABELS = 10**6
+# Names of classes are part of every reply of Classify and of every description of the model.
+MAX_CLASSES = 4096
+MAX_VERSION = 2**63 - 1
+
+ELEMENT_BYTES: dict[int, int] = {
+    tensor_pb2.DATA_TYPE_UINT8: 1,
+    tensor_pb2.DATA_TYPE_BOOL: 1,
+    tensor_pb2.DATA_TYPE_INT32: 4,
+    tensor_pb2.DATA_TYPE_INT64: 8,
+    tensor_pb2.DATA_TYPE_FLOAT32: 4,
+}
+_LATENTS = (bundle_pb2.MEANING_LATENT, bundle_pb2.MEANING_MEAN, bundle_pb2.MEANING_LOG_VARIANCE)
+# What has text run from right to left, in which a name could hide another: embeddings, overrides and isolates.
+_BIDIRECTIONAL = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
+# Control characters, line and paragraph separators, halves of surrogate pairs.
+_UNPRINTABLE = frozenset(("Cc", "Zl", "Zp", "Cs"))
+
+
+def forms(manifest: bundle_pb2.Bundle) -> Iterator[bundle_pb2.Role]:
+    """The roles, and the lean forms of those that have one."""
+    for role in manifest.roles:
+        yield role
+        if role.HasField("lean"):
+            yield role.lean
+
+
+def problems(manifest: bundle_pb2.Bundle) -> Iterator[str]:
+    """Whatever is wrong with a manifest in itself."""
+    found = list(limits(manifest))
+    yield from found or contradictions(manifest)
+
+
+def limits(manifest: bundle_pb2.Bundle) -> Iterator[str]:
+    """Fields outside of their limits: of what is within, everything may be shown and held in memory."""
+    if not NAME.fullmatch(manifest.name):
+        yield f"name {_shown(manifest.name)} does not match {NAME.pattern}"
+    yield from _whole("version", manifest.version, 1, MAX_VERSION)
+    yield from _text("family", manifest.family, MAX_LABEL)
+    yield from _text("description", manifest.description, MAX_DESCRIPTION)
+    image = manifest.image
+    for name, size in (("height", image.height), ("width", image.width), ("channels", image.channels)):
+        yield from _whole(f"image.{name}", size, 1, MAX_ROW_BYTES)
+    yield from _row("image", tensor_pb2.DATA_TYPE_UINT8, (image.height, image.width, image.channels))
+    yield from _whole("image.levels", image.levels, 2, 256)
+    yield from _whole("latent_size", manifest.latent_size, 0, MAX_ROW_BYTES // 4)
+    yield from _whole("label_count", manifest.label_count, 0, MAX_LABELS)
+    yield from _many("class_names", manifest.class_names, MAX_CLASSES)
+    for i, name in enumerate(manifest.class_names):
+        yield from _text(f"class_names[{i}]", name, MAX_LABEL, empty=False)
+    yield from _many("roles", manifest.roles, MAX_ROLES)
+    for i, role in enumerate(manifest.roles):
+        yield from _role_limits(f"roles[{i}]", role)
+        if role.HasField("lean"):
+            yield from _role_limits(f"roles[{i}].lean", role.lean)
+            if role.lean.HasField("lean"):
+                yield f"roles[{i}].lean has a lean form itself"
+    yield from _many("files", manifest.files, MAX_FILES)
+    for i, file in enumerate(manifest.files):
+        yield from _path(f"files[{i}].path", file.path)
+        if not _SHA256.fullmatch(file.sha256):
+            yield f"files[{i}].sha256 {_shown(file.sha256)} is not 64 lower-case hexadecimal digits"
+        yield from _whole(f"files[{i}].size_bytes", file.size_bytes, 0, MAX_VERSION)
+    yield from _text("golden.path", manifest.golden.path, MAX_PATH)
+    # Bounds that let everything pass verify nothing.
+    yield from _number("golden.tolerance", manifest.golden.tolerance, 0, math.inf)
+    yield from _number("golden.pixel_tolerance", manifest.golden.pixel_tolerance, 0, 1)
+    yield from _many("metrics", manifest.metrics, MAX_METRICS)
+    for i, metric in enumerate(manifest.metrics):
+        for name, text in (("name", metric.name), ("unit", metric.unit), ("split", metric.split)):
+            yield from _text(f"metrics[{i}].{name}", text, MAX_LABEL)
+        yield from _number(f"metrics[{i}].value", metric.value, -math.inf, math.inf)
+    yield from _many("provenance", manifest.provenance, MAX_PROVENANCE)
+    for key in sorted(manifest.provenance):
+        yield from _text("a key of provenance", key, MAX_LABEL)
+        yield from _text(f"provenance[{_shown(key)}]", manifest.provenance[key], MAX_TEXT, lines=True)
+
+
+def _role_limits(where: str, role: bundle_pb2.Role) -> Iterator[str]:
+    yield from _text(f"{where}.name", role.name, MAX_LABEL, empty=False)
+    yield from _text(f"{where}.graph", role.graph, MAX_PATH)
+    if role.program not in (bundle_pb2.PROGRAM_ONE_SHOT, bundle_pb2.PROGRAM_RASTER):
+        yield f"{where}.program {role.program} is unknown"
+    known = bundle_pb2.Meaning.values()
+    for side, tensors in (("inputs", role.inputs), ("outputs", role.outputs)):
+        yield from _many(f"{where}.{side}", tensors, len(known))
+        for i, tensor in enumerate(tensors):
+            yield from _text(f"{where}.{side}[{i}].name", tensor.name, MAX_LABEL, empty=False)
+            if tensor.meaning not in known or tensor.meaning == bundle_pb2.MEANING_UNSPECIFIED:
+                yield f"{where}.{side}[{i}].meaning {tensor.meaning} is unknown"
+            yield from _row(f"{where}.{side}[{i}]", tensor.dtype, tensor.shape)
+    yield from _many(f"{where}.states", role.states, MAX_STATES)
+    for i, state in enumerate(role.states):
+        yield from _text(f"{where}.states[{i}].input", state.input, MAX_LABEL, empty=False)
+        yield from _text(f"{where}.states[{i}].output", state.output, MAX_LABEL, empty=False)
+        yield from _row(f"{where}.states[{i}]", tensor_pb2.DATA_TYPE_FLOAT32, state.shape)
+
+
+def contradictions(manifest: bundle_pb2.Bundle) -> Iterator[str]:
+    """Fields that are within their limits, and do not fit each other."""
+    files = {file.path for file in manifest.files}
+    if manifest.golden.path not in files:
+        yield f"golden data {manifest.golden.path!r} is not among its files"
+    if not manifest.roles:
+        yield "has no roles"
+    names: set[str] = set()
+    for role in manifest.roles:
+        if role.name in names:
+            yield f"role {role.name!r} is there twice"
+        names.add(role.name)
+        if role.HasField("lean"):
+            yield from _lean_problems(role)
+    for role in forms(manifest):
+        if role.program == bundle_pb2.PROGRAM_RASTER and role.name != "sample":
+            yield f"role {role.name}: only sample can be a raster program"
+        if role.graph not in files:
+            yield f"role {role.name}: graph {role.graph!r} is not among its files"
+        for side in (role.inputs, role.outputs):
+            meanings = [tensor.meaning for tensor in side]
+            if len(set(meanings)) != len(meanings):
+                yield f"role {role.name}: tensors must have one meaning each, each once"
+            for tensor in side:
+                yield from _meaning_problems(manifest, role, tensor)
+    takes_labels = any(t.meaning == bundle_pb2.MEANING_LABEL for role in forms(manifest) for t in role.inputs)
+    if takes_labels and not manifest.label_count:
+        yield "label_count is 0, and a role takes a label"
+    if manifest.label_count and not takes_labels:
+        yield f"label_count is {manifest.label_count}, and no role takes a label"
+    yield from _class_problems(manifest)
+
+
+def _class_problems(manifest: bundle_pb2.Bundle) -> Iterator[str]:
+    """Names must be as many as the classes that labels and logits know."""
+    counts = {"label_count": manifest.label_count} if manifest.label_count else {}
+    for role in forms(manifest):
+        for tensor in role.outputs:
+            if tensor.meaning == bundle_pb2.MEANING_LOGITS:
+                if len(tensor.shape) != 1 or tensor.dtype != tensor_pb2.DATA_TYPE_FLOAT32:
+                    of = _tensor(tensor.dtype, tensor.shape)
+                    yield f"role {role.name}: MEANING_LOGITS must be float32 [B,K], tensor {tensor.name!r} is {of}"
+                    return
+                counts[f"role {role.name}"] = tensor.shape[0]
+    if len(set(counts.values())) > 1:
+        yield f"numbers of classes differ: {', '.join(f'{what} {count}' for what, count in counts.items())}"
+    named = len(manifest.class_names)
+    for what, count in counts.items():
+        if named and named != count:
+            yield f"class_names has {named} entries, {what} knows {count} classes"
+
+
+def _lean_problems(role: bundle_pb2.Role) -> Iterator[str]:
+    lean = role.lean
+    if lean.name != role.name:
+        yield f"role {role.name}: its lean form is of role {lean.name!r}"
+    if {role.program, lean.program} != {bundle_pb2.PROGRAM_ONE_SHOT}:
+        yield f"role {role.name}: only a one-shot program can have a lean form, which is one too"
+    for side, all_ in ((lean.inputs, role.inputs), (lean.outputs, role.outputs)):
+        known = {tensor.meaning: tensor for tensor in all_}
+        for tensor in side:
+            if known.get(tensor.meaning) != tensor:
+                yield f"role {role.name}: its lean form has a tensor {tensor.name!r} that the role has not"
+
+
+def _meaning_problems(
+    manifest: bundle_pb2.Bundle, role: bundle_pb2.Role, tensor: bundle_pb2.TensorSpec
+) -> Iterator[str]:
+    """A tensor of another type or shape than its meaning has."""
+    byte, real = tensor_pb2.DATA_TYPE_UINT8, tensor_pb2.DATA_TYPE_FLOAT32
+    image = manifest.image
+    row = (image.width, image.channels)
+    fixed: dict[int, tuple[int, tuple[int, ...]]] = {
+        bundle_pb2.MEANING_IMAGE: (byte, (image.height, *row)),
+        bundle_pb2.MEANING_TEMPERATURE: (real, ()),
+        bundle_pb2.MEANING_LABEL: (tensor_pb2.DATA_TYPE_INT64, ()),
+        bundle_pb2.MEANING_LOG_LIKELIHOOD: (real, ()),
+        bundle_pb2.MEANING_GIVEN: (byte, row),
+        bundle_pb2.MEANING_KNOWN: (tensor_pb2.DATA_TYPE_BOOL, row),
+        bundle_pb2.MEANING_ROW: (byte, row),
+        **dict.fromkeys(_LATENTS, (real, (manifest.latent_size,))),
+    }
+    dtype, shape = fixed.get(tensor.meaning, (tensor.dtype, tuple(tensor.shape)))
+    if (tensor.dtype, tuple(tensor.shape)) != (dtype, shape):
+        of = f" (latent_size {manifest.latent_size})" if tensor.meaning in _LATENTS else ""
+        yield (
+            f"role {role.name}: {bundle_pb2.Meaning.Name(tensor.meaning)} must be {_tensor(dtype, shape)}{of}, "
+            f"tensor {tensor.name!r} is {_tensor(tensor.dtype, tensor.shape)}"
+        )
+
+
+def _tensor(dtype: int, shape: Iterable[int]) -> str:
+    # By number, since names belong to a type that only the generated code has.
+    return f"{tensor_pb2.DataType.DESCRIPTOR.values_by_number[dtype].name} [B]+{list(shape)}"
+
+
+def _many(field: str, entries: Sequence[object] | Iterable[object], most: int) -> Iterator[str]:
+    count = sum(1 for _ in entries)
+    if count > most:
+        yield f"{field} has {count} entries, must have at most {most}"
+
+
+def _whole(field: str, value: int, least: int, most: int) -> Iterator[str]:
+    if not least <= value <= most:
+        yield f"{field} is {value}, must be {least} to {most}"
+
+
+def _number(field: str, value: float, least: float, below: float) -> Iterator[str]:
+    # Written so that NaN fails.
+    if not (least <= value < below and math.isfinite(value)):
+        bounds = "" if math.isinf(least) else f" and at least {least:g}"
+        bounds += "" if math.isinf(below) else f" and below {below:g}"
+        yield f"{field} is {value}, must be finite{bounds}"
+
+
+def _row(field: str, dtype: int, shape: Sequence[int]) -> Iterator[str]:
+    """Of one row of a tensor."""
+    if dtype not in ELEMENT_BYTES:
+        yield f"{field}.dtype {dtype} is unknown"
+        return
+    if len(shape) > MAX_AXES:
+        yield f"{field}.shape has {len(shape)} axes, must have at most {MAX_AXES}"
+    elif any(axis < 1 for axis in shape):
+        yield f"{field}.shape is {list(shape)}, each must be at least 1"
+    elif (size := math.prod(shape) * ELEMENT_BYTES[dtype]) > MAX_ROW_BYTES:
+        yield f"{field}.shape {list(shape)} makes {size} bytes, must make at most {MAX_ROW_BYTES}"
+
+
+def _text(field: str, text: str, most: int, *, empty: bool = True, lines: bool = False) -> Iterator[str]:
+    """lines: it may have line breaks and tabs."""
+    if not text and not empty:
+        yield f"{field} is empty"
+    if len(text) > most:
+        yield f"{field} has {len(text)} characters, must have at most {most}"
+        return
+    for character in text:
+        bad = unicodedata.category(character) in _UNPRINTABLE or unicodedata.bidirectional(character) in _BIDIRECTIONAL
+        if bad and not (lines and character in "\r\n\t"):
+            yield f"{field} {_shown(text)} holds U+{ord(character):04X}, must hold no control characters"
+            return
+
+
+def _path(field: str, path: str) -> Iterator[str]:
+    """Of a file of the bundle."""
+    yield from _text(field, path, MAX_PATH, empty=False)
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts:
+        yield f"{field} {_shown(path)} leads out of the bundle"
+    if any(len(part.encode(errors="replace")) > MAX_FILE_NAME_BYTES for part in pure.parts):
+        yield f"{field} {_shown(path)} has a name of more than {MAX_FILE_NAME_BYTES} bytes"
+
+
+def _shown(text: str) -> str:
+    """The beginning of a text, for a message."""
+    return ascii(text if len(text) <= 64 else text[:64] + "...")

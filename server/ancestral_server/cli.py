@@ -1,0 +1,50 @@
+"""What `ancestral-server` runs: flags to settings, settings to `app.serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+import structlog
+
+from ancestral_server import command_line, logs
+from ancestral_server.app import serve
+from ancestral_server.errors import StartupError
+from ancestral_server.processes import serve_all
+
+log = structlog.get_logger()
+
+
+def main() -> None:
+    """Exit code 0 after a graceful stop, 1 if the server cannot start as asked, 2 for wrong flags or variables."""
+    try:
+        settings, remarks = command_line.read(sys.argv[1:], os.environ)
+    except command_line.WrongUsage as error:
+        for line in str(error).splitlines():
+            print(f"ancestral-server: {line}", file=sys.stderr)
+        sys.exit(2)
+    logs.configure(settings.log_format)
+    for remark in remarks:
+        log.warning(remark)
+    with asyncio.Runner(loop_factory=_event_loop) as runner:
+        try:
+            if settings.processes > 1:
+                # The servers have ended: to take down what this process has imported would take a second more.
+                os._exit(runner.run(serve_all(settings)))
+            runner.run(serve(settings))
+        except StartupError as error:
+            print(f"ancestral-server: {error}", file=sys.stderr)
+            sys.exit(1)
+        # Everybody who was let in has been answered. What still arrives must hear UNAVAILABLE, which it does when the
+        # sockets close with the process; gRPC's own stop, and the end of the event loop, would tell it CANCELLED.
+        os._exit(0)
+
+
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """libuv's, where there is one: each turn of the loop costs less."""
+    if sys.platform == "win32":
+        return asyncio.new_event_loop()
+    import uvloop
+
+    return uvloop.new_event_loop()

@@ -1,0 +1,253 @@
+"""The metrics' port: HTTP for whoever scrapes, on a thread of its own, so that no crowd and no sluggard costs calls.
+
+All who wait for a scrape get the same one, begun after they asked; the next begins when the last is ten times as old
+as it took. So scrapes never cost more than a tenth of a core, and nobody is told what is no longer so. The connections
+are bounded, in number and in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import parse_qs, urlsplit
+
+import structlog
+
+from ancestral_server.addresses import bound
+
+log = structlog.get_logger()
+
+# Connections at a time; those beyond wait in the kernel's queue.
+MOST_CONNECTIONS = 64
+# From the connection to the last byte of the answer: Prometheus itself gives up after 10 s, unless told otherwise.
+LONGEST_SECONDS = 10.0
+# Where all places are taken and none has become free for so long, those who have had theirs for longer give it up.
+STUCK_SECONDS = 1.0
+# Of a request: Prometheus sends some 300 bytes.
+MOST_HEAD_BYTES = 16 * 1024
+# The share of the time that may go into scrapes, and how long one may make the next wait.
+SHARE = 0.1
+LONGEST_PAUSE_SECONDS = 1.0
+# After an accept that failed, as it does while the process has no file descriptor left.
+RETRY_SECONDS = 0.2
+
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+_REASONS = {200: "OK", 400: "Bad Request", 405: "Method Not Allowed", 500: "Internal Server Error"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Status, further headers, body."""
+
+    status: int
+    body: bytes = b""
+    headers: tuple[str, ...] = ()
+
+    def content(self) -> bytes:
+        lines = [f"HTTP/1.1 {self.status} {_REASONS[self.status]}", *self.headers]
+        lines += [f"Content-Length: {len(self.body)}", "Connection: close", "", ""]
+        return "\r\n".join(lines).encode() + self.body
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a request asks for: one of the two formats, compressed or not, of all series or of those named."""
+
+    open_metrics: bool = False
+    compressed: bool = False
+    names: frozenset[str] = frozenset()
+
+    @staticmethod
+    def read(head: bytes) -> Request | Answer:
+        """The request of a head, or the answer that needs no scrape."""
+        first, *lines = head.decode("latin-1").splitlines()
+        words = first.split()
+        if len(words) != 3 or not words[2].startswith("HTTP/1."):
+            return Answer(400, b"not HTTP: ask for GET /metrics\n")
+        method, target, _ = words
+        allowed = ("Allow: GET, OPTIONS",)
+        if method == "OPTIONS":
+            return Answer(200, headers=allowed)
+        if method != "GET":
+            return Answer(405, b"only GET and OPTIONS are answered: ask for GET /metrics\n", allowed)
+        try:
+            path = urlsplit(target)
+            names = parse_qs(path.query, max_num_fields=100).get("name[]", [])
+        except ValueError as error:
+            return Answer(400, f"the target is no URL: {error}\n".encode())
+        if path.path == "/favicon.ico":
+            return Answer(200)
+        headers = {name.strip().lower(): value for name, _, value in (line.partition(":") for line in lines)}
+        return Request(
+            "application/openmetrics-text" in headers.get("accept", ""),
+            any(
+                coding.split(";")[0].strip().lower() == "gzip" and coding.replace(" ", "").partition(";q=")[2] != "0"
+                for coding in headers.get("accept-encoding", "").split(",")
+            ),
+            frozenset(names),
+        )
+
+    def answer(self, text: bytes) -> Answer:
+        """The answer of a scrape in the format that is asked for."""
+        body = _restricted(text, self.names) if self.names else text
+        headers = [f"Content-Type: {OPEN_METRICS if self.open_metrics else TEXT}"]
+        if self.compressed:
+            # Beyond the first level a scrape gets hardly smaller, and takes several times as long.
+            body = gzip.compress(body, compresslevel=1)
+            headers.append("Content-Encoding: gzip")
+        return Answer(200, body, tuple(headers))
+
+
+def _whole(head: bytes) -> bool:
+    """Whether an empty line has come; of a caller who types, without carriage returns."""
+    return b"\r\n\r\n" in head or b"\n\n" in head
+
+
+def _restricted(text: bytes, names: frozenset[str]) -> bytes:
+    """The samples of these names, with what is told of their families."""
+    kept: list[bytes] = []
+    about: list[bytes] = []
+    for line in text.splitlines(keepends=True):
+        if line.startswith(b"# EOF"):
+            kept.append(line)
+        elif line.startswith(b"#"):
+            about = [*about, line] if line.startswith(b"# TYPE") else [line]
+        elif line.replace(b"{", b" ").split(b" ")[0].decode() in names:
+            kept += [*about, line]
+            about = []
+    return b"".join(kept)
+
+
+def pause(seconds: float) -> float:
+    """Seconds after a scrape that took so many until the next may begin."""
+    return min(LONGEST_PAUSE_SECONDS, seconds * (1 / SHARE - 1))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there. OSError if the port is taken."""
+    listener = bound(host, port)
+    listener.listen(128)
+    listener.setblocking(False)
+    return listener
+
+
+class Endpoint:
+    """Answers GET, on any path, with what `scrape(open_metrics)` gives; from now on, until it is closed."""
+
+    def __init__(self, scrape: Callable[[bool], bytes], listener: socket.socket) -> None:
+        self._scrape = scrape
+        self._listener = listener
+        self.port: int = listener.getsockname()[1]
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
+        # All of it belongs to the thread: who is connected, the oldest first, and who waits for the next scrape.
+        self._connections: dict[asyncio.Task[None], float] = {}
+        self._waiting: dict[Request, asyncio.Future[Answer]] = {}
+        self._asked = asyncio.Event()
+        self._thread.start()
+
+    def close(self) -> None:
+        """Whoever is connected is cut off."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._listener.close()
+
+    def _run(self) -> None:
+        # Held here: the event loop alone would forget them.
+        tasks: Sequence[asyncio.Task[None]] = [
+            self._loop.create_task(self._accept()),
+            self._loop.create_task(self._scrapes()),
+        ]
+        self._loop.run_forever()
+        for task in (*tasks, *self._connections):
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*tasks, *self._connections, return_exceptions=True))
+        self._loop.close()
+
+    # ---- connections
+
+    async def _accept(self) -> None:
+        problem = ""
+        while True:
+            while len(self._connections) >= MOST_CONNECTIONS:
+                await self._make_room()
+            try:
+                connection, _ = await self._loop.sock_accept(self._listener)
+            except OSError as error:
+                if problem != str(error):
+                    problem = str(error)
+                    log.warning("the metrics port cannot take connections", reason=problem)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            problem = ""
+            task = self._loop.create_task(self._serve(connection))
+            self._connections[task] = time.monotonic()
+            task.add_done_callback(self._connections.pop)
+
+    async def _make_room(self) -> None:
+        """Wait until a place is free; where that takes long, by those who have had theirs for long."""
+        ended, _ = await asyncio.wait(
+            list(self._connections), timeout=STUCK_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
+        if ended:
+            return
+        stuck = [task for task, began in self._connections.items() if began <= time.monotonic() - STUCK_SECONDS]
+        for task in stuck:
+            task.cancel()
+        if stuck:
+            await asyncio.wait(stuck)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        """One request and its answer. Whatever goes wrong ends this connection and nothing else."""
+        with connection, contextlib.suppress(OSError, TimeoutError):
+            connection.setblocking(False)
+            async with asyncio.timeout(LONGEST_SECONDS):
+                head = b""
+                while not _whole(head) and len(head) < MOST_HEAD_BYTES:
+                    received = await self._loop.sock_recv(connection, 4096)
+                    if not received:
+                        return
+                    head += received
+                await self._loop.sock_sendall(connection, (await self._answer(head)).content())
+                # Unread bytes would have the kernel reset the connection, and the answer on its way with it.
+                connection.shutdown(socket.SHUT_WR)
+                while await self._loop.sock_recv(connection, 4096):
+                    pass
+
+    # ---- scrapes
+
+    async def _answer(self, head: bytes) -> Answer:
+        if not _whole(head):
+            return Answer(400, f"the request is longer than {MOST_HEAD_BYTES} bytes\n".encode())
+        request = Request.read(head)
+        if isinstance(request, Answer):
+            return request
+        if request not in self._waiting:
+            self._waiting[request] = self._loop.create_future()
+            self._asked.set()
+        # Shielded: others wait for the same one, who do not leave with this connection.
+        return await asyncio.shield(self._waiting[request])
+
+    async def _scrapes(self) -> None:
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            waiting, self._waiting = self._waiting, {}
+            began = time.monotonic()
+            texts: dict[bool, bytes] = {}
+            for request, future in waiting.items():
+                try:
+                    if request.open_metrics not in texts:
+                        texts[request.open_metrics] = self._scrape(request.open_metrics)
+                    future.set_result(request.answer(texts[request.open_metrics]))
+                except Exception as error:
+                    log.exception("a scrape failed")
+                    future.set_result(Answer(500, f"the scrape failed: {error}\n".encode()))
+            await asyncio.sleep(pause(time.monotonic() - began))

@@ -1,0 +1,46 @@
+"""Ends what onnxruntime does for longer than it may."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+# How often it looks. It is there for what never ends, not to keep time.
+LOOK_SECONDS = 0.25
+
+
+class Watchdog:
+    """One thread, from the first `watch` on. Whoever begins something says when it has to end, and how it is ended, and
+    says so when it has: two writes to a dictionary, which need no lock.
+    """
+
+    def __init__(self) -> None:
+        self._watched: dict[Any, tuple[float, Callable[[Any], None]]] = {}
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, what: Any, end: float, stop: Callable[[Any], None]) -> None:
+        """Call `stop(what)`, and again every now and then, from `end` (time.monotonic() seconds) on until `done`."""
+        self._watched[what] = end, stop
+        if self._thread is None:
+            self._start()
+
+    def done(self, what: Any) -> None:
+        del self._watched[what]
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._look, name="watchdog", daemon=True)
+                self._thread.start()
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(LOOK_SECONDS)
+            now = time.monotonic()
+            # A copy, made in one step: other threads begin and end meanwhile.
+            for what, (end, stop) in list(self._watched.items()):
+                if now >= end:
+                    stop(what)

@@ -1,0 +1,146 @@
+"""An image's answer is bitwise the same alone and in company, at any place in a batch, with any number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from ancestral_exporter.bundle.export import export_graph, graph_roles
+from ancestral_exporter.bundle.feeds import make_feeds
+from ancestral_exporter.bundle.reductions import fix_order
+from ancestral_exporter.bundle.runtime import Arrays, run_role
+from ancestral_exporter.bundle.verify import random_subjects
+from ancestral_exporter.data import shape
+from ancestral_exporter.models.base import ImageModel, ImageShape
+from ancestral_exporter.recipes import Recipe, find, shipped
+from ancestral_server.runtime.bundle import read_bundle
+
+ZOO = Path(__file__).parents[3] / "exporter" / "zoo"
+# Images that are asked about alone; greater batches go round.
+IMAGES = 13
+BATCHES = (2, 13, 130)
+THREADS = (1, 2, 3, 4)
+# No multiple of a vector's width, so that batches end within vectors and images begin anywhere in them.
+ODD = ImageShape(5, 3, 1, 3)
+# The nets of the recipes with few channels, by family.
+SMALL = {
+    "vae": ("latent_size=3", "channels=4", "features=9", "encoder_features=9"),
+    "pixelcnn": ("channels=8", "vertical_layers=2", "horizontal_layers=2", "head_channels=11"),
+    "semi-supervised-vae": ("latent_size=3", "channels=4", "features=9"),
+    "autoencoder": ("latent_size=3", "channels=4", "features=9"),
+    "gan": ("latent_size=3", "channels=4", "features=9"),
+}
+
+
+def small(name: str, *settings: str) -> Recipe:
+    family = next(summary.family for summary in shipped() if summary.name == name)
+    return find(name, [f"model.{setting}" for setting in (*SMALL[family], *settings)])
+
+
+def nets() -> Iterator[tuple[str, Recipe, ImageShape]]:
+    for summary in shipped():
+        recipe = small(summary.name)
+        image = shape(recipe.data)
+        assert image is not None
+        yield summary.name, recipe, image
+    yield "odd gaussian", small("digits-vae", "likelihood=gaussian"), ODD
+    yield "odd bernoulli", small("digits-vae", "likelihood=bernoulli"), ImageShape(5, 7, 1, 2)
+    for name in ("digits-pixelcnn", "digits-semi-supervised", "digits-autoencoder", "digits-gan"):
+        yield f"odd {name}", small(name), ODD
+
+
+NETS = {name: (recipe, image) for name, recipe, image in nets()}
+
+
+@pytest.mark.parametrize(("recipe", "shape"), NETS.values(), ids=NETS)
+def test_every_role_of_every_recipe(recipe: Recipe, shape: ImageShape, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model: ImageModel = recipe.build(shape)
+    for graph in model.graphs():
+        export_graph(graph, tmp_path)
+        for role in graph_roles(graph):
+            feeds = make_feeds(role, random_subjects(model, IMAGES))
+            for form in (role, role.lean) if role.HasField("lean") else (role,):
+                few = {spec.name: feeds[spec.name] for spec in form.inputs}
+                check(tmp_path / form.graph, form, few, shape.height)
+
+
+def test_the_roles_of_the_zoo() -> None:
+    for path in ZOO.glob("*/*/bundle.json"):
+        manifest = read_bundle(path.parent).manifest
+        golden = dict(np.load(path.parent / manifest.golden.path))
+        for role in manifest.roles:
+            feeds = {spec.name: golden[f"{role.name}/in/{spec.name}"][:3] for spec in role.inputs}
+            check(path.parent / role.graph, role, feeds, manifest.image.height, batches=(3, 7), threads=(1, 3))
+
+
+def check(
+    path: Path,
+    role: Any,
+    feeds: Mapping[str, Any],
+    height: int,
+    batches: tuple[int, ...] = BATCHES,
+    threads: tuple[int, ...] = THREADS,
+) -> None:
+    count = len(next(iter(feeds.values())))
+    single = session(path, 1)
+    apart = [run(single, role, feeds, np.array([i]), height) for i in range(count)]
+    alone = {name: np.concatenate([answers[name] for answers in apart]) for name in apart[0]}
+    for number in threads:
+        several = session(path, number)
+        for batch in batches:
+            index = (np.arange(batch) + number) % count  # another place in each
+            for name, answers in run(several, role, feeds, index, height).items():
+                wrong = np.flatnonzero((answers != alone[name][index]).reshape(batch, -1).any(1))
+                assert wrong.size == 0, f"{role.name}, {name}: images {wrong} of {batch}, {number} threads"
+
+
+def run(session: Any, role: Any, feeds: Mapping[str, Any], index: Any, height: int) -> Arrays:
+    return run_role(session, role, {name: value[index] for name, value in feeds.items()}, height)
+
+
+def session(path: Path, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("op", ["ReduceSum", "ReduceMean"])
+@pytest.mark.parametrize(("axes", "keep"), [([1], 1), ([1], 0), ([1, 2], 0), ([2, 1], 1), ([-1, 1, 2], 0)])
+def test_a_reduction_becomes_a_product(op: str, axes: list[int], keep: int) -> None:
+    model = reducing(op, axes, TensorProto.FLOAT, keepdims=keep)
+    values = np.random.default_rng(0).standard_normal((3, 2, 4, 5), dtype=np.float32)
+    (wanted,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": values})
+    assert fix_order(model) == 1
+    assert not [node for node in model.graph.node if node.op_type == op]
+    assert "axes" not in {tensor.name for tensor in model.graph.initializer}
+    (got,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": values})
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+    assert got.shape == wanted.shape
+
+
+def test_other_reductions_stay_or_are_refused() -> None:
+    assert fix_order(reducing("ReduceSum", [2], TensorProto.INT64)) == 0
+    assert fix_order(reducing("ReduceMax", [2], TensorProto.FLOAT)) == 0
+    for axes in ([0], [2], [1, 3], [0, 1]):
+        with pytest.raises(ValueError, match="has no fixed order"):
+            fix_order(reducing("ReduceSum", axes, TensorProto.FLOAT))
+
+
+def reducing(op: str, axes: list[int], dtype: int, keepdims: int = 1) -> onnx.ModelProto:
+    """A model of one reduction of [batch,2,4,5]."""
+    node = helper.make_node(op, ["x", "axes"], ["y"], name="reduce", keepdims=keepdims)
+    inputs = [helper.make_tensor_value_info("x", dtype, ["batch", 2, 4, 5])]
+    outputs = [helper.make_tensor_value_info("y", dtype, None)]
+    constant = helper.make_tensor("axes", TensorProto.INT64, [len(axes)], axes)
+    graph = helper.make_graph([node], "g", inputs, outputs, initializer=[constant])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)

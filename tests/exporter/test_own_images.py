@@ -1,0 +1,282 @@
+"""A person's own images, of whatever kind: read as people see them, split by content, what is left out named."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from ancestral_exporter.cli import main
+from ancestral_exporter.data import Dataset, DataSettings, load, pictures
+from ancestral_exporter.errors import DataError
+from ancestral_exporter.recipes import find
+
+SETTINGS = DataSettings("images", size=(8, 8), colour="rgb", levels=16)
+
+
+def png(image: Image.Image, **options: object) -> bytes:
+    import io
+
+    file = io.BytesIO()
+    image.save(file, options.pop("format", "PNG"), **options)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def shapes(count: int, seed: int = 0) -> list[np.ndarray]:
+    """Colour images [10,12,3]: a rectangle on a ground, all different."""
+    random = np.random.default_rng(seed)
+    images = []
+    for i in range(count):
+        image = np.full((10, 12, 3), random.integers(0, 256, 3), np.uint8)
+        image[2 : 4 + i % 5, 3 : 6 + i % 4] = random.integers(0, 256, 3)
+        images.append(image)
+    return images
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """600 colour PNGs in three subfolders, with a palette image, an RGBA, a 16-bit, a CMYK JPEG and two strays."""
+    root = tmp_path / "shells"
+    for i, image in enumerate(shapes(596)):
+        home = root / ("cowrie", "limpet", "whelk")[i % 3]
+        home.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(home / f"{i:03}.png")
+    picture = Image.fromarray(shapes(1, seed=9)[0])
+    picture.quantize(4).save(root / "whelk" / "palette.png")
+    transparent = picture.convert("RGBA")
+    transparent.putalpha(100)
+    transparent.save(root / "whelk" / "transparent.png")
+    Image.fromarray(np.full((10, 12), 40000, np.uint16)).save(root / "limpet" / "sixteen.png")
+    picture.convert("CMYK").save(root / "cowrie" / "cmyk.jpg")
+    (root / "cowrie" / "broken.png").write_bytes(b"\x89PNG and no more")
+    (root / "notes.txt").write_text("found on the beach")
+    return root
+
+
+def test_a_folder_of_pictures(folder: Path) -> None:
+    data = load(SETTINGS, folder)
+    parts = (data.train, data.validation, data.test)
+    assert sum(map(len, parts)) == 600
+    assert 400 < len(data.train) < 540
+    assert min(len(data.validation), len(data.test)) > 30
+    assert data.classes == ("cowrie", "limpet", "whelk")
+    assert data.image.hwc == (8, 8, 3)
+    levels = np.rint(np.arange(16) * 255 / 15).astype(np.uint8)
+    assert np.isin(data.train.images, levels).all()
+    assert [line.split(":")[0] for line in data.left_out] == ["notes.txt", "cowrie/broken.png"]
+    assert "600 images of shells" in data.description
+
+
+def parts_of(data: Dataset) -> dict[bytes, str]:
+    return {image.tobytes(): part for part in ("train", "validation", "test") for image in getattr(data, part).images}
+
+
+def test_the_split_is_by_content(folder: Path, tmp_path: Path) -> None:
+    """Other names, another order and further images move none from one part to another."""
+    exact = dataclasses.replace(SETTINGS, size=(10, 12), levels=256)
+    before = parts_of(load(exact, folder))
+    other = tmp_path / "other"
+    other.mkdir()
+    for i, path in enumerate(sorted(folder.glob("*/[0-9]*.png"), reverse=True)):
+        shutil.copy(path, other / f"renamed-{i}.png")
+    for i, image in enumerate(shapes(50, seed=77)):
+        Image.fromarray(image).save(other / f"further-{i}.png")
+    after = parts_of(load(exact, other))
+    common = before.keys() & after.keys()
+    assert len(common) > 500
+    assert all(before[image] == after[image] for image in common)
+    assert load(exact, other).classes == ()
+
+
+def decoded(image: Image.Image, **options: object) -> np.ndarray:
+    return np.asarray(pictures.decode(png(image, **options), "x"))
+
+
+def test_pictures_are_read_as_people_see_them() -> None:
+    colour = Image.fromarray(shapes(1)[0])
+    np.testing.assert_array_equal(decoded(colour), np.asarray(colour))
+    four = colour.quantize(4)
+    np.testing.assert_array_equal(decoded(four), np.asarray(four.convert("RGB")))
+    # Half of black over white is grey.
+    half = Image.new("RGBA", (3, 2), (0, 0, 0, 128))
+    assert decoded(half).tolist() == [[[127] * 3] * 3] * 2
+    grey = Image.new("LA", (3, 2), (0, 0))
+    assert decoded(grey).min() == 255
+    sixteen = Image.fromarray(np.array([[0, 257, 65535, 40000]], np.uint16))
+    assert decoded(sixteen).tolist() == [[0, 1, 255, 156]]
+    bits = Image.fromarray(np.array([[True, False]]))
+    assert decoded(bits).tolist() == [[255, 0]]
+    # EXIF says that the camera was turned: a wide picture is a tall one.
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    assert decoded(colour, exif=turned).shape == (12, 10, 3)
+    jpeg = pictures.decode(png(colour.convert("CMYK"), format="JPEG", quality=100), "x")
+    assert np.abs(np.asarray(jpeg).astype(int) - np.asarray(colour)).mean() < 12
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "message"),
+    [
+        (Image.fromarray(np.array([[0.5]], np.float32)), {"format": "TIFF"}, "x: has floating-point intensities"),
+        (Image.fromarray(np.array([[-1]], np.int32)), {"format": "TIFF"}, "x: has intensities -1 to -1"),
+        (
+            Image.new("L", (2, 2)),
+            {"format": "GIF", "save_all": True, "append_images": [Image.new("L", (2, 2), 9)]},
+            "x: has 2 frames",
+        ),
+    ],
+)
+def test_what_has_no_one_meaning_is_refused(image: Image.Image, options: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        decoded(image, **options)
+
+
+@pytest.mark.parametrize(("how", "edge"), [("crop", 200), ("fit", 0), ("stretch", 200)])
+def test_sizes(how: pictures.Resize, edge: int) -> None:
+    wide = Image.new("L", (40, 20), 200)
+    array = pictures.as_array(wide, (8, 8), "grey", how)
+    assert array.shape == (8, 8, 1)
+    assert array[0, 0, 0] == edge
+    assert array[4, 4, 0] == 200
+    assert pictures.as_array(wide, (8, 8), "rgb", how).shape == (8, 8, 3)
+
+
+def test_arrays_and_parquet_are_the_same_images(tmp_path: Path) -> None:
+    images = shapes(100)
+    labels = np.arange(100) % 3
+    exact = DataSettings("images", levels=256, validation=0.2, test=0.2)
+    np.savez(tmp_path / "shells.npz", images=np.stack(images), labels=labels)
+    np.save(tmp_path / "shells.npy", np.stack(images))
+    cells = [{"bytes": png(Image.fromarray(image)), "path": "x.png"} for image in images]
+    cells[7] = {"bytes": None, "path": "elsewhere/7.png"}  # type: ignore[dict-item]
+    table = pyarrow.table({"image": cells, "label": labels})
+    pyarrow.parquet.write_table(table, tmp_path / "shells.parquet")
+    wanted = {image.tobytes() for image in images}
+    for name in ("shells.npz", "shells.npy", "shells.parquet"):
+        data = load(exact, tmp_path / name)
+        found = parts_of(data)
+        missing = {images[7].tobytes()} if name.endswith("parquet") else set()
+        assert found.keys() == wanted - missing, name
+        assert data.image.hwc == (10, 12, 3)
+        assert data.classes == (() if name.endswith("npy") else ("0", "1", "2"))
+        for image, label in zip(data.train.images, data.train.labels, strict=True):
+            index = next(i for i in range(100) if np.array_equal(images[i], image))
+            assert name.endswith("npy") or label == index % 3
+    (left,) = load(exact, tmp_path / "shells.parquet").left_out
+    assert left == "shells.parquet row 7: holds only the path 'elsewhere/7.png', and no bytes"
+
+
+def test_parts_of_the_source_are_kept(tmp_path: Path, write_mnist: Callable[..., Path]) -> None:
+    images = np.stack(shapes(60))[..., 0]
+    parts = {"train": images[:40], "val": images[40:50], "test": images[50:]}
+    arrays = {f"{part}_images": values for part, values in parts.items()}
+    arrays |= {f"{part}_labels": np.zeros((len(values), 1), np.uint8) for part, values in parts.items()}
+    np.savez(tmp_path / "med.npz", **arrays)  # type: ignore[arg-type]
+    data = load(DataSettings("images"), tmp_path / "med.npz")
+    assert (len(data.train), len(data.validation), len(data.test)) == (40, 10, 10)
+    np.testing.assert_array_equal(data.test.images[..., 0], images[50:])
+    assert data.image.hwc == (10, 12, 1)
+    fashion = load(DataSettings("images"), write_mnist(tmp_path / "fashion", train=100, test=20))
+    assert (len(fashion.train), len(fashion.validation), len(fashion.test)) == (90, 10, 20)
+    assert len(fashion.classes) == 10
+
+
+def test_two_levels_drawn_anew(folder: Path) -> None:
+    settings = DataSettings("images", size=(8, 8), colour="grey", levels=2, binarise=True)
+    data = load(settings, folder)
+    assert data.train.binarise
+    assert len(np.unique(data.train.images)) > 10
+    assert set(np.unique(data.test.images)) == {0, 255}
+
+
+def test_bad_folders_and_files(tmp_path: Path) -> None:
+    def refused(message: str, path: Path, settings: DataSettings = SETTINGS) -> None:
+        with pytest.raises(DataError, match=message) as caught:
+            load(settings, path)
+        assert "\n" not in str(caught.value)
+
+    refused("nothing: no such file or folder", tmp_path / "nothing")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused("empty: no image$", empty)
+    (empty / "notes.txt").touch()
+    (empty / "more.txt").touch()
+    refused(r"empty: no image; more.txt: is no picture by its ending \(and 1 more\)", empty)
+    few = tmp_path / "few"
+    few.mkdir()
+    Image.new("RGB", (4, 4)).save(few / "one.png")
+    refused(r"few: of 1 images none falls into the \w+ part; add images", few)
+    Image.new("RGB", (5, 4), "red").save(few / "two.png")
+    refused(
+        r"few: its images have different sizes \(4×4, 4×5\); say which .*--set data.size=\[4,4\]",
+        few,
+        DataSettings("images"),
+    )
+    np.save(tmp_path / "floats.npy", np.zeros((4, 8, 8), np.float32))
+    refused(r"floats.npy is float32; images must be uint8.*255 \* images", tmp_path / "floats.npy")
+    np.save(tmp_path / "flat.npy", np.zeros((4, 64), np.uint8))
+    refused(r"flat.npy has the shape \[4, 64\]", tmp_path / "flat.npy")
+    np.savez(tmp_path / "other.npz", pixels=np.zeros((4, 8, 8), np.uint8))
+    refused(r"other.npz: has no array called images.*; it has pixels", tmp_path / "other.npz")
+    np.savez(tmp_path / "labels.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.zeros(3))
+    refused(r"labels.npz: images has 4 images, its labels the shape \[3\]", tmp_path / "labels.npz")
+    (tmp_path / "half.npz").write_bytes((tmp_path / "labels.npz").read_bytes()[:100])
+    refused(r"half.npz: cannot be read", tmp_path / "half.npz")
+    (tmp_path / "not.parquet").write_text("PAR1")
+    refused(r"not.parquet: is not Parquet", tmp_path / "not.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"path": ["a.png"], "label": [1]}), tmp_path / "paths.parquet")
+    refused(r"paths.parquet: has no column of encoded pictures .*path \(string\)", tmp_path / "paths.parquet")
+    (tmp_path / "images.zip").touch()
+    refused(r"images.zip: is neither a folder of pictures nor one of .npy, .npz, .parquet", tmp_path / "images.zip")
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["ancestral-exporter", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    code = stopped.value.code
+    return code if isinstance(code, int) else int(bool(code))
+
+
+@pytest.mark.parametrize("family", ["vae", "pixelcnn", "gan", "autoencoder"])
+def test_a_new_recipe_is_whole_and_trains(
+    folder: Path, tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / f"shells-{family}.toml"
+    assert command(monkeypatch, "new-recipe", file, "--data", folder, "--family", family) == 0
+    said = capsys.readouterr().out
+    assert "left out cowrie/broken.png" in said
+    assert "left out notes.txt" in said
+    text = file.read_text()
+    assert "# Classes: cowrie, limpet, whelk" in text
+    recipe = find(str(file))
+    assert recipe.data.size == (10, 12)
+    assert recipe.data.colour == "rgb"
+    small = ["model.channels=4", "schedule.epochs=1", "schedule.batch_size=250", "data.size=[6,6]"]
+    flags = [part for setting in small for part in ("--set", setting)]
+    models = tmp_path / "models"
+    assert command(monkeypatch, "train", file, "--data", folder, "--models", models, *flags) == 0
+    said = capsys.readouterr().out
+    assert "600 images of shells" in said
+    assert "left out notes.txt" in said
+    assert (models / f"shells-{family}" / "1" / "bundle.json").exists()
+
+
+def test_a_recipe_is_not_overwritten(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text("mine")
+    assert command(monkeypatch, "new-recipe", mine, "--data", folder) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert mine.read_text() == "mine"
+    assert command(monkeypatch, "new-recipe", tmp_path / "x.toml", "--data", folder, "--family", "pixelcn") == 2
+    assert "did you mean 'pixelcnn'?" in capsys.readouterr().err

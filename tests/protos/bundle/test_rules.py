@@ -1,0 +1,145 @@
+"""What a manifest may hold: every limit, the value at it and the value beyond."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import json_format
+
+import toybundle
+from ancestral.bundle import rules
+from ancestral.v1 import bundle_pb2
+
+ZOO = Path(__file__).parents[3] / "exporter" / "zoo"
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> bundle_pb2.Bundle:
+    return read(toybundle.write(tmp_path_factory.mktemp("models")))
+
+
+def read(folder: Path) -> bundle_pb2.Bundle:
+    return json_format.Parse((folder / "bundle.json").read_text(), bundle_pb2.Bundle())
+
+
+def changed(good: bundle_pb2.Bundle, where: str, value: Any) -> bundle_pb2.Bundle:
+    """The manifest with another value at a path such as `roles.0.name`, as JSON would bring it."""
+    document = json_format.MessageToDict(good, preserving_proto_field_name=True)
+    *parents, last = [int(key) if key.isdigit() else key for key in where.split(".")]
+    inside: Any = document
+    for key in parents:
+        inside = inside[key] if isinstance(key, int) else inside.setdefault(key, {})
+    inside[last] = value
+    return json_format.ParseDict(json.loads(json.dumps(document)), bundle_pb2.Bundle())
+
+
+def test_good_manifests_have_no_problems(good: bundle_pb2.Bundle) -> None:
+    assert list(rules.problems(good)) == []
+    zoo = [path.parent for path in ZOO.glob("*/*/bundle.json")]
+    assert zoo
+    for folder in zoo:
+        assert list(rules.problems(read(folder))) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "problem"),
+    [
+        ("name", "Tally", "name 'Tally' does not match"),
+        ("version", 0, "version is 0, must be 1 to 9223372036854775807"),
+        ("family", "f" * 129, "family has 129 characters, must have at most 128"),
+        ("description", "d" * 4097, "description has 4097 characters, must have at most 4096"),
+        ("description", "one\ntwo", "description 'one\\ntwo' holds U+000A, must hold no control characters"),
+        ("description", "\x1b[31mred", "holds U+001B"),
+        ("description", "a\u2028b", "holds U+2028"),
+        ("description", "a\u202eb", "holds U+202E"),
+        ("image.height", 0, "image.height is 0, must be 1 to"),
+        ("image.width", -3, "image.width is -3"),
+        ("image.channels", 2**31 - 1, "image.channels is 2147483647"),
+        ("image.height", 2**29, "image.shape [536870912, 3, 1] makes 1610612736 bytes, must make at most 1073741824"),
+        ("image.levels", 1, "image.levels is 1, must be 2 to 256"),
+        ("image.levels", 257, "image.levels is 257, must be 2 to 256"),
+        ("latent_size", -1, "latent_size is -1, must be 0 to"),
+        ("latent_size", 3, "MEANING_MEAN must be DATA_TYPE_FLOAT32 [B]+[3] (latent_size 3), tensor 'code' is"),
+        ("label_count", 2**31 - 1, "label_count is 2147483647, must be 0 to 1000000"),
+        ("label_count", 10, "label_count is 10, and no role takes a label"),
+        ("roles", [], "has no roles"),
+        ("roles", [{"name": "r"}] * 65, "roles has 65 entries, must have at most 64"),
+        ("roles.0.name", "", "roles[0].name is empty"),
+        ("roles.0.name", "en\r\ncode", "roles[0].name 'en\\r\\ncode' holds U+000D"),
+        ("roles.0.name", "score", "role 'score' is there twice"),
+        ("roles.0.name", "n" * 129, "roles[0].name has 129 characters"),
+        ("roles.0.program", 7, "roles[0].program 7 is unknown"),
+        ("roles.0.graph", "other.onnx", "role encode: graph 'other.onnx' is not among its files"),
+        ("roles.0.inputs.0.name", "", "roles[0].inputs[0].name is empty"),
+        ("roles.0.inputs.0.meaning", 99, "roles[0].inputs[0].meaning 99 is unknown"),
+        ("roles.0.inputs.0.meaning", 0, "roles[0].inputs[0].meaning 0 is unknown"),
+        ("roles.0.inputs.0.dtype", 99, "roles[0].inputs[0].dtype 99 is unknown"),
+        ("roles.0.inputs.0.dtype", "DATA_TYPE_FLOAT32", "MEANING_IMAGE must be DATA_TYPE_UINT8 [B]+[4, 3, 1]"),
+        ("roles.0.inputs.0.shape", [4, 3, 0], "roles[0].inputs[0].shape is [4, 3, 0], each must be at least 1"),
+        ("roles.0.outputs.0.shape", [1] * 9, "roles[0].outputs[0].shape has 9 axes, must have at most 8"),
+        ("roles.0.outputs.0.shape", [2**40], "makes 4398046511104 bytes, must make at most"),
+        ("roles.2.states.0.shape", [-1], "roles[2].states[0].shape is [-1]"),
+        ("roles.2.states.0.input", "", "roles[2].states[0].input is empty"),
+        ("roles.2.name", "decode", "role decode: only sample can be a raster program"),
+        ("files.0.path", "/etc/passwd", "files[0].path '/etc/passwd' leads out of the bundle"),
+        ("files.0.path", "a/../../b", "leads out of the bundle"),
+        ("files.0.path", "x" * 256, "has a name of more than 255 bytes"),
+        ("files.0.sha256", "E3", "files[0].sha256 'E3' is not 64 lower-case hexadecimal digits"),
+        ("files.0.size_bytes", -1, "files[0].size_bytes is -1"),
+        ("golden.path", "none.npz", "golden data 'none.npz' is not among its files"),
+        ("golden.tolerance", "NaN", "golden.tolerance is nan, must be finite and at least 0"),
+        ("golden.tolerance", "Infinity", "golden.tolerance is inf"),
+        ("golden.pixel_tolerance", 1, "golden.pixel_tolerance is 1.0, must be finite and at least 0 and below 1"),
+        ("metrics", [{"name": "n", "value": "NaN"}], "metrics[0].value is nan, must be finite"),
+        ("metrics", [{"name": "n", "value": "-Infinity"}], "metrics[0].value is -inf, must be finite"),
+        ("metrics", [{"name": "n\n", "value": 1}], "metrics[0].name 'n\\n' holds U+000A"),
+        ("metrics", [{"name": "n", "value": 1}] * 1025, "metrics has 1025 entries, must have at most 1024"),
+        ("provenance.seed", "x" * 16385, "provenance['seed'] has 16385 characters, must have at most 16384"),
+        ("provenance.seed", "\x00", "provenance['seed'] '\\x00' holds U+0000"),
+    ],
+)
+def test_what_is_beyond_a_limit_is_named_with_its_value(
+    good: bundle_pb2.Bundle, where: str, value: Any, problem: str
+) -> None:
+    found = list(rules.problems(changed(good, where, value)))
+    assert any(problem in line for line in found), found
+    assert all(len(line) < 400 and line.isprintable() for line in found)
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("version", 2**63 - 1),
+        ("family", "f" * 128),
+        ("family", ""),
+        ("description", "d" * 4096),
+        ("description", "Größe 3 × 4, 数字\u00a0🙂"),
+        ("image.levels", 256),
+        ("roles.0.outputs", []),
+        ("files.0.path", "x" * 255),
+        ("golden.pixel_tolerance", 0.999),
+        ("metrics", [{"name": "n", "value": -1e308, "unit": "", "split": ""}] * 1024),
+        ("provenance.pip", "numpy 2\n\tonnx 1\r\n"),
+    ],
+)
+def test_what_is_within_the_limits_is_fine(good: bundle_pb2.Bundle, where: str, value: Any) -> None:
+    assert list(rules.limits(changed(good, where, value))) == []
+
+
+def test_lean_forms_fit_their_roles(good: bundle_pb2.Bundle) -> None:
+    def lean(change: Callable[[bundle_pb2.Role], None]) -> list[str]:
+        manifest = bundle_pb2.Bundle()
+        manifest.CopyFrom(good)
+        manifest.roles[0].lean.CopyFrom(good.roles[0])
+        change(manifest.roles[0].lean)
+        return list(rules.problems(manifest))
+
+    assert lean(lambda role: None) == []
+    assert lean(lambda role: role.lean.CopyFrom(good.roles[0])) == ["roles[0].lean has a lean form itself"]
+    assert lean(lambda role: role.outputs.append(toybundle.LIKELIHOOD)) == [
+        "role encode: its lean form has a tensor 'log_likelihood' that the role has not"
+    ]
