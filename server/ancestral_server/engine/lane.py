@@ -26,6 +26,9 @@ J = TypeVar("J", bound=Job)
 
 log = structlog.get_logger()
 
+# What most verbs decide about jobs. Nothing is ever added to it.
+_NONE: Answers[Any] = Answers()
+
 
 class Lane(Generic[J]):
     """A queue of one role of one model version. `ask`, `submit`, `watch` are the event loop's; `turn` is the runner's.
@@ -178,7 +181,7 @@ class Lane(Generic[J]):
             if self._closing:
                 return IDLE
             self._turns += 1
-        owed: Answers[J] = Answers()
+        owed: list[Answers[J]] = []
         try:
             pause = self._supervisor.pause(seat, self._clock())
             return self._run(seat, owed) if pause is None else self._try_again(seat, pause)
@@ -195,15 +198,14 @@ class Lane(Generic[J]):
             if self._closing:
                 self._turned.notify_all()
 
-    def _run(self, seat: int, owed: Answers[J]) -> Wait | None:
-        """The three verbs. owed: what is decided and not told goes in there, for whoever comes after a failure."""
+    def _run(self, seat: int, owed: list[Answers[J]]) -> Wait | None:
+        """The three verbs. owed: what is decided goes in there before it is told, for whoever comes after a failure."""
         with self._lock:
             step = self.scheduler.next(self._clock(), seat)
             answers = self._take_answers()
             more = bool(self.scheduler.queue)
-        if answers:
-            owed.add(answers)
-            self._tell(answers)
+        owed.append(answers)
+        self._tell(answers)
         if isinstance(step, Wait):
             return step
         if more:
@@ -215,7 +217,7 @@ class Lane(Generic[J]):
             with self._lock:
                 self.scheduler.fail(step, error, self._clock(), seat)
                 answers, pending = self._take_answers(), self.scheduler.pending(seat)
-            owed.add(answers)
+            owed.append(answers)
             if isinstance(error, OutOfMemory | MemoryError):
                 self.stats.out_of_memory()
         else:
@@ -223,12 +225,12 @@ class Lane(Generic[J]):
             with self._lock:
                 self.scheduler.finish(step, ran, seat)
                 answers, pending = self._take_answers(), self.scheduler.pending(seat)
-            owed.add(answers)
+            owed.append(answers)
             self.stats.ran(step, ran, self._clock())
         self._tell(answers)
         return None if pending else IDLE
 
-    def _recover(self, seat: int, owed: Answers[J], error: BaseException) -> None:
+    def _recover(self, seat: int, owed: Sequence[Answers[J]], error: BaseException) -> None:
         """Take a seat down after a failure of ours, or worse, and answer everybody whom that concerns."""
         failed = Internal(f"{self.name} failed: {str(error) or type(error).__name__}")
         with self._lock:
@@ -239,7 +241,8 @@ class Lane(Generic[J]):
                 # Not begun, so it is safe and worthwhile to ask again: another replica, or this one in a moment.
                 self.scheduler.abandon(Unavailable(self.name, self._why_closed))
             answers = self._take_answers()
-        self._post([*((job, failed) for job in owed.finished), *owed.failed])
+        for decided in owed:
+            self._post([*((job, failed) for job in decided.finished), *decided.failed])
         self._tell(answers)
         if was_healthy and not self.healthy:
             self.on_health()
@@ -270,7 +273,10 @@ class Lane(Generic[J]):
 
     def _take_answers(self) -> Answers[J]:
         """What the scheduler has decided since. The lock is held; nothing is added to them any more."""
-        answers, self.scheduler.answers = self.scheduler.answers, Answers()
+        answers = self.scheduler.answers
+        if not answers:
+            return _NONE
+        self.scheduler.answers = Answers()
         return answers
 
     def _tell(self, answers: Answers[J]) -> None:

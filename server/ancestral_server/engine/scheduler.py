@@ -65,12 +65,6 @@ class Answers(Generic[J]):
     def __bool__(self) -> bool:
         return bool(self.finished or self.failed or self.cancelled or self.told)
 
-    def add(self, others: Answers[J]) -> None:
-        self.finished += others.finished
-        self.failed += others.failed
-        self.cancelled += others.cancelled
-        self.told += others.told
-
     def finish(self, job: J, now: float) -> None:
         if not job.answered:
             job.finished, job.answered = now, True
