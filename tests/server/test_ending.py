@@ -76,7 +76,7 @@ def test_calls_that_never_end_answers_that_nobody_reads_and_callers_that_go_on_s
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     async def work() -> None:
-        settings = Settings(models=tmp_path, device="cpu", _cli_parse_args=[])  # type: ignore[call-arg]
+        settings = Settings(models=tmp_path, device="cpu")
         catalog, draining = Catalog(settings, Runtime("cpu", 1), Metrics("test"), Arrivals()), Draining()
         model = catalog.versions["held", 1] = ModelVersion("held", 1, State.SERVING)
         draining.open, draining.cut_short = 1, True
