@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,18 @@ import toybundle
 from ancestral.v1 import bundle_pb2
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
-from ancestral_server.engine.batch_loop import BatchLoop
-from ancestral_server.engine.cores import Cores
+from ancestral_server.engine.batching import buckets
+from ancestral_server.engine.costs import CostModel
+from ancestral_server.engine.endpoint import OneShotEndpoint, RasterEndpoint
 from ancestral_server.engine.job import OneShotJob, Priority, RasterJob
-from ancestral_server.engine.raster_loop import RasterLoop
+from ancestral_server.engine.lane import Lane
+from ancestral_server.engine.memory_limit import BatchSizeLimit
+from ancestral_server.engine.one_shot import OneShotScheduler
+from ancestral_server.engine.policy import Adaptive, AdaptiveTuning, BatchPolicy
+from ancestral_server.engine.pool import WorkerPool
+from ancestral_server.engine.raster import RasterScheduler
+from ancestral_server.engine.runners import PoolRunner, Runner, ThreadRunner
+from ancestral_server.engine.stats import LaneStats
 from ancestral_server.errors import OutOfMemory
 from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.noise import uniforms_of_range
@@ -53,6 +62,10 @@ class Doubler:
         self.error: BaseException | None = None
         self.run_seconds = 0.0
 
+    def probe(self) -> None:
+        """What a lane does to see whether the program works."""
+        self.run({IMAGE: np.zeros((1, 1), np.uint8)}, [MEAN])
+
     def form(self, wanted: Sequence[Meaning]) -> Doubler:
         return self
 
@@ -79,7 +92,11 @@ class Doubler:
 
 
 class Painter:
-    """A raster program of 4×3×1 images: a pixel is on where its uniform is below a half; the state counts rows."""
+    """A raster program of 4×3×1 images: a pixel is on where its uniform is below a half; the state counts rows.
+
+    `fail` makes every run fail, `poison` those that hold a row of the first samples of that seed; `error` is raised
+    once by the next run. `fits` is how many samples fit into memory; `gate` holds every run.
+    """
 
     image_shape = (4, 3, 1)
     has_log_likelihood = True
@@ -87,8 +104,7 @@ class Painter:
     def __init__(self) -> None:
         self.inputs = {spec.meaning: spec for spec in toybundle.ROW_INPUTS}
         self.fail = False
-        # Uniforms of a sample that it cannot paint, by their first value.
-        self.poison: set[float] = set()
+        self.poison: int | None = None
         self.fits = 10**6
         self.error: BaseException | None = None
         self.sizes: list[int] = []
@@ -96,6 +112,10 @@ class Painter:
         self.gate.set()
         self.rows = 0
         self.row_seconds = 0.0
+
+    def probe(self) -> None:
+        """What a lane does to see whether the program works."""
+        self.run_row({bundle_pb2.MEANING_UNIFORMS: np.zeros((1, 3, 1))}, self.fresh_states(1))
 
     def blank(self, meaning: Meaning, rows: int) -> Array:
         spec = self.inputs[meaning]
@@ -111,7 +131,7 @@ class Painter:
     def run_row(self, inputs: Mapping[Meaning, Array], states: Sequence[Array]) -> tuple[Array, Array, list[Array]]:
         assert self.gate.wait(PATIENCE)
         time.sleep(self.row_seconds)
-        if self.fail or self.poison & {float(value) for value in inputs[bundle_pb2.MEANING_UNIFORMS][:, 0, 0]}:
+        if self.fail or self._poisoned(inputs[bundle_pb2.MEANING_UNIFORMS]):
             raise RuntimeError("out of paint")
         if self.error is not None:
             error, self.error = self.error, None
@@ -123,6 +143,19 @@ class Painter:
         row = np.where(inputs[bundle_pb2.MEANING_UNIFORMS] < 0.5, 255, 0).astype(np.uint8)
         return row, states[0][:, 0], [states[0] + 1]
 
+    def _poisoned(self, rows: Array) -> bool:
+        """Whether a row [W,C] of the poisonous samples is among these [B,W,C]."""
+        if self.poison is None:
+            return False
+        guilty = _first_pixels(self.poison)
+        return any(float(row[0, 0]) in guilty for row in rows)
+
+
+@cache
+def _first_pixels(seed: int) -> frozenset[float]:
+    """The first number of every row of the first samples of a seed."""
+    return frozenset(float(number) for number in uniforms_of_range(seed, 0, 16, (4, 3, 1))[:, :, 0].ravel())
+
 
 def expected_images(seed: int, first: int, n: int) -> Array:
     return np.where(uniforms_of_range(seed, first, n, (4, 3, 1)) < 0.5, 255, 0).astype(np.uint8)
@@ -130,16 +163,31 @@ def expected_images(seed: int, first: int, n: int) -> Array:
 
 @contextmanager
 def batch_lane(
-    program: Doubler, limits: Limits | None = None, max_batch: int = 4, fixed: bool = False
-) -> Iterator[BatchLoop]:
-    metrics = Metrics("test").lane("toy", 1, "encode")
-    settings: dict[str, Any] = {
-        "max_batch": max_batch,
-        "limits": limits or Limits(images=10),
-        "wait": 0.005,
-        "fixed": fixed,
-    }
-    lane = BatchLoop("toy", program, metrics, **settings, arrivals=Arrivals(), cores=Cores(1))  # type: ignore[arg-type]
+    program: Doubler,
+    limits: Limits | None = None,
+    max_batch: int = 4,
+    *,
+    fixed: bool = False,
+    seats: int = 1,
+    runner: Runner | None = None,
+    policy: BatchPolicy | None = None,
+    costs: CostModel | None = None,
+) -> Iterator[Lane[OneShotJob]]:
+    """A lane of batches, on a thread of its own unless another runner is given."""
+    sizes = buckets(max_batch)
+    scheduler = OneShotScheduler(
+        "toy",
+        program,  # type: ignore[arg-type]
+        sizes=sizes,
+        limits=limits or Limits(images=10),
+        policy=policy or Adaptive(Arrivals().coming, AdaptiveTuning(longest=0.005)),
+        costs=costs or CostModel(),
+        memory=BatchSizeLimit(sizes),
+        seats=seats,
+        fixed=fixed,
+    )
+    stats = LaneStats(Metrics("test").lane("toy", 1, "encode"))
+    lane = Lane("toy", scheduler, runner or ThreadRunner(), probe=program.probe, stats=stats)
     lane.start()
     yield lane
     program.gate.set()
@@ -149,18 +197,32 @@ def batch_lane(
 @contextmanager
 def painting_lane(
     program: Painter, limits: Limits | None = None, slots: int = 4, workers: int = 1, fixed: bool = False
-) -> Iterator[RasterLoop]:
-    metrics = Metrics("test").lane("toy", 1, "sample")
-    settings: dict[str, Any] = {"slots": slots, "limits": limits or Limits(), "workers": workers, "fixed": fixed}
-    lane = RasterLoop("toy", program, metrics, **settings, cores=Cores(workers))  # type: ignore[arg-type]
-    lane.start()
-    yield lane
+) -> Iterator[RasterEndpoint]:
+    """A sampler on a pool of so many workers."""
+    scheduler = RasterScheduler(
+        "toy",
+        program,  # type: ignore[arg-type]
+        slots=slots,
+        limits=limits or Limits(),
+        costs=CostModel(),
+        memory=BatchSizeLimit(buckets(slots)),
+        seats=workers,
+        fixed=fixed,
+    )
+    stats = LaneStats(Metrics("test").lane("toy", 1, "sample"))
+    lane = Lane("toy", scheduler, PoolRunner(WorkerPool(workers)), probe=program.probe, stats=stats)
+    endpoint = RasterEndpoint(stats, lane, scheduler)
+    endpoint.start()
+    yield endpoint
     program.gate.set()
-    lane.close()
+    endpoint.close()
 
 
 async def double(
-    lane: BatchLoop, *values: int, deadline: float = INFINITE, priority: Priority = Priority.INTERACTIVE
+    lane: Lane[OneShotJob] | OneShotEndpoint,
+    *values: int,
+    deadline: float = INFINITE,
+    priority: Priority = Priority.INTERACTIVE,
 ) -> list[float]:
     """Twice the values, by a job that must be over `deadline` seconds from now."""
     job = OneShotJob(
@@ -176,7 +238,7 @@ async def double(
 
 
 async def paint(
-    lane: RasterLoop,
+    lane: RasterEndpoint,
     n: int,
     seed: int = 1,
     first: int = 0,

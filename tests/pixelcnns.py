@@ -14,8 +14,9 @@ from ancestral_exporter.bundle import write_bundle
 from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN, PixelCNNSettings
 from ancestral_server.engine.admission import Limits
-from ancestral_server.engine.cores import Cores
-from ancestral_server.engine.raster_loop import RasterLoop
+from ancestral_server.engine.endpoint import EndpointSettings, RasterEndpoint, raster_endpoint
+from ancestral_server.engine.policy import Immediate
+from ancestral_server.engine.pool import WorkerPool
 from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.bundle import read_bundle
 from ancestral_server.runtime.program import RasterProgram
@@ -46,16 +47,15 @@ def exported(model: GatedPixelCNN, folder: Path, name: str = "toy") -> Path:
 
 
 @contextmanager
-def raster_lane(bundle_folder: Path, *, slots: int, workers: int) -> Iterator[RasterLoop]:
+def raster_lane(bundle_folder: Path, *, slots: int, workers: int) -> Iterator[RasterEndpoint]:
     """The lane of the bundle's `sample` role, running."""
     bundle = read_bundle(bundle_folder)
     role = next(role for role in bundle.manifest.roles if role.name == "sample")
     program = RasterProgram(role, Runtime("cpu", 1).open(bundle.graph(role), on_caller=True), bundle.manifest)
-    metrics = Metrics("test").lane("toy", 1, "sample")
-    lane = RasterLoop("toy", program, metrics, slots=slots, limits=UNBOUNDED, cores=Cores(workers), workers=workers)
-    lane.warm_up()
-    lane.start()
+    settings = EndpointSettings(UNBOUNDED, max_batch=1, slots=slots, policy=Immediate, pool=WorkerPool(workers))
+    endpoint = raster_endpoint("toy", program, Metrics("test").lane("toy", 1, "sample"), settings)
+    endpoint.start()
     try:
-        yield lane
+        yield endpoint
     finally:
-        lane.close()
+        endpoint.close()

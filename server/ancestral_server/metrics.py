@@ -69,8 +69,8 @@ class Tally:
 
 @dataclass(slots=True)
 class LaneMetrics:
-    """The instruments of one lane. Per request, by the event loop: the seconds and the refusals. Per run, by whoever
-    runs, with the lane's lock held: the rest.
+    """The instruments of one role. The tallies are written with the lock of its `LaneStats` held, the others lock
+    themselves.
     """
 
     queued: Any

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 import structlog
 
 from ancestral_server.addresses import bound, joined
-from ancestral_server.engine.policy import restart_delay
+from ancestral_server.backoff import SOUND_SECONDS, restart_delay
 from ancestral_server.errors import StartupError
 from ancestral_server.settings import PREFIX, Settings
 
@@ -31,8 +31,6 @@ log = structlog.get_logger()
 # place is tried again, and so is one that ran: Python ends with 1 for an accident too.
 _CANNOT_START = (1, 2)
 LAST_PORT = 65535
-# One that has run for so long was sound when it ended.
-_SOUND_SECONDS = 60.0
 
 
 async def serve_all(settings: Settings) -> int:
@@ -120,7 +118,7 @@ class _Crew:
             if self._stopping.is_set():
                 # Before Python was up the signal itself ends it.
                 return 0 if code in (-signal.SIGTERM, -signal.SIGINT) else code if code >= 0 else 128 - code
-            sound = time.monotonic() - began > _SOUND_SECONDS
+            sound = time.monotonic() - began > SOUND_SECONDS
             if code in _CANNOT_START and not failures and not sound:
                 self._stop()
                 return code

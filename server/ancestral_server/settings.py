@@ -53,8 +53,7 @@ class Settings(BaseModel):
         default=64,
         ge=1,
         le=4096,
-        description="Most images in one run, twice that for bulk where a run is short; more raises throughput, memory "
-        "and latency.",
+        description="Most images in one run; more raises throughput, memory and latency.",
     )
     slots: int = Field(
         default=64,

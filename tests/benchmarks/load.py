@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ancestral_server.engine.endpoint import RasterEndpoint
 from ancestral_server.engine.job import Feed, RasterJob
-from ancestral_server.engine.raster_loop import RasterLoop
 from rig import Rig, sample
 
 
@@ -27,14 +27,14 @@ class Load:
     first_row_p99: float
 
 
-async def capacity(lane: RasterLoop, count: int) -> float:
+async def capacity(lane: RasterEndpoint, count: int) -> float:
     """Images/s of a request that keeps every slot busy."""
     began = time.perf_counter()
     await sample(lane, count)
     return count / (time.perf_counter() - began)
 
 
-async def poisson(lane: RasterLoop, rate: float, seconds: float, seed: int) -> Load:
+async def poisson(lane: RasterEndpoint, rate: float, seconds: float, seed: int) -> Load:
     """Single-image requests at `rate` per second, arrivals the same for the same seed."""
     random = np.random.default_rng(seed)
     gaps = random.exponential(1 / rate, max(1, round(rate * seconds)))
@@ -58,7 +58,7 @@ async def poisson(lane: RasterLoop, rate: float, seconds: float, seed: int) -> L
     )
 
 
-async def _single(lane: RasterLoop, seed: int, due: float) -> tuple[float, float]:
+async def _single(lane: RasterEndpoint, seed: int, due: float) -> tuple[float, float]:
     """Seconds until the image and until its first row."""
     future = asyncio.get_running_loop().create_future()
     job = RasterJob(rows=1, future=future, seed=seed, feed=Feed(rows=True))
@@ -74,7 +74,7 @@ def compare_batching(rig: Rig, seconds: float, rounds: int) -> dict[str, Any]:
 
     async def work() -> dict[str, Any]:
         loads: dict[str, list[Load]] = {"continuous": [], "static": []}
-        top = await capacity(rig.lane, 4 * rig.lane.capacity)
+        top = await capacity(rig.lane, 4 * rig.lane.scheduler.capacity)
         for round_ in range(rounds):
             loads["continuous"].append(await poisson(rig.lane, 0.7 * top, seconds, round_))
             loads["static"].append(await poisson(static, 0.7 * top, seconds, round_))
@@ -105,7 +105,7 @@ def crowd_beside_a_giant(rig: Rig, seconds: float, rounds: int, per_second: floa
 
     async def full_batch_image() -> float:
         """Seconds that an image takes where single-image requests fill every slot."""
-        jobs = await asyncio.gather(*(sample(lane, 1, seed=i) for i in range(lane.capacity)))
+        jobs = await asyncio.gather(*(sample(lane, 1, seed=i) for i in range(lane.scheduler.capacity)))
         return float(np.median([job.compute_seconds for job in jobs]))
 
     async def giant_rate(with_singles: bool) -> tuple[float, list[RasterJob]]:
@@ -133,7 +133,7 @@ def crowd_beside_a_giant(rig: Rig, seconds: float, rounds: int, per_second: floa
         following.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await following
-        while lane.used:
+        while lane.scheduler.used:
             await asyncio.sleep(0.01)
         return rate, finished
 

@@ -25,14 +25,21 @@ from ancestral_exporter.models.pixelcnn import GatedPixelCNN
 from ancestral_server.catalog import Loader, ModelVersion
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
-from ancestral_server.engine.cores import Cores
+from ancestral_server.engine.batching import buckets
+from ancestral_server.engine.costs import CostModel
+from ancestral_server.engine.endpoint import RasterEndpoint
 from ancestral_server.engine.job import RasterJob
-from ancestral_server.engine.raster_loop import RasterLoop
+from ancestral_server.engine.lane import Lane
+from ancestral_server.engine.memory_limit import BatchSizeLimit
+from ancestral_server.engine.pool import WorkerPool
+from ancestral_server.engine.raster import RasterScheduler
+from ancestral_server.engine.runners import PoolRunner
+from ancestral_server.engine.stats import LaneStats
 from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.program import RasterProgram
 from ancestral_server.runtime.session import Runtime
 from ancestral_server.settings import Settings
-from static import StaticLoop
+from static import StaticScheduler
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -46,9 +53,9 @@ class Rig:
     version: ModelVersion
 
     @property
-    def lane(self) -> RasterLoop:
-        lane = self.version.lanes["sample"]
-        assert isinstance(lane, RasterLoop)
+    def lane(self) -> RasterEndpoint:
+        lane = self.version.endpoints["sample"]
+        assert isinstance(lane, RasterEndpoint)
         return lane
 
     @property
@@ -56,17 +63,26 @@ class Rig:
         image = self.model.image
         return image.height, image.width, image.channels
 
-    def static_lane(self) -> RasterLoop:
+    def static_lane(self) -> RasterEndpoint:
         """The same engine, admitting only into an empty batch."""
         program = self.version.programs["sample"]
         assert isinstance(program, RasterProgram)
-        metrics = Metrics("bench").lane("static", 1, "sample")
-        slots = self.lane.capacity // CORES
-        limits = Limits(10**6, 10**6, math.inf)
-        lane = StaticLoop("static", program, metrics, slots=slots, limits=limits, cores=Cores(CORES), workers=CORES)
-        lane.warm_up()
-        lane.start()
-        return lane
+        slots = self.lane.scheduler.capacity // CORES
+        scheduler = RasterScheduler(
+            "static",
+            program,
+            slots=slots,
+            limits=Limits(10**6, 10**6, math.inf),
+            costs=CostModel(),
+            memory=BatchSizeLimit(buckets(slots)),
+            seats=CORES,
+        )
+        stats = LaneStats(Metrics("bench").lane("static", 1, "sample"))
+        runner = PoolRunner(WorkerPool(CORES))
+        lane: Lane[RasterJob] = Lane("static", StaticScheduler(scheduler), runner, probe=lambda: None, stats=stats)
+        endpoint = RasterEndpoint(stats, lane, scheduler)
+        endpoint.start()
+        return endpoint
 
 
 def untrained(recipe: str, folder: Path) -> tuple[ImageModel, Path]:
@@ -94,7 +110,7 @@ def rig(recipe: str, folder: Path) -> Iterator[Rig]:
         version.close()
 
 
-async def sample(lane: RasterLoop, count: int, seed: int = 0) -> RasterJob:
+async def sample(lane: RasterEndpoint, count: int, seed: int = 0) -> RasterJob:
     """Ask a lane for samples, in a running event loop."""
     return await lane.ask(RasterJob(rows=count, future=asyncio.get_running_loop().create_future(), seed=seed))
 

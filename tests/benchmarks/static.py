@@ -1,36 +1,70 @@
-"""Static batching, to compare with: the same engine, admitting only into an empty batch."""
+"""Static batching, to compare with: the same scheduler, given jobs only while it paints nothing."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections import deque
 
-from ancestral_server.engine.raster_loop import RasterLoop
-from ancestral_server.engine.slots import Slots
+from ancestral_server.engine.job import RasterJob
+from ancestral_server.engine.queue import JobQueue
+from ancestral_server.engine.raster import RasterScheduler, RowStep
+from ancestral_server.engine.scheduler import Answers, Wait
+from ancestral_server.errors import ServerError
 
 
-class StaticLoop(RasterLoop):
-    """Takes what is queued when nothing runs, shares it among the workers, and nobody else until it is painted."""
+class StaticScheduler:
+    """A scheduler that takes what has come when nothing is painted, and nobody else until that is done."""
 
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        # Samples of the present batch that no worker has taken yet.
-        self._open = 0
+    def __init__(self, inner: RasterScheduler) -> None:
+        self._inner = inner
+        self._held: deque[RasterJob] = deque()
 
-    def _admit(self, slots: Slots) -> None:
-        with self._changed:
-            if slots.used:
-                return
-            while not self._open and not self._closing:
-                if self._queue and not self.used:
-                    self._open = min(self._queue.total_rows, self.capacity)
-                    self._changed.notify_all()
-                else:
-                    self._sleep(1, None)
-            self._fill(slots, self._open)
-            self._open = max(0, self._open - slots.used)
+    @property
+    def answers(self) -> Answers[RasterJob]:
+        return self._inner.answers
 
-    def _run_and_retire(self, worker: int, slots: Slots) -> None:
-        super()._run_and_retire(worker, slots)
-        if not self.used:
-            with self._changed:
-                self._changed.notify_all()
+    @answers.setter
+    def answers(self, answers: Answers[RasterJob]) -> None:
+        self._inner.answers = answers
+
+    @property
+    def queue(self) -> JobQueue[RasterJob]:
+        return self._inner.queue
+
+    @property
+    def seats(self) -> int:
+        return self._inner.seats
+
+    def submit(self, job: RasterJob, now: float) -> None:
+        self._held.append(job)
+        self._release(now)
+
+    def next(self, now: float, seat: int) -> RowStep | Wait:
+        return self._inner.next(now, seat)
+
+    def pending(self, seat: int) -> bool:
+        return self._inner.pending(seat)
+
+    def finish(self, step: RowStep, now: float, seat: int) -> None:
+        self._inner.finish(step, now, seat)
+        self._release(now)
+
+    def fail(self, step: RowStep, error: Exception, now: float, seat: int) -> None:
+        self._inner.fail(step, error, now, seat)
+        self._release(now)
+
+    def abandon(self, error: ServerError, seat: int | None = None) -> None:
+        self._inner.abandon(error, seat)
+        if seat is None:
+            self._inner.answers.fail(self._held, error)
+            self._held.clear()
+
+    def _release(self, now: float) -> None:
+        """Hand on as many samples as there are slots, if none is in use."""
+        inner = self._inner
+        if inner.used or inner.queue:
+            return
+        rows = 0
+        while self._held and (not rows or rows + self._held[0].rows <= inner.capacity):
+            job = self._held.popleft()
+            rows += job.rows
+            inner.submit(job, now)

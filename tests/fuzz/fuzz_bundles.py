@@ -29,7 +29,7 @@ import toybundle
 from ancestral.v1 import bundle_pb2
 from ancestral_server.catalog import Catalog, ModelVersion, Watcher
 from ancestral_server.engine.arrivals import Arrivals
-from ancestral_server.engine.batch_loop import BatchLoop
+from ancestral_server.engine.endpoint import OneShotEndpoint
 from ancestral_server.engine.job import OneShotJob
 from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.session import Runtime
@@ -185,11 +185,11 @@ async def find(models: Path) -> ModelVersion | None:
 
 async def wrongness(model: ModelVersion) -> str:
     """What a served model answers wrongly; it may lack roles that the damage took away."""
-    if "encode" not in model.lanes:
+    if "encode" not in model.endpoints:
         return ""
     images = np.random.default_rng(9).integers(0, 256, (5, toybundle.HEIGHT, toybundle.WIDTH, 1), dtype=np.uint8)
-    lane = model.lanes["encode"]
-    assert isinstance(lane, BatchLoop)
+    lane = model.endpoints["encode"]
+    assert isinstance(lane, OneShotEndpoint)
     future = asyncio.get_running_loop().create_future()
     job = OneShotJob(
         rows=len(images), future=future, inputs={bundle_pb2.MEANING_IMAGE: images}, wanted=[bundle_pb2.MEANING_MEAN]

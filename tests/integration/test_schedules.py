@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ancestral_exporter.models.base import ImageShape
+from ancestral_server.engine.endpoint import RasterEndpoint
 from ancestral_server.engine.job import Completion, RasterJob
-from ancestral_server.engine.raster_loop import RasterLoop
 from pixelcnns import exported, raster_lane, sharp_pixelcnn
 from waiting import PATIENCE
 
@@ -27,7 +27,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def alone(bundle: Path) -> Iterator[RasterLoop]:
+def alone(bundle: Path) -> Iterator[RasterEndpoint]:
     """A lane of a single slot: what it paints has no company."""
     with raster_lane(bundle, slots=1, workers=1) as lane:
         yield lane
@@ -69,7 +69,7 @@ def one_of(job: RasterJob, i: int) -> RasterJob:
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_sample_is_the_same_in_any_company_joined_at_any_row_amid_a_cancel_storm(
-    bundle: Path, alone: RasterLoop, workers: int
+    bundle: Path, alone: RasterEndpoint, workers: int
 ) -> None:
     random = np.random.default_rng(workers)
 
@@ -100,14 +100,14 @@ def test_a_sample_is_the_same_in_any_company_joined_at_any_row_amid_a_cancel_sto
                 compared += 1
         assert compared >= 250
         # The storm left nothing behind.
-        assert lane.used == 0
-        assert lane._queue.total_rows == 0
+        assert lane.scheduler.used == 0
+        assert lane.scheduler.queue.total_rows == 0
 
     with raster_lane(bundle, slots=8, workers=workers) as lane:
         asyncio.run(work())
 
 
-def test_known_pixels_come_back_as_they_were_given(bundle: Path, alone: RasterLoop) -> None:
+def test_known_pixels_come_back_as_they_were_given(bundle: Path, alone: RasterEndpoint) -> None:
     random = np.random.default_rng(7)
     # Bytes between the levels too: what was given is what comes back.
     given = random.integers(0, 256, (5, *SHAPE), dtype=np.uint8)

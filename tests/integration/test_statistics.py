@@ -13,8 +13,8 @@ from scipy import stats
 
 from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN
+from ancestral_server.engine.endpoint import RasterEndpoint
 from ancestral_server.engine.job import Completion, RasterJob
-from ancestral_server.engine.raster_loop import RasterLoop
 from pixelcnns import exported, raster_lane, sharp_pixelcnn
 
 SAMPLES = 50_000
@@ -29,13 +29,13 @@ def model() -> GatedPixelCNN:
 
 
 @pytest.fixture(scope="module")
-def lane(model: GatedPixelCNN, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RasterLoop]:
+def lane(model: GatedPixelCNN, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RasterEndpoint]:
     with raster_lane(exported(model, tmp_path_factory.mktemp("models")), slots=512, workers=1) as lane:
         yield lane
 
 
 def draw(
-    lane: RasterLoop, temperature: float = 1.0, completion: Completion | None = None, count: int = SAMPLES
+    lane: RasterEndpoint, temperature: float = 1.0, completion: Completion | None = None, count: int = SAMPLES
 ) -> RasterJob:
     async def work() -> RasterJob:
         future = asyncio.get_running_loop().create_future()
@@ -72,7 +72,7 @@ def p_value(seen: np.ndarray, expected: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_samples_follow_the_models_distribution(lane: RasterLoop, model: GatedPixelCNN, temperature: float) -> None:
+def test_samples_follow_the_models_distribution(lane: RasterEndpoint, model: GatedPixelCNN, temperature: float) -> None:
     exact = probabilities(model, temperature)
     assert exact.sum() == pytest.approx(1)
     seen = counts(draw(lane, temperature).images)
@@ -82,7 +82,7 @@ def test_samples_follow_the_models_distribution(lane: RasterLoop, model: GatedPi
     assert p_value(seen, other * SAMPLES) < 1e-9
 
 
-def test_completions_follow_the_conditional_distribution(lane: RasterLoop, model: GatedPixelCNN) -> None:
+def test_completions_follow_the_conditional_distribution(lane: RasterEndpoint, model: GatedPixelCNN) -> None:
     known = np.zeros((SIDE, SIDE, 1), bool)
     known[0, 1], known[1, 1], known[2, 0] = True, True, True
     given = np.full((SIDE, SIDE, 1), 0, np.uint8)
@@ -100,7 +100,7 @@ def test_completions_follow_the_conditional_distribution(lane: RasterLoop, model
     np.testing.assert_allclose(job.log_likelihood[:100], np.log(exact[code]), atol=1e-4)
 
 
-def test_temperature_zero_gives_the_most_likely_value_of_each_pixel(lane: RasterLoop, model: GatedPixelCNN) -> None:
+def test_temperature_zero_gives_the_most_likely_value_of_each_pixel(lane: RasterEndpoint, model: GatedPixelCNN) -> None:
     images = draw(lane, temperature=0.0, count=1000).images
     assert (images == images[0]).all()
     levels = torch.from_numpy((images[:1] > 0).astype(np.int64))

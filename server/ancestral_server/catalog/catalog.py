@@ -20,7 +20,6 @@ from ancestral_server.catalog.shelf import Shelf
 from ancestral_server.catalog.version import ModelVersion, State
 from ancestral_server.ending import LEAST_WORDS_SECONDS
 from ancestral_server.engine.arrivals import Arrivals
-from ancestral_server.engine.lane import Lane
 from ancestral_server.errors import BundleRefused, NotFound, ServerError, Stopping, Unavailable
 from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.session import Runtime
@@ -237,8 +236,8 @@ class Catalog:
             self._forget(key)
             return None
         if fresh.serving:
-            for lane in fresh.lanes.values():
-                lane.on_health = self._health_teller(key)
+            for endpoint in fresh.endpoints.values():
+                endpoint.on_health(self._health_teller(key))
             self.versions[key] = fresh
             if before.serving:
                 self._retire(before)
@@ -250,11 +249,11 @@ class Catalog:
         self._changed(key)
         return fresh
 
-    def _health_teller(self, key: Key) -> Callable[[Lane[Any]], None]:
-        """What a lane calls, on a thread of its own, when it fails and when it is back."""
+    def _health_teller(self, key: Key) -> Callable[[], None]:
+        """What a lane calls, on whatever thread, when it fails and when it is back."""
         loop = asyncio.get_running_loop()
 
-        def tell(lane: Lane[Any]) -> None:
+        def tell() -> None:
             loop.call_soon_threadsafe(lambda: self.on_change([key]))
 
         return tell

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,15 @@ from ancestral_server.catalog.retry import passing
 from ancestral_server.catalog.version import ModelVersion, State
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
-from ancestral_server.engine.batch_loop import BatchLoop
-from ancestral_server.engine.cores import Cores
-from ancestral_server.engine.niceness import RUNS, give_way
-from ancestral_server.engine.quick import QuickBatchLoop
-from ancestral_server.engine.raster_loop import RasterLoop
+from ancestral_server.engine.endpoint import (
+    EndpointSettings,
+    OneShotEndpoint,
+    RasterEndpoint,
+    one_shot_endpoint,
+    raster_endpoint,
+)
+from ancestral_server.engine.policy import Adaptive, AdaptiveTuning
+from ancestral_server.engine.pool import INTERACTIVE_NICENESS, WorkerPool, lower_thread_priority
 from ancestral_server.errors import BundleError, OutOfMemory, Overdue
 from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.bundle import Bundle, read_bundle, read_manifest
@@ -82,8 +87,15 @@ class Loader:
         self._settings = settings
         self._runtime = runtime
         self._metrics = metrics
-        self._arrivals = arrivals
-        self._cores = Cores(settings.threads)
+        waiting = AdaptiveTuning(longest=settings.batch_wait_ms / 1000)
+        self._endpoints = EndpointSettings(
+            limits=Limits(settings.max_queued_images, settings.max_queued_calls, settings.max_queue_ms / 1000),
+            max_batch=settings.max_batch,
+            slots=settings.slots,
+            policy=lambda: Adaptive(arrivals.coming, waiting),
+            pool=WorkerPool(settings.threads),
+            fixed=runtime.device != "cpu",
+        )
         self._loads: dict[Key, Load] = {}
 
     def steps(self, key: Key) -> int:
@@ -119,7 +131,7 @@ class Loader:
     def _load(self, load: Load) -> None:
         """Load, on a thread of its own."""
         # The threads that onnxruntime makes for its runs inherit it.
-        give_way(RUNS)
+        lower_thread_priority(INTERACTIVE_NICENESS)
         model = load.model
         began = time.monotonic()
         failure: Exception | None = None
@@ -146,15 +158,15 @@ class Loader:
     def _serve(self, model: ModelVersion, seconds: float) -> None:
         for session in model.sessions.values():
             session.loaded()
-        for role, lane in model.lanes.items():
-            self._metrics.show(model.name, model.version, role, lane.metrics)
+        for role, endpoint in model.endpoints.items():
+            self._metrics.show(model.name, model.version, role, endpoint.stats.metrics)
         model.state = State.SERVING
         self._metrics.loaded(model.name, ok=True)
         log.info(
             "model serves",
             model=model.name,
             version=model.version,
-            roles=sorted(model.lanes),
+            roles=sorted(model.endpoints),
             device=model.device,
             seconds=round(seconds, 3),
         )
@@ -205,13 +217,10 @@ class Loader:
         replay(bundle, model.programs)
         for name, program in model.programs.items():
             check_labels(program)
-            lane = model.lanes[name] = self._lane(model, name, program)
-            lane.warm_up()
-            if isinstance(lane, QuickBatchLoop) and lane.quick:
-                lane.lighten(self._one_shot(load, bundle, program.role, on_caller=True))
+            model.endpoints[name] = self._endpoint(load, bundle, program)
         model.device = self._runtime.device
-        for lane in model.lanes.values():
-            lane.start()
+        for endpoint in model.endpoints.values():
+            endpoint.start()
 
     def _one_shot(self, load: Load, bundle: Bundle, role: bundle_pb2.Role, *, on_caller: bool) -> OneShotProgram:
         lean = self._one_shot(load, bundle, role.lean, on_caller=on_caller) if role.HasField("lean") else None
@@ -228,33 +237,13 @@ class Loader:
             sessions[key] = self._runtime.open(bundle.graph(role), on_caller=on_caller, trial=load.trial)
         return sessions[key]
 
-    def _lane(self, model: ModelVersion, role: str, program: Program) -> BatchLoop | RasterLoop:
-        settings = self._settings
-        name = f"{model.name}:{model.version} {role}"
-        limits = Limits(settings.max_queued_images, settings.max_queued_calls, settings.max_queue_ms / 1000)
-        metrics = self._metrics.lane(model.name, model.version, role)
-        on_cpu = self._runtime.device == "cpu"
+    def _endpoint(self, load: Load, bundle: Bundle, program: Program) -> OneShotEndpoint | RasterEndpoint:
+        """The lanes of a role, warm. OutOfMemory if not even one row fits."""
+        model, role = load.model, program.role
+        name = f"{model.name}:{model.version} {role.name}"
+        metrics = self._metrics.lane(model.name, model.version, role.name)
         if isinstance(program, RasterProgram):
-            return RasterLoop(
-                name,
-                program,
-                metrics,
-                slots=settings.slots,
-                limits=limits,
-                cores=self._cores,
-                workers=settings.threads if on_cpu else 1,
-                fixed=not on_cpu,
-            )
+            return raster_endpoint(name, program, metrics, self._endpoints)
         assert isinstance(program, OneShotProgram)
-        return QuickBatchLoop(
-            name,
-            program,
-            metrics,
-            max_batch=settings.max_batch,
-            limits=limits,
-            wait=settings.batch_wait_ms / 1000,
-            arrivals=self._arrivals,
-            cores=self._cores,
-            helpers=settings.threads - 1 if on_cpu else 0,
-            fixed=not on_cpu,
-        )
+        single_thread = partial(self._one_shot, load, bundle, role, on_caller=True)
+        return one_shot_endpoint(name, program, single_thread, metrics, self._endpoints)

@@ -9,8 +9,7 @@ from types import TracebackType
 
 from ancestral.v1 import bundle_pb2
 from ancestral_server.catalog.folder import Key, Stamp
-from ancestral_server.engine.batch_loop import BatchLoop
-from ancestral_server.engine.raster_loop import RasterLoop
+from ancestral_server.engine.endpoint import OneShotEndpoint, RasterEndpoint
 from ancestral_server.errors import RoleMissing
 from ancestral_server.runtime import memory
 from ancestral_server.runtime.program import Program
@@ -43,7 +42,7 @@ class ModelVersion:
     programs: dict[str, Program] = field(default_factory=dict)
     # By graph, and whether it computes on the thread that calls it.
     sessions: dict[tuple[str, bool], Session] = field(default_factory=dict)
-    lanes: dict[str, BatchLoop | RasterLoop] = field(default_factory=dict)
+    endpoints: dict[str, OneShotEndpoint | RasterEndpoint] = field(default_factory=dict)
     # Why it does not serve; of one that serves, why what lies in its folder now was refused.
     problem: str = ""
     # The file that it was refused for, relative to its folder; empty if none is to blame.
@@ -66,22 +65,22 @@ class ModelVersion:
     @property
     def healthy(self) -> bool:
         """Whether it serves and every lane takes calls: one that has failed does not until it begins anew."""
-        return self.serving and all(lane.healthy for lane in self.lanes.values())
+        return self.serving and all(endpoint.healthy for endpoint in self.endpoints.values())
 
     @property
     def refused(self) -> bool:
         return self.state is State.NOT_SERVING and not self.unloaded
 
-    def lane(self, role: str, field: str = "model") -> BatchLoop | RasterLoop:
+    def endpoint(self, role: str, field: str = "model") -> OneShotEndpoint | RasterEndpoint:
         """RoleMissing if the model cannot do that, with what it can do; `field` is where the request names it."""
-        if role not in self.lanes:
+        if role not in self.endpoints:
             raise RoleMissing(
                 self.name,
                 f"model {self.name} (version {self.version}) has no role {role!r}; "
-                f"it has {', '.join(sorted(self.lanes))}",
+                f"it has {', '.join(sorted(self.endpoints))}",
                 field,
             )
-        return self.lanes[role]
+        return self.endpoints[role]
 
     def refused_anew(self, fresh: ModelVersion) -> None:
         """It goes on serving; what lies in its folder now was refused."""
@@ -121,12 +120,12 @@ class ModelVersion:
 
     def close(self) -> None:
         """Stop the lanes, end the sessions and return their memory. Blocks until running work ends."""
-        if not self.lanes and not self.sessions:
+        if not self.endpoints and not self.sessions:
             return
-        for lane in self.lanes.values():
-            lane.close()
+        for endpoint in self.endpoints.values():
+            endpoint.close()
         for session in self.sessions.values():
             session.close()
         # The programs stay: a reply that is being packed looks at their tensors.
-        self.lanes, self.sessions = {}, {}
+        self.endpoints, self.sessions = {}, {}
         memory.give_back()

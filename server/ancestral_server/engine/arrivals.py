@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections import deque
 from contextlib import suppress
 
-# A call whose message has not been read by then was cancelled, or its sender is slow: nobody should wait for it.
+# Seconds. A call whose message has not been read by then was cancelled, or its sender is slow: nobody should wait for
+# it. About ten times what reading a message takes on two busy cores; never ablated.
 STALE_SECONDS = 0.005
+# Calls that are remembered at most: several times what a server of one Python process holds between two turns of its
+# event loop, so only a bound on memory.
+MOST_CALLS = 4096
 
 
 class Arrivals:
     """Written by the event loop; it and the lanes pop, each of which a deque does at once or not at all."""
 
     def __init__(self) -> None:
-        self._begun: deque[float] = deque(maxlen=4096)
+        self._begun: deque[float] = deque(maxlen=MOST_CALLS)
 
     def begin(self, now: float) -> None:
         """A call's headers are here."""

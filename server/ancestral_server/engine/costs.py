@@ -1,52 +1,49 @@
-"""What a run costs, by batch size, as measured: to tell early who cannot be served in time."""
+"""What a run costs, by its size, as measured on this machine: who cannot be served in time is told so early."""
 
 from __future__ import annotations
 
-import time
-
-# The weight of the newest run. A few slow runs on a busy machine must not turn callers away.
-WEIGHT = 0.1
-# What was measured since then is true, whatever is refused by it.
-FRESH_SECONDS = 1.0
+from dataclasses import dataclass
 
 
-class Costs:
-    """Seconds of a run by its size, running means. Each step is one operation on a dictionary, so no lock is needed."""
+@dataclass(frozen=True, slots=True)
+class CostTuning:
+    """How measurements are averaged. Neither figure was ever ablated."""
 
-    def __init__(self) -> None:
+    # Share of the newest run in the running mean: a few slow runs on a busy machine must not turn callers away.
+    weight: float = 0.1
+    # Seconds for which a measurement counts as recent. What was measured since then is true, whatever it refuses.
+    fresh_seconds: float = 1.0
+
+
+class CostModel:
+    """Seconds of a run by its size: running means, measured at load and by every run. The lane's lock is held."""
+
+    def __init__(self, tuning: CostTuning = CostTuning()) -> None:
+        self._tuning = tuning
         self._seconds: dict[int, float] = {}
-        # When that was last measured or doubted, time.monotonic() seconds.
-        self._measured: dict[int, float] = {}
+        # When each was last measured or doubted.
+        self._looked_at: dict[int, float] = {}
 
-    def learn(self, size: int, seconds: float) -> None:
+    def learn(self, size: int, seconds: float, now: float) -> None:
         known = self._seconds.get(size, seconds)
-        # In this order: every size that has a cost has a time.
-        self._measured[size] = time.monotonic()
-        self._seconds[size] = known + WEIGHT * (seconds - known)
+        self._looked_at[size] = now
+        self._seconds[size] = known + self._tuning.weight * (seconds - known)
 
-    def relent(self, *, idle: bool) -> None:
-        """Trust the estimates a little less, as after each refusal: what is refused is never run and measures nothing,
-        so that one slow phase would else turn callers away for ever.
+    def decay(self, now: float, size: int | None = None, *, idle: bool = False) -> None:
+        """Trust the estimates that are not recent a little less; of an idle lane all. size: only that one.
 
-        Of a lane that is not idle only those that nothing has measured lately: an overload refuses thousands while its
-        runs show what they cost.
+        What is refused or avoided because of an estimate is never run and so measures nothing: one slow phase would
+        else turn callers away for ever.
         """
-        now = time.monotonic()
-        for size, known in list(self._seconds.items()):
-            if idle or now - self._measured[size] > FRESH_SECONDS:
-                self._seconds[size] = known * (1 - WEIGHT)
+        for known in [size] if size is not None else list(self._seconds):
+            if known in self._seconds and (idle or now - self._looked_at[known] > self._tuning.fresh_seconds):
+                self._looked_at[known] = now
+                self._seconds[known] *= 1 - self._tuning.weight
 
-    def doubt(self, size: int) -> None:
-        """Trust the estimate of a size less, unless it is of late: so it is tried again, the later the worse it was."""
-        now = time.monotonic()
-        if size in self._seconds and now - self._measured[size] > FRESH_SECONDS:
-            self._measured[size] = now
-            self._seconds[size] *= 1 - WEIGHT
-
-    def copy(self) -> Costs:
-        """The same, to be learned apart from now on."""
-        other = Costs()
-        other._seconds, other._measured = dict(self._seconds), dict(self._measured)
+    def copy(self) -> CostModel:
+        """The same knowledge, to be learned apart from now on."""
+        other = CostModel(self._tuning)
+        other._seconds, other._looked_at = dict(self._seconds), dict(self._looked_at)
         return other
 
     def seconds(self, size: int) -> float:
@@ -56,5 +53,5 @@ class Costs:
         """
         if size in self._seconds:
             return self._seconds[size]
-        smaller = [known for known in list(self._seconds) if known < size]
+        smaller = [known for known in self._seconds if known < size]
         return self._seconds[max(smaller)] if smaller else 0.0

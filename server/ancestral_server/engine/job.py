@@ -40,10 +40,23 @@ class Priority(enum.IntEnum):
 
 
 @dataclass(slots=True, eq=False)
+class Feed:
+    """What a streaming caller has not yet been told, from whoever runs the lane's turns to the event loop.
+
+    Events are small and the pixels lie in the job, so a slow reader holds little memory. (i, r): row r of sample i is
+    painted; (i, None): sample i is finished.
+    """
+
+    rows: bool
+    events: deque[tuple[int, int | None]] = field(default_factory=deque)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(slots=True, eq=False)
 class Job:
-    """`rows` images of work. Made on the event loop's thread; from `Lane.submit` on, whoever has the lane's turns owns
-    all but `cancelled` (set by the event loop, read by the lane) until `future` is done. What several workers of a lane
-    write before, they write under the lane's lock.
+    """`rows` images of work. Made on the event loop's thread; from `Lane.submit` on the lane's scheduler owns all but
+    `cancelled` (set by the event loop, read by the scheduler), and writes it with the lane's lock held, until `future`
+    is done.
     """
 
     rows: int
@@ -53,6 +66,8 @@ class Job:
     deadline: float = math.inf
     cancelled: bool = False
     priority: Priority = Priority.INTERACTIVE
+    # For a caller that is told how the job gets on.
+    feed: Feed | None = None
 
     submitted: float = field(default_factory=time.monotonic)
     started: float = 0.0
@@ -116,19 +131,6 @@ class Completion:
 
 
 @dataclass(slots=True, eq=False)
-class Feed:
-    """What a streaming caller has not yet been told, from the lane's threads to the event loop.
-
-    Events are small and the pixels lie in the job, so a slow reader holds little memory. (i, r): row r of sample i is
-    painted; (i, None): sample i is finished.
-    """
-
-    rows: bool
-    events: deque[tuple[int, int | None]] = field(default_factory=deque)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-@dataclass(slots=True, eq=False)
 class RasterJob(Job):
     """`rows` samples of a raster program, sample i drawn from stream (seed, first_index + i), or (seed, indices[i])."""
 
@@ -138,7 +140,6 @@ class RasterJob(Job):
     temperature: float = 1.0
     label: int = 0
     completion: Completion | None = None
-    feed: Feed | None = None
     # Filled as samples finish: [rows,H,W,C] uint8 and [rows] float32, nats.
     images: Array = field(default_factory=lambda: np.empty(0, np.uint8))
     log_likelihood: Array = field(default_factory=lambda: np.empty(0, np.float32))

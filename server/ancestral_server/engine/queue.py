@@ -10,7 +10,8 @@ from ancestral_server.engine.job import Job, Priority
 
 J = TypeVar("J", bound=Job)
 
-# Batch jobs are passed over so often while interactive ones fill the lane; then it is their turn.
+# Batch jobs are passed over so often while interactive ones fill the lane; then it is their turn: an eighth of the
+# lane is a promise of the README, enough for bulk to end some day and little enough for nobody else to notice.
 PASSES = 7
 
 

@@ -1,11 +1,11 @@
 """The samples that are being painted: one slot each, packed at the front of arrays of fixed capacity.
 
-Letters: S slots, B rows of a run (slots in use, padded to a bucket), H, W, C image axes.
+Letters: S slots, B rows of a run (slots in use, padded where runs have one size), H, W, C image axes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -76,47 +76,52 @@ class Slots:
         for array in (*arrays, *self._inputs.values(), *self._states):
             array[target] = array[source]
 
-    def paint_row(self, sizes: Sequence[int]) -> list[int]:
-        """Run one row of every slot, in runs of so many that together are B >= `used`; the slots that are finished now.
+    def bring_forward(self, jobs: Collection[int]) -> int:
+        """Put the samples of some jobs, given by identity, into the first slots; how many they are."""
+        chosen = [slot for slot in range(self.used) if id(self.jobs[slot]) in jobs]
+        order = [*chosen, *(slot for slot in range(self.used) if id(self.jobs[slot]) not in jobs)]
+        self._states = [_resized(state, self.used) for state in self._states]
+        self.jobs[: self.used] = [self.jobs[slot] for slot in order]
+        arrays: list[Array] = [self.index, self.row, self.images, self.log_likelihood]
+        for array in (*arrays, *self._inputs.values(), *self._states):
+            array[: self.used] = array[order]
+        return len(chosen)
 
-        Afterwards `row` is one more than the row that was painted. A run that fails leaves everything as it was.
+    def paint_row(self, sizes: Sequence[int], count: int) -> list[int]:
+        """Run one row of the first `count` slots, in runs of so many that together are B >= count; which of these slots
+        are finished now.
+
+        Afterwards their `row` is one more than the row that was painted. A run that fails leaves everything as it was.
         """
         size = sum(sizes)
-        self._resize_states(size)
-        self.row[self.used : size] = 0
-        every = np.arange(size)
-        row = self.row[:size]
+        self._states = [_resized(state, self.used) for state in self._states]
+        others = [state[count:] for state in self._states] if count < self.used else []
+        # What a run holds beyond these is the first of them again: nothing of other requests can make it fail.
+        chosen = np.arange(size)
+        chosen[count:] = 0
+        every = chosen if size > count else slice(size)
+        row = self.row[chosen]
         inputs: dict[Meaning, Array] = {
-            meaning: array[every, row] if array.ndim == self.images.ndim else array[:size]
+            meaning: array[chosen, row] if array.ndim == self.images.ndim else array[every]
             for meaning, array in self._inputs.items()
         }
-        painted, likelihood, self._states = self._run(inputs, self._states, sizes)
-        used, row = self.used, row[: self.used]
-        self.images[np.arange(used), row] = painted[:used]
+        painted, likelihood, states = self._run(inputs, [state[every] for state in self._states], sizes)
+        if others:
+            states = [np.concatenate([after[:count], other]) for after, other in zip(states, others, strict=True)]
+        self._states = states
+        self.images[np.arange(count), row[:count]] = painted[:count]
         if likelihood is not None:
-            self.log_likelihood[:used] += likelihood[:used]
-        row += 1
-        return [int(slot) for slot in np.flatnonzero(row == self._program.image_shape[0])]
-
-    def try_row(self, chosen: Sequence[int], sizes: Sequence[int]) -> None:
-        """Run the next row of some slots by themselves, in runs of so many that together are B >= their number, and
-        change nothing: whatever the program raises says that it is one of them that it cannot paint.
-        """
-        slots = np.resize(np.array(chosen), sum(sizes))
-        row = self.row[slots]
-        inputs: dict[Meaning, Array] = {
-            meaning: array[slots, row] if array.ndim == self.images.ndim else array[slots]
-            for meaning, array in self._inputs.items()
-        }
-        self._run(inputs, [state[slots] for state in self._states], sizes)
+            self.log_likelihood[:count] += likelihood[:count]
+        self.row[:count] += 1
+        return [int(slot) for slot in np.flatnonzero(self.row[:count] == self._program.image_shape[0])]
 
     def _run(
-        self, inputs: dict[Meaning, Array], states: Sequence[Array], sizes: Sequence[int]
+        self, inputs: dict[Meaning, Array], states: list[Array], sizes: Sequence[int]
     ) -> tuple[Array, Array | None, list[Array]]:
-        """What `RasterProgram.run_row` gives for these rows, in one run or joined from several."""
+        """What `RasterProgram.run_row` gives for all these rows, in one run or joined from several."""
         if len(sizes) == 1:
             return self._program.run_row(inputs, states)
-        rows, likelihoods, afters = [], [], []
+        rows, likelihoods, joined = [], [], []
         stop = 0
         for size in sizes:
             start, stop = stop, stop + size
@@ -124,17 +129,17 @@ class Slots:
             row, likelihood, after = self._program.run_row(part, [state[start:stop] for state in states])
             rows.append(row)
             likelihoods.append(likelihood)
-            afters.append(after)
+            joined.append(after)
         found = [likelihood for likelihood in likelihoods if likelihood is not None]
         return (
             np.concatenate(rows),
             np.concatenate(found) if found else None,
-            [np.concatenate(parts) for parts in zip(*afters, strict=True)],
+            [np.concatenate(parts) for parts in zip(*joined, strict=True)],
         )
 
-    def _resize_states(self, size: int) -> None:
-        for i, state in enumerate(self._states):
-            if len(state) > size:
-                self._states[i] = state[:size]
-            elif len(state) < size:
-                self._states[i] = np.concatenate([state, np.zeros((size - len(state), *state.shape[1:]), state.dtype)])
+
+def _resized(state: Array, size: int) -> Array:
+    """The state of the first `size` slots; fresh ones, zeros, where there are fewer."""
+    if len(state) >= size:
+        return state[:size]
+    return np.concatenate([state, np.zeros((size - len(state), *state.shape[1:]), state.dtype)])

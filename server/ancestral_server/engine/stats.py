@@ -1,13 +1,14 @@
-"""What a lane has done since it was made: running sums, for whoever asks how it does."""
+"""What the lanes of a role have done since they were made: running sums, for whoever asks how they do."""
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from ancestral_server.engine.job import Job
+from ancestral_server.engine.scheduler import Answers, Step
+from ancestral_server.errors import DeadlineExceeded
+from ancestral_server.metrics import LaneMetrics
 
 
 @dataclass(slots=True)
@@ -22,12 +23,13 @@ class Runs:
 
 @dataclass(slots=True)
 class LaneStats:
-    """Written by whoever has the lane's turns, once per run and once per batch of answers; read by anybody.
+    """Of all lanes of a role, whose turns may go on at the same time; read by anybody.
 
     Of answered requests: their rows, the seconds they waited, and the seconds from admission to the answer. Of these
     `input_seconds` and `output_seconds` are the part in which their rows were gathered and handed back.
     """
 
+    metrics: LaneMetrics
     requests: int = 0
     rows: int = 0
     queue_seconds: float = 0.0
@@ -43,34 +45,50 @@ class LaneStats:
     last_run: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def ran(self, rows: int, requests: int, *, began: float, gathered: float, ran: float, done: float) -> None:
-        """One run of rows of so many requests, and when its stages ended, time.monotonic() seconds."""
+    def ran(self, step: Step, ran: float, done: float) -> None:
+        """A run has ended, and then its rows were handed back, time.monotonic() seconds."""
+        rows, requests, gathered = step.rows, step.requests, step.gathered
         with self._lock:
+            self.metrics.batch_size.observe(rows)
             runs = self.runs.get(rows)
             if runs is None:
                 runs = self.runs[rows] = Runs()
             runs.count += 1
-            runs.input_seconds += gathered - began
+            runs.input_seconds += gathered - step.began
             runs.infer_seconds += ran - gathered
             runs.output_seconds += done - ran
-            self.input_seconds += requests * (gathered - began)
+            self.input_seconds += requests * (gathered - step.began)
             self.output_seconds += requests * (done - ran)
             self.last_run = done
 
-    def answered(self, jobs: Sequence[Job]) -> None:
-        """Requests that have their answer; `started` and `finished` are set."""
+    def answered(self, answers: Answers[Any], now: float) -> None:
+        """Requests have their answer; `started` and `finished` are set of those that went well."""
         with self._lock:
-            self.requests += len(jobs)
-            for job in jobs:
+            self.requests += len(answers.finished)
+            for job in answers.finished:
                 self.rows += job.rows
-                self.queue_seconds += job.started - job.submitted
+                self.queue_seconds += job.queue_seconds
                 self.total_seconds += job.finished - job.submitted
+                self.metrics.record_request(job.queue_seconds, job.compute_seconds)
+            self.failures += len(answers.failed)
+            for job, error in answers.failed:
+                self.failure_seconds += now - job.submitted
+                if isinstance(error, DeadlineExceeded):
+                    self.metrics.dropped("expired", 1)
+            if answers.cancelled:
+                self.metrics.dropped("cancelled", len(answers.cancelled))
 
-    def failed(self, jobs: Sequence[Job]) -> None:
-        now = time.monotonic()
-        with self._lock:
-            self.failures += len(jobs)
-            self.failure_seconds += sum(now - job.submitted for job in jobs)
+    def refused(self, reason: str) -> None:
+        """A request was not admitted."""
+        self.metrics.refused(reason)
+
+    def restarted(self) -> None:
+        """A lane has failed outside of a run and begins anew."""
+        self.metrics.restarts.inc()
+
+    def out_of_memory(self) -> None:
+        """A run did not fit into memory."""
+        self.metrics.out_of_memory.inc()
 
     def sizes(self) -> list[tuple[int, Runs]]:
         """`runs` in ascending order, as they are now."""

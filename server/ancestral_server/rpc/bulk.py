@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.catalog import Catalog, ModelVersion
-from ancestral_server.engine.batch_loop import BatchLoop
+from ancestral_server.engine.endpoint import OneShotEndpoint
 from ancestral_server.engine.job import OneShotJob, Priority
 from ancestral_server.errors import (
     DeadlineExceeded,
@@ -103,7 +103,7 @@ class _Window:
         self._context = context
         self._catalog = catalog
         self._settings = settings
-        self._bound: tuple[ModelVersion, BatchLoop] | None = None
+        self._bound: tuple[ModelVersion, OneShotEndpoint] | None = None
         # Holds the model, so that it is not unloaded, until the stream ends.
         self._holds = ExitStack()
         self._messages: deque[OneShotJob | ServerError] = deque()
@@ -143,26 +143,26 @@ class _Window:
     async def _admit(self, request: Request) -> OneShotJob:
         """The job of a request, in the lane. A full lane is waited for: the caller feels it as backpressure."""
         role = self._kind.role
-        model, lane = self._bind(request.form)
+        model, endpoint = self._bind(request.form)
         # Somebody who sends a stream does not wait for each of its answers.
         job = oneshot.job(role, model, request, self._settings, self._context, f"{role}.", unset=Priority.BATCH)
         while True:
             try:
-                lane.submit(job)
+                endpoint.submit(job)
             except Overloaded as full:
                 await asyncio.sleep(min(full.retry_seconds, LONGEST_PAUSE_SECONDS))
             else:
                 return job
 
-    def _bind(self, request: Form) -> tuple[ModelVersion, BatchLoop]:
+    def _bind(self, request: Form) -> tuple[ModelVersion, OneShotEndpoint]:
         """The model that the stream is bound to, by this message or an earlier one, and its lane."""
         role = self._kind.role
         if self._bound is None:
             name = convert.model_name(f"{role}.model", request.model)
             model = self._catalog.find(name, convert.version(f"{role}.version", request.version))
-            lane = oneshot.lane(model, role, f"{role}.model")
-            self._bound = self._holds.enter_context(model), lane
-            self._most_images = TURNS_AHEAD * lane.rows_at_a_time
+            endpoint = oneshot.endpoint(model, role, f"{role}.model")
+            self._bound = self._holds.enter_context(model), endpoint
+            self._most_images = TURNS_AHEAD * endpoint.rows_at_a_time
             return self._bound
         model, _ = self._bound
         if request.model:
@@ -209,8 +209,7 @@ class _Window:
             error.__traceback__ = None
             return {"error": message_error(error, request_id.get())}
         assert self._bound is not None
-        model, lane = self._bound
-        lane.metrics.record_request(message.queue_seconds, message.compute_seconds)
+        model, _ = self._bound
         return {self._kind.role: self._kind.reply(model, message)}
 
     def leave(self) -> None:

@@ -10,9 +10,8 @@ from typing import Any
 
 from ancestral.v1 import timing_pb2
 from ancestral_server.catalog import ModelVersion
-from ancestral_server.engine.batch_loop import BatchLoop
+from ancestral_server.engine.endpoint import OneShotEndpoint, RasterEndpoint
 from ancestral_server.engine.job import Job, OneShotJob, Priority, Streams
-from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.rpc.observed import request_id
 from ancestral_server.rpc.parsing import Context
 from ancestral_server.runtime.program import Meaning
@@ -27,17 +26,17 @@ def caller(context: Context) -> tuple[asyncio.Future[Any], float]:
 
 
 async def run(
-    lane: BatchLoop | RasterLoop,
+    endpoint: OneShotEndpoint | RasterEndpoint,
     context: Context,
     rows: int,
     inputs: Mapping[Meaning, Array | Streams],
     wanted: Sequence[Meaning],
     priority: Priority = Priority.INTERACTIVE,
 ) -> OneShotJob:
-    """Ask a one-shot lane for `wanted` of so many rows of `inputs`."""
-    assert isinstance(lane, BatchLoop), "only `sample` may be a raster role; a bundle with another is refused"
+    """Ask a one-shot endpoint for `wanted` of so many rows of `inputs`."""
+    assert isinstance(endpoint, OneShotEndpoint), "only `sample` may be a raster role; a bundle with another is refused"
     job = OneShotJob(rows, *caller(context), inputs=inputs, wanted=wanted, priority=priority)
-    await lane.ask(job)
+    await endpoint.ask(job)
     return job
 
 

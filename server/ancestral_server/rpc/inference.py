@@ -53,8 +53,8 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
 
     async def Encode(self, request: Any, context: Context) -> pb.EncodeResponse:
         with self._find(request.form) as model:
-            lane = oneshot.lane(model, "encode")
-            job = await lane.ask(oneshot.job("encode", model, request, self._settings, context))
+            endpoint = oneshot.endpoint(model, "encode")
+            job = await endpoint.ask(oneshot.job("encode", model, request, self._settings, context))
             return oneshot.encode_reply(model, job)
 
     def EncodeStream(self, requests: AsyncIterator[Any], context: Context) -> AsyncGenerator[pb.EncodeStreamResponse]:
@@ -62,31 +62,31 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
 
     async def Decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
         with self._find(request) as model:
-            lane = model.lane("decode")
+            endpoint = model.endpoint("decode")
             program = model.programs["decode"]
             limit = convert.Limit.of(self._settings, "max_images")
             latents = convert.batch("latents", request.latents, program.inputs[LATENT], limit)
             check_reply("latents", program, [IMAGE], len(latents), self._settings)
             priority = convert.priority("priority", request.priority)
-            job = await run(lane, context, len(latents), {LATENT: latents}, [IMAGE], priority)
+            job = await run(endpoint, context, len(latents), {LATENT: latents}, [IMAGE], priority)
             return pb.DecodeResponse(info=info(model, job), images=output(job, IMAGE))
 
     async def ExtractFeatures(self, request: Any, context: Context) -> pb.ExtractFeaturesResponse:
         with self._find(request.form) as model:
-            lane = oneshot.lane(model, "features")
-            job = await lane.ask(oneshot.job("features", model, request, self._settings, context))
+            endpoint = oneshot.endpoint(model, "features")
+            job = await endpoint.ask(oneshot.job("features", model, request, self._settings, context))
             return oneshot.features_reply(model, job)
 
     async def Classify(self, request: Any, context: Context) -> pb.ClassifyResponse:
         with self._find(request.form) as model:
-            lane = oneshot.lane(model, "classify")
-            job = await lane.ask(oneshot.job("classify", model, request, self._settings, context))
+            endpoint = oneshot.endpoint(model, "classify")
+            job = await endpoint.ask(oneshot.job("classify", model, request, self._settings, context))
             return oneshot.classify_reply(model, job)
 
     async def Score(self, request: Any, context: Context) -> pb.ScoreResponse:
         with self._find(request.form) as model:
-            lane = oneshot.lane(model, "score")
-            job = await lane.ask(oneshot.job("score", model, request, self._settings, context))
+            endpoint = oneshot.endpoint(model, "score")
+            job = await endpoint.ask(oneshot.job("score", model, request, self._settings, context))
             return oneshot.score_reply(model, job)
 
     def ScoreStream(self, requests: AsyncIterator[Any], context: Context) -> AsyncGenerator[pb.ScoreStreamResponse]:

@@ -87,7 +87,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         if model.serving:
             message.limits.CopyFrom(
                 pb.ModelLimits(
-                    max_sample_count=self._settings.max_sample_count if "sample" in model.lanes else 0,
+                    max_sample_count=self._settings.max_sample_count if "sample" in model.endpoints else 0,
                     max_images=self._settings.max_images,
                     max_temperature=convert.MAX_TEMPERATURE,
                     max_message_bytes=self._settings.max_message_bytes,

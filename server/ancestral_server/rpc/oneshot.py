@@ -17,7 +17,7 @@ import numpy as np
 from ancestral.v1 import bundle_pb2, tensor_pb2
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.catalog import ModelVersion
-from ancestral_server.engine.batch_loop import BatchLoop
+from ancestral_server.engine.endpoint import OneShotEndpoint
 from ancestral_server.engine.job import OneShotJob, Priority, Streams
 from ancestral_server.errors import RoleMissing
 from ancestral_server.rpc import convert
@@ -42,10 +42,10 @@ LOGITS = bundle_pb2.MEANING_LOGITS
 ENVELOPE_BYTES = 4096
 
 
-def lane(model: ModelVersion, role: str, field: str = "model") -> BatchLoop:
+def endpoint(model: ModelVersion, role: str, field: str = "model") -> OneShotEndpoint:
     """RoleMissing if the model cannot do that; `field` is where the request names it."""
-    found = model.lanes.get(role) or model.lane(role, field)
-    assert isinstance(found, BatchLoop), "only `sample` may be a raster role; a bundle with another is refused"
+    found = model.endpoints.get(role) or model.endpoint(role, field)
+    assert isinstance(found, OneShotEndpoint), "only `sample` may be a raster role; a bundle with another is refused"
     return found
 
 

@@ -16,9 +16,8 @@ import numpy as np
 from ancestral.v1 import bundle_pb2
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.catalog import ModelVersion
-from ancestral_server.engine.batch_loop import BatchLoop
+from ancestral_server.engine.endpoint import OneShotEndpoint, RasterEndpoint
 from ancestral_server.engine.job import Completion, Feed, Job, OneShotJob, Priority, RasterJob, Streams
-from ancestral_server.engine.raster_loop import RasterLoop
 from ancestral_server.errors import Drained, RoleMissing
 from ancestral_server.rpc import convert
 from ancestral_server.rpc.calls import caller, image_shape, info, run
@@ -40,7 +39,7 @@ class Ask:
     """A request that was read and found good."""
 
     model: ModelVersion
-    lane: BatchLoop | RasterLoop
+    endpoint: OneShotEndpoint | RasterEndpoint
     program: Program
     count: int
     seed: int
@@ -53,7 +52,7 @@ class Ask:
 
 def read(model: ModelVersion, settings: Settings, request: pb.SampleRequest, prefix: str = "") -> Ask:
     """Check every field; `prefix` is the path of the request in the message that brought it."""
-    lane = model.lane("sample", f"{prefix}model")
+    endpoint = model.endpoint("sample", f"{prefix}model")
     program = model.programs["sample"]
     count = convert.count(f"{prefix}count", request.count, convert.Limit.of(settings, "max_sample_count"))
     seed = secrets.randbelow(convert.MAX_SEED + 1)
@@ -66,7 +65,7 @@ def read(model: ModelVersion, settings: Settings, request: pb.SampleRequest, pre
     classes = program.label_count if LABEL in program.inputs else 0
     label = convert.sample_label(f"{prefix}label", request.label if request.HasField("label") else None, classes)
     kept = convert.completion(prefix, request, count, image_shape(model))
-    if kept and not isinstance(lane, RasterLoop):
+    if kept and not isinstance(endpoint, RasterEndpoint):
         raise RoleMissing(
             model.name,
             f"{prefix}given: {model.name} draws all pixels at once and cannot complete an image",
@@ -74,7 +73,7 @@ def read(model: ModelVersion, settings: Settings, request: pb.SampleRequest, pre
         )
     completion = Completion(*kept) if kept else None
     priority = convert.priority(f"{prefix}priority", request.priority)
-    return Ask(model, lane, program, count, seed, first, temperature, label, completion, priority)
+    return Ask(model, endpoint, program, count, seed, first, temperature, label, completion, priority)
 
 
 def check_reply(ask: Ask, room: int) -> None:
@@ -85,10 +84,10 @@ def check_reply(ask: Ask, room: int) -> None:
 
 async def sample(ask: Ask, context: Context) -> pb.SampleResponse:
     job: Job
-    if isinstance(ask.lane, RasterLoop):
+    if isinstance(ask.endpoint, RasterEndpoint):
         job = raster = _raster_job(ask, context)
-        await ask.lane.ask(raster)
-        images, likelihood = raster.images, raster.log_likelihood if ask.lane.has_log_likelihood else None
+        await ask.endpoint.ask(raster)
+        images, likelihood = raster.images, raster.log_likelihood if _likely(ask) else None
     else:
         job = one_shot = await _run(ask, context, 0, ask.count)
         images, likelihood = _outputs(one_shot)
@@ -108,19 +107,19 @@ async def stream(
 
     A one-shot model gives `chunk` images at a time.
     """
-    if isinstance(ask.lane, RasterLoop):
+    if isinstance(ask.endpoint, RasterEndpoint):
         if draining.begun:
             raise Drained(ask.first)
-        lane, job = ask.lane, _raster_job(ask, context, Feed(progress))
-        with draining.calling(lambda: lane.begin_no_more(job)):
-            async with aclosing(lane.watch(job)) as events:
+        endpoint, job = ask.endpoint, _raster_job(ask, context, Feed(progress))
+        with draining.calling(lambda: endpoint.begin_no_more(job)):
+            async with aclosing(endpoint.watch(job)) as events:
                 async for index, row in events:
                     if row is not None:
                         pixels = convert.tensor(job.images[index, row])
                         painted = pb.PaintedRow(index=ask.first + index, row=row, pixels=pixels)
                         yield pb.SampleStreamResponse(info=info(ask.model, job), row=painted)
                     else:
-                        likelihood = job.log_likelihood[index] if lane.has_log_likelihood else None
+                        likelihood = job.log_likelihood[index] if _likely(ask) else None
                         image = _image(ask, index, job.images[index], likelihood)
                         yield pb.SampleStreamResponse(info=info(ask.model, job), image=image)
         if job.rows < ask.count:
@@ -134,6 +133,11 @@ async def stream(
         for i, pixels in enumerate(images):
             image = _image(ask, start + i, pixels, None if likelihoods is None else likelihoods[i])
             yield pb.SampleStreamResponse(info=info(ask.model, one_shot), image=image)
+
+
+def _likely(ask: Ask) -> bool:
+    """Whether the model tells how likely its samples are."""
+    return LOG_LIKELIHOOD in ask.program.outputs
 
 
 def _raster_job(ask: Ask, context: Context, feed: Feed | None = None) -> RasterJob:
@@ -161,7 +165,7 @@ async def _run(ask: Ask, context: Context, start: int, stop: int) -> OneShotJob:
     if LABEL in specs:
         inputs[LABEL] = np.full(rows, ask.label, np.int64)
     wanted = [meaning for meaning in (IMAGE, LOG_LIKELIHOOD) if meaning in ask.program.outputs]
-    return await run(ask.lane, context, rows, inputs, wanted, ask.priority)
+    return await run(ask.endpoint, context, rows, inputs, wanted, ask.priority)
 
 
 def _outputs(job: OneShotJob) -> tuple[Array, Array | None]:

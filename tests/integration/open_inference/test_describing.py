@@ -113,8 +113,8 @@ def test_statistics_count_requests_rows_and_runs(stub: Stub) -> None:
     (after,) = of("tally", "1")
     assert (after.name, after.version) == ("tally", "1")
     assert after.inference_count - before.inference_count == 153
-    # 3, and 64 + 64 + 22.
-    assert after.execution_count - before.execution_count == 4
+    # 3, and 150 in runs of 64 at most: of so many as make each row cheap on this machine.
+    assert after.execution_count - before.execution_count >= 1 + 3
     assert began - 1 < after.last_inference / 1000 < time.time() + 1
     sums = after.inference_stats
     stages = (sums.queue, sums.compute_input, sums.compute_infer, sums.compute_output)
@@ -123,7 +123,9 @@ def test_statistics_count_requests_rows_and_runs(stub: Stub) -> None:
     assert sum(stage.ns for stage in stages) == pytest.approx(sums.success.ns, abs=10)
     assert all(stage.ns > 0 for stage in stages)
     sizes = {batch.batch_size: batch for batch in after.batch_stats}
-    assert {3, 22, 64} <= sizes.keys()
+    assert 3 in sizes
+    assert max(sizes) <= 64
+    assert sum(size * batch.compute_infer.count for size, batch in sizes.items()) == after.inference_count
     assert sum(batch.compute_infer.count for batch in after.batch_stats) == after.execution_count
     assert all(batch.compute_infer.ns > 0 for batch in after.batch_stats)
     assert [s.version for s in of("tally.encode")] == ["1", "3"]

@@ -32,9 +32,10 @@ from ancestral_server.catalog.catalog import MOST_AT_ONCE
 from ancestral_server.catalog.loader import Loader
 from ancestral_server.catalog.retry import FIRST_SECONDS, LONGEST_SECONDS
 from ancestral_server.engine.arrivals import Arrivals
-from ancestral_server.engine.batch_loop import BatchLoop
+from ancestral_server.engine.endpoint import OneShotEndpoint
 from ancestral_server.engine.job import OneShotJob
-from ancestral_server.errors import BundleRefused, Infeasible, Stopping, Unavailable
+from ancestral_server.engine.one_shot import OneShotScheduler
+from ancestral_server.errors import BundleRefused, Infeasible, Internal, Stopping, Unavailable
 from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.session import Graph, Runtime, Session
 from ancestral_server.settings import Settings
@@ -112,10 +113,10 @@ def test_a_version_lives_as_long_as_a_call_holds_it(tmp_path: Path) -> None:
             reloaded = await catalog.load("tally", 0)
             # The new one takes over; the old one still has all it needs.
             assert catalog.find("tally", 0) is reloaded
-            assert set(held.lanes) == set(reloaded.lanes) == {"encode", "score", "sample"}
+            assert set(held.endpoints) == set(reloaded.endpoints) == {"encode", "score", "sample"}
             assert not unloading.done()
         await unloading
-        assert (held.lanes, held.sessions) == ({}, {})
+        assert (held.endpoints, held.sessions) == ({}, {})
         assert catalog.find("tally", 0) is reloaded
 
     run(tmp_path, work)
@@ -138,8 +139,8 @@ def test_the_sessions_of_a_version_end_with_it_whoever_refers_to_its_lanes(
         return sum(session() is not None for session in opened)
 
     async def work(catalog: Catalog, watcher: Watcher) -> None:
-        lane = catalog.find("tally", 0).lane("encode")
-        assert isinstance(lane, BatchLoop)
+        lane = catalog.find("tally", 0).endpoint("encode")
+        assert isinstance(lane, OneShotEndpoint)
         late = OneShotJob(rows=1, future=asyncio.get_running_loop().create_future(), deadline=time.monotonic() - 1)
         with pytest.raises(Infeasible):
             await lane.ask(late)
@@ -265,7 +266,7 @@ def test_whoever_stays_when_the_drain_is_over_loses_the_lanes(tmp_path: Path) ->
     async def work(catalog: Catalog, watcher: Watcher) -> None:
         with catalog.find("tally", 0) as held:
             draining = asyncio.ensure_future(catalog.drain(0.05, words=3600))
-            await until(lambda: not held.lanes)
+            await until(lambda: not held.endpoints)
             assert not draining.done()  # it waits for a moment more, to be told so
         await draining
 
@@ -324,27 +325,36 @@ def test_a_folder_that_is_away_for_a_while_changes_nothing_and_is_said_once(
     asyncio.run(main())
 
 
-def test_a_lane_that_fails_turns_the_health_of_its_version_until_it_is_back(tmp_path: Path) -> None:
+def test_a_lane_that_fails_turns_the_health_of_its_version_until_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     toybundle.write(tmp_path)
 
     async def work(catalog: Catalog, watcher: Watcher) -> None:
         model = catalog.find("tally", 1)
-        changed = asyncio.Event()
-        told: list[Key] = []
+        encoder = model.endpoints["encode"]
+        assert isinstance(encoder, OneShotEndpoint)
+        lane = encoder.interactive
+        told: list[bool] = []
+        changed: asyncio.Queue[Collection[Key]] = asyncio.Queue()
+        catalog.on_change, tell = changed.put_nowait, lane.on_health
 
-        def on_change(keys: Collection[Key]) -> None:
-            told.extend(keys)
-            changed.set()
+        def on_health() -> None:
+            told.append(model.healthy)
+            tell()
 
-        catalog.on_change = on_change
-        for down in (True, False):
-            changed.clear()
-            # As a thread of the lane's does when its loop has failed, and when it begins anew.
-            await asyncio.to_thread(model.lanes["encode"]._set_down, 0, down)
-            await asyncio.wait_for(changed.wait(), PATIENCE)
-            assert model.healthy is not down
-            assert model.serving
-        assert told == [("tally", 1)] * 2
+        lane.on_health = on_health
+        inputs = {bundle_pb2.MEANING_IMAGE: np.zeros((1, toybundle.HEIGHT, toybundle.WIDTH, 1), np.uint8)}
+        job = OneShotJob(1, asyncio.get_running_loop().create_future(), inputs=inputs, wanted=[bundle_pb2.MEANING_MEAN])
+        with monkeypatch.context() as patch:
+            patch.setattr(lane.scheduler, "finish", lambda *_: 1 / 0)
+            with pytest.raises(Internal, match="division by zero"):
+                await encoder.ask(job)
+            assert await changed.get() == [("tally", 1)]
+        assert model.serving
+        assert await changed.get() == [("tally", 1)]
+        assert told == [False, True]
+        assert model.healthy
 
     run(tmp_path, work)
 
@@ -403,7 +413,7 @@ def test_a_refusal_for_a_shortage_is_tried_again_and_one_for_what_the_files_are_
         assert loads == ["tally", "wrong"]
         (model,) = (model for model in catalog if model.name == "tally")
         assert model.problem.endswith("Resource ...; the server tries it again by itself")
-        assert model.lanes == {}
+        assert model.endpoints == {}
         loads.clear()
         await watcher.refresh()
         assert loads == []
@@ -530,8 +540,10 @@ def test_on_a_gpu_every_role_runs_in_one_size_of_batch(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as thread:
         model = thread.submit(loader.load, "tally", 1).result()
     try:
-        encoder = model.lanes["encode"]
-        assert isinstance(encoder, BatchLoop)
-        assert [encoder._size(rows) for rows in (1, 2, 16)] == [16, 16, 16]
+        encoder = model.endpoints["encode"]
+        assert isinstance(encoder, OneShotEndpoint)
+        for lane in encoder.lanes:
+            assert isinstance(lane.scheduler, OneShotScheduler)
+            assert [lane.scheduler.size(rows, 0.0) for rows in (1, 2, 16)] == [16, 16, 16]
     finally:
         model.close()

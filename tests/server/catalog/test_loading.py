@@ -22,7 +22,7 @@ from ancestral_server.catalog import Catalog, ModelVersion, State, Watcher, cata
 from ancestral_server.catalog import loader as loading
 from ancestral_server.catalog.loader import Loader
 from ancestral_server.engine.arrivals import Arrivals
-from ancestral_server.engine.batch_loop import BatchLoop
+from ancestral_server.engine.endpoint import OneShotEndpoint
 from ancestral_server.engine.job import OneShotJob
 from ancestral_server.errors import BundleRefused, Internal, Stopping
 from ancestral_server.metrics import Metrics
@@ -53,15 +53,15 @@ def run(models: Path, work: Callable[[Catalog, Watcher], Awaitable[None]], **how
 
 async def encode(model: ModelVersion, *first_bytes: int) -> list[Any]:
     """What becomes of calls of one image each that come at once: the mean, or an error."""
-    lane = model.lanes["encode"]
-    assert isinstance(lane, BatchLoop)
+    endpoint = model.endpoints["encode"]
+    assert isinstance(endpoint, OneShotEndpoint)
     jobs = []
     for byte in first_bytes:
         image = np.zeros((1, 4, 3, 1), np.uint8)
         image[0, 0, 0] = byte
         future = asyncio.get_running_loop().create_future()
         jobs.append(OneShotJob(rows=1, future=future, inputs={IMAGE: image}, wanted=[MEAN]))
-    outcomes = await asyncio.gather(*map(lane.ask, jobs), return_exceptions=True)
+    outcomes = await asyncio.gather(*map(endpoint.ask, jobs), return_exceptions=True)
     return [outcome if isinstance(outcome, BaseException) else outcome.output(MEAN)[0, 1] for outcome in outcomes]
 
 
@@ -121,7 +121,7 @@ def test_an_operator_that_cannot_be_ended_holds_up_nobody(tmp_path: Path, monkey
         await asyncio.to_thread(thread.join, 60)
         assert not thread.is_alive()
         assert shelf.describe("long", 1).state is State.NOT_SERVING
-        assert shelf.describe("long", 1).lanes == {}
+        assert shelf.describe("long", 1).endpoints == {}
 
     run(tmp_path, work, load_seconds=0.05)
 

@@ -1,14 +1,20 @@
-"""A lane of each kind, with the program that it runs."""
+"""Programs that can be told to fail or to wait."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+from structlog.testing import capture_logs
 
-from ancestral_server.engine.batch_loop import BatchLoop
-from ancestral_server.engine.raster_loop import RasterLoop
-from fakeprograms import Doubler, Painter, batch_lane, painting_lane
+from fakeprograms import Doubler, Painter
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Failures are logged with the variables of every frame where the log is a terminal's, which takes long."""
+    with capture_logs():
+        yield
 
 
 @pytest.fixture
@@ -19,15 +25,3 @@ def doubler() -> Doubler:
 @pytest.fixture
 def painter() -> Painter:
     return Painter()
-
-
-@pytest.fixture
-def batches(doubler: Doubler) -> Iterator[BatchLoop]:
-    with batch_lane(doubler) as lane:
-        yield lane
-
-
-@pytest.fixture
-def raster(painter: Painter) -> Iterator[RasterLoop]:
-    with painting_lane(painter) as lane:
-        yield lane

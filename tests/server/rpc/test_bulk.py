@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from types import SimpleNamespace
@@ -16,8 +17,9 @@ from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import tensor_pb2
 from ancestral_server.catalog import ModelVersion, State
 from ancestral_server.engine.admission import Limits
-from ancestral_server.engine.batch_loop import BatchLoop
+from ancestral_server.engine.endpoint import OneShotEndpoint
 from ancestral_server.engine.job import OneShotJob
+from ancestral_server.engine.lane import Lane
 from ancestral_server.errors import Drained
 from ancestral_server.rpc import bulk, oneshot
 from ancestral_server.rpc.draining import Draining
@@ -56,14 +58,17 @@ def doubler() -> Doubler:
 
 
 @pytest.fixture
-def lane(doubler: Doubler) -> Iterator[BatchLoop]:
+def lane(doubler: Doubler) -> Iterator[Lane[OneShotJob]]:
     with batch_lane(doubler, Limits(images=1000)) as lane:
         yield lane
 
 
-def stream(lane: BatchLoop, doubler: Doubler, source: Source, draining: Draining | None = None) -> Any:
+def stream(lane: Lane[OneShotJob], doubler: Doubler, source: Source, draining: Draining | None = None) -> Any:
     programs: Any = {"encode": doubler}
-    model = ModelVersion("toy", 1, State.SERVING, programs=programs, lanes={"encode": lane})
+    endpoint = OneShotEndpoint(
+        lane.stats, interactive=lane, bulk=lane, most_interactive_rows=math.inf, rows_at_a_time=BATCH
+    )
+    model = ModelVersion("toy", 1, State.SERVING, programs=programs, endpoints={"encode": endpoint})
     catalog: Any = SimpleNamespace(find=lambda name, version: model)
     return bulk.stream(bulk.ENCODE, source.each(), CONTEXT, catalog, SETTINGS, draining or Draining())
 
@@ -77,7 +82,9 @@ def stream(lane: BatchLoop, doubler: Doubler, source: Source, draining: Draining
         (50, bulk.LEAST_MESSAGES_AHEAD),
     ],
 )
-def test_no_more_is_read_than_the_window_holds(lane: BatchLoop, doubler: Doubler, images: int, most: int) -> None:
+def test_no_more_is_read_than_the_window_holds(
+    lane: Lane[OneShotJob], doubler: Doubler, images: int, most: int
+) -> None:
     async def work() -> None:
         source = Source(100, images)
         doubler.gate.clear()
@@ -97,22 +104,22 @@ def test_no_more_is_read_than_the_window_holds(lane: BatchLoop, doubler: Doubler
     run(work())
 
 
-def test_what_nobody_waits_for_any_more_is_not_run(lane: BatchLoop, doubler: Doubler) -> None:
+def test_what_nobody_waits_for_any_more_is_not_run(lane: Lane[OneShotJob], doubler: Doubler) -> None:
     async def work() -> None:
         doubler.gate.clear()
         async with aclosing(stream(lane, doubler, Source(100, BATCH))) as replies:
             asking = asyncio.ensure_future(anext(replies))
-            await until(lambda: len(lane._queue) == bulk.TURNS_AHEAD - 1)
+            await until(lambda: lane.queued == bulk.TURNS_AHEAD - 1)
             asking.cancel()
             await asyncio.wait([asking])
         doubler.gate.set()
-        await until(lambda: not lane._queue and not lane._hands[0].pieces)
+        await until(lambda: not lane.queued and not lane.turns)
         assert doubler.sizes == [BATCH], "only the batch that was running"
 
     run(work())
 
 
-def test_a_failed_run_is_an_error_of_its_messages(lane: BatchLoop, doubler: Doubler) -> None:
+def test_a_failed_run_is_an_error_of_its_messages(lane: Lane[OneShotJob], doubler: Doubler) -> None:
     async def work() -> None:
         async with aclosing(stream(lane, doubler, Source(5, BATCH, values=[1, 13, 1]))) as replies:
             outcomes = [reply.WhichOneof("outcome") async for reply in replies]
@@ -121,7 +128,7 @@ def test_a_failed_run_is_an_error_of_its_messages(lane: BatchLoop, doubler: Doub
     run(work())
 
 
-def test_a_drain_answers_what_was_read_and_names_the_next(lane: BatchLoop, doubler: Doubler) -> None:
+def test_a_drain_answers_what_was_read_and_names_the_next(lane: Lane[OneShotJob], doubler: Doubler) -> None:
     async def work() -> None:
         draining, source = Draining(), Source(100, BATCH)
         doubler.gate.clear()
@@ -144,7 +151,7 @@ def test_a_drain_answers_what_was_read_and_names_the_next(lane: BatchLoop, doubl
 
 @pytest.mark.usefixtures("no_collection")
 def test_messages_that_fail_leave_nothing_for_the_garbage_collector(
-    lane: BatchLoop, doubler: Doubler, monkeypatch: pytest.MonkeyPatch
+    lane: Lane[OneShotJob], doubler: Doubler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs: list[ref[Watched]] = []
 

@@ -41,8 +41,8 @@ def model(programs: dict[str, Program]) -> ModelVersion:
 
 
 def served(programs: dict[str, Program], version: int = 1) -> ModelVersion:
-    lanes: Any = dict.fromkeys(programs)
-    return ModelVersion("tally", version, State.SERVING, programs=programs, lanes=lanes)
+    endpoints: Any = dict.fromkeys(programs)
+    return ModelVersion("tally", version, State.SERVING, programs=programs, endpoints=endpoints)
 
 
 def pixels(value: int, rows: int = 1) -> np.ndarray[Any, Any]:

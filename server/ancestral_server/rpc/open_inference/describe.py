@@ -55,7 +55,7 @@ def config(name: str, model: ModelVersion, role: str, settings: Settings) -> con
 
 
 def statistics(name: str, model: ModelVersion, role: str) -> oip.ModelStatistics:
-    stats = model.lanes[role].stats
+    stats = model.endpoints[role].stats
     return oip.ModelStatistics(
         name=name,
         version=str(model.version),

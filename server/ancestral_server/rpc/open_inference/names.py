@@ -22,8 +22,8 @@ def find(catalog: Catalog, name: str, version: str, *, fields: tuple[str, str]) 
     model = catalog.find(base, _number(version_field, version))
     if role is None:
         return model, main_role(model)
-    if role not in model.lanes:
-        there_are = ", ".join(f"{base}.{known}" for known in model.lanes)
+    if role not in model.endpoints:
+        there_are = ", ".join(f"{base}.{known}" for known in model.endpoints)
         raise NotFound(name, f"no model {name!r}: {base} (version {model.version}) is served as {base}, {there_are}")
     return model, role
 
@@ -38,7 +38,7 @@ def split(catalog: Catalog, name: str) -> tuple[str, str | None]:
 
 
 def main_role(model: ModelVersion) -> str:
-    return next((role for role in MAIN_ROLES if role in model.lanes), next(iter(model.lanes)))
+    return next((role for role in MAIN_ROLES if role in model.endpoints), next(iter(model.endpoints)))
 
 
 def serving(catalog: Catalog, name: str) -> list[tuple[ModelVersion, str]]:
@@ -47,7 +47,7 @@ def serving(catalog: Catalog, name: str) -> list[tuple[ModelVersion, str]]:
     versions = catalog.serving(base)
     if role is None:
         return [(model, main_role(model)) for model in versions]
-    return [(model, role) for model in versions if role in model.lanes]
+    return [(model, role) for model in versions if role in model.endpoints]
 
 
 def _number(field: str, version: str) -> int:

@@ -50,10 +50,10 @@ class OpenInferenceServicer(oip_grpc.GRPCInferenceServiceServicer):
     async def ModelInfer(self, request: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:
         ask = infer.read(self._plans, request)
         with ask.model as model:
-            lane: Any = model.lanes[ask.plan.role]
+            endpoint: Any = model.endpoints[ask.plan.role]
             if ask.plan.raster:
-                return infer.raster_reply(ask, await lane.ask(infer.raster_job(ask, context)))
-            return infer.reply(ask, await lane.ask(infer.job(ask, context)))
+                return infer.raster_reply(ask, await endpoint.ask(infer.raster_job(ask, context)))
+            return infer.reply(ask, await endpoint.ask(infer.job(ask, context)))
 
     async def ModelConfig(self, request: oip.ModelConfigRequest, context: Context) -> oip.ModelConfigResponse:
         model, role = names.find(self._catalog, request.name, request.version, fields=_FIELDS)
@@ -69,5 +69,5 @@ class OpenInferenceServicer(oip_grpc.GRPCInferenceServiceServicer):
         elif request.version:
             raise InvalidArgument("version", f"is {short(request.version)!r}, must be empty where name is")
         else:
-            shown = [(f"{model.name}.{role}", model, role) for model in self._catalog for role in model.lanes]
+            shown = [(f"{model.name}.{role}", model, role) for model in self._catalog for role in model.endpoints]
         return oip.ModelStatisticsResponse(model_stats=[describe.statistics(*entry) for entry in shown])

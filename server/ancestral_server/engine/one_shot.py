@@ -1,0 +1,290 @@
+"""Dynamic batching: which rows of which jobs the next run of a one-shot role holds.
+
+A request larger than a batch is split over several runs, never refused. Letters: B rows of a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from ancestral_server.engine.admission import Limits, check_deadline, check_queue
+from ancestral_server.engine.batching import (
+    Piece,
+    bucket,
+    cut,
+    deal,
+    enough,
+    fill,
+    halves,
+    jobs_of,
+    share,
+    stack,
+    wanted_of,
+)
+from ancestral_server.engine.costs import CostModel
+from ancestral_server.engine.job import OneShotJob
+from ancestral_server.engine.memory_limit import BatchSizeLimit
+from ancestral_server.engine.policy import BatchPolicy, View
+from ancestral_server.engine.queue import JobQueue
+from ancestral_server.engine.scheduler import IDLE, Answers, Clock, Wait
+from ancestral_server.errors import Infeasible, Internal, OutOfMemory, Overdue, ServerError
+from ancestral_server.runtime.program import Meaning, OneShotProgram
+from ancestral_server.runtime.session import Array
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True, eq=False)
+class BatchStep:
+    """A run of some rows of some jobs, padded to B = `size`."""
+
+    program: OneShotProgram
+    pieces: list[Piece]
+    size: int
+    began: float
+    # When it should end.
+    due: float
+    gathered: float = 0.0
+    outputs: Mapping[Meaning, Array] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        return sum([piece.rows for piece in self.pieces])
+
+    @property
+    def requests(self) -> int:
+        return len(self.pieces)
+
+    def run(self, clock: Clock) -> None:
+        wanted = wanted_of(self.pieces)
+        form = self.program.form(wanted)
+        inputs = stack(form, self.pieces, self.size)
+        self.gathered = clock()
+        self.outputs = form.run(inputs, wanted)
+
+
+class OneShotScheduler:
+    """A scheduler of batches: see `scheduler.Scheduler`.
+
+    sizes: of a run, ascending. costs: what runs of these sizes take, as far as is known.
+    seats: runs that go on at the same time; they share what is queued.
+    longest: seconds that a run may take, if it holds more than the smallest size.
+    fixed: every run is of the largest size that fits into memory, whoever asked for few. On a GPU that costs about as
+    much; another size may change the last bits of a row, and has onnxruntime build cuDNN's plans anew
+    (microsoft/onnxruntime#23006).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        program: OneShotProgram,
+        *,
+        sizes: Sequence[int],
+        limits: Limits,
+        policy: BatchPolicy,
+        costs: CostModel,
+        memory: BatchSizeLimit,
+        seats: int = 1,
+        longest: float = math.inf,
+        fixed: bool = False,
+    ) -> None:
+        self.name = name
+        self.answers: Answers[OneShotJob] = Answers()
+        self.queue: JobQueue[OneShotJob] = JobQueue()
+        self.costs = costs
+        self.memory = memory
+        self._program = program
+        self._sizes = tuple(sizes)
+        self._limits = limits
+        self._policy = policy
+        self._seats = seats
+        self._longest = longest
+        self._fixed = fixed
+        # What the seats run.
+        self._running: dict[int, BatchStep] = {}
+        # Rows of failed runs, to be run again in parts that are not mixed.
+        self._again: deque[list[Piece]] = deque()
+        self._last_arrival = 0.0
+        # When the batch that is being gathered began to wait; None while nothing is queued.
+        self._since: float | None = None
+        # How many rows a run may hold, when that was last asked.
+        self._most = self._sizes[-1]
+
+    @property
+    def seats(self) -> int:
+        return self._seats
+
+    # ---- the verbs
+
+    def submit(self, job: OneShotJob, now: float) -> None:
+        ahead = self.queue.ahead(job.rows, job.priority, self._sizes[-1])
+        try:
+            check_deadline(self.name, job, ahead, self, now)
+        except Infeasible:
+            self.costs.decay(now, idle=not self.queue and not self._running)
+            raise
+        check_queue(self.name, self.queue, job, ahead, self._limits, self)
+        self.queue.add(job)
+        self._last_arrival = now
+
+    def next(self, now: float, seat: int) -> BatchStep | Wait:
+        self.answers.depart(self.queue.departed(now), self.name)
+        most = self.most_rows(now)
+        pieces = self._take_again(now, most)
+        if not pieces:
+            if not self.queue:
+                self._since = None
+                return IDLE
+            if self._since is None:
+                self._since = now
+            if (wait := self._policy.wait(self._view(now))) is not None:
+                return wait
+            self._since = None
+            pieces = self._take(now, most)
+        size = self.size(sum([piece.rows for piece in pieces]), now)
+        step = BatchStep(self._program, pieces, size, now, now + self.costs.seconds(size))
+        self._running[seat] = step
+        return step
+
+    def pending(self, seat: int) -> bool:
+        return bool(self.queue or self._again)
+
+    def finish(self, step: BatchStep, now: float, seat: int) -> None:
+        del self._running[seat]
+        self.costs.learn(step.size, now - step.began, now)
+        self._policy.ran(len(step.pieces) + len(self.queue), self._sizes, self.costs.seconds)
+        for job in deal(step.pieces, step.outputs):
+            self.answers.finish(job, now)
+
+    def fail(self, step: BatchStep, error: Exception, now: float, seat: int) -> None:
+        del self._running[seat]
+        told: ServerError = Internal(f"{self.name}: the run failed: {error}")
+        parts: list[list[Piece]] = []
+        if isinstance(error, OutOfMemory | MemoryError):
+            # The same rows again, half as many at a time.
+            if self.memory.shrink(step.size, now):
+                parts = [step.pieces]
+            most = self.memory.most(now)
+            log.warning("out of memory", lane=self.name, rows=step.rows, next_rows=most, reason=str(error))
+            told = OutOfMemory(f"{self.name}: not even {step.rows} image fits into memory: {error}")
+        elif isinstance(error, RuntimeError) and not isinstance(error, Overdue):
+            # onnxruntime's: half of the requests at a time, until the guilty one is alone. One among n costs 2 log2(n)
+            # runs, n of them 2 n.
+            parts = halves(step.pieces)
+        if parts and not isinstance(told, OutOfMemory):
+            log.warning("run failed, its parts are tried", lane=self.name, rows=step.rows, reason=str(error))
+        elif not parts:
+            log.error("run failed", lane=self.name, rows=step.rows, exc_info=True)
+        if parts:
+            self._again.extendleft(reversed(parts))
+        else:
+            self._give_up(jobs_of(step.pieces), told)
+
+    def abandon(self, error: ServerError, seat: int | None = None) -> None:
+        for each in list(self._running) if seat is None else [seat]:
+            if (step := self._running.pop(each, None)) is not None:
+                self._give_up(jobs_of(step.pieces), error)
+        if seat is None:
+            for pieces in self._again:
+                self.answers.fail(jobs_of(pieces), error)
+            self._again.clear()
+            self.answers.fail(self.queue.clear(), error)
+
+    def _give_up(self, jobs: Sequence[OneShotJob], error: ServerError) -> None:
+        """Answer jobs with an error, and nothing more of them is run."""
+        self.queue.remove(jobs)
+        self.answers.fail(jobs, error)
+
+    # ---- what a run holds
+
+    def most_rows(self, now: float) -> int:
+        """How many rows the next run may hold: what fits into memory, and unless it is one row into `longest`."""
+        self._most = self.memory.most(now)
+        if not self._fixed:
+            while self._most > self._sizes[0] and self.costs.seconds(self._most) > self._longest:
+                # It is not run, so it would be thought too long for ever.
+                self.costs.decay(now, self._most)
+                self._most = max(size for size in self._sizes if size < self._most)
+        return self._most
+
+    def size(self, rows: int, now: float) -> int:
+        """How many rows a run for so many has."""
+        return self.memory.most(now) if self._fixed else bucket(rows, self._sizes)
+
+    def _view(self, now: float) -> View:
+        return View(
+            queued=len(self.queue),
+            rows=self.queue.total_rows,
+            now=now,
+            since=now if self._since is None else self._since,
+            last_arrival=self._last_arrival,
+            sizes=self._sizes,
+            seconds=self.costs.seconds,
+        )
+
+    def _take_again(self, now: float, most: int) -> list[Piece]:
+        """As much as a run may hold of the rows that have to be run again, without those whose callers have left."""
+        while self._again:
+            pieces = self._again.popleft()
+            gone = [job for job in jobs_of(pieces) if job.departed(now)]
+            if gone:
+                self.queue.remove(gone)
+                self.answers.depart(gone, self.name)
+                pieces = [piece for piece in pieces if not piece.job.answered]
+            first, rest = cut(pieces, most)
+            if rest:
+                self._again.appendleft(rest)
+            if first:
+                return first
+        return []
+
+    def _take(self, now: float, most: int) -> list[Piece]:
+        """As much of what is queued as a run may hold."""
+        room = most
+        if not self._fixed:
+            rows, seconds = self.queue.total_rows, self.costs.seconds
+            if (idle := self._seats - len(self._running)) > 1:
+                rows = min(rows, share(rows, idle, enough(self._sizes, seconds)))
+            room = fill(rows, most, self._sizes, seconds)
+        pieces = []
+        for jobs in self.queue.order():
+            while room and jobs:
+                job = jobs[0]
+                rows = min(room, job.waiting)
+                pieces.append(Piece(job, job.taken, job.taken + rows))
+                if not job.taken:
+                    job.started = now
+                self.queue.take(job, rows)
+                room -= rows
+        return pieces
+
+    # ---- its pace, see `admission.Pace`
+
+    def needed_seconds(self, rows: int, ahead: int, now: float) -> float:
+        # The first seat that is free takes it; then the others share what is there.
+        running = 0.0
+        if len(self._running) == self._seats:
+            running = max(0.0, min(step.due for step in self._running.values()) - now)
+        own = self._run_seconds(min(rows, self._most))
+        return running + (max(self.queue_seconds(ahead + rows), own) if ahead or rows > self._most else own)
+
+    def queue_seconds(self, rows: int) -> float:
+        whole, rest = divmod(rows, self._most)
+        work = whole * self.costs.seconds(self._most) + (self._run_seconds(rest) if rest else 0.0)
+        return work / self._seats
+
+    @property
+    def batch_seconds(self) -> float:
+        return self.queue_seconds(self._sizes[-1])
+
+    @property
+    def row_seconds(self) -> float:
+        return self.batch_seconds / self._sizes[-1]
+
+    def _run_seconds(self, rows: int) -> float:
+        return self.costs.seconds(self._most if self._fixed else bucket(rows, self._sizes))
