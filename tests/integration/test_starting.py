@@ -162,3 +162,12 @@ def test_wrong_flags_are_said(tmp_path: Path) -> None:
     assert wrong.returncode == 2
     assert "--port" in wrong.stderr
     assert "70000" in wrong.stderr
+
+
+def test_health_lists_what_it_knows(toy_server: ServerProcess) -> None:
+    with grpc.insecure_channel(toy_server.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        listed = stub.List(health_pb2.HealthListRequest(), timeout=PATIENCE).statuses
+        assert {"", "tally", "tally/1", "ancestral.v1.InferenceService"} <= set(listed)
+        for name, status in listed.items():
+            assert stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=PATIENCE).status == status.status
