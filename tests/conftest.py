@@ -2,19 +2,68 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
+import re
 import signal
+import sys
+import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 
 import toybundle
-from running import ServerProcess
+from running import PATIENT, ServerProcess
 
 # Background jobs of a script (`make test &`) ignore Ctrl-C, and so would their children, which some tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Tiny networks gain nothing from threads, and on a busy machine those of torch and BLAS wait for each other. It holds
+# for the processes that tests start, too, and from the first import on: the workers of xdist start after this.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+HEEDED = re.compile(r"ANCESTRAL_.*|PATH|PYTHON.*|HOME|TMPDIR|COLUMNS|NO_COLOR|TTY_.*|OMP_.*|.*_proxy")
+
+
+def process_state() -> dict[str, Any]:
+    """What all tests of a process share, and each has to leave as it found it, since any other may come next."""
+    umask = os.umask(0)
+    os.umask(umask)
+    root = logging.getLogger()
+    return {
+        # Those that the tests' own processes heed. What a library sets when it is first imported stays.
+        "environment": {name: value for name, value in os.environ.items() if HEEDED.fullmatch(name)},
+        "working folder": os.getcwd(),
+        "umask": umask,
+        "niceness": os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) if sys.platform == "linux" else 0,
+        "cores": os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(),
+        "signal handlers": {number.name: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)},
+        "garbage collection": (gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()),
+        "switch interval": sys.getswitchinterval(),
+        "warnings": list(warnings.filters),
+        "structlog": {name: list(v) if isinstance(v, list) else v for name, v in structlog.get_config().items()},
+        "root logger": (root.level, root.disabled),
+    }
+
+
+@pytest.fixture(autouse=True)
+def leaves_the_process_as_it_was() -> Iterator[None]:
+    """Fails a test whose traces another could meet, which then depends on the order of the two."""
+    if "torch" in sys.modules:
+        # Its one generator goes on from test to test; those of Python and numpy are seeded anew by pytest-randomly.
+        sys.modules["torch"].manual_seed(0)
+    before = process_state()
+    yield
+    after = process_state()
+    changed = {what: (before[what], after[what]) for what in before if before[what] != after[what]}
+    assert not changed, f"left behind in the process, before and after: {changed}"
 
 
 # All that tests reach is on this machine: a proxy has no part in it.
@@ -34,6 +83,5 @@ def toy_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def toy_server(toy_models: Path) -> Iterator[ServerProcess]:
     """The real server, serving `tally`; shared, so leave it as you found it."""
-    # On a busy machine a slow moment must not be an overload.
-    with ServerProcess(toy_models, "--max-queue-ms", "60000") as server:
+    with ServerProcess(toy_models, *PATIENT) as server:
         yield server

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -35,6 +35,7 @@ from ancestral_server.errors import OutOfMemory
 from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.noise import uniforms_of_range
 from ancestral_server.runtime.program import Meaning
+from waiting import PATIENCE, eventually
 
 IMAGE, MEAN = bundle_pb2.MEANING_IMAGE, bundle_pb2.MEANING_MEAN
 INFINITE = float("inf")
@@ -75,7 +76,7 @@ class Doubler:
         assert {len(array) for array in outputs.values()} == {rows}
 
     def run(self, inputs: Mapping[Meaning, Array], wanted: Sequence[Meaning]) -> dict[Meaning, Array]:
-        self.gate.wait(10)
+        assert self.gate.wait(PATIENCE)
         images = inputs[IMAGE]
         time.sleep(self.run_seconds)
         if self.error is not None:
@@ -128,7 +129,7 @@ class Painter:
         assert len(row) == len(likelihood) == rows
 
     def run_row(self, inputs: Mapping[Meaning, Array], states: Sequence[Array]) -> tuple[Array, Array, list[Array]]:
-        self.gate.wait(10)
+        assert self.gate.wait(PATIENCE)
         time.sleep(self.row_seconds)
         if self.fail or self._poisoned(inputs[bundle_pb2.MEANING_UNIFORMS]):
             raise RuntimeError("out of paint")
@@ -255,16 +256,11 @@ async def paint(
     return await lane.ask(job)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if condition():
-            return
-        await asyncio.sleep(0.002)
-    raise AssertionError("never came true")
+until = eventually
 
 
 def run(work: Awaitable[Any]) -> Any:
     async def bounded() -> Any:
-        return await asyncio.wait_for(work, 20)
+        return await asyncio.wait_for(work, PATIENCE)
 
     return asyncio.run(bounded())

@@ -17,15 +17,15 @@ from wire import Array
 Stub = oip_grpc.GRPCInferenceServiceStub
 Native = inference_service_pb2_grpc.InferenceServiceStub
 
-RANDOM = np.random.default_rng(3)
 SHAPE = (8, 8, 1)
 DATATYPES = {"UINT8": np.uint8, "BOOL": np.bool_, "INT64": np.int64, "FP32": np.float32}
 NAMES = {np.dtype(dtype): name for name, dtype in DATATYPES.items()}
 CONTENTS = {"UINT8": "uint_contents", "INT64": "int64_contents", "FP32": "fp32_contents"}
 
 
-def some_images(n: int, shape: tuple[int, ...] = SHAPE) -> Array:
-    return RANDOM.integers(0, 256, (n, *shape), dtype=np.uint8)
+def some_images(n: int, shape: tuple[int, ...] = SHAPE, seed: int = 3) -> Array:
+    """[n,*shape] uint8; the same for the same seed, whoever asked before."""
+    return np.random.default_rng(seed).integers(0, 256, (n, *shape), dtype=np.uint8)
 
 
 def ask(

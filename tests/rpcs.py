@@ -66,7 +66,7 @@ def rpcs_of(address: str) -> list[Rpc]:
         ask = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
 
         def one(**fields: str) -> Any:
-            (reply,) = ask(iter([reflection_pb2.ServerReflectionRequest(**fields)]), timeout=10)
+            (reply,) = ask(iter([reflection_pb2.ServerReflectionRequest(**fields)]), timeout=60)
             return reply
 
         pool = descriptor_pool.DescriptorPool()

@@ -15,6 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from waiting import PATIENCE
+
+# Flags of a server that refuses nobody for being slow, nor lets anybody wait in vain when it stops: on a busy machine a
+# slow moment is no overload.
+PATIENT = ("--max-queue-ms", "3600000", "--drain-seconds", "600")
+
 
 def _has_ipv6() -> bool:
     try:
@@ -79,7 +85,7 @@ class ServerProcess:
         self.log.extend(self.process.stderr or ())
 
     def metrics(self) -> str:
-        with urllib.request.urlopen(self.metrics_url, timeout=10) as reply:
+        with urllib.request.urlopen(self.metrics_url, timeout=PATIENCE) as reply:
             return str(reply.read().decode())
 
     def metric(self, name: str, **labels: str) -> float:
@@ -93,7 +99,7 @@ class ServerProcess:
                     total += float(sample[3])
         return total
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 30) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = PATIENCE) -> int:
         if self.process.poll() is None:
             self.process.send_signal(number)
         began = time.monotonic()
@@ -104,7 +110,7 @@ class ServerProcess:
             self.process.wait()
             raise AssertionError(f"still running {time.monotonic() - began:.0f} s after {number.name}") from None
         finally:
-            self._drain.join(10)
+            self._drain.join(PATIENCE)
             if self.process.stdout is not None:
                 self.process.stdout.close()
             if self.process.stderr is not None:

@@ -79,9 +79,18 @@ def save(path: Path, nodes: list[onnx.NodeProto], inputs: list[Any], outputs: li
     onnx.save(model, path)
 
 
-def encode_graph(path: Path, scale: float = 255.0, offset: float = 0.0, layers: int = 0, scratch: int = 0) -> None:
+def encode_graph(
+    path: Path, scale: float = 255.0, offset: float = 0.0, layers: int = 0, scratch: int = 0, *, fragile: bool = False
+) -> None:
     node = helper.make_node
-    work, work_constants = busywork(layers) if layers else spread(scratch) if scratch else ([], [])
+    work: list[onnx.NodeProto] = []
+    work_constants: list[onnx.TensorProto] = []
+    if layers:
+        work, work_constants = busywork(layers)
+    elif scratch:
+        work, work_constants = spread(scratch)
+    elif fragile:
+        work, work_constants = pitfall()
     save(
         path,
         [
@@ -132,6 +141,18 @@ def spread(floats: int) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
         node("Mul", ["most", "naught"], ["nothing"]),
     ]
     return nodes, [constant("times", np.array([1, floats])), constant("naught", np.float32(0))]
+
+
+def pitfall() -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """A run that fails where a byte of an image is 255, and else ends in `nothing` [B,1], zeros."""
+    node = helper.make_node
+    nodes = [
+        node("Cast", ["image"], ["index"], to=TensorProto.INT64),
+        node("Gather", ["table", "index"], ["found"]),
+        node("Flatten", ["found"], ["naughts"]),
+        node("ReduceMax", ["naughts", "one"], ["nothing"], keepdims=1),
+    ]
+    return nodes, [constant("table", np.zeros(255, np.float32))]
 
 
 def sample_graph(path: Path) -> None:
@@ -226,16 +247,18 @@ def write(
     offset: float = 0.0,
     layers: int = 0,
     scratch: int = 0,
+    fragile: bool = False,
     change: Callable[[bundle_pb2.Bundle], None] | None = None,
     graph: Callable[[onnx.ModelProto], None] | None = None,
 ) -> Path:
     """Write models/name/version and return it. `scale` other than 255 makes its encoder answer wrongly; `offset`
     is added to the encoder's total, so that versions can be told apart; `layers` makes a run of the encoder take
-    time, `scratch` memory; `change` edits the manifest before it is written, `graph` the encoder's graph.
+    time, `scratch` memory, `fragile` fail where a byte is 255; `change` edits the manifest before it is written,
+    `graph` the encoder's graph.
     """
     folder = models / name / str(version)
     folder.mkdir(parents=True)
-    encode_graph(folder / "encode.onnx", scale, offset, layers, scratch)
+    encode_graph(folder / "encode.onnx", scale, offset, layers, scratch, fragile=fragile)
     if graph is not None:
         model = onnx.load(folder / "encode.onnx")
         graph(model)

@@ -18,7 +18,6 @@ DTYPES: dict[Any, tensor_pb2.DataType.ValueType] = {
     np.dtype(np.bool_): tensor_pb2.DATA_TYPE_BOOL,
     np.dtype(np.float32): tensor_pb2.DATA_TYPE_FLOAT32,
 }
-_RANDOM = np.random.default_rng(11)
 
 
 def tensor(array: Array) -> tensor_pb2.Tensor:
@@ -30,9 +29,9 @@ def array(message: tensor_pb2.Tensor) -> Array:
     return np.frombuffer(message.data, dtype).reshape(message.shape)
 
 
-def toy_images(n: int) -> Array:
-    """Images for a toy bundle, [n,4,3,1] uint8."""
-    return _RANDOM.integers(0, 256, (n, toybundle.HEIGHT, toybundle.WIDTH, 1), dtype=np.uint8)
+def toy_images(n: int, seed: int = 11) -> Array:
+    """Images for a toy bundle, [n,4,3,1] uint8; the same for the same seed, whoever asked before."""
+    return np.random.default_rng(seed).integers(0, 256, (n, toybundle.HEIGHT, toybundle.WIDTH, 1), dtype=np.uint8)
 
 
 def inference(server: ServerProcess) -> inference_service_pb2_grpc.InferenceServiceStub:

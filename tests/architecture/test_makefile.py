@@ -12,7 +12,7 @@ PHONY = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
 
 
 def make(*arguments: str) -> str:
-    done = subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -32,10 +32,12 @@ def test_check_runs_every_checker() -> None:
 def test_ci_runs_check_and_test() -> None:
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
     assert "set -euo pipefail" in lines
-    assert lines[-2:] == [
-        "make check",
-        'make test || make test ARGS="--last-failed --last-failed-no-failures none -n 0"',
-    ]
+    # Once each: a test that fails now and then is a defect, and a second try would hide it.
+    assert (
+        [line for line in lines if re.search(r"\bmake (check|test)\b", line)]
+        == lines[-2:]
+        == ["make check", "make test"]
+    )
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
 
 

@@ -77,7 +77,7 @@ def digits_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = tmp_path_factory.mktemp("digits")
     for recipe in ("digits-vae", "digits-pixelcnn"):
         train = [str(BIN / "ancestral-exporter"), "train", recipe, "--models", str(models), "--epochs", "0"]
-        done = subprocess.run(train, capture_output=True, text=True, timeout=170, check=False)
+        done = subprocess.run(train, capture_output=True, text=True, timeout=500, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     return models
 
@@ -106,7 +106,7 @@ def succeed(arguments: list[str], folder: Path, **environment: str) -> str:
         env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **environment},
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=500,
         check=False,
     )
     assert done.returncode == 0, f"{shlex.join(arguments)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
@@ -167,7 +167,7 @@ class listening:  # noqa: N801 - reads as a word: with listening(...)
 
     def __exit__(self, *error: object) -> None:
         os.killpg(self.process.pid, signal.SIGINT)
-        self.process.communicate(timeout=60)
+        self.process.communicate(timeout=500)
 
 
 def free_port() -> str:

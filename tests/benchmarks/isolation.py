@@ -69,7 +69,7 @@ async def _measure(address: str, encoder: str, sampler: str, seconds: float, rou
         request = pb.EncodeRequest(model=encoder, images=tensor)
 
         async def encode() -> object:
-            return await stub.Encode(request, timeout=30)
+            return await stub.Encode(request, timeout=120)
 
         await _latency(encode, 0.5)
         idle, saturated, rates = [], [], []
@@ -124,15 +124,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="how often both take turns")
+    parser.add_argument("--encoder", default=ENCODER, help="recipe of the model that is timed")
+    parser.add_argument("--sampler", default=SAMPLER, help="recipe of the model that paints beside it")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the server computes")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         models = Path(temporary)
-        for recipe in (ENCODER, SAMPLER):
+        for recipe in (options.encoder, options.sampler):
             untrained(recipe, models)
         with ServerProcess(models, "--device", options.device) as server:
             found = measure(
-                server.address, encoder=ENCODER, sampler=SAMPLER, seconds=options.seconds, rounds=options.rounds
+                server.address,
+                encoder=options.encoder,
+                sampler=options.sampler,
+                seconds=options.seconds,
+                rounds=options.rounds,
             )
     print(json.dumps(asdict(found), indent=2))
 

@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).with_name("depth_and_width.py")
 
 def test_a_row_for_each_net() -> None:
     command = [sys.executable, str(SCRIPT), "--epochs", "1", "--nets", "1,1,8", "2,1,8"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     header, rule, *rows = done.stdout.splitlines()
     assert [row.split(" | ")[0] for row in rows] == ["| 1 × 1 × 8", "| 2 × 1 × 8"]

@@ -21,7 +21,7 @@ def check(*flags: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join(str(root / part) for part in ("protos", "server"))
     command = [sys.executable, str(SCRIPT), *flags]
     environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=500, check=False, env=environment)
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")

@@ -9,8 +9,10 @@ SCRIPT = Path(__file__).parent / "isolation.py"
 
 
 def test_a_short_run_prints_both_sides() -> None:
-    command = [sys.executable, str(SCRIPT), "--seconds", "0.3", "--rounds", "1"]
-    printed = subprocess.run(command, check=True, timeout=150, capture_output=True, text=True).stdout
+    # Small models are exported in seconds.
+    flags = ["--encoder", "digits-vae", "--sampler", "digits-pixelcnn", "--seconds", "0.3", "--rounds", "1"]
+    command = [sys.executable, str(SCRIPT), *flags]
+    printed = subprocess.run(command, check=True, timeout=500, capture_output=True, text=True).stdout
     report = json.loads(printed)
     assert report["idle"]["calls"] > 0
     assert report["saturated"]["calls"] > 0

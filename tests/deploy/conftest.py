@@ -31,7 +31,7 @@ def run_tool(tool: Callable[[str], Path]) -> RunTool:
 
     def run(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [tool(name), *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+            [tool(name), *arguments], cwd=ROOT, capture_output=True, text=True, timeout=500, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done

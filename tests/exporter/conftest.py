@@ -4,26 +4,16 @@ import dataclasses
 import gzip
 import io
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from rich.console import Console
 
 from ancestral_exporter.models.vae import VAESettings
 from ancestral_exporter.progress import Announcer
 from ancestral_exporter.recipes import Recipe, find
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_torch_thread() -> Iterator[None]:
-    """Tiny networks gain nothing from threads, and on a busy machine torch's wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

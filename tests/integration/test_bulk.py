@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,7 @@ from ancestral.v1 import bundle_pb2, inference_service_pb2_grpc, model_service_p
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_client import Client
 from running import ServerProcess
+from waiting import PATIENCE, until
 from wire import Array, tensor, toy_images
 
 PATH = "/ancestral.v1.InferenceService/EncodeStream"
@@ -64,7 +64,7 @@ def test_a_stream_holds_no_model_that_it_cannot_use(tmp_path: Path) -> None:
     def messages() -> Iterator[pb.EncodeStreamRequest]:
         yield message(toy_images(1), "painter")
         yield message(toy_images(1), "tally")
-        over.wait(60)
+        over.wait(PATIENCE)
 
     with ServerProcess(tmp_path) as server, grpc.insecure_channel(server.address) as channel:
         replies = Stub(channel).EncodeStream(messages(), timeout=60)
@@ -77,7 +77,8 @@ def test_a_stream_holds_no_model_that_it_cannot_use(tmp_path: Path) -> None:
 
 def test_answers_come_in_the_order_of_the_messages_whatever_their_sizes(channel: grpc.Channel) -> None:
     # Some larger than a batch, some larger than the window.
-    batches = [toy_images(n) for n in (1, 150, 3, 700, 64, 1, 1, 1, 64, 65, 63, 10, 1000, 2)]
+    sizes = (1, 150, 3, 700, 64, 1, 1, 1, 64, 65, 63, 10, 1000, 2)
+    batches = [toy_images(n, seed) for seed, n in enumerate(sizes)]
     replies = answers(channel, [message(batch, "tally") for batch in batches])
     assert len(replies) == len(batches)
     for reply, batch in zip(replies, batches, strict=True):
@@ -150,7 +151,7 @@ def test_answers_come_while_the_stream_is_open(channel: grpc.Channel) -> None:
 
     def one_by_one() -> Iterator[pb.EncodeStreamRequest]:
         for _ in range(5):
-            assert answered.acquire(timeout=10)
+            assert answered.acquire(timeout=PATIENCE)
             yield message(toy_images(1), "tally")
 
     for _ in Stub(channel).EncodeStream(one_by_one(), timeout=30):
@@ -161,17 +162,16 @@ def test_a_caller_that_reads_nothing_is_read_little(toy_server: ServerProcess, c
     def received() -> float:
         return toy_server.metric("grpc_server_msg_received_total", grpc_method="EncodeStream")
 
-    before, count = received(), 400
+    before, count = received(), 200
     large = message(toy_images(10_000), "tally")  # 120 kB, its answer 80
-    call = Stub(channel).EncodeStream(iter([large] * count), timeout=120)
-    while received() == before:
-        time.sleep(0.1)
-    seen = -1.0
-    while seen != (seen := received()):
-        time.sleep(1)
-    # The window holds two of these; gRPC's own buffers some more.
-    assert 0 < seen - before < count / 2
-    assert [reply.index for reply in call] == list(range(count))
+    call = Stub(channel).EncodeStream(iter([large] * count), timeout=600)
+    for index in range(count):
+        if index % 10 == 0:
+            # To fetch the metrics takes the time of many messages: all had been read if nothing held the server back.
+            # Its window holds two of these; gRPC's own buffers some more.
+            assert received() - before < index + count / 4
+        assert next(call).index == index
+    assert list(call) == []
     assert received() - before == count
 
 
@@ -189,10 +189,7 @@ def test_a_stream_may_be_cancelled_in_the_middle(toy_server: ServerProcess, chan
     next(call)
     call.cancel()
     gone.set()
-    began = time.monotonic()
-    while cancelled() == before or toy_server.metric("ancestral_queued_images", role="encode"):
-        assert time.monotonic() - began < 10
-        time.sleep(0.02)
+    until(lambda: cancelled() > before and not toy_server.metric("ancestral_queued_images", role="encode"))
 
 
 def test_a_full_lane_holds_streams_back_and_fails_none(toy_models: Path) -> None:
@@ -209,18 +206,21 @@ def test_a_full_lane_holds_streams_back_and_fails_none(toy_models: Path) -> None
 
 
 def test_the_deadline_is_that_of_the_stream(channel: grpc.Channel) -> None:
-    waiting = threading.Event()
+    over = threading.Event()
 
     def stalling() -> Iterator[pb.EncodeStreamRequest]:
         yield message(toy_images(1), "tally")
-        waiting.wait(20)
+        over.wait(PATIENCE)
 
+    replies: list[pb.EncodeStreamResponse] = []
     call = Stub(channel).EncodeStream(stalling(), timeout=1)
-    assert next(call).HasField("encode")
     with pytest.raises(grpc.RpcError) as failure:
-        next(call)
-    waiting.set()
+        replies.extend(call)  # keeps those before the failure
+    over.set()
     assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    # On a busy machine it may be over before the first answer.
+    assert outcomes(replies) == ["encode"] * len(replies)
+    assert len(replies) <= 1
 
 
 # ---- by way of the client

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -20,9 +19,12 @@ from ancestral.v1 import inference_service_pb2_grpc, priority_pb2, tensor_pb2
 from ancestral_exporter.models.base import ImageShape
 from pixelcnns import exported, sharp_pixelcnn
 from running import ServerProcess
+from waiting import until
 
 HEIGHT, WIDTH = 16, 16
 BATCH = priority_pb2.PRIORITY_BATCH
+# Images of a call that takes many seconds on one thread.
+MANY = 40_000
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A PixelCNN of 16×16 on one thread."""
     models = tmp_path_factory.mktemp("models")
     exported(sharp_pixelcnn(ImageShape(HEIGHT, WIDTH, 1, 4)), models, "slow")
-    with ServerProcess(models, "--threads", "1", "--max-batch", "16", "--slots", "8") as server:
+    most = ("--max-images", "100000", "--max-sample-count", "200000", "--max-queued-images", "10000000")
+    with ServerProcess(models, "--threads", "1", "--max-batch", "16", "--slots", "8", *most) as server:
         yield server
 
 
@@ -77,12 +80,12 @@ def test_a_flood_is_refused_with_a_delay_and_every_call_is_answered(server: Serv
         assert re.search(r"of work, above the limit of [\d.]+ s \(the server's --max-queue-ms 50\b", error.details())
         refused.append(delay)
     assert len(taken) + len(refused) == 400
-    assert len(refused) > 100
+    # They come a hundred times faster than one at a time is worked off, however fast the machine.
+    assert refused
     told = server.metric("ancestral_requests_refused_total", role="score", reason="queue_full") - refused_before
     assert told == len(refused)
     # And the log knows of all of them, in a few lines.
-    while sum(line["calls"] for line in refusals(server)) < len(refused):
-        time.sleep(0.01)
+    until(lambda: sum(line["calls"] for line in refusals(server)) >= len(refused))
     lines = refusals(server)
     assert sum(line["calls"] for line in lines) == len(refused)
     assert {(line["reason"], line["lane"]) for line in lines} == {("QUEUE_FULL", "slow:1 score")}
@@ -107,38 +110,33 @@ def test_thousands_of_calls_at_one_moment_are_taken_or_told_to_come_back(server:
 
 def test_a_deadline_that_cannot_be_met_is_refused_long_before_it_passes(server: ServerProcess) -> None:
     stub = stub_of(server)
-    began = time.monotonic()
-    stub.Score(score(10_000), timeout=60)
-    seconds = time.monotonic() - began
+    # Minutes of work, even on a fast machine, in a time that is long enough to be heard on a busy one.
     with pytest.raises(grpc.RpcError) as refusal:
-        stub.Score(score(10_000), timeout=seconds / 3)
+        stub.Sample(pb.SampleRequest(model="slow", count=200_000, seed=1), timeout=10)
     assert refusal.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert detail(refusal.value, error_details_pb2.ErrorInfo).reason == "DEADLINE_INFEASIBLE"
-    assert server.metric("ancestral_requests_refused_total", role="score", reason="deadline") >= 1
-    while not any(line["reason"] == "DEADLINE_INFEASIBLE" for line in refusals(server)):
-        time.sleep(0.01)
+    assert server.metric("ancestral_requests_refused_total", role="sample", reason="deadline") >= 1
+    until(lambda: any(line["reason"] == "DEADLINE_INFEASIBLE" for line in refusals(server)))
 
 
 def test_batch_calls_wait_as_long_as_it_takes_and_interactive_ones_pass_them(server: ServerProcess) -> None:
     stub = stub_of(server)
-    stub.Score(score(16), timeout=30)
-    bulk = [stub.Score.future(score(64, BATCH), timeout=60) for _ in range(30)]
-    while server.metric("ancestral_queued_images", role="score") < 800:
-        assert not all(call.done() for call in bulk)
-    reply = stub.Score(score(1), timeout=30)
-    still_waiting = sum(not call.done() for call in bulk)
-    assert still_waiting > 0
-    answers = [call.result() for call in bulk]
-    assert all(len(answer.log_likelihood.data) == 64 * 4 for answer in answers)
-    # It came last, and waited for the run that was going on; the last of the others for hundreds.
-    assert max(answer.info.timing.total_seconds for answer in answers) > reply.info.timing.queue_seconds
+    stub.Score(score(16), timeout=60)
+    first, *bulk = [stub.Score.future(score(n, BATCH), timeout=600) for n in (64, MANY, MANY, MANY)]
+    until(lambda: server.metric("ancestral_queued_images", role="score") > MANY)
+    # It came last, and waits for the run that is going on; the others for thousands.
+    stub.Score(score(1), timeout=60)
+    assert not any(call.done() for call in bulk)
+    assert len(first.result().log_likelihood.data) == 64 * 4
+    for call in bulk:
+        call.cancel()
+    until(lambda: server.metric("ancestral_queued_images", role="score") == 0)
 
 
 def test_an_interactive_sample_passes_batch_samples(server: ServerProcess) -> None:
     stub = stub_of(server)
-    bulk = stub.Sample.future(pb.SampleRequest(model="slow", count=2000, seed=1, priority=BATCH), timeout=120)
-    while server.metric("ancestral_queued_images", role="sample") == 0:
-        assert not bulk.done()
+    bulk = stub.Sample.future(pb.SampleRequest(model="slow", count=10_000, seed=1, priority=BATCH), timeout=600)
+    until(lambda: server.metric("ancestral_queued_images", role="sample"))
     few = stub.Sample(pb.SampleRequest(model="slow", count=10, seed=2), timeout=60)
     assert not bulk.done()
     bulk.cancel()

@@ -7,8 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -19,6 +18,7 @@ from grpc_status import rpc_status
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
 from running import ServerProcess
+from waiting import PATIENCE, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -42,13 +42,6 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def until(said: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not said():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.05)
 
 
 def answer(address: str) -> tuple[str, bytes]:
@@ -107,7 +100,7 @@ def test_none_outlives_the_first_process(toy_models: Path) -> None:
         both_answer(server.address)
         server.process.kill()
         until(lambda: not any(map(alive, pids)))
-        assert server.process.wait(10) == -signal.SIGKILL
+        assert server.process.wait(PATIENCE) == -signal.SIGKILL
 
 
 def test_models_change_by_their_folder_and_not_by_a_call(server: ServerProcess) -> None:
@@ -141,6 +134,6 @@ def test_what_cannot_start_is_said_and_ends_all(
     port = server.address.rsplit(":", 1)[1]
     command = [sys.executable, "-m", "ancestral_server", "--models", str(toy_models), "--device", "cpu"]
     command += ["--metrics-port", "0", "--processes", "2", *(flag.replace("TAKEN", port) for flag in flags)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert ended.returncode == code
     assert re.search(re.escape(said.replace("TAKEN", port)), ended.stderr)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,22 +20,22 @@ from grpc_status import rpc_status
 
 import toybundle
 from ancestral.v1 import inference_service_pb2 as pb
-from ancestral.v1 import inference_service_pb2_grpc, priority_pb2, tensor_pb2
+from ancestral.v1 import inference_service_pb2_grpc, tensor_pb2
 from ancestral_client import Client, NotFound, PaintedRow, SampledImage, Samples
-from ancestral_exporter.models.base import ImageShape
-from pixelcnns import exported, sharp_pixelcnn
-from running import ServerProcess
+from ancestral_client._attempts import Attempts
+from running import PATIENT, ServerProcess
+from slowlink import SlowLink
+from waiting import PATIENCE, until
 
-RANDOM = np.random.default_rng(23)
 Array = np.ndarray[Any, Any]
 COUNT = 1000
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(large: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`large`, whose samples take a while, and `tally`."""
     models: Path = tmp_path_factory.mktemp("models")
-    exported(sharp_pixelcnn(ImageShape(24, 24, 1, 2)), models, "large")
+    shutil.copytree(large, models / large.name)
     toybundle.write(models)
     return models
 
@@ -57,13 +58,18 @@ class Replaceable:
         self.server = self.start()
 
     def start(self) -> ServerProcess:
-        return ServerProcess(self.models, "--port", str(self.port))
+        return ServerProcess(self.models, "--port", str(self.port), *PATIENT)
 
     def replace(self, number: signal.Signals) -> int:
         """Stop the server with a signal, and start the next one when it has gone; its exit code."""
         code = self.server.stop(number)
         self.server = self.start()
         return code
+
+
+def patient(place: Replaceable) -> Client:
+    """A client that waits out the restart of its server on a busy machine, too."""
+    return Client(place.address, timeout=4 * PATIENCE, retry_seconds=4 * PATIENCE)
 
 
 @pytest.fixture
@@ -86,7 +92,7 @@ def test_a_sample_stream_goes_on_at_the_next_server(
     rows: dict[int, list[Array]] = {}
     with (
         ThreadPoolExecutor(1) as pool,
-        Client(place.address) as client,
+        patient(place) as client,
         client.sample_stream("large", COUNT, seed=7, progress=True) as events,
     ):
         for position, event in enumerate(events):
@@ -109,8 +115,8 @@ def test_a_sample_stream_goes_on_at_the_next_server(
 
 @SIGNALS
 def test_a_bulk_stream_goes_on_at_the_next_server(place: Replaceable, number: signal.Signals, code: int) -> None:
-    images = RANDOM.integers(0, 256, (200 * 10, toybundle.HEIGHT, toybundle.WIDTH, 1), dtype=np.uint8)
-    with ThreadPoolExecutor(1) as pool, Client(place.address) as client:
+    images = some_images(200 * 10)
+    with ThreadPoolExecutor(1) as pool, patient(place) as client:
         whole = client.encode("tally", images).mean
         parts = []
         for part in client.encode_stream("tally", images, message_size=10):
@@ -124,18 +130,32 @@ def test_a_bulk_stream_goes_on_at_the_next_server(place: Replaceable, number: si
     assert place.server.metric("grpc_server_started_total", grpc_method="EncodeStream") == 1, "it was not interrupted"
 
 
+def some_images(count: int) -> Array:
+    shape = (count, toybundle.HEIGHT, toybundle.WIDTH, 1)
+    return np.random.default_rng(23).integers(0, 256, shape, dtype=np.uint8)
+
+
 def begun(server: ServerProcess, method: str) -> None:
-    while not server.metric("grpc_server_started_total", grpc_method=method):
-        time.sleep(0.01)
+    until(lambda: server.metric("grpc_server_started_total", grpc_method=method))
 
 
-def test_a_killed_server_that_comes_back_answers_the_calls_that_it_left(place: Replaceable, expected: Samples) -> None:
-    with ThreadPoolExecutor(4) as pool, Client(place.address, timeout=100) as client:
+def test_a_killed_server_that_comes_back_answers_the_calls_that_it_left(
+    place: Replaceable, expected: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses, pause = 0, Attempts.pause
+
+    def counted(attempts: Attempts, failed: grpc.RpcError) -> float:
+        nonlocal pauses
+        pauses += 1
+        return pause(attempts, failed)
+
+    monkeypatch.setattr(Attempts, "pause", counted)
+    with ThreadPoolExecutor(4) as pool, patient(place) as client:
         # The client's first calls of all: it knows the server only from connections that break.
         calls = [pool.submit(client.sample, "large", 250, seed=7, first_index=first) for first in range(0, COUNT, 250)]
         begun(place.server, "Sample")
         place.server.stop(signal.SIGKILL)
-        time.sleep(3)
+        until(lambda: pauses >= 3 * len(calls))
         place.server = place.start()
         samples = [call.result() for call in calls]
     assert np.array_equal(np.concatenate([each.images for each in samples]), expected.images)
@@ -162,32 +182,35 @@ def refused(server: ServerProcess, *methods: str) -> int:
 
 
 def test_calls_and_streams_wait_out_a_long_drain(place: Replaceable, expected: Samples) -> None:
-    """One long call keeps the old server there, and refusing: for longer than clients wait for what never was there."""
-    images = RANDOM.integers(0, 256, (2000, toybundle.HEIGHT, toybundle.WIDTH, 1), dtype=np.uint8)
+    """One call keeps the old server there, and refusing: for longer than clients wait for what never was there."""
+    images = some_images(2000)
     old = place.server
     with (
         ThreadPoolExecutor(4) as pool,
-        Client(place.address) as client,
-        grpc.insecure_channel(place.address) as channel,
+        patient(place) as client,
+        SlowLink(place.address, math.inf) as link,
+        grpc.insecure_channel(link.address) as channel,
     ):
         whole = client.encode("tally", images).mean
-        request = pb.SampleRequest(model="large", count=10_000, seed=1, priority=priority_pb2.PRIORITY_BATCH)
-        long = inference_service_pb2_grpc.InferenceServiceStub(channel).Sample.future(request, timeout=100)
+        stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
+        stub.Sample(pb.SampleRequest(model="tally", count=1), timeout=PATIENCE)
+        # Its answer does not get through, so that the server waits until it is given up.
+        link.answers.clear()
+        held = stub.Sample.future(pb.SampleRequest(model="tally", count=10_000), timeout=3600)
         try:
-            begun(old, "Sample")
+            until(lambda: old.metric("grpc_server_msg_sent_total", grpc_method="Sample") == 2)
             events, parts = client.sample_stream("large", COUNT, seed=7), client.encode_stream("tally", images)
             first_event, first_part = next(events), next(parts)
             replaced = pool.submit(place.replace, signal.SIGTERM)
             calls: list[Future[Any]] = [pool.submit(list, events), pool.submit(list, parts)]
-            while not refused(old, "SampleStream", "EncodeStream"):
-                time.sleep(0.01)
+            until(lambda: refused(old, "SampleStream", "EncodeStream"))
             calls.append(pool.submit(client.encode, "tally", images))
             # Who gives up after a second is refused four times.
-            while refused(old, "SampleStream", "EncodeStream", "Encode") < 5:
-                assert not any(call.done() for call in calls), calls
-                time.sleep(0.01)
+            until(lambda: refused(old, "SampleStream", "EncodeStream", "Encode") >= 5)
+            assert not any(call.done() for call in calls), calls
         finally:
-            long.cancel()
+            held.cancel()
+            link.answers.set()
         more_events, more_parts, encoding = (call.result() for call in calls)
         assert replaced.result() == 0
     found = {event.index: event.image for event in (first_event, *more_events)}
@@ -200,9 +223,9 @@ def test_a_resumed_stream_does_not_mix_versions(tmp_path: Path) -> None:
     """What was encoded until then is worth nothing beside the latents of another version."""
     toybundle.write(tmp_path, version=1)
     place = Replaceable(tmp_path)
-    images = RANDOM.integers(0, 256, (2000, toybundle.HEIGHT, toybundle.WIDTH, 1), dtype=np.uint8)
+    images = some_images(2000)
     try:
-        with Client(place.address) as client:
+        with patient(place) as client:
             parts = client.encode_stream("tally", images, message_size=1)
             next(parts)
             place.server.stop(signal.SIGKILL)
@@ -247,10 +270,10 @@ def interrupted(server: ServerProcess, call: Any, after: int) -> tuple[list[Any]
 
 
 def test_a_drained_sample_stream_sent_all_below_the_index_that_it_names(models: Path) -> None:
-    with ServerProcess(models) as server, grpc.insecure_channel(server.address) as channel:
+    with ServerProcess(models, *PATIENT) as server, grpc.insecure_channel(server.address) as channel:
         sample = pb.SampleRequest(model="large", count=5000, seed=7, first_index=1000)
         stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
-        call = stub.SampleStream(pb.SampleStreamRequest(sample=sample), timeout=60)
+        call = stub.SampleStream(pb.SampleStreamRequest(sample=sample), timeout=PATIENCE)
         replies, next_index = interrupted(server, call, after=3)
         assert sorted(reply.image.index for reply in replies) == list(range(1000, next_index))
         assert 1003 <= next_index < 6000
@@ -265,13 +288,12 @@ def test_a_drained_bulk_stream_answered_all_below_the_index_that_it_names(models
     def messages() -> Iterator[pb.EncodeStreamRequest]:
         for _ in range(20):
             yield message
-        over.wait(60)
+        over.wait(PATIENCE)
 
     with ServerProcess(models) as server, grpc.insecure_channel(server.address) as channel:
         stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
-        call = stub.EncodeStream(messages(), timeout=60)
-        while server.metric("grpc_server_msg_received_total", grpc_method="EncodeStream") < 20:
-            time.sleep(0.01)
+        call = stub.EncodeStream(messages(), timeout=PATIENCE)
+        until(lambda: server.metric("grpc_server_msg_received_total", grpc_method="EncodeStream") == 20)
         replies, next_index = interrupted(server, call, after=15)
         over.set()
         assert [reply.index for reply in replies] == list(range(next_index))

@@ -13,6 +13,7 @@ from ancestral_exporter.models.base import ImageShape
 from ancestral_server.engine.endpoint import RasterEndpoint
 from ancestral_server.engine.job import Completion, RasterJob
 from pixelcnns import exported, raster_lane, sharp_pixelcnn
+from waiting import PATIENCE
 
 SHAPE = (6, 5, 3)
 LEVELS = 4
@@ -88,7 +89,7 @@ def test_a_sample_is_the_same_in_any_company_joined_at_any_row_amid_a_cancel_sto
                 doomed.pop(int(random.integers(len(doomed)))).cancel()
         for task in doomed:
             task.cancel()
-        await asyncio.wait_for(asyncio.gather(*waiting), 60)
+        await asyncio.wait_for(asyncio.gather(*waiting), PATIENCE)
 
         compared = 0
         for job in kept:

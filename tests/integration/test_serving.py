@@ -19,7 +19,7 @@ import toybundle
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
 from ancestral_server.runtime.noise import uniforms_of_range
-from running import ServerProcess
+from running import PATIENT, ServerProcess
 from wire import array, inference, tensor, toy_images
 
 
@@ -81,7 +81,7 @@ def test_concurrent_single_calls_form_batches_and_each_gets_its_own_answer(toy_m
             return replies
 
     # With patience even a busy machine gathers all 64; how large batches get by default depends on its load.
-    with ServerProcess(toy_models, "--batch-wait-ms", "200") as server:
+    with ServerProcess(toy_models, "--batch-wait-ms", "1000", *PATIENT) as server:
         codes = np.concatenate(asyncio.run(ask_all(server.address)))
         np.testing.assert_allclose(codes, toybundle.encode(images), rtol=1e-5)
         total = server.metric("ancestral_batch_size_sum", role="encode")
@@ -209,8 +209,8 @@ def test_an_expired_deadline_is_answered_and_the_server_goes_on(toy_server: Serv
 
 def test_models_are_described(toy_server: ServerProcess) -> None:
     stub = model_service_pb2_grpc.ModelServiceStub(grpc.insecure_channel(toy_server.address))
-    (model,) = stub.ListModels(model_service_pb2.ListModelsRequest(), timeout=10).models
-    assert stub.GetModel(model_service_pb2.GetModelRequest(name="tally"), timeout=10).model == model
+    (model,) = stub.ListModels(model_service_pb2.ListModelsRequest(), timeout=60).models
+    assert stub.GetModel(model_service_pb2.GetModelRequest(name="tally"), timeout=60).model == model
     assert (model.name, model.version, model.device) == ("tally", 1, "cpu")
     assert model.state == model_service_pb2.MODEL_STATE_SERVING
     assert {role.name for role in model.bundle.roles} == {"encode", "sample", "score"}
@@ -220,6 +220,6 @@ def test_models_are_described(toy_server: ServerProcess) -> None:
 def test_reflection_lists_the_services(toy_server: ServerProcess) -> None:
     stub = reflection_pb2_grpc.ServerReflectionStub(grpc.insecure_channel(toy_server.address))
     request = reflection_pb2.ServerReflectionRequest(list_services="")
-    (reply,) = stub.ServerReflectionInfo(iter([request]), timeout=10)
+    (reply,) = stub.ServerReflectionInfo(iter([request]), timeout=60)
     names = {service.name for service in reply.list_services_response.service}
     assert {"ancestral.v1.InferenceService", "ancestral.v1.ModelService", "grpc.health.v1.Health"} <= names

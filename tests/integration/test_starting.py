@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,13 +20,14 @@ import hostile
 import toybundle
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import model_service_pb2, model_service_pb2_grpc
-from running import ServerProcess
+from running import PATIENT, ServerProcess
+from waiting import PATIENCE, until
 from wire import inference
 
 
 def health_of(server: ServerProcess, name: str) -> int:
     stub = health_pb2_grpc.HealthStub(grpc.insecure_channel(server.address))
-    return int(stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=10).status)
+    return int(stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=60).status)
 
 
 def corrupt(path: Path) -> None:
@@ -80,8 +80,7 @@ def test_a_graph_that_never_ends_keeps_nobody_from_being_served_nor_the_server_f
                 model.name: model.state for model in models.ListModels(model_service_pb2.ListModelsRequest()).models
             }
 
-        while "endless" not in states():
-            time.sleep(0.01)
+        until(lambda: "endless" in states())
         assert states() == {
             "endless": model_service_pb2.MODEL_STATE_LOADING,
             "tally": model_service_pb2.MODEL_STATE_SERVING,
@@ -99,7 +98,7 @@ def test_a_version_that_answers_wrongly_does_not_serve_and_the_older_one_does(tm
         assert health_of(server, "tally") == health_pb2.HealthCheckResponse.SERVING
         assert health_of(server, "tally/2") == health_pb2.HealthCheckResponse.NOT_SERVING
         stub = model_service_pb2_grpc.ModelServiceStub(grpc.insecure_channel(server.address))
-        model = stub.GetModel(model_service_pb2.GetModelRequest(name="tally", version=2), timeout=10).model
+        model = stub.GetModel(model_service_pb2.GetModelRequest(name="tally", version=2), timeout=60).model
         assert "golden replay differs" in model.reason
         assert "encode.onnx" in model.reason
 
@@ -117,19 +116,18 @@ def test_the_same_call_gives_the_same_bytes_after_a_restart(tmp_path: Path) -> N
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_running_calls_finish_before_the_server_stops(tmp_path: Path, number: signal.Signals) -> None:
     toybundle.write(tmp_path)
-    with ServerProcess(tmp_path, "--max-queue-ms", "60000") as server:
+    with ServerProcess(tmp_path, *PATIENT) as server:
         stub = inference(server)
         stub.Sample(pb.SampleRequest(model="tally", count=1), timeout=30)
-        calls = [stub.Sample.future(pb.SampleRequest(model="tally", count=5000, seed=s), timeout=60) for s in range(4)]
-        while server.metric("grpc_server_started_total", grpc_method="Sample") < 5:
-            time.sleep(0.01)
+        calls = [stub.Sample.future(pb.SampleRequest(model="tally", count=5000, seed=s), timeout=600) for s in range(4)]
+        until(lambda: server.metric("grpc_server_started_total", grpc_method="Sample") == 5)
         assert server.stop(number) == 0
         assert [len(call.result().images.data) for call in calls] == [5000 * 12] * 4
 
 
 def start(*flags: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ancestral_server", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def test_a_port_in_use_is_said(toy_models: Path) -> None:
@@ -164,3 +162,12 @@ def test_wrong_flags_are_said(tmp_path: Path) -> None:
     assert wrong.returncode == 2
     assert "--port" in wrong.stderr
     assert "70000" in wrong.stderr
+
+
+def test_health_lists_what_it_knows(toy_server: ServerProcess) -> None:
+    with grpc.insecure_channel(toy_server.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        listed = stub.List(health_pb2.HealthListRequest(), timeout=PATIENCE).statuses
+        assert {"", "tally", "tally/1", "ancestral.v1.InferenceService"} <= set(listed)
+        for name, status in listed.items():
+            assert stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=PATIENCE).status == status.status

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from ancestral_server.runtime.noise import uniforms_of_range
 from callers import Callers
 from inference import open_inference_service_pb2 as oip
 from inference import open_inference_service_pb2_grpc
-from running import ServerProcess
+from running import PATIENT, ServerProcess
 from slowlink import SlowLink
+from waiting import PATIENCE, until
 from wire import tensor, toy_images
 
 NO_RETRIES = [("grpc.enable_retries", 0)]
@@ -39,9 +41,22 @@ def begin(server: ServerProcess, channel: grpc.Channel, calls: int = 1) -> list[
     """Long sampling calls that have reached their lane."""
     stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
     running = [stub.Sample.future(LONG, timeout=3600) for _ in range(calls)]
-    while server.metric("grpc_server_started_total", grpc_method="Sample") < calls:
-        time.sleep(0.005)
+    until(lambda: server.metric("grpc_server_started_total", grpc_method="Sample") == calls)
     return running
+
+
+@contextmanager
+def held(server: ServerProcess) -> Iterator[tuple[Any, threading.Event]]:
+    """A long call whose answer is on its way until the event is set: a server that stops waits for that."""
+    with (
+        SlowLink(server.address, math.inf) as link,
+        grpc.insecure_channel(link.address, options=NO_RETRIES) as channel,
+    ):
+        # Connected, and no more.
+        health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
+        link.answers.clear()
+        (call,) = begin(server, channel)
+        yield call, link.answers
 
 
 def logged(server: ServerProcess, event: str) -> list[dict[str, str]]:
@@ -49,16 +64,16 @@ def logged(server: ServerProcess, event: str) -> list[dict[str, str]]:
     return [line for line in lines if line["event"] == event]
 
 
-def test_twenty_stops_under_load_lose_nobody(toy_models: Path) -> None:
-    admitted = refused = 0
-    for _ in range(20):
-        # A slow moment must not be an overload.
-        with ServerProcess(toy_models, "--log-calls", "true", "--max-queue-ms", "3600000") as server:
-            with Callers(server.address, {1: {0}}, encoders=24, samplers=8) as callers:
-                while not callers.calls:
-                    time.sleep(0.01)
-                time.sleep(0.1)
+def test_stops_under_load_lose_nobody(toy_models: Path) -> None:
+    """`make restarts` does it twenty times."""
+    encoders, samplers = 24, 8
+    for _ in range(5):
+        with ServerProcess(toy_models, "--log-calls", "true", *PATIENT) as server:
+            with Callers(server.address, {1: {0}}, encoders, samplers) as callers:
+                until(lambda: len(callers.calls) > 2 * (encoders + samplers))
                 assert server.stop() == 0
+                # Each of them finds nobody there in the end.
+                until(lambda: sum(call.code is not grpc.StatusCode.OK for call in callers.calls) > encoders + samplers)
             codes = {call.request_id: call.code for call in callers.calls}
             assert set(codes.values()) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}, codes
             assert [call for call in callers.calls if call.wrong] == []
@@ -66,33 +81,30 @@ def test_twenty_stops_under_load_lose_nobody(toy_models: Path) -> None:
             assert set(told.values()) <= {"OK", "UNAVAILABLE"}
             ours = {identity for identity, code in told.items() if code == "OK"}
             assert ours == {identity for identity, code in codes.items() if code is grpc.StatusCode.OK}
-            admitted += len(ours)
-            refused += len(codes) - len(ours)
-    assert admitted > 200
-    assert refused > 200
 
 
 def test_new_calls_are_refused_while_running_ones_finish(toy_models: Path) -> None:
-    with ServerProcess(toy_models, "--slots", "8", "--threads", "1") as server:
-        with grpc.insecure_channel(server.address, options=NO_RETRIES) as channel:
-            (running,) = begin(server, channel)
+    with ServerProcess(toy_models, *PATIENT) as server:
+        with (
+            grpc.insecure_channel(server.address, options=NO_RETRIES) as channel,
+            held(server) as (running, may_answer),
+        ):
             health = health_pb2_grpc.HealthStub(channel)
             server.process.send_signal(signal.SIGTERM)
-            while health.Check(health_pb2.HealthCheckRequest(), timeout=10).status == 1:
-                time.sleep(0.005)
+            until(lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=60).status != 1)
             for name in ("tally", "tally/1", "ancestral.v1.InferenceService"):
-                reply = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)
+                reply = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=60)
                 assert reply.status == health_pb2.HealthCheckResponse.NOT_SERVING
             protocol = open_inference_service_pb2_grpc.GRPCInferenceServiceStub(channel)
-            assert protocol.ServerLive(oip.ServerLiveRequest(), timeout=10).live
-            assert not protocol.ServerReady(oip.ServerReadyRequest(), timeout=10).ready
-            assert not protocol.ModelReady(oip.ModelReadyRequest(name="tally"), timeout=10).ready
+            assert protocol.ServerLive(oip.ServerLiveRequest(), timeout=60).live
+            assert not protocol.ServerReady(oip.ServerReadyRequest(), timeout=60).ready
+            assert not protocol.ModelReady(oip.ModelReadyRequest(name="tally"), timeout=60).ready
             for ask in (
                 lambda: inference_service_pb2_grpc.InferenceServiceStub(channel).Sample(
-                    pb.SampleRequest(model="tally", count=1), timeout=10
+                    pb.SampleRequest(model="tally", count=1), timeout=60
                 ),
                 lambda: model_service_pb2_grpc.ModelServiceStub(channel).LoadModel(
-                    model_service_pb2.LoadModelRequest(name="tally"), timeout=10
+                    model_service_pb2.LoadModelRequest(name="tally"), timeout=60
                 ),
             ):
                 with pytest.raises(grpc.RpcError, match="the server is shutting down") as refusal:
@@ -103,13 +115,14 @@ def test_new_calls_are_refused_while_running_ones_finish(toy_models: Path) -> No
                 (retry,) = [d for d in status.details if d.Is(error_details_pb2.RetryInfo.DESCRIPTOR)]
                 assert error_details_pb2.RetryInfo.FromString(retry.value).retry_delay.ToMilliseconds() == 0
             assert not running.done()
+            may_answer.set()
             expected = toybundle.paint(uniforms_of_range(1, 0, 10_000, (4, 3, 1)))[0]
             assert running.result().images.data == expected.tobytes()
-        assert server.process.wait(10) == 0
+        assert server.process.wait(PATIENCE) == 0
 
 
 # Whoever hears of the end has the time for it, however busy this machine is.
-PATIENT = (
+LAST_WORDS = (
     "-c",
     "from ancestral_server import ending; ending.LEAST_WORDS_SECONDS = ending.MOST_WORDS_SECONDS = 60.0\n"
     "from ancestral_server.__main__ import main; main()",
@@ -120,7 +133,7 @@ def test_whoever_waits_when_the_drain_time_is_over_hears_so(toy_models: Path) ->
     slow = ("--slots", "1", "--threads", "1", "--drain-seconds", "60.2")
     flags = (*slow, "--max-queued-images", "50000", "--max-queue-ms", "3600000")
     with (
-        ServerProcess(toy_models, *flags, program=PATIENT) as server,
+        ServerProcess(toy_models, *flags, program=LAST_WORDS) as server,
         grpc.insecure_channel(server.address, options=NO_RETRIES) as channel,
     ):
         running = begin(server, channel, 3)
@@ -162,10 +175,10 @@ def test_streams_that_nobody_reads_do_not_hold_the_server(toy_models: Path, flag
 
 def test_a_watch_of_health_does_not_hold_the_server(toy_models: Path) -> None:
     seen = []
-    with ServerProcess(toy_models) as server, grpc.insecure_channel(server.address) as channel:
+    with ServerProcess(toy_models, *PATIENT) as server, grpc.insecure_channel(server.address) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         seen.append(next(watch).status)
-        assert server.stop(timeout=10) == 0
+        assert server.stop() == 0
         with pytest.raises(grpc.RpcError) as ended:
             seen += [reply.status for reply in iter(watch.next, None)]
         assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -175,20 +188,20 @@ def test_a_watch_of_health_does_not_hold_the_server(toy_models: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_at_once(toy_models: Path, number: signal.Signals) -> None:
     with (
-        ServerProcess(toy_models, "--slots", "1", "--threads", "1") as server,
-        grpc.insecure_channel(server.address, options=NO_RETRIES) as channel,
+        ServerProcess(toy_models, *PATIENT) as server,
+        held(server) as (running, may_answer),
     ):
-        (running,) = begin(server, channel)
         server.process.send_signal(number)
-        while not logged(server, "stopping"):
-            time.sleep(0.005)
-        assert server.stop(number, timeout=5) == 128 + number
+        until(lambda: logged(server, "stopping"))
+        assert server.stop(number) == 128 + number
+        may_answer.set()
         assert running.code() is grpc.StatusCode.UNAVAILABLE
 
 
 def test_a_stop_while_models_are_loaded(tmp_path: Path) -> None:
-    for version in range(1, 200):
-        toybundle.write(tmp_path, version=version)
+    # Each takes a second to load.
+    for version in range(1, 10):
+        toybundle.write(tmp_path, version=version, layers=800)
     command = [
         sys.executable,
         "-m",
@@ -209,7 +222,7 @@ def test_a_stop_while_models_are_loaded(tmp_path: Path) -> None:
         server.terminate()
         rest = threading.Thread(target=server.stderr.read)
         rest.start()
-        assert server.wait(30) == 0
+        assert server.wait(PATIENCE) == 0
         rest.join()
         assert server.stdout.read() == ""  # never said that it listens
 
@@ -220,14 +233,13 @@ def encode_request(images: int) -> pb.EncodeRequest:
 
 def test_a_large_answer_on_a_slow_link_arrives_although_the_server_stops(toy_models: Path) -> None:
     with (
-        ServerProcess(toy_models, "--max-images", "1000000") as server,
+        ServerProcess(toy_models, "--max-images", "1000000", *PATIENT) as server,
         SlowLink(server.address, 8e6) as link,
         grpc.insecure_channel(link.address, options=[*NO_RETRIES, ("grpc.max_receive_message_length", -1)]) as channel,
     ):
         stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
-        call = stub.Encode.future(encode_request(1_000_000), timeout=60)
-        while not server.metric("grpc_server_msg_received_total", grpc_method="Encode"):
-            time.sleep(0.005)
+        call = stub.Encode.future(encode_request(1_000_000), timeout=600)
+        until(lambda: server.metric("grpc_server_msg_received_total", grpc_method="Encode"))
         assert server.stop() == 0
         assert len(call.result().mean.data) == 1_000_000 * 2 * 4
 
@@ -239,11 +251,11 @@ def test_a_caller_on_a_slow_link_that_goes_on_sending_hears_where_its_stream_end
 
     over, replies = threading.Event(), []
     with (
-        ServerProcess(toy_models) as server,
+        ServerProcess(toy_models, *PATIENT) as server,
         SlowLink(server.address, 5e5) as link,
         grpc.insecure_channel(link.address, options=NO_RETRIES) as channel,
     ):
-        call = inference_service_pb2_grpc.InferenceServiceStub(channel).EncodeStream(messages(), timeout=60)
+        call = inference_service_pb2_grpc.InferenceServiceStub(channel).EncodeStream(messages(), timeout=600)
         replies += [next(call) for _ in range(20)]
         stopped = threading.Thread(target=server.stop)
         stopped.start()

@@ -27,7 +27,7 @@ def test_tritons_client_asks_everything_and_gets_the_native_bytes(toy_models: Pa
             [*session, str(tmp_path / "in.npz"), str(tmp_path / "out.npz")],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=500,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr

@@ -17,9 +17,9 @@ from rpcs import STATUS_LOST, replies
 LOST = "LOST"
 # How a call ended that asks again: a fair answer of a busy server, as long as there is another one in the end.
 NO_ROOM = "RESOURCE_EXHAUSTED for now"
-PATIENT_SECONDS = 30.0
+PATIENT_SECONDS = 120.0
 # How much later than its deadline a call may end before it counts as hung.
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 30.0
 # What share of the callers behaves how; the others are patient.
 MANNERS = {"hasty": 0.08, "leaves": 0.1, "reads slowly": 0.04, "is wrong": 0.06, "is oversized": 0.01}
 

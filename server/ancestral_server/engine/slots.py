@@ -73,8 +73,12 @@ class Slots:
     def _move(self, source: int, target: int) -> None:
         self.jobs[target] = self.jobs[source]
         arrays: list[Array] = [self.index, self.row, self.images, self.log_likelihood]
-        for array in (*arrays, *self._inputs.values(), *self._states):
+        for array in (*arrays, *self._inputs.values()):
             array[target] = array[source]
+        for state in self._states:
+            # A sample that no run has painted yet may lie beyond the states: its own are zeros.
+            if target < len(state):
+                state[target] = state[source] if source < len(state) else 0
 
     def bring_forward(self, jobs: Collection[int]) -> int:
         """Put the samples of some jobs, given by identity, into the first slots; how many they are."""

@@ -76,13 +76,25 @@ class _Pools:
         return find
 
 
+async def _list(
+    servicer: Any, request: health_pb2.HealthListRequest, context: grpc.aio.ServicerContext[Any, Any]
+) -> health_pb2.HealthListResponse:
+    """The health of the server, its services and its models, by the names that Check takes."""
+    statuses = {name: health_pb2.HealthCheckResponse(status=status) for name, status in servicer._server_status.items()}
+    return health_pb2.HealthListResponse(statuses=statuses)
+
+
+# grpcio-health-checking's own, with the one method of the protocol that its asyncio form lacks (as of 1.85).
+Health: Any = type("Health", (health.aio.HealthServicer,), {"List": _list})
+
+
 class Door:
     """The listening server and its health."""
 
     def __init__(self, catalog: Catalog, metrics: Metrics, arrivals: Arrivals, settings: Settings) -> None:
         self._catalog = catalog
         self._settings = settings
-        self._health = health.aio.HealthServicer()
+        self._health = Health()
         # What health says of the models, by name; and the versions that are no longer as they were then.
         self._told: dict[str, int] = {}
         self._changed: set[Key] = set()

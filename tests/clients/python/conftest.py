@@ -10,8 +10,28 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from ancestral_client import cli
+from ancestral_client import _attempts, cli
 from running import ServerProcess
+
+
+class Clock:
+    """Stands in for the module `time` where a client waits between attempts: a pause passes at once."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(_attempts, "time", clock)
+    return clock
 
 
 class Done(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-import time
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,11 +16,12 @@ from grpc_status import rpc_status
 import ancestral_client as ac
 from ancestral.v1 import model_service_pb2
 from fakeserver import FakeServer
+from waiting import PATIENCE
 
 
 @pytest.fixture
 def client(fake_server: FakeServer) -> Iterator[ac.Client]:
-    with ac.Client(fake_server.address, timeout=10) as client:
+    with ac.Client(fake_server.address, timeout=60) as client:
         yield client
 
 
@@ -108,7 +109,9 @@ def test_overload_says_when_to_try_again(fake_server: FakeServer) -> None:
     assert len(fake_server.calls) == 1, "an overloaded server must not be asked again at once"
 
 
-def test_overload_is_waited_for_as_long_as_the_server_says(client: ac.Client, fake_server: FakeServer) -> None:
+def test_overload_is_waited_for_as_long_as_the_server_says(
+    clock: Any, client: ac.Client, fake_server: FakeServer
+) -> None:
     def second_time(request: bytes, context: grpc.ServicerContext) -> bytes:
         if len(fake_server.calls) < 2:
             details = (because("QUEUE_FULL"), error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=1)))
@@ -116,9 +119,8 @@ def test_overload_is_waited_for_as_long_as_the_server_says(client: ac.Client, fa
         return model_service_pb2.ListModelsResponse().SerializeToString()
 
     fake_server.answer = second_time
-    began = time.monotonic()
     assert client.models() == []
-    assert time.monotonic() - began >= 1
+    assert clock.now >= 1
 
 
 def test_a_reply_above_the_limit_is_no_overload(fake_server: FakeServer) -> None:
@@ -136,15 +138,23 @@ def test_a_request_above_the_limit_is_no_overload(fake_server: FakeServer) -> No
 
 
 def test_no_answer_in_time(client: ac.Client, fake_server: FakeServer) -> None:
-    def slow(request: bytes, context: grpc.ServicerContext) -> bytes:
-        time.sleep(0.5)
+    over = threading.Event()
+
+    def silent(request: bytes, context: grpc.ServicerContext) -> bytes:
+        over.wait(PATIENCE)
         return b""
 
-    fake_server.answer = slow
-    with pytest.raises(ac.DeadlineExceeded, match=r"no answer from 127.* within 0\.1 s") as caught:
-        client.models(timeout=0.1)
+    client.models()
+    fake_server.answer = silent
+    try:
+        with pytest.raises(ac.DeadlineExceeded, match=r"no answer from 127.* within 0\.3 s") as caught:
+            client.models(timeout=0.3)
+    finally:
+        over.set()
     assert isinstance(caught.value, TimeoutError)
-    assert caught.value.request_id == fake_server.metadata[0]["x-request-id"]
+    # On a busy machine the call may not have arrived in that time.
+    assert {metadata["x-request-id"] for metadata in fake_server.metadata[1:]} <= {caught.value.request_id}
+    assert len(caught.value.request_id) == 32
 
 
 def test_a_server_that_gives_up_says_why(client: ac.Client, fake_server: FakeServer) -> None:
@@ -158,19 +168,18 @@ def test_nothing_listens() -> None:
     with socket.socket() as taken:  # bound and not listening: nobody else can take the port, and nobody answers
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        began = time.monotonic()
         with ac.Client(address) as client, pytest.raises(ac.Unavailable) as caught:
             client.models()
     assert str(caught.value) == f"nothing listens at {address}; start a server with: make serve"
     assert isinstance(caught.value, ConnectionError)
-    assert time.monotonic() - began < 5
 
 
 def test_a_host_that_does_not_exist() -> None:
-    with ac.Client("no-such-host.invalid:8500", timeout=10) as client, pytest.raises(ac.Unavailable):
+    with ac.Client("no-such-host.invalid:8500", timeout=60) as client, pytest.raises(ac.Unavailable):
         client.models()
 
 
+@pytest.mark.usefixtures("clock")
 def test_what_is_unavailable_is_tried_again(client: ac.Client, fake_server: FakeServer) -> None:
     def third_time(request: bytes, context: grpc.ServicerContext) -> bytes:
         if len(fake_server.calls) < 3:
@@ -184,6 +193,7 @@ def test_what_is_unavailable_is_tried_again(client: ac.Client, fake_server: Fake
     assert len(ids) == 1, "all attempts are one request"
 
 
+@pytest.mark.usefixtures("clock")
 def test_what_stays_unavailable_is_said_with_the_servers_words(client: ac.Client, fake_server: FakeServer) -> None:
     fail(fake_server, code_pb2.UNAVAILABLE, "m:1 does not serve: bad hash", because("NOT_SERVING"))
     error = raised(client)
@@ -192,11 +202,12 @@ def test_what_stays_unavailable_is_said_with_the_servers_words(client: ac.Client
     assert len(fake_server.calls) == 4
 
 
+@pytest.mark.usefixtures("clock")
 def test_what_is_gone_is_waited_for_only_where_it_was_before(fake_server: FakeServer) -> None:
     def aborting(reason: str) -> None:
         fail(fake_server, code_pb2.UNAVAILABLE, "no", *([because(reason)] if reason else []))
 
-    with ac.Client(fake_server.address, timeout=30, retry_seconds=3) as client:
+    with ac.Client(fake_server.address, timeout=PATIENCE, retry_seconds=3) as client:
         for reason, attempts in (
             ("NOT_SERVING", {4}),
             ("", {5, 6}),
@@ -213,12 +224,13 @@ def test_what_is_gone_is_waited_for_only_where_it_was_before(fake_server: FakeSe
     assert len(fake_server.calls) == 1
 
 
-def test_the_deadline_bounds_the_attempts(fake_server: FakeServer) -> None:
+def test_the_deadline_bounds_the_attempts(clock: Any, fake_server: FakeServer) -> None:
     fail(fake_server, code_pb2.UNAVAILABLE, "gone")
-    began = time.monotonic()
-    with ac.Client(fake_server.address, timeout=1, retry_seconds=600) as client:
-        assert isinstance(raised(client), ac.Unavailable)
-    assert time.monotonic() - began < 60
+    with ac.Client(fake_server.address, timeout=30, retry_seconds=600) as client:
+        # The last attempt may have so little time left that its deadline comes first.
+        assert isinstance(raised(client), ac.Unavailable | ac.DeadlineExceeded)
+    assert len(fake_server.calls) > 5
+    assert 20 < clock.now <= 30
 
 
 def test_a_call_that_was_cancelled(client: ac.Client, fake_server: FakeServer) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _thread
 import threading
-import time
 from collections.abc import Iterator
 
 import grpc
@@ -28,11 +27,12 @@ from ancestral_client import (
 )
 from fakeserver import FakeServer
 from running import ServerProcess
+from waiting import PATIENCE
 
 
 @pytest.fixture
 def client(fake_server: FakeServer) -> Iterator[Client]:
-    with Client(fake_server.address, timeout=10) as client:
+    with Client(fake_server.address, timeout=PATIENCE / 2) as client:
         yield client
 
 
@@ -51,11 +51,11 @@ class Painter:
     def answer(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         context.add_callback(self.stopped.set)
         yield image(0)
-        self.stopped.wait(10)
+        self.stopped.wait(PATIENCE)
 
     def was_stopped(self) -> bool:
         """Whether the cancellation arrives, long before the deadline."""
-        return self.stopped.wait(3)
+        return self.stopped.wait(PATIENCE / 4)
 
 
 def test_the_real_server_streams_what_sample_returns(toy_server: ServerProcess) -> None:
@@ -154,9 +154,13 @@ def test_ctrl_c_stops_the_server_although_the_stream_is_kept(client: Client, fak
     stream = client.sample_stream("m", 2)
     next(stream)
     timer = threading.Timer(0.3, _thread.interrupt_main)
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
+
+    def wait_until_interrupted() -> None:
+        timer.start()
         next(stream)
+
+    with pytest.raises(KeyboardInterrupt):
+        wait_until_interrupted()
     timer.join()
     assert painter.was_stopped()
 
@@ -174,12 +178,12 @@ def test_closing_the_client_is_no_end_but_an_error(fake_server: FakeServer) -> N
 def test_the_deadline_is_that_of_the_whole_stream(client: Client, fake_server: FakeServer) -> None:
     Painter(fake_server)
     stream = client.sample_stream("m", 2, timeout=0.5)
-    began = time.monotonic()
-    next(stream)
+    told: list[SampledImage | PaintedRow] = []
     with pytest.raises(DeadlineExceeded, match=r"within 0\.5 s") as caught:
-        next(stream)
-    assert time.monotonic() - began < 5
-    assert caught.value.request_id == fake_server.metadata[0]["x-request-id"]
+        told.extend(stream)  # keeps those before the failure
+    # On a busy machine the call may not have arrived in that time, nor the first image.
+    assert [event.index for event in told] in ([0], [])
+    assert {metadata["x-request-id"] for metadata in fake_server.metadata} <= {caught.value.request_id}
     assert list(stream) == [], "an error is told once"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,6 @@ from ancestral_exporter.bundle.runtime import Arrays, run_role
 from ancestral_exporter.models.base import ImageShape, RasterGraph
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN, PixelCNNSettings
 from ancestral_exporter.models.quantise import from_levels
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_torch_thread() -> Iterator[None]:
-    """Tiny networks gain nothing from threads, and on a busy machine torch's wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_model(shape: ImageShape, *, sharpness: float = 8.0, seed: int = 0, **options: Any) -> GatedPixelCNN:

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
-import torch
 
 import toybundle
-from ancestral_exporter.bundle import write_bundle
-from ancestral_exporter.models.base import ImageShape
-from ancestral_exporter.models.vae import VAE, VAESettings
-from openinference import SHAPE, Native, Stub, some_images
-from pixelcnns import exported, sharp_pixelcnn
+from openinference import Native, Stub
 from running import ServerProcess
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def server(labelled: Path, vae: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     models: Path = tmp_path_factory.mktemp("models")
     toybundle.write(models)
     toybundle.write(models, version=3)
     # Its name is also that of a role of tally.
     toybundle.write(models, "tally.score")
     toybundle.write(models, "wrong", scale=254.0)
-    exported(sharp_pixelcnn(ImageShape(*SHAPE, 17), label_count=3), models, "labelled")
-    torch.manual_seed(0)
-    vae = VAE(ImageShape(*SHAPE, 17), VAESettings(latent_size=4, channels=4, features=8, blocks=0))
-    write_bundle(vae.eval(), name="vae", models_dir=models, golden_images=some_images(4))
+    for bundle in (labelled, vae):
+        shutil.copytree(bundle, models / bundle.name)
     with ServerProcess(models, "--max-images", "500", "--max-sample-count", "400") as server:
         yield server
 

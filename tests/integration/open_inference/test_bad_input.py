@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,12 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from grpc_status import rpc_status
 
 from inference import open_inference_service_pb2 as oip
 from openinference import SHAPE, Stub, ask, infer, some_images, violation, with_parameters
 from running import ServerProcess
+from waiting import PATIENCE
 
 
 def good() -> oip.ModelInferRequest:
@@ -194,14 +195,15 @@ def test_a_reply_that_would_be_too_large_is_refused_with_what_fits(toy_models: P
 
 def test_a_version_without_a_name_is_refused(stub: Stub) -> None:
     with pytest.raises(grpc.RpcError) as failure:
-        stub.ModelStatistics(oip.ModelStatisticsRequest(version="1"), timeout=10)
+        stub.ModelStatistics(oip.ModelStatisticsRequest(version="1"), timeout=60)
     assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert violation(failure.value).field == "version"
 
 
 def test_a_timeout_ends_a_request_before_its_deadline(stub: Stub) -> None:
-    began = time.monotonic()
     with pytest.raises(grpc.RpcError) as failure:
-        stub.ModelInfer(samples(timeout=1), timeout=60)
+        stub.ModelInfer(samples(timeout=1), timeout=PATIENCE)
     assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert time.monotonic() - began < 30
+    # The server's words: of a deadline of gRPC's own it says nothing.
+    status = rpc_status.from_call(failure.value)
+    assert status is not None, "the deadline of gRPC came first"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,16 +16,17 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
+import toybundle
 from inference import model_config_pb2
 from inference import open_inference_service_pb2 as oip
-from openinference import SHAPE, Stub, ask, infer, some_images, with_parameters
+from openinference import Stub, ask, infer, some_images
 from running import ServerProcess
 
 
 def test_the_server_is_live_ready_and_says_what_it_is(stub: Stub) -> None:
-    assert stub.ServerLive(oip.ServerLiveRequest(), timeout=10).live
-    assert stub.ServerReady(oip.ServerReadyRequest(), timeout=10).ready
-    said = stub.ServerMetadata(oip.ServerMetadataRequest(), timeout=10)
+    assert stub.ServerLive(oip.ServerLiveRequest(), timeout=60).live
+    assert stub.ServerReady(oip.ServerReadyRequest(), timeout=60).ready
+    said = stub.ServerMetadata(oip.ServerMetadataRequest(), timeout=60)
     assert (said.name, said.version) == ("ancestral", metadata.version("ancestral"))
     assert {"statistics", "model_configuration", "binary_tensor_data"} <= set(said.extensions)
 
@@ -44,7 +46,7 @@ def test_the_server_is_live_ready_and_says_what_it_is(stub: Stub) -> None:
     ],
 )
 def test_models_are_ready_where_they_answer(stub: Stub, name: str, version: str, ready: bool) -> None:
-    assert stub.ModelReady(oip.ModelReadyRequest(name=name, version=version), timeout=10).ready is ready
+    assert stub.ModelReady(oip.ModelReadyRequest(name=name, version=version), timeout=60).ready is ready
 
 
 Tensors = list[tuple[str, str, list[int]]]
@@ -68,12 +70,12 @@ Tensors = list[tuple[str, str, list[int]]]
 def test_metadata_and_configuration_agree(
     stub: Stub, name: str, role: str, inputs: Tensors, outputs: list[str]
 ) -> None:
-    said = stub.ModelMetadata(oip.ModelMetadataRequest(name=name), timeout=10)
+    said = stub.ModelMetadata(oip.ModelMetadataRequest(name=name), timeout=60)
     assert (said.name, said.platform, list(said.versions)) == (name, "onnxruntime_onnx", ["1"])
     assert dict(said.properties) == {"role": role, "device": "cpu"}
     assert [(t.name, t.datatype, list(t.shape)) for t in said.inputs] == inputs
     assert [t.name for t in said.outputs] == outputs
-    config = stub.ModelConfig(oip.ModelConfigRequest(name=name), timeout=10).config
+    config = stub.ModelConfig(oip.ModelConfigRequest(name=name), timeout=60).config
     assert (config.name, config.platform, config.backend) == (name, "onnxruntime_onnx", "onnxruntime")
     assert config.max_batch_size == (400 if role == "sample" else 500)
     assert config.HasField("dynamic_batching")
@@ -86,23 +88,23 @@ def test_metadata_and_configuration_agree(
 
 
 def test_versions_are_listed_and_the_highest_that_serves_answers(stub: Stub) -> None:
-    assert list(stub.ModelMetadata(oip.ModelMetadataRequest(name="tally"), timeout=10).versions) == ["1", "3"]
+    assert list(stub.ModelMetadata(oip.ModelMetadataRequest(name="tally"), timeout=60).versions) == ["1", "3"]
     images = some_images(2, (4, 3, 1))
-    replies = [stub.ModelInfer(ask("tally", version=v, id="mine", image=images), timeout=10) for v in ("", "1", "3")]
+    replies = [stub.ModelInfer(ask("tally", version=v, id="mine", image=images), timeout=60) for v in ("", "1", "3")]
     assert [reply.model_version for reply in replies] == ["3", "1", "3"]
     assert {(reply.model_name, reply.id) for reply in replies} == {("tally", "mine")}
 
 
 def test_a_whole_name_goes_before_a_role(stub: Stub) -> None:
-    assert stub.ModelMetadata(oip.ModelMetadataRequest(name="tally.score"), timeout=10).properties["role"] == "encode"
-    said = stub.ModelMetadata(oip.ModelMetadataRequest(name="tally.score.score"), timeout=10)
+    assert stub.ModelMetadata(oip.ModelMetadataRequest(name="tally.score"), timeout=60).properties["role"] == "encode"
+    said = stub.ModelMetadata(oip.ModelMetadataRequest(name="tally.score.score"), timeout=60)
     assert said.properties["role"] == "score"
 
 
 def test_statistics_count_requests_rows_and_runs(stub: Stub) -> None:
     def of(name: str, version: str = "") -> list[oip.ModelStatistics]:
         request = oip.ModelStatisticsRequest(name=name, version=version)
-        return list(stub.ModelStatistics(request, timeout=10).model_stats)
+        return list(stub.ModelStatistics(request, timeout=60).model_stats)
 
     (before,) = of("tally.encode", "1")
     began = time.time()
@@ -113,7 +115,7 @@ def test_statistics_count_requests_rows_and_runs(stub: Stub) -> None:
     assert after.inference_count - before.inference_count == 153
     # 3, and 150 in runs of 64 at most: of so many as make each row cheap on this machine.
     assert after.execution_count - before.execution_count >= 1 + 3
-    assert abs(after.last_inference / 1000 - began) < 60
+    assert began - 1 < after.last_inference / 1000 < time.time() + 1
     sums = after.inference_stats
     stages = (sums.queue, sums.compute_input, sums.compute_infer, sums.compute_output)
     assert {stage.count for stage in stages} == {sums.success.count}
@@ -134,32 +136,31 @@ def test_statistics_count_requests_rows_and_runs(stub: Stub) -> None:
 
 def test_painted_rows_are_runs_too(stub: Stub) -> None:
     def now() -> oip.ModelStatistics:
-        (stats,) = stub.ModelStatistics(oip.ModelStatisticsRequest(name="labelled.sample"), timeout=10).model_stats
+        request = oip.ModelStatisticsRequest(name="tally.sample", version="3")
+        (stats,) = stub.ModelStatistics(request, timeout=60).model_stats
         return stats
 
+    # No other test has this one painted: what another was given up in the middle of may still be at work for a row.
     before = now()
-    infer(stub, with_parameters(ask("labelled", index=np.arange(1)), label=0))
+    infer(stub, ask("tally.sample", version="3", index=np.arange(1)))
     after = now()
     assert after.inference_count - before.inference_count == 1
-    assert after.execution_count - before.execution_count == SHAPE[0]
+    assert after.execution_count - before.execution_count == toybundle.HEIGHT
 
 
-def test_an_expired_request_counts_as_failed(stub: Stub) -> None:
-    def failed() -> int:
-        (stats,) = stub.ModelStatistics(oip.ModelStatisticsRequest(name="labelled"), timeout=10).model_stats
-        return int(stats.inference_stats.fail.count)
-
-    before = failed()
-    # The server's own estimate may refuse it before it is admitted; until one was admitted, try with more time.
-    for milliseconds in range(1, 400):
-        request = with_parameters(ask("labelled", index=np.arange(400)), label=0, timeout=milliseconds * 1000)
-        try:
-            stub.ModelInfer(request, timeout=60)
-        except grpc.RpcError as error:
-            assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # noqa: PT017 - only some of them fail
-        if failed() > before:
-            return
-    raise AssertionError("no request expired after its admission")
+def test_a_request_whose_run_fails_counts_as_failed(tmp_path: Path) -> None:
+    toybundle.write(tmp_path, fragile=True)
+    with ServerProcess(tmp_path) as server, grpc.insecure_channel(server.address) as channel:
+        stub = Stub(channel)
+        good = np.zeros((1, 4, 3, 1), np.uint8)
+        infer(stub, ask("tally", image=good))
+        for _ in range(2):
+            with pytest.raises(grpc.RpcError, match="the run failed") as failure:
+                stub.ModelInfer(ask("tally", image=good + np.uint8(255)), timeout=60)
+            assert failure.value.code() is grpc.StatusCode.INTERNAL
+        (stats,) = stub.ModelStatistics(oip.ModelStatisticsRequest(name="tally"), timeout=60).model_stats
+    assert (stats.inference_stats.success.count, stats.inference_stats.fail.count) == (1, 2)
+    assert stats.inference_stats.fail.ns > 0
 
 
 @pytest.mark.parametrize(
@@ -175,10 +176,10 @@ def test_an_expired_request_counts_as_failed(stub: Stub) -> None:
 )
 def test_who_does_not_answer_is_said(stub: Stub, name: str, version: str, code: grpc.StatusCode, words: str) -> None:
     calls: list[Callable[[], Any]] = [
-        lambda: stub.ModelInfer(oip.ModelInferRequest(model_name=name, model_version=version), timeout=10),
-        lambda: stub.ModelMetadata(oip.ModelMetadataRequest(name=name, version=version), timeout=10),
-        lambda: stub.ModelConfig(oip.ModelConfigRequest(name=name, version=version), timeout=10),
-        lambda: stub.ModelStatistics(oip.ModelStatisticsRequest(name=name, version=version), timeout=10),
+        lambda: stub.ModelInfer(oip.ModelInferRequest(model_name=name, model_version=version), timeout=60),
+        lambda: stub.ModelMetadata(oip.ModelMetadataRequest(name=name, version=version), timeout=60),
+        lambda: stub.ModelConfig(oip.ModelConfigRequest(name=name, version=version), timeout=60),
+        lambda: stub.ModelStatistics(oip.ModelStatisticsRequest(name=name, version=version), timeout=60),
     ]
     for call in calls:
         with pytest.raises(grpc.RpcError, match=words) as failure:
@@ -190,15 +191,15 @@ def test_calls_are_counted_named_and_found(server: ServerProcess, stub: Stub, ch
     labels = {"grpc_service": "inference.GRPCInferenceService", "grpc_method": "ModelInfer", "grpc_type": "unary"}
     before = server.metric("grpc_server_handled_total", grpc_code="InvalidArgument", **labels)
     with pytest.raises(grpc.RpcError) as failure:
-        stub.ModelInfer(oip.ModelInferRequest(), timeout=10, metadata=(("x-request-id", "my-id"),))
+        stub.ModelInfer(oip.ModelInferRequest(), timeout=60, metadata=(("x-request-id", "my-id"),))
     assert server.metric("grpc_server_handled_total", grpc_code="InvalidArgument", **labels) == before + 1
     who = error_details_pb2.RequestInfo()
     assert any(detail.Unpack(who) for detail in rpc_status.from_call(failure.value).details)
     assert who.request_id == "my-id"
     name = "inference.GRPCInferenceService"
-    health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name), timeout=10)
+    health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name), timeout=60)
     assert health.status == health_pb2.HealthCheckResponse.SERVING
     reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
-    (reply,) = reflection.ServerReflectionInfo(iter([request]), timeout=10)
+    (reply,) = reflection.ServerReflectionInfo(iter([request]), timeout=60)
     assert name in {service.name for service in reply.list_services_response.service}

@@ -7,7 +7,7 @@ import pytest
 
 import toybundle
 from ancestral.v1 import inference_service_pb2 as pb
-from openinference import RANDOM, SHAPE, Native, Stub, ask, infer, some_images, with_parameters
+from openinference import SHAPE, Native, Stub, ask, infer, some_images, with_parameters
 from wire import tensor
 
 
@@ -32,7 +32,7 @@ def test_encode_gives_the_bytes_of_the_native_service(stub: Stub, native: Native
 
 def test_each_of_many_alike_gets_its_own_answer_and_id(stub: Stub, native: Native) -> None:
     for i in range(6):
-        images = some_images(1)
+        images = some_images(1, seed=i)
         reply = stub.ModelInfer(ask("vae.encode", id=f"call {i}", image=images), timeout=60)
         wanted = native.Encode(pb.EncodeRequest(model="vae", images=tensor(images)), timeout=60)
         assert list(reply.raw_output_contents) == [wanted.mean.data, wanted.log_variance.data]
@@ -60,7 +60,7 @@ def test_score_features_and_decode_give_the_bytes_of_the_native_service(
     got = infer(stub, asked)
     assert got["features"].tobytes() == features.features.data
     assert got["feature_map"].tobytes() == features.feature_map.data
-    latents = RANDOM.normal(size=(70, 4)).astype(np.float32)
+    latents = np.random.default_rng(5).normal(size=(70, 4)).astype(np.float32)
     decoded = native.Decode(pb.DecodeRequest(model="vae", latents=tensor(latents)), timeout=60)
     assert infer(stub, ask("vae.decode", typed=typed, latent=latents))["image"].tobytes() == decoded.images.data
 

@@ -234,6 +234,18 @@ def test_samples_that_do_not_fit_are_painted_in_several_runs(painter: Painter) -
     assert max(painter.sizes) <= 3
 
 
+def test_who_leaves_before_any_row_was_painted_hurts_nobody(painter: Painter) -> None:
+    """The first row did not fit: the slots are taken, and there are no states yet."""
+    lane = sampler(painter)
+    first, second = lane.submit(samples(2, seed=1, deadline=0.01)), lane.submit(samples(2, seed=2))
+    step = lane.begin()
+    lane.end(step, error=OutOfMemory("out of memory: the fake is full"), seconds=0.02)
+    lane.work()
+    assert isinstance(lane.outcome(first), DeadlineExceeded)
+    assert lane.outcome(second) is None
+    assert right(second)
+
+
 def test_a_sampler_in_which_no_sample_fits_says_so_and_goes_on(painter: Painter) -> None:
     lane = sampler(painter)
     painter.fits = 0

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import math
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from types import SimpleNamespace
 from typing import Any
+from weakref import ref
 
 import pytest
 from structlog.testing import capture_logs
@@ -21,10 +21,11 @@ from ancestral_server.engine.endpoint import OneShotEndpoint
 from ancestral_server.engine.job import OneShotJob
 from ancestral_server.engine.lane import Lane
 from ancestral_server.errors import Drained
-from ancestral_server.rpc import bulk
+from ancestral_server.rpc import bulk, oneshot
 from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.repeats import Reader, Request
 from fakeprograms import Doubler, batch_lane, run, until
+from waiting import at_rest
 
 BATCH = 4
 SETTINGS: Any = SimpleNamespace(max_batch=BATCH, max_images=100, max_message_bytes=10**6)
@@ -90,7 +91,8 @@ def test_no_more_is_read_than_the_window_holds(
         async with aclosing(stream(lane, doubler, source)) as replies:
             asking = asyncio.ensure_future(anext(replies))
             await until(lambda: source.read == most)
-            await asyncio.sleep(0.1)
+            # The lane is held, so that nothing else will make the stream read on.
+            await at_rest()
             assert source.read == most
             doubler.gate.set()
             indices = [(await asking).index]
@@ -147,21 +149,27 @@ def test_a_drain_answers_what_was_read_and_names_the_next(lane: Lane[OneShotJob]
     run(work())
 
 
-def test_messages_that_fail_leave_nothing_for_the_garbage_collector(lane: Lane[OneShotJob], doubler: Doubler) -> None:
-    def jobs() -> int:
-        return sum(type(something) is OneShotJob for something in gc.get_objects())
+@pytest.mark.usefixtures("no_collection")
+def test_messages_that_fail_leave_nothing_for_the_garbage_collector(
+    lane: Lane[OneShotJob], doubler: Doubler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[ref[Watched]] = []
+
+    class Watched(OneShotJob):
+        """A job of this test's: having no slots, it can be referred to weakly."""
+
+        def __init__(self, *values: Any, **more: Any) -> None:
+            super().__init__(*values, **more)
+            jobs.append(ref(self))
 
     async def work() -> None:
         replies = [reply async for reply in stream(lane, doubler, Source(6, 1, [13, 13, 13]))]
         assert [reply.WhichOneof("outcome") for reply in replies][:3] == ["error"] * 3
-        await until(lambda: jobs() == before)
+        # The entries hold the errors, these their frames, and these the jobs.
+        logs.clear()
+        await until(lambda: [job() for job in jobs] == [None] * 6)
 
-    gc.collect()
-    gc.disable()
-    before = jobs()
-    try:
-        # Not rendered as for a terminal, with the variables of every frame, which keeps them.
-        with capture_logs():
-            run(work())
-    finally:
-        gc.enable()
+    monkeypatch.setattr(oneshot, "OneShotJob", Watched)
+    # Not rendered as for a terminal, with the variables of every frame, which keeps them.
+    with capture_logs() as logs:
+        run(work())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import weakref
 from typing import Any
 
@@ -16,6 +15,7 @@ from ancestral_server.metrics import Metrics
 from ancestral_server.rpc import observed
 from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.refusals import RefusalLog
+from waiting import PATIENCE, at_rest
 
 
 class Call:
@@ -61,12 +61,14 @@ def answering(error: ServerError, jobs: list[weakref.ref[Job]] | None = None) ->
     return handler.stream_unary, metrics.method("unary", "a.Service", "Method").handled
 
 
-def test_who_has_expired_is_told_nothing_since_grpc_ends_the_call() -> None:
+def test_who_has_expired_is_told_nothing_since_grpc_ends_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observed, "EXPIRY_SECONDS", 3600)
+
     async def work() -> None:
         answer, counted = answering(DeadlineExceeded("waited"))
         call = Call(-0.001)
         handling = asyncio.ensure_future(answer(None, call))
-        await asyncio.sleep(0.01)
+        await at_rest()
         assert not handling.done()
         handling.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -92,10 +94,11 @@ def test_who_has_time_left_is_told_at_once(monkeypatch: pytest.MonkeyPatch, rema
     answer, _ = answering(Infeasible("needs more"))
     call = Call(remaining)
     with pytest.raises(grpc.aio.AbortError):
-        asyncio.run(asyncio.wait_for(answer(None, call), 60))
+        asyncio.run(asyncio.wait_for(answer(None, call), PATIENCE))
     assert call.told == [grpc.StatusCode.DEADLINE_EXCEEDED]
 
 
+@pytest.mark.usefixtures("no_collection")
 def test_a_call_that_fails_leaves_nothing_for_the_garbage_collector() -> None:
     jobs: list[weakref.ref[Job]] = []
 
@@ -105,9 +108,5 @@ def test_a_call_that_fails_leaves_nothing_for_the_garbage_collector() -> None:
             with pytest.raises(grpc.aio.AbortError):
                 await answer(None, Call(None))
 
-    gc.disable()
-    try:
-        asyncio.run(work())
-        assert [job() for job in jobs] == [None] * 3
-    finally:
-        gc.enable()
+    asyncio.run(work())
+    assert [job() for job in jobs] == [None] * 3

@@ -12,6 +12,7 @@ import pytest
 from ancestral_server.rpc import parsing
 from rpcs import Rpc, replies, rpcs_of
 from running import ServerProcess
+from waiting import PATIENCE
 
 NO_MESSAGE = b"\xff\xff\xff"
 
@@ -19,7 +20,7 @@ NO_MESSAGE = b"\xff\xff\xff"
 async def outcome(address: str, rpc: Rpc, requests: Sequence[bytes]) -> tuple[grpc.StatusCode, str]:
     async with grpc.aio.insecure_channel(address) as channel:
         try:
-            async for _ in replies(rpc.call(channel, requests, timeout=10)):
+            async for _ in replies(rpc.call(channel, requests, timeout=60)):
                 pass
         except grpc.aio.AioRpcError as error:
             return error.code(), error.details() or ""
@@ -64,25 +65,25 @@ def test_health_and_reflection_still_answer_right_requests(toy_server: ServerPro
 
 def test_a_read_ends_although_its_caller_has_left() -> None:
     class Slow:
-        """A context whose message comes in a moment."""
+        """A context whose message comes when it is told to."""
 
-        ended = False
+        def __init__(self) -> None:
+            self.begun, self.may_end, self.ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
         async def read(self) -> bytes:
-            await asyncio.sleep(0.02)
-            self.ended = True
+            self.begun.set()
+            await self.may_end.wait()
+            self.ended.set()
             return b""
 
     async def work() -> None:
         context: Any = Slow()
         reading = asyncio.ensure_future(parsing.one(context))
-        await asyncio.sleep(0.005)
+        await context.begun.wait()
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
-        assert not context.ended
-        async with asyncio.timeout(10):
-            while not context.ended:
-                await asyncio.sleep(0.005)
+        context.may_end.set()
+        await asyncio.wait_for(context.ended.wait(), PATIENCE)
 
     asyncio.run(work())
