@@ -161,7 +161,7 @@ def one_shot_endpoint(
     memories = BatchSizeLimit(sizes), BatchSizeLimit(sizes)
     costs = measure(sizes, memories, partial(_run_blank, program), metrics)
     least = sizes[-1] if fixed else sizes[0]
-    quick = costs.seconds(least) <= settings.loop.row_seconds
+    quick = costs.seconds(least) <= settings.loop.call_seconds
     if quick:
         light = single_thread()
         light_costs = measure(sizes, memories, partial(_run_blank, light), metrics)
@@ -169,7 +169,10 @@ def one_shot_endpoint(
         quick = light_costs.seconds(least) <= settings.loop.run_seconds
         if quick:
             program, costs = light, light_costs
-    longest = settings.loop.run_seconds if quick else math.inf
+    longest, most_rows = math.inf, math.inf
+    if quick:
+        longest = settings.loop.run_seconds
+        most_rows = max([least, *(size for size in sizes if costs.seconds(size) <= settings.loop.call_seconds)])
 
     def scheduler(
         memory: BatchSizeLimit, policy: BatchPolicy, costs: CostModel, longest: float, seats: int = 1
@@ -203,7 +206,7 @@ def one_shot_endpoint(
         stats,
         interactive=lane(interactive, LoopRunner(settings.loop) if quick else ThreadRunner(), pool.called),
         bulk=lane(bulk, PoolRunner(pool)),
-        most_interactive_rows=interactive.most_rows(now) if quick else math.inf,
+        most_interactive_rows=most_rows,
         rows_at_a_time=seats * bulk.most_rows(now),
     )
 

@@ -56,8 +56,10 @@ class LoopTuning:
     in flight.
     """
 
-    # Seconds of a single row's run, measured at load, up to which the event loop takes a lane's turns.
-    row_seconds: float = 0.001
+    # Seconds that a call's run takes by itself, measured at load, up to which the event loop takes it; where one row
+    # takes longer it takes none. Of 400 calls at a time of 2.5 ms each those that were too many were refused within
+    # 0.4 s where a thread ran the others, within 1 to 1.7 s where the event loop did, which read few between two runs.
+    call_seconds: float = 0.001
     # Seconds of a run up to which rows are put together: other calls wait so long for the event loop. At 64 in
     # flight 2 ms just split the batches of the digits' encoder (73a24f8).
     run_seconds: float = 0.003

@@ -71,11 +71,11 @@ def runners(endpoint: OneShotEndpoint) -> list[type]:
 
 
 def test_short_runs_are_the_event_loops_and_bulk_is_spread_over_the_workers(clock: Clock) -> None:
-    together, alone = Timed(clock, 0.0002), Timed(clock, TUNING.row_seconds)
+    together, alone = Timed(clock, 0.0002), Timed(clock, 0.4 * TUNING.call_seconds)
     endpoint = made(together, alone, threads=3)
     assert runners(endpoint) == [LoopRunner, PoolRunner]
     assert [lane.seats for lane in endpoint.lanes] == [1, 3]
-    # A millisecond a row: two make a run of the event loop's, and eight one of a worker's.
+    # Less than half a millisecond a row: a call of two is the event loop's, and eight make a run of a worker's.
     assert endpoint.most_interactive_rows == 2
     assert endpoint.rows_at_a_time == 3 * 8
     assert endpoint.lane(images(1, 2)) is endpoint.interactive
@@ -84,7 +84,7 @@ def test_short_runs_are_the_event_loops_and_bulk_is_spread_over_the_workers(cloc
 
 
 def test_long_runs_have_a_thread_of_their_own_and_one_program(clock: Clock) -> None:
-    together, alone = Timed(clock, 2 * TUNING.row_seconds), Timed(clock, 0.0)
+    together, alone = Timed(clock, 2 * TUNING.call_seconds), Timed(clock, 0.0)
     endpoint = made(together, alone)
     assert runners(endpoint) == [ThreadRunner, PoolRunner]
     assert [lane.seats for lane in endpoint.lanes] == [1, 1]
@@ -93,7 +93,7 @@ def test_long_runs_have_a_thread_of_their_own_and_one_program(clock: Clock) -> N
 
 
 def test_what_takes_long_on_one_thread_is_run_on_all(clock: Clock) -> None:
-    together, alone = Timed(clock, TUNING.row_seconds), Timed(clock, 2 * TUNING.run_seconds)
+    together, alone = Timed(clock, TUNING.call_seconds), Timed(clock, 2 * TUNING.run_seconds)
     endpoint = made(together, alone)
     assert runners(endpoint) == [ThreadRunner, PoolRunner]
 
@@ -105,7 +105,7 @@ def test_a_run_of_bulk_takes_no_longer_than_samplers_can_wait(clock: Clock) -> N
 
 
 def test_where_runs_have_one_size_bulk_has_one_seat(clock: Clock) -> None:
-    together = Timed(clock, TUNING.row_seconds / 16)
+    together = Timed(clock, TUNING.call_seconds / 16)
     endpoint = made(together, together, fixed=True)
     assert runners(endpoint) == [LoopRunner, PoolRunner]
     assert [lane.seats for lane in endpoint.lanes] == [1, 1]
