@@ -37,10 +37,19 @@ def test_multiply_adds_by_hand() -> None:
     assert raster_of(model).multiply_adds == expected
 
 
-@pytest.mark.parametrize("name", ["digits-pixelcnn", "digits-pixelcnn-conditional", "tiles-pixelcnn"])
-def test_the_row_graph_multiplies_no_more(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("digits-pixelcnn", []),
+        ("digits-pixelcnn", ["model.row_dilations=[2, 4, 1]", "model.column_dilations=[2]"]),
+        ("digits-pixelcnn-conditional", []),
+        ("tiles-pixelcnn", []),
+    ],
+)
+def test_the_row_graph_multiplies_no_more(name: str, settings: list[str]) -> None:
     """Every weight matrix of the graph is there once: outside the Scan it meets a row's pixels, inside one pixel."""
-    model = find(name).build(load(find(name).data).image)
+    recipe = find(name, settings)
+    model = recipe.build(load(recipe.data).image)
     graph = raster_of(model)
     built = graph.build().graph
     (scan,) = (node for node in built.node if node.op_type == "Scan")

@@ -17,6 +17,7 @@ from ancestral_exporter import tiles
 from ancestral_exporter.errors import UsageError
 from ancestral_exporter.make import make
 from ancestral_exporter.models import families
+from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.vae import VAE, VAESettings
 from ancestral_exporter.progress import Announcer
 from ancestral_exporter.recipes import find, shipped
@@ -121,6 +122,14 @@ def test_a_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:
 def test_what_settings_say_of_each_other_is_checked() -> None:
     with pytest.raises(UsageError, match=r"digits-pixelcnn: \[model\]: first_window must have an odd number"):
         find("digits-pixelcnn", ["model.first_window=[2, 4]"])
+
+
+def test_what_settings_say_of_the_images_is_checked() -> None:
+    recipe = find("mnist-pixelcnn-dilated")
+    assert recipe.build(ImageShape(28, 28, 1, 2)).settings == recipe.model
+    message = r"^mnist-pixelcnn-dilated: \[model\]: row_dilations has 8, and images are 8 high: no layer .* than 7$"
+    with pytest.raises(UsageError, match=message):
+        recipe.build(ImageShape(8, 8, 1, 2))
 
 
 def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:

@@ -23,16 +23,30 @@ Images: TypeAlias = NDArray[np.uint8]
 SHAPE = ImageShape(8, 8, 1, 17)
 
 
+# Of the nets that are served: an undilated one, and one whose vertical layers look up to 4 rows up.
+DILATIONS = {"sharp": (1,), "dilated": (2, 4, 1)}
+
+
 @pytest.fixture(scope="module")
-def model() -> GatedPixelCNN:
-    torch.manual_seed(1)
-    model = GatedPixelCNN(SHAPE, PixelCNNSettings(channels=16, vertical_layers=3, horizontal_layers=2))
-    with torch.no_grad():
-        # Untrained logits are nearly flat; sharp ones make every draw depend on all before it, and leave no ties.
-        for name, parameter in model.named_parameters():
-            if name.startswith("logits"):
-                parameter.mul_(8).add_(torch.randn_like(parameter), alpha=0.1)
-    return model.eval()
+def models() -> dict[str, GatedPixelCNN]:
+    models = {}
+    for name, dilations in DILATIONS.items():
+        torch.manual_seed(1)
+        settings = PixelCNNSettings(
+            channels=16,
+            vertical_layers=4,
+            horizontal_layers=2,
+            row_dilations=dilations,
+            column_dilations=dilations,
+        )
+        model = GatedPixelCNN(SHAPE, settings)
+        with torch.no_grad():
+            # Untrained logits are nearly flat; sharp ones make every draw depend on all before it, and leave no ties.
+            for parameter_name, parameter in model.named_parameters():
+                if parameter_name.startswith("logits"):
+                    parameter.mul_(8).add_(torch.randn_like(parameter), alpha=0.1)
+        models[name] = model.eval()
+    return models
 
 
 @pytest.fixture(scope="module")
@@ -43,41 +57,47 @@ def images() -> Images:
 
 @pytest.fixture(scope="module")
 def client(
-    model: GatedPixelCNN,
+    models: dict[str, GatedPixelCNN],
     images: Images,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Client]:
-    models: Path = tmp_path_factory.mktemp("models")
-    write_bundle(model, name="sharp", models_dir=models, golden_images=images[:4])
-    with ServerProcess(models) as server, Client(server.address) as client:
+    folder: Path = tmp_path_factory.mktemp("models")
+    for name, model in models.items():
+        write_bundle(model, name=name, models_dir=folder, golden_images=images[:4])
+    with ServerProcess(folder) as server, Client(server.address) as client:
         yield client
 
 
+@pytest.mark.parametrize("name", DILATIONS)
 def test_score_is_the_log_likelihood_that_pytorch_computes(
-    model: GatedPixelCNN, images: Images, client: Client
+    name: str, models: dict[str, GatedPixelCNN], images: Images, client: Client
 ) -> None:
     with torch.no_grad():
-        nats = -model.negative_log_likelihood(torch.from_numpy(images))["loss"].numpy()
-    scores = client.score("sharp", images)
+        nats = -models[name].negative_log_likelihood(torch.from_numpy(images))["loss"].numpy()
+    scores = client.score(name, images)
     np.testing.assert_allclose(scores.log_likelihood, nats, atol=1e-3, rtol=0)
     assert scores.exact
 
 
-def test_served_samples_are_the_naive_ones_and_carry_their_score(model: GatedPixelCNN, client: Client) -> None:
-    samples = client.sample("sharp", 12, seed=5)
+@pytest.mark.parametrize("name", DILATIONS)
+def test_served_samples_are_the_naive_ones_and_carry_their_score(
+    name: str, models: dict[str, GatedPixelCNN], client: Client
+) -> None:
+    samples = client.sample(name, 12, seed=5)
     uniforms = torch.from_numpy(uniforms_of_range(5, 0, 12, (8, 8, 1)))
     nothing = torch.zeros((12, 8, 8, 1), dtype=torch.uint8)
-    naive, nats = model.sample_naive(nothing, nothing.bool(), uniforms, torch.ones(12))
+    naive, nats = models[name].sample_naive(nothing, nothing.bool(), uniforms, torch.ones(12))
     assert np.array_equal(samples.images, naive.numpy())
     assert samples.log_likelihood is not None
     np.testing.assert_allclose(samples.log_likelihood, nats.numpy(), atol=1e-3, rtol=0)
-    np.testing.assert_allclose(client.score("sharp", samples.images).log_likelihood, nats.numpy(), atol=1e-3, rtol=0)
+    np.testing.assert_allclose(client.score(name, samples.images).log_likelihood, nats.numpy(), atol=1e-3, rtol=0)
 
 
-def test_a_sample_is_bitwise_the_same_alone_and_in_any_company(client: Client) -> None:
-    batch = client.sample("sharp", 100, seed=9)
+@pytest.mark.parametrize("name", DILATIONS)
+def test_a_sample_is_bitwise_the_same_alone_and_in_any_company(name: str, client: Client) -> None:
+    batch = client.sample(name, 100, seed=9)
     for i in (0, 1, 17, 63, 64, 99):
-        alone = client.sample("sharp", 1, seed=9, first_index=i)
+        alone = client.sample(name, 1, seed=9, first_index=i)
         assert np.array_equal(alone.images[0], batch.images[i])
         assert alone.log_likelihood is not None
         assert batch.log_likelihood is not None

@@ -4,15 +4,17 @@ Two stacks, no blind spot (van den Oord et al. 2016, "Conditional Image Generati
 gates section 2.1). `x` is the predicted pixel, `v` what the vertical stack sees, `h` what the horizontal one does:
 
     v v v v v     vertical: each layer looks at the row above and at its own row of the layer below (a 2×3 window);
-    v v v v v     its first layer is fed the image moved down one row, so it knows only rows above x.
+    v v v v v     its first layer is fed the image moved down one row, so it knows only rows above x. A dilated layer
+                  looks d rows up instead of one, at three columns that lie c apart (Yu & Koltun 2016, "Multi-Scale
+                  Context Aggregation by Dilated Convolutions"), and sees farther for as many weights.
     h h x . .     horizontal: each layer looks at the pixel before and at its own of the layer below (a 1×2 window);
     . . . . .     its first layer is fed the image moved right one pixel. Each gets a 1×1 link from a vertical layer.
 
-Windows that reach back only one step make caching cheap (Ramachandran et al. 2017, "Fast Generation for Convolutional
-Autoregressive Models", section 2): one row and one pixel of each layer are the whole state, and zeros are exactly the
-padding. The vertical stack runs once per row, over its whole width; only the horizontal stack runs pixel by pixel, so
-depth is better spent on the former. The head reads the last horizontal layer: with a 1×1 projection after every gate,
-the residual stream already is the sum of skip connections.
+Windows that look at one row above and one pixel before make caching cheap (Ramachandran et al. 2017, "Fast Generation
+for Convolutional Autoregressive Models", section 2): d rows and one pixel of each layer are the whole state, and zeros
+are exactly the padding. The vertical stack runs once per row, over its whole width; only the horizontal stack runs
+pixel by pixel, so depth is better spent on the former. The head reads the last horizontal layer: with a 1×1 projection
+after every gate, the residual stream already is the sum of skip connections.
 
 Letters: N images, H, W, C image axes, K levels, D channels, F input features per pixel, L layers.
 """
@@ -22,6 +24,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle, islice
 from typing import ClassVar, cast
 
 import torch
@@ -54,19 +57,27 @@ class GatedLayer(nn.Module):
     """A window over what came before, a gate, a 1×1 projection; residual where the widths allow.
 
     The window of (rows, columns) ends at the own row; it is centred for the vertical stack (`centred`) and ends at the
-    own pixel for the horizontal one. `link` (horizontal only) adds a 1×1 view of a vertical layer to the gate, and a
-    class adds a learned vector.
+    own pixel for the horizontal one. `dilation` is how many rows and columns lie from one of its taps to the next.
+    `link` (horizontal only) adds a 1×1 view of a vertical layer to the gate, and a class adds a learned vector.
     """
 
     def __init__(
-        self, inputs: int, channels: int, window: tuple[int, int], *, centred: bool, label_count: int, dropout: float
+        self,
+        inputs: int,
+        channels: int,
+        window: tuple[int, int],
+        *,
+        dilation: tuple[int, int] = (1, 1),
+        centred: bool,
+        label_count: int,
+        dropout: float,
     ) -> None:
         super().__init__()
-        rows, columns = window
+        top, across = ((taps - 1) * step for taps, step in zip(window, dilation, strict=True))
         # Left, right, top, bottom, as torch pads.
-        self.padding = (columns // 2, columns // 2, rows - 1, 0) if centred else (columns - 1, 0, rows - 1, 0)
+        self.padding = (across // 2, across // 2, top, 0) if centred else (across, 0, top, 0)
         self.residual = inputs == channels
-        self.window = nn.Conv2d(inputs, 2 * channels, window)
+        self.window = nn.Conv2d(inputs, 2 * channels, window, dilation=dilation)
         self.link = None if centred else nn.Conv2d(channels, 2 * channels, 1, bias=False)
         self.label = nn.Embedding(label_count, 2 * channels) if label_count else None
         self.dropout = nn.Dropout(dropout)
@@ -92,6 +103,12 @@ class PixelCNNSettings:
     the left that the first horizontal layer sees. They are cheap, having few input channels, and let a shallow net see
     farther. one_hot: feed the one-hot level beside its value, for levels that are more than points on a scale.
     label_count: classes to condition on; 0 for none.
+
+    row_dilations: how many rows up each vertical layer after the first looks; column_dilations: how many columns its
+    taps lie apart. The second layer has the first entry, the third the second, and so on, from the first again when
+    they are used up; entries that no layer is left for mean nothing. The last vertical layer sees as many rows above
+    as the sum of `first_window[0]` and all its row dilations, at the cost of an undilated one; a layer that looks d
+    rows up has d rows of state.
     """
 
     channels: Positive = 64
@@ -100,6 +117,8 @@ class PixelCNNSettings:
     head_channels: Positive | None = None
     first_window: tuple[Positive, Positive] = (2, 3)
     first_pixels: Positive = 2
+    row_dilations: tuple[Positive, ...] = (1,)
+    column_dilations: tuple[Positive, ...] = (1,)
     one_hot: bool = False
     dropout: Share = 0.0
     label_count: Count = 0
@@ -112,6 +131,15 @@ class PixelCNNSettings:
             )
         if self.first_window[1] % 2 == 0:
             raise ValueError(f"first_window must have an odd number of columns, not {self.first_window[1]}")
+        for name in ("row_dilations", "column_dilations"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must have at least one entry, [1] for no dilation")
+
+    @property
+    def dilations(self) -> list[tuple[int, int]]:
+        """Of each vertical layer after the first: rows and columns."""
+        pairs = zip(cycle(self.row_dilations), cycle(self.column_dilations), strict=True)
+        return list(islice(pairs, self.vertical_layers - 1))
 
 
 class GatedPixelCNN(LikelihoodModel):
@@ -124,6 +152,13 @@ class GatedPixelCNN(LikelihoodModel):
     def __init__(self, image: ImageShape, settings: PixelCNNSettings) -> None:
         super().__init__(image, settings)
         channels = settings.channels
+        for name, side, size in (("row", "high", image.height), ("column", "wide", image.width)):
+            largest = max(getattr(settings, f"{name}_dilations"))
+            if largest > max(1, size - 1):
+                raise ValueError(
+                    f"{name}_dilations has {largest}, and images are {size} {side}: no layer can look farther than "
+                    f"{max(1, size - 1)}"
+                )
         vertical_layers, horizontal_layers = settings.vertical_layers, settings.horizontal_layers
         first_window, first_pixels = settings.first_window, settings.first_pixels
         self.label_count = settings.label_count
@@ -140,9 +175,9 @@ class GatedPixelCNN(LikelihoodModel):
         self.register_buffer("feature_table", table, persistent=False)  # [K,F/C]
         self.pixel_features = image.channels * table.shape[1]  # F
 
-        self.vertical = nn.ModuleList(
-            layer(channels if i else self.pixel_features, window=(2, 3) if i else first_window, centred=True)
-            for i in range(vertical_layers)
+        self.vertical = nn.ModuleList([layer(self.pixel_features, window=first_window, centred=True)])
+        self.vertical.extend(
+            layer(channels, window=(2, 3), dilation=dilation, centred=True) for dilation in settings.dilations
         )
         self.horizontal = nn.ModuleList(
             layer(channels if i else self.pixel_features, window=(1, 2 if i else first_pixels), centred=False)

@@ -5,16 +5,17 @@
                              └─> links ─> Scan over the columns: horizontal stack, head, draw ─> row, log_likelihood
                                                                                              └─> next states
 
-It does by hand what no tracer does: it carries one row of each vertical layer's input, and inside the Scan one pixel of
-each horizontal layer's input (Ramachandran et al. 2017, section 2). Fresh states are zeros, which are the padding, so
-samples at different rows may share a batch.
+It does by hand what no tracer does: it carries the last rows of each vertical layer's input, as many as its window
+looks up, and inside the Scan one pixel of each horizontal layer's input (Ramachandran et al. 2017, section 2). Fresh
+states are zeros, which are the padding, so samples at different rows may share a batch.
 
 Written for speed on the CPU: convolutions are matrix products over [B·W, taps·channels] (convolution kernels are slow
 on an image of two rows), and the Scan's body, run W times a row, has as few nodes as possible, since at small batches
 each node's overhead is the cost. So signal and switch of a gate are two products, which onnxruntime fuses with their
 activations, links and residuals are the products' addends, and log-probabilities are left to one pass after the Scan.
 
-Letters: B batch, H, W, C image axes, K levels, D channels, F features per pixel, R rows in the first window.
+Letters: B batch, H, W, C image axes, K levels, D channels, F features per pixel, R rows in the first window,
+d a row dilation.
 """
 
 from __future__ import annotations
@@ -69,11 +70,17 @@ def build(model: GatedPixelCNN) -> onnx.ModelProto:
 
 
 def _states(model: GatedPixelCNN) -> dict[str, list[int]]:
-    """Names and shapes without the batch: the last R rows of features, and each later vertical layer's input row."""
+    """Names and shapes without the batch: the last R rows of features, and of each later vertical layer's input the
+    last d, the row dilation, oldest first and end to end: d·W pixels.
+
+    Of the d rows only the oldest is read. Where a StateSpec could say so (`rows_back` = d), the server would keep them,
+    and the graph would take and give one row, [W,D]: `_RowGraph._above` would do for any d what it does for 1.
+    """
     width = model.image.width
     rows = model.first_window[0]
-    layers = range(1, len(model.vertical))
-    return {"rows": [rows, width, model.pixel_features]} | {f"above_{i}": [width, model.channels] for i in layers}
+    later = enumerate(layers_of(model.vertical)[1:], start=1)
+    above = {f"above_{i}": [layer.window.dilation[0] * width, model.channels] for i, layer in later}
+    return {"rows": [rows, width, model.pixel_features]} | above
 
 
 class _RowGraph:
@@ -120,9 +127,8 @@ class _RowGraph:
             else:
                 rows, columns = 2, 3
                 here = g.reshape(seen[-1], -1, width, model.channels)
-                next_states[f"above_{i}"] = here
-                above = g.add("Concat", states[f"above_{i}"], here, axis=1)
-            windows = self._windows(above, rows, columns, layer.window.in_channels)
+                above, next_states[f"above_{i}"] = self._above(states[f"above_{i}"], here, layer.window.dilation[0])
+            windows = self._windows(above, rows, columns, layer.window.dilation[1], layer.window.in_channels)
             weights = as_matrix(layer.window.weight)  # [taps·channels, 2D]
             signal, switch = halves_of(weights, 1)
             biases = halves_of(as_array(layer.window.bias), 0)
@@ -135,15 +141,28 @@ class _RowGraph:
             seen.append(g.add("Gemm", gated, as_matrix(layer.project.weight), *addend))
         return seen, next_states
 
-    def _windows(self, rows_in: str, rows: int, columns: int, channels: int) -> str:
-        """[B,rows·W,channels] -> [B·W, rows·columns·channels]: what each window sees, zeros outside the image."""
+    def _above(self, state: str, here: str, dilation: int) -> tuple[str, str]:
+        """Of a state [B,d·W,D] and the layer's present input [B,W,D]: the two rows of a window, and the next state."""
+        g, width = self.graph, self.image.width
+        if dilation == 1:
+            return g.add("Concat", state, here, axis=1), here
+        axis, cut, end = np.array([1]), np.array([width]), np.array([dilation * width])
+        oldest = g.add("Slice", state, np.array([0]), cut, axis)
+        newer = g.add("Slice", state, cut, end, axis)
+        return g.add("Concat", oldest, here, axis=1), g.add("Concat", newer, here, axis=1)
+
+    def _windows(self, rows_in: str, rows: int, columns: int, dilation: int, channels: int) -> str:
+        """[B,rows·W,channels] -> [B·W, rows·columns·channels]: what each window sees, zeros outside the image.
+
+        The columns of a window lie `dilation` apart.
+        """
         g, width = self.graph, self.image.width
         padded = g.add("Concat", rows_in, self._zeros(1, channels), axis=1)
         outside = rows * width
         index = np.full((width, rows, columns), outside, np.int64)
         for tap in range(columns):
             for column in range(width):
-                at = column + tap - columns // 2
+                at = column + (tap - columns // 2) * dilation
                 if 0 <= at < width:
                     index[column, :, tap] = np.arange(rows) * width + at
         gathered = g.add("Gather", padded, index.reshape(width, rows * columns), axis=1)

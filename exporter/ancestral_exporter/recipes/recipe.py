@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from annotated_types import Gt, Le
 
 from ancestral_exporter.data.settings import DataSettings
+from ancestral_exporter.errors import UsageError
 from ancestral_exporter.models.base import Count, ImageModel, ImageShape, NotNegative, Positive, Share
 
 Rate = Annotated[float, Gt(0)]
@@ -64,8 +65,14 @@ class Recipe:
     family_sha256: str = ""
 
     def build(self, image: ImageShape) -> ImageModel:
-        """An untrained model; its weights come from torch's global generator."""
-        return self.model_type(image, self.model)
+        """An untrained model; its weights come from torch's global generator.
+
+        Raises UsageError where the settings do not suit such images, which a family says by a ValueError.
+        """
+        try:
+            return self.model_type(image, self.model)
+        except ValueError as error:
+            raise UsageError(f"{self.name}: [model]: {error}") from error
 
     def settings(self) -> dict[str, Any]:
         """Every number, as JSON knows it: two recipes with equal settings train the same model."""

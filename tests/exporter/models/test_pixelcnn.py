@@ -62,6 +62,7 @@ def torch_feeds(feeds: Arrays) -> list[Tensor | None]:
 GREY = ImageShape(6, 7, 1, 4)
 COLOUR = ImageShape(4, 5, 3, 5)
 BINARY = ImageShape(7, 6, 1, 2)
+TALL = ImageShape(13, 6, 1, 2)
 VARIANTS = [
     pytest.param(BINARY, {}, id="binary"),
     pytest.param(BINARY, {"one_hot": True, "label_count": 2}, id="binary-one-hot-labels"),
@@ -69,6 +70,16 @@ VARIANTS = [
     pytest.param(GREY, {"first_window": (3, 5), "first_pixels": 4, "horizontal_layers": 1}, id="grey-wide-windows"),
     pytest.param(COLOUR, {}, id="colour"),
     pytest.param(COLOUR, {"one_hot": True, "label_count": 2, "head_channels": 24}, id="colour-one-hot-labels"),
+    pytest.param(TALL, {"row_dilations": (2, 4, 1), "column_dilations": (2, 4), "sharpness": 12}, id="binary-dilated"),
+    pytest.param(BINARY, {"row_dilations": (1, 2, 6), "column_dilations": (5, 1, 2)}, id="binary-dilated-to-the-edge"),
+    pytest.param(
+        GREY,
+        {"row_dilations": (2, 1), "one_hot": True, "label_count": 3, "sharpness": 12},
+        id="grey-dilated-rows-labels",
+    ),
+    pytest.param(
+        COLOUR, {"row_dilations": (1, 3), "column_dilations": (3, 1), "first_window": (3, 5)}, id="colour-dilated"
+    ),
     pytest.param(tiles.SHAPE, {"one_hot": True, "head_channels": 32, "first_pixels": 2}, id="colour-tiles"),
 ]
 
@@ -195,6 +206,7 @@ def test_labels_matter() -> None:
         pytest.param(ImageShape(5, 28, 1, 2), {"channels": 64, "vertical_layers": 3}, id="binary"),
         pytest.param(ImageShape(4, 8, 1, 17), {"channels": 40, "one_hot": True, "label_count": 3}, id="levels"),
         pytest.param(ImageShape(3, 5, 3, 5), {}, id="colour"),
+        pytest.param(TALL, {"row_dilations": (2, 4, 1), "column_dilations": (2, 4)}, id="dilated"),
     ],
 )
 def test_samples_are_bitwise_the_same_in_every_batch(shape: ImageShape, options: dict[str, Any]) -> None:
@@ -210,8 +222,11 @@ def test_samples_are_bitwise_the_same_in_every_batch(shape: ImageShape, options:
             assert value.tobytes() == whole[name][index].tobytes(), (name, batch)
 
 
-def test_states_are_bitwise_the_same_and_samples_at_different_rows_share_a_batch() -> None:
-    model = make_model(GREY)
+@pytest.mark.parametrize("row_dilations", [(1,), (3, 1, 2)])
+def test_states_are_bitwise_the_same_and_samples_at_different_rows_share_a_batch(
+    row_dilations: tuple[int, ...],
+) -> None:
+    model = make_model(GREY, row_dilations=row_dilations)
     graph, session = raster(model)
     feeds = feeds_of(graph, GREY, 2)
     alone = run_role(session, graph.role, feeds, GREY.height)
@@ -234,6 +249,26 @@ def test_states_are_bitwise_the_same_and_samples_at_different_rows_share_a_batch
     np.testing.assert_array_equal(np.stack([np.stack(r) for r in rows]), alone["row"])
 
 
+def test_a_dilation_is_state_and_nothing_else() -> None:
+    plain, dilated = (make_model(TALL, row_dilations=steps, column_dilations=steps) for steps in ((1,), (1, 2, 4)))
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), dilated.parameters(), strict=True))
+    (one, _), (other, _) = raster(plain), raster(dilated)
+    assert one.multiply_adds == other.multiply_adds
+    shapes = [[list(state.shape) for state in graph.role.states] for graph in (one, other)]
+    width, channels = TALL.width, plain.channels
+    assert shapes[0] == [[2, width, 1], *[[width, channels]] * 3]
+    assert shapes[1] == [[2, width, 1], *([rows * width, channels] for rows in (1, 2, 4))]
+
+
+def test_dilations_are_taken_in_turn() -> None:
+    settings = PixelCNNSettings(
+        vertical_layers=6, row_dilations=(2, 4, 8), column_dilations=(3, 1), horizontal_layers=1
+    )
+    assert settings.dilations == [(2, 3), (4, 1), (8, 3), (2, 1), (4, 3)]
+    assert PixelCNNSettings(vertical_layers=1, row_dilations=(2, 4), horizontal_layers=1).dilations == []
+    assert PixelCNNSettings(vertical_layers=3, horizontal_layers=1).dilations == [(1, 1), (1, 1)]
+
+
 def test_uniforms_are_philox_multiples() -> None:
     uniforms = philox_uniforms(7, 3, (4, 4, 1))
     assert uniforms.dtype == np.float32
@@ -249,3 +284,14 @@ def test_bad_options_are_refused() -> None:
         PixelCNNSettings(vertical_layers=2, horizontal_layers=3)
     with pytest.raises(ValueError, match="odd"):
         PixelCNNSettings(first_window=(2, 4))
+    with pytest.raises(ValueError, match="column_dilations must have at least one entry"):
+        PixelCNNSettings(column_dilations=())
+
+
+@pytest.mark.parametrize("shape", [GREY, ImageShape(1, 1, 1, 2)])
+@pytest.mark.parametrize(("name", "side"), [("row_dilations", "height"), ("column_dilations", "width")])
+def test_no_layer_looks_beyond_the_image(shape: ImageShape, name: str, side: str) -> None:
+    largest = max(1, getattr(shape, side) - 1)
+    GatedPixelCNN(shape, PixelCNNSettings(**{name: (1, largest)}))
+    with pytest.raises(ValueError, match=rf"{name} has {largest + 1}, and images are .* than {largest}$"):
+        GatedPixelCNN(shape, PixelCNNSettings(**{name: (1, largest + 1)}))
