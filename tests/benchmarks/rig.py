@@ -9,7 +9,7 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,24 +85,24 @@ class Rig:
         return endpoint
 
 
-def untrained(recipe: str, folder: Path) -> tuple[ImageModel, Path]:
-    """The model of a recipe with fresh weights, and its bundle under `folder`."""
+def untrained(recipe: str, folder: Path, settings: Sequence[str] = ()) -> tuple[ImageModel, Path]:
+    """The model of a recipe with `settings`, as of `--set`, and fresh weights; its bundle under `folder`."""
     torch.manual_seed(0)
     image = ImageShape(28, 28, 1, 2) if recipe.startswith("mnist") else ImageShape(8, 8, 1, 17)
-    model = recipes.find(recipe).build(image)
+    model = recipes.find(recipe, settings).build(image)
     golden = np.zeros((2, image.height, image.width, image.channels), np.uint8)
     return model, write_bundle(model, name=recipe, models_dir=folder, golden_images=golden)
 
 
 @contextmanager
-def rig(recipe: str, folder: Path) -> Iterator[Rig]:
+def rig(recipe: str, folder: Path, settings: Sequence[str] = ()) -> Iterator[Rig]:
     """Write an untrained bundle of the recipe under `folder` and load it as the server does."""
     torch.set_num_threads(CORES)
-    model, _ = untrained(recipe, folder)
+    model, _ = untrained(recipe, folder, settings)
     assert isinstance(model, GatedPixelCNN), f"{recipe} is not sampled pixel by pixel"
     # Nobody is refused: what is compared is how long all take.
-    settings = Settings(models=folder, device="cpu", max_queue_ms=3_600_000)
-    version = Loader(settings, Runtime("cpu", CORES), Metrics("bench"), Arrivals()).load(recipe, 1)
+    server_settings = Settings(models=folder, device="cpu", max_queue_ms=3_600_000)
+    version = Loader(server_settings, Runtime("cpu", CORES), Metrics("bench"), Arrivals()).load(recipe, 1)
     assert version.serving, version.problem
     try:
         yield Rig(model, folder, version)

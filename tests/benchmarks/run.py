@@ -36,6 +36,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="mnist-pixelcnn", help="a PixelCNN recipe; its weights stay untrained")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64, 256], help="images at once")
+    parser.add_argument(
+        "--row-dilations",
+        type=int,
+        nargs="+",
+        default=[2, 4, 8, 1],
+        help="of the same net, dilated, that is compared with it; columns lie no more than 4 apart",
+    )
     parser.add_argument("--repeats", type=int, default=7, help="timings of each kind; medians are reported")
     parser.add_argument("--naive-seconds", type=float, default=8.0, help="longest that a naive loop may run")
     parser.add_argument("--load-seconds", type=float, default=8.0, help="length of each load")
@@ -44,10 +51,17 @@ def main() -> None:
     options = parser.parse_args()
     reports.prepare(parser, options.out, ".png")
 
-    with tempfile.TemporaryDirectory() as temporary, rig(options.recipe, Path(temporary)) as bench:
+    settings = [
+        f"model.row_dilations={options.row_dilations}",
+        f"model.column_dilations={[min(rows, 4) for rows in options.row_dilations]}",
+    ]
+    with tempfile.TemporaryDirectory() as temporary, rig(options.recipe, Path(temporary, "plain")) as bench:
         report: dict[str, Any] = {"recipe": options.recipe, "cores": CORES, "machine": platform.machine()}
         rows = sampling.measure(bench, options.batches, options.repeats, options.naive_seconds, bench.models)
         report["sampling"] = [asdict(row) for row in rows]
+        with rig(options.recipe, Path(temporary, "dilated"), settings) as dilated:
+            report["dilated"] = sampling.beside_dilated(bench, dilated, options.batches, options.repeats)
+        report["row_dilations"] = options.row_dilations
         with ServerProcess(bench.models) as server:
             report["through_server"] = sampling.through_server(bench, server.address, 64, options.repeats)
         report["poisson"] = load.compare_batching(bench, options.load_seconds, options.rounds)
@@ -73,6 +87,17 @@ def markdown(report: dict[str, Any]) -> str:
         f"| {row['speedup_naive_onnx']:.0f} | {row['speedup_naive_torch']:.0f} "
         f"| {row['naive_pixels_onnx']}, {row['naive_pixels_torch']} |"
         for row in report["sampling"]
+    )
+    lines += [
+        "",
+        f"The same net with its vertical windows dilated by {', '.join(map(str, report['row_dilations']))} rows:",
+        "",
+        "| images | dilated, s | undilated, s | ratio |",
+        "|---:|---:|---:|---:|",
+    ]
+    lines.extend(
+        f"| {row['batch']} | {row['dilated_seconds']:.3f} | {row['undilated_seconds']:.3f} | {row['ratio']:.2f} |"
+        for row in report["dilated"]
     )
     server = report["through_server"]
     poisson = report["poisson"]

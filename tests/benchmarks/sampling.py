@@ -148,3 +148,26 @@ def through_server(rig: Rig, address: str, batch: int, repeats: int) -> dict[str
         "engine_seconds": statistics.median(pair[1] for pair in pairs),
         "ratio": statistics.median(a / b for a, b in pairs),
     }
+
+
+def beside_dilated(rig: Rig, dilated: Rig, batches: list[int], repeats: int) -> list[dict[str, Any]]:
+    """By batch: seconds to sample from the dilated net and from the undilated one, in turn; all medians."""
+    rows = []
+    with asyncio.Runner() as runner:
+
+        def one_sampling(net: Rig, batch: int) -> float:
+            return seconds(lambda: runner.run(sample(net.lane, batch)))
+
+        for batch in batches:
+            one_sampling(dilated, batch)
+            one_sampling(rig, batch)
+            pairs = [(one_sampling(dilated, batch), one_sampling(rig, batch)) for _ in range(repeats)]
+            rows.append(
+                {
+                    "batch": batch,
+                    "dilated_seconds": statistics.median(pair[0] for pair in pairs),
+                    "undilated_seconds": statistics.median(pair[1] for pair in pairs),
+                    "ratio": statistics.median(a / b for a, b in pairs),
+                }
+            )
+    return rows

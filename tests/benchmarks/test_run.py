@@ -13,7 +13,7 @@ BENCH = Path(__file__).parent / "run.py"
 def test_a_short_run_reports_every_figure(tmp_path: Path) -> None:
     out = tmp_path / "report"
     flags = "--recipe digits-pixelcnn --batches 1 3 --repeats 1 --naive-seconds 0.1 --load-seconds 1 --rounds 1"
-    command = [sys.executable, str(BENCH), *flags.split(), "--out", str(out)]
+    command = [sys.executable, str(BENCH), *flags.split(), "--row-dilations", "2", "4", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(out.with_suffix(".json").read_text())
@@ -21,11 +21,15 @@ def test_a_short_run_reports_every_figure(tmp_path: Path) -> None:
     for row in report["sampling"]:
         keys = ("sample_seconds", "pass_seconds", "ratio", "speedup_naive_onnx", "speedup_naive_torch")
         assert all(row[key] > 0 for key in keys)
+    assert [row["batch"] for row in report["dilated"]] == [1, 3]
+    assert all(row[key] > 0 for row in report["dilated"] for key in ("dilated_seconds", "undilated_seconds", "ratio"))
     assert report["through_server"]["ratio"] > 0
     for kind in ("continuous", "static"):
         assert report["poisson"][kind]["images_per_second"] > 0
         assert report["poisson"][kind]["p99"] >= report["poisson"][kind]["p50"] > 0
         assert report["poisson"][kind]["first_row_p50"] > 0
     assert report["fairness"]["singles"] > 0
-    assert "Poisson load" in out.with_suffix(".md").read_text()
+    text = out.with_suffix(".md").read_text()
+    assert "Poisson load" in text
+    assert "dilated by 2, 4 rows" in text
     assert out.with_suffix(".png").stat().st_size > 1000

@@ -4,11 +4,12 @@ Two stacks, no blind spot (van den Oord et al. 2016, "Conditional Image Generati
 gates section 2.1). `x` is the predicted pixel, `v` what the vertical stack sees, `h` what the horizontal one does:
 
     v v v v v     vertical: each layer looks at the row above and at its own row of the layer below (a 2×3 window);
-    v v v v v     its first layer is fed the image moved down one row, so it knows only rows above x. A dilated layer
-                  looks d rows up instead of one, at three columns that lie c apart (Yu & Koltun 2016, "Multi-Scale
-                  Context Aggregation by Dilated Convolutions"), and sees farther for as many weights.
+    v v v v v     its first layer is fed the image moved down one row, so it knows only rows above x.
     h h x . .     horizontal: each layer looks at the pixel before and at its own of the layer below (a 1×2 window);
     . . . . .     its first layer is fed the image moved right one pixel. Each gets a 1×1 link from a vertical layer.
+
+A dilated vertical layer looks d rows up instead of one, at three columns that lie c apart, and so sees farther with as
+many weights (Yu & Koltun 2016, "Multi-Scale Context Aggregation by Dilated Convolutions").
 
 Windows that look at one row above and one pixel before make caching cheap (Ramachandran et al. 2017, "Fast Generation
 for Convolutional Autoregressive Models", section 2): d rows and one pixel of each layer are the whole state, and zeros
@@ -25,26 +26,17 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ancestral.v1 import bundle_pb2, tensor_pb2
 from ancestral_exporter.models import pixelcnn_rows
-from ancestral_exporter.models.base import (
-    Count,
-    ImageShape,
-    LikelihoodModel,
-    OneShotGraph,
-    Positive,
-    RasterGraph,
-    Share,
-    Terms,
-)
-from ancestral_exporter.models.pixelcnn_weights import multiply_adds
-from ancestral_exporter.models.quantise import from_levels, inverse_cdf, to_levels
+from ancestral_exporter.models.autoregressive import Autoregressive
+from ancestral_exporter.models.base import Count, ImageShape, Positive, RasterGraph, Share
+from ancestral_exporter.models.pixelcnn_weights import Array, LayerWeights, NetWeights, multiply_adds
 
 
 def gate(activations: Tensor) -> Tensor:
@@ -92,6 +84,18 @@ class GatedLayer(nn.Module):
             activations = activations + self.label(labels)[:, :, None, None]
         outputs = self.project(self.dropout(gate(activations)))
         return cast(Tensor, inputs + outputs if self.residual else outputs)
+
+    def weights(self) -> LayerWeights:
+        """The present weights as arrays."""
+        return LayerWeights(
+            taps=cast(tuple[int, int], self.window.kernel_size),
+            dilation=cast(tuple[int, int], self.window.dilation),
+            window=_matrix(self.window),
+            bias=_array(self.window.bias),
+            project=_matrix(self.project),
+            link=None if self.link is None else _matrix(self.link),
+            label=None if self.label is None else _array(self.label.weight),
+        )
 
 
 @dataclass(frozen=True)
@@ -142,12 +146,11 @@ class PixelCNNSettings:
         return list(islice(pairs, self.vertical_layers - 1))
 
 
-class GatedPixelCNN(LikelihoodModel):
-    """See the module's text. Likelihoods are exact, in nats."""
+class GatedPixelCNN(Autoregressive):
+    """See the module's text."""
 
     family: ClassVar[str] = "pixelcnn"
     settings_type: ClassVar[type[PixelCNNSettings]] = PixelCNNSettings
-    likelihood = bundle_pb2.LIKELIHOOD_EXACT
 
     def __init__(self, image: ImageShape, settings: PixelCNNSettings) -> None:
         super().__init__(image, settings)
@@ -160,11 +163,7 @@ class GatedPixelCNN(LikelihoodModel):
                     f"{max(1, size - 1)}"
                 )
         vertical_layers, horizontal_layers = settings.vertical_layers, settings.horizontal_layers
-        first_window, first_pixels = settings.first_window, settings.first_pixels
         self.label_count = settings.label_count
-        self.channels = channels
-        self.first_window = first_window
-        self.first_pixels = first_pixels
         self.head_channels = settings.head_channels or channels
         layer = partial(GatedLayer, channels=channels, label_count=settings.label_count, dropout=settings.dropout)
 
@@ -175,12 +174,12 @@ class GatedPixelCNN(LikelihoodModel):
         self.register_buffer("feature_table", table, persistent=False)  # [K,F/C]
         self.pixel_features = image.channels * table.shape[1]  # F
 
-        self.vertical = nn.ModuleList([layer(self.pixel_features, window=first_window, centred=True)])
+        self.vertical = nn.ModuleList([layer(self.pixel_features, window=settings.first_window, centred=True)])
         self.vertical.extend(
             layer(channels, window=(2, 3), dilation=dilation, centred=True) for dilation in settings.dilations
         )
         self.horizontal = nn.ModuleList(
-            layer(channels if i else self.pixel_features, window=(1, 2 if i else first_pixels), centred=False)
+            layer(channels if i else self.pixel_features, window=(1, 2 if i else settings.first_pixels), centred=False)
             for i in range(horizontal_layers)
         )
         # Horizontal layer i reads vertical layer links[i]; the last reads the last, which sees farthest.
@@ -236,121 +235,39 @@ class GatedPixelCNN(LikelihoodModel):
             channels[i + 1] = channels[i + 1] + earlier(pixel[..., : earlier.in_features])
         return functional.relu(torch.stack(channels, dim=3))
 
-    def level_logits(self, levels: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Logits [N,H,W,C,K] of every pixel of levels [N,H,W,C] int64, given what is before it."""
-        return self._logits_of(self.hidden_activations(levels, labels))
-
-    def _logits_of(self, hidden: Tensor) -> Tensor:
+    def logits_of(self, hidden: Tensor) -> Tensor:
         return torch.stack([linear(hidden[:, :, :, c]) for c, linear in enumerate(self.logits)], dim=3)
 
-    def log_probabilities(self, levels: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Natural log of the probability [N,H,W,C] of every pixel's own level."""
-        return _pick(self.level_logits(levels, labels), levels)
-
-    def negative_log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Terms:
-        levels = to_levels(images, self.image.levels)
-        return {"loss": -self.log_probabilities(levels, labels).flatten(1).sum(1)}
-
-    @torch.no_grad()
-    def sample_naive(
-        self, given: Tensor, known: Tensor, uniforms: Tensor, temperature: Tensor, labels: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """One full pass per pixel and channel: slow, and plainly right. See `RasterGraph.reference` for the shapes.
-
-        Known pixels come back as the bytes that were given; free ones are conditioned on their nearest levels.
-        """
-        levels = torch.where(known, to_levels(given, self.image.levels), 0)
-        _, height, width, channels = given.shape
-        for row in range(height):
-            for column in range(width):
-                for channel in range(channels):
-                    at = (slice(None), row, column, channel)
-                    logits = self.level_logits(levels, labels)[at]  # [N,K]
-                    levels[at] = torch.where(known[at], levels[at], inverse_cdf(logits, uniforms[at], temperature))
-        return self._painted(levels, given, known, labels)
-
-    @torch.no_grad()
-    def sample_by_passes(
-        self, given: Tensor, known: Tensor, uniforms: Tensor, temperature: Tensor, labels: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The same images as `sample_naive` in tens of passes, not hundreds: redraw all pixels until none changes.
-
-        With the noise fixed, pixel i is right one pass after the pixels before it are, so an image that its own pass
-        reproduces is the sequential one (Song et al. 2020, "Accelerating Feedforward Computation via Parallel Nonlinear
-        Equation Solving", Jacobi iteration). Each round is one full parallel pass.
-        """
-        levels = torch.where(known, to_levels(given, self.image.levels), 0)
-        for _ in range(levels[0].numel() + 1):
-            drawn = inverse_cdf(self.level_logits(levels, labels), uniforms, temperature[:, None, None, None])
-            drawn = torch.where(known, levels, drawn)
-            if torch.equal(drawn, levels):
-                break
-            levels = drawn
-        return self._painted(levels, given, known, labels)
-
-    def _painted(self, levels: Tensor, given: Tensor, known: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Bytes [N,H,W,C] with known pixels as given, and the log-likelihood [N] of the free ones."""
-        scores = torch.where(known, 0.0, self.log_probabilities(levels, labels))
-        return torch.where(known, given, from_levels(levels, self.image.levels)), scores.flatten(1).sum(1)
-
-    def graphs(self) -> list[OneShotGraph | RasterGraph]:
-        self.cpu().eval()
-        return [self._score_graph(), self._sample_graph()]
-
-    def _score_graph(self) -> OneShotGraph:
-        shape = self.image
-        features = shape.channels * self.head_channels
-        spec = bundle_pb2.TensorSpec
-        byte, integer, real = tensor_pb2.DATA_TYPE_UINT8, tensor_pb2.DATA_TYPE_INT64, tensor_pb2.DATA_TYPE_FLOAT32
-        pixels = [shape.height, shape.width]
-        inputs = [spec(name="image", meaning=bundle_pb2.MEANING_IMAGE, dtype=byte, shape=[*pixels, shape.channels])]
-        if self.label_count:
-            inputs.append(spec(name="label", meaning=bundle_pb2.MEANING_LABEL, dtype=integer))
-        score = bundle_pb2.Role(
-            name="score",
-            program=bundle_pb2.PROGRAM_ONE_SHOT,
-            graph="score.onnx",
-            inputs=inputs,
-            outputs=[spec(name="log_likelihood", meaning=bundle_pb2.MEANING_LOG_LIKELIHOOD, dtype=real)],
-            likelihood=bundle_pb2.LIKELIHOOD_EXACT,
+    def weights(self) -> NetWeights:
+        """The present weights as arrays, the convolutions' as matrices over windows with channels last."""
+        return NetWeights(
+            feature_table=_array(self.feature_table),
+            vertical=[cast(GatedLayer, layer).weights() for layer in self.vertical],
+            horizontal=[cast(GatedLayer, layer).weights() for layer in self.horizontal],
+            links=self.links,
+            hidden=_matrix(self.hidden),
+            hidden_bias=_array(self.hidden.bias),
+            earlier=[_matrix(linear) for linear in self.earlier],
+            logits=[(_matrix(linear), _array(linear.bias)) for linear in self.logits],
         )
-        pooled = bundle_pb2.Role(
-            name="features",
-            program=bundle_pb2.PROGRAM_ONE_SHOT,
-            graph="score.onnx",
-            inputs=inputs,
-            outputs=[
-                spec(name="features", meaning=bundle_pb2.MEANING_FEATURES, dtype=real, shape=[features]),
-                spec(name="feature_map", meaning=bundle_pb2.MEANING_FEATURE_MAP, dtype=real, shape=[*pixels, features]),
-            ],
-        )
-        return OneShotGraph("score.onnx", [score, pooled], _Score(self))
 
-    def _sample_graph(self) -> RasterGraph:
+    def row_graph(self) -> RasterGraph:
+        net = self.weights()
         return RasterGraph(
             "sample.onnx",
-            pixelcnn_rows.role(self, "sample.onnx"),
-            partial(pixelcnn_rows.build, self),
+            pixelcnn_rows.role(self.image, net, "sample.onnx"),
+            partial(pixelcnn_rows.build, self.image, net),
             self.sample_by_passes,
-            multiply_adds(self),
+            multiply_adds(net, self.image.height * self.image.width),
         )
 
 
-class _Score(nn.Module):
-    """What `score.onnx` computes: log-likelihood [N], mean features [N,C·D'], feature map [N,H,W,C·D']."""
-
-    def __init__(self, model: GatedPixelCNN) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        levels = to_levels(image, self.model.image.levels)
-        hidden = self.model.hidden_activations(levels, label)
-        scores = _pick(self.model._logits_of(hidden), levels)
-        feature_map = hidden.flatten(3)
-        return scores.flatten(1).sum(1), feature_map.mean(dim=(1, 2)), feature_map
+def _array(tensor: Any) -> Array:
+    """A copy, float32."""
+    return np.array(tensor.detach().cpu().numpy(), np.float32)
 
 
-def _pick(logits: Tensor, levels: Tensor) -> Tensor:
-    """Log-softmax of logits [...,K] at levels [...]."""
-    return functional.log_softmax(logits.float(), dim=-1).gather(-1, levels.unsqueeze(-1)).squeeze(-1)
+def _matrix(module: Any) -> Array:
+    """A convolution's weight [out,in,rows,columns] as [rows·columns·in,out], a linear layer's [out,in] as [in,out]."""
+    weight = module.weight
+    return _array(weight.permute(2, 3, 1, 0).flatten(0, 2) if weight.ndim == 4 else weight.T)

@@ -20,33 +20,29 @@ d a row dilation.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx
 
 from ancestral.v1 import bundle_pb2, tensor_pb2
+from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.graph_builder import BOOL, FLOAT, INT64, UINT8, GraphBuilder
 from ancestral_exporter.models.pixelcnn_draw import Draw, bytes_of_levels, levels_of_bytes, make_draw
-from ancestral_exporter.models.pixelcnn_weights import Array, as_array, as_linear, as_matrix, halves_of, layers_of
+from ancestral_exporter.models.pixelcnn_weights import Array, LayerWeights, NetWeights
 from ancestral_exporter.models.quantise import COLDEST
 
-if TYPE_CHECKING:
-    from ancestral_exporter.models.pixelcnn import GatedLayer, GatedPixelCNN
 
-
-def role(model: GatedPixelCNN, file: str) -> bundle_pb2.Role:
+def role(image: ImageShape, net: NetWeights, file: str) -> bundle_pb2.Role:
     """The manifest entry of the graph that `build` makes."""
-    spec, shape = bundle_pb2.TensorSpec, model.image
+    spec = bundle_pb2.TensorSpec
     byte, integer, real = tensor_pb2.DATA_TYPE_UINT8, tensor_pb2.DATA_TYPE_INT64, tensor_pb2.DATA_TYPE_FLOAT32
-    row = [shape.width, shape.channels]
+    row = [image.width, image.channels]
     inputs = [
         spec(name="given", meaning=bundle_pb2.MEANING_GIVEN, dtype=byte, shape=row),
         spec(name="known", meaning=bundle_pb2.MEANING_KNOWN, dtype=tensor_pb2.DATA_TYPE_BOOL, shape=row),
         spec(name="uniforms", meaning=bundle_pb2.MEANING_UNIFORMS, dtype=real, shape=row),
         spec(name="temperature", meaning=bundle_pb2.MEANING_TEMPERATURE, dtype=real),
     ]
-    if model.label_count:
+    if net.label_count:
         inputs.append(spec(name="label", meaning=bundle_pb2.MEANING_LABEL, dtype=integer))
     return bundle_pb2.Role(
         name="sample",
@@ -59,36 +55,34 @@ def role(model: GatedPixelCNN, file: str) -> bundle_pb2.Role:
         ],
         states=[
             bundle_pb2.StateSpec(input=name, output=f"next_{name}", shape=shape)
-            for name, shape in _states(model).items()
+            for name, shape in _states(image, net).items()
         ],
     )
 
 
-def build(model: GatedPixelCNN) -> onnx.ModelProto:
-    """The row graph with the model's present weights, float32."""
-    return _RowGraph(model).build()
+def build(image: ImageShape, net: NetWeights) -> onnx.ModelProto:
+    """The row graph of that net."""
+    return _RowGraph(image, net).build()
 
 
-def _states(model: GatedPixelCNN) -> dict[str, list[int]]:
+def _states(image: ImageShape, net: NetWeights) -> dict[str, list[int]]:
     """Names and shapes without the batch: the last R rows of features, and of each later vertical layer's input the
     last d, the row dilation, oldest first and end to end: d·W pixels.
 
     Of the d rows only the oldest is read. Where a StateSpec could say so (`rows_back` = d), the server would keep them,
     and the graph would take and give one row, [W,D]: `_RowGraph._above` would do for any d what it does for 1.
     """
-    width = model.image.width
-    rows = model.first_window[0]
-    later = enumerate(layers_of(model.vertical)[1:], start=1)
-    above = {f"above_{i}": [layer.window.dilation[0] * width, model.channels] for i, layer in later}
-    return {"rows": [rows, width, model.pixel_features]} | above
+    first, *later = net.vertical
+    above = {f"above_{i}": [layer.dilation[0] * image.width, net.channels] for i, layer in enumerate(later, start=1)}
+    return {"rows": [first.taps[0], image.width, net.pixel_features]} | above
 
 
 class _RowGraph:
     """Holds what the steps of building share. Values named `_t` have time first: [W,B,...], for the Scan."""
 
-    def __init__(self, model: GatedPixelCNN) -> None:
-        self.model = model
-        self.image = model.image
+    def __init__(self, image: ImageShape, net: NetWeights) -> None:
+        self.image = image
+        self.net = net
         self.graph = GraphBuilder("row")
 
     def build(self) -> onnx.ModelProto:
@@ -97,8 +91,10 @@ class _RowGraph:
         known = g.input("known", BOOL, ["batch", width, channels])
         uniforms = g.input("uniforms", FLOAT, ["batch", width, channels])
         temperature = g.input("temperature", FLOAT, ["batch"])
-        label = g.input("label", INT64, ["batch"]) if self.model.label_count else None
-        states = {name: g.input(name, FLOAT, ["batch", *shape]) for name, shape in _states(self.model).items()}
+        label = g.input("label", INT64, ["batch"]) if self.net.label_count else None
+        states = {
+            name: g.input(name, FLOAT, ["batch", *shape]) for name, shape in _states(self.image, self.net).items()
+        }
 
         self.batch = g.add("Shape", given, start=0, end=1)  # [1]
         seen, next_states = self._vertical(states, label)
@@ -111,34 +107,31 @@ class _RowGraph:
         newest = g.add("Unsqueeze", features, np.array([1]))  # [B,1,W,F]
         kept = g.add("Slice", states["rows"], np.array([1]), np.array([np.iinfo(np.int64).max]), np.array([1]))
         next_states["rows"] = g.add("Concat", kept, newest, axis=1)
-        for name, shape in _states(self.model).items():
+        for name, shape in _states(self.image, self.net).items():
             g.output(f"next_{name}", next_states[name], FLOAT, ["batch", *shape])
         return g.model()
 
     def _vertical(self, states: dict[str, str], label: str | None) -> tuple[list[str], dict[str, str]]:
         """Per layer its output row [B·W,D], and the states for the next row."""
-        g, model, width = self.graph, self.model, self.image.width
+        g, net, width = self.graph, self.net, self.image.width
         seen: list[str] = []
         next_states: dict[str, str] = {}
-        for i, layer in enumerate(layers_of(model.vertical)):
+        for i, layer in enumerate(net.vertical):
             if i == 0:
-                rows, columns = model.first_window
-                above = g.reshape(states["rows"], 0, rows * width, model.pixel_features)
+                above = g.reshape(states["rows"], 0, layer.taps[0] * width, net.pixel_features)
             else:
-                rows, columns = 2, 3
-                here = g.reshape(seen[-1], -1, width, model.channels)
-                above, next_states[f"above_{i}"] = self._above(states[f"above_{i}"], here, layer.window.dilation[0])
-            windows = self._windows(above, rows, columns, layer.window.dilation[1], layer.window.in_channels)
-            weights = as_matrix(layer.window.weight)  # [taps·channels, 2D]
-            signal, switch = halves_of(weights, 1)
-            biases = halves_of(as_array(layer.window.bias), 0)
+                here = g.reshape(seen[-1], -1, width, net.channels)
+                above, next_states[f"above_{i}"] = self._above(states[f"above_{i}"], here, layer.dilation[0])
+            windows = self._windows(above, layer)
+            signal, switch = _halves(layer.window, 1)
+            biases = _halves(layer.bias, 0)
             a = g.add("Gemm", windows, signal, biases[0])
             b = g.add("Gemm", windows, switch, biases[1])
             if label is not None:
                 a, b = self._add_label(a, b, layer, label)
             gated = g.add("Mul", g.add("Tanh", a), g.add("Sigmoid", b))
             addend = [seen[-1]] if layer.residual else []
-            seen.append(g.add("Gemm", gated, as_matrix(layer.project.weight), *addend))
+            seen.append(g.add("Gemm", gated, layer.project, *addend))
         return seen, next_states
 
     def _above(self, state: str, here: str, dilation: int) -> tuple[str, str]:
@@ -151,12 +144,10 @@ class _RowGraph:
         newer = g.add("Slice", state, cut, end, axis)
         return g.add("Concat", oldest, here, axis=1), g.add("Concat", newer, here, axis=1)
 
-    def _windows(self, rows_in: str, rows: int, columns: int, dilation: int, channels: int) -> str:
-        """[B,rows·W,channels] -> [B·W, rows·columns·channels]: what each window sees, zeros outside the image.
-
-        The columns of a window lie `dilation` apart.
-        """
-        g, width = self.graph, self.image.width
+    def _windows(self, rows_in: str, layer: LayerWeights) -> str:
+        """[B,rows·W,inputs] -> [B·W, rows·columns·inputs]: what each window sees, zeros outside the image."""
+        g, width, channels = self.graph, self.image.width, layer.inputs
+        (rows, columns), (_, dilation) = layer.taps, layer.dilation
         padded = g.add("Concat", rows_in, self._zeros(1, channels), axis=1)
         outside = rows * width
         index = np.full((width, rows, columns), outside, np.int64)
@@ -168,9 +159,9 @@ class _RowGraph:
         gathered = g.add("Gather", padded, index.reshape(width, rows * columns), axis=1)
         return g.reshape(gathered, -1, rows * columns * channels)
 
-    def _add_label(self, a: str, b: str, layer: GatedLayer, label: str) -> tuple[str, str]:
+    def _add_label(self, a: str, b: str, layer: LayerWeights, label: str) -> tuple[str, str]:
         """Add a label's vector to both halves [B·W,D] of a gate."""
-        g, width, channels = self.graph, self.image.width, self.model.channels
+        g, width, channels = self.graph, self.image.width, self.net.channels
         sums = []
         for value, vectors in zip((a, b), self._label_vectors(layer), strict=True):
             vector = g.add("Unsqueeze", g.add("Gather", vectors, label), np.array([1]))  # [B,1,D]
@@ -178,22 +169,22 @@ class _RowGraph:
             sums.append(g.reshape(summed, -1, channels))
         return sums[0], sums[1]
 
-    def _label_vectors(self, layer: GatedLayer) -> list[Array]:
+    def _label_vectors(self, layer: LayerWeights) -> list[Array]:
         assert layer.label is not None
-        return halves_of(as_array(layer.label.weight), 1)
+        return _halves(layer.label, 1)
 
     def _links(self, seen: list[str], label: str | None) -> list[tuple[str, str]]:
         """Per horizontal layer the addends [W,B,D] of signal and switch: link, bias and label."""
-        g, model, width = self.graph, self.model, self.image.width
+        g, net, width = self.graph, self.net, self.image.width
         timed: dict[int, str] = {}
         links = []
-        for layer, vertical in zip(layers_of(model.horizontal), model.links, strict=True):
+        for layer, vertical in zip(net.horizontal, net.links, strict=True):
             if vertical not in timed:
-                rows = g.reshape(seen[vertical], -1, width, model.channels)
-                timed[vertical] = g.reshape(g.add("Transpose", rows, perm=[1, 0, 2]), -1, model.channels)  # [W·B,D]
+                rows = g.reshape(seen[vertical], -1, width, net.channels)
+                timed[vertical] = g.reshape(g.add("Transpose", rows, perm=[1, 0, 2]), -1, net.channels)  # [W·B,D]
             assert layer.link is not None
-            weights = halves_of(as_matrix(layer.link.weight), 1)
-            biases = halves_of(as_array(layer.window.bias), 0)
+            weights = _halves(layer.link, 1)
+            biases = _halves(layer.bias, 0)
             halves = []
             for half in range(2):
                 link = g.add("Gemm", timed[vertical], weights[half], biases[half])
@@ -208,15 +199,15 @@ class _RowGraph:
         self, given: str, known: str, uniforms: str, temperature: str, links: list[tuple[str, str]]
     ) -> tuple[str, str, str]:
         """Paint the row, pixel by pixel: levels [B,W,C], their features [B,W,F] and logits [B,W,C,K]."""
-        g, model, image = self.graph, self.model, self.image
+        g, net, image = self.graph, self.net, self.image
         coldest = np.array(COLDEST, np.float32)
         inverse = g.add("Div", np.array(1, np.float32), g.add("Max", temperature, coldest))
         inverse = g.add("Unsqueeze", inverse, np.array([1]))  # [B,1]
         given_levels = levels_of_bytes(g, given, image.levels)
 
         body = GraphBuilder("pixel", outer=g)
-        carried = {"window": self._zeros(model.first_pixels * model.pixel_features)}
-        carried |= {f"before_{i}": self._zeros(model.channels) for i in range(1, len(model.horizontal))}
+        carried = {"window": self._zeros(len(net.horizontal[0].window))}
+        carried |= {f"before_{i}": self._zeros(net.channels) for i in range(1, len(net.horizontal))}
         for name in carried:
             body.input(name, FLOAT, ["batch", "width"])
         scanned: list[str] = []
@@ -226,9 +217,8 @@ class _RowGraph:
             names = (f"link_signal_{i}", f"link_switch_{i}")
             link_names.append(names)
             for name in names:
-                body.input(name, FLOAT, ["batch", model.channels])
-        table = as_array(model.feature_table)
-        draw = make_draw(g, body, uniforms, known, given_levels, inverse, table, image.channels)
+                body.input(name, FLOAT, ["batch", net.channels])
+        draw = make_draw(g, body, uniforms, known, given_levels, inverse, net.feature_table, image.channels)
         scanned += draw.scanned
 
         stream, carried_on = self._pixel(body, link_names)
@@ -236,10 +226,10 @@ class _RowGraph:
         pixel = features[0] if len(features) == 1 else body.add("Concat", *features, axis=1)  # [B,F]
         shifted = body.add("Concat", "window", pixel, axis=1)
         last = np.array([np.iinfo(np.int64).max])
-        carried_on["window"] = body.add("Slice", shifted, np.array([model.pixel_features]), last, np.array([1]))
+        carried_on["window"] = body.add("Slice", shifted, np.array([net.pixel_features]), last, np.array([1]))
         for name in carried:
             body.output(f"next_{name}", carried_on[name], FLOAT, ["batch", "width"])
-        body.output("pixel", pixel, FLOAT, ["batch", model.pixel_features])
+        body.output("pixel", pixel, FLOAT, ["batch", net.pixel_features])
         for c in range(image.channels):
             draw.declare(c, levels[c])
             body.output(f"logits_{c}", logits[c], FLOAT, ["batch", "values"])
@@ -261,23 +251,23 @@ class _RowGraph:
         """The horizontal stack at one pixel: its output [B,D] and the inputs that the next pixel will look back at."""
         carried_on: dict[str, str] = {}
         stream = ""
-        for i, layer in enumerate(layers_of(self.model.horizontal)):
+        for i, layer in enumerate(self.net.horizontal):
             if i == 0:
                 window = "window"
             else:
                 carried_on[f"before_{i}"] = stream
                 window = body.add("Concat", f"before_{i}", stream, axis=1)
-            signal, switch = halves_of(as_matrix(layer.window.weight), 1)
+            signal, switch = _halves(layer.window, 1)
             a = body.add("Tanh", body.add("Gemm", window, signal, links[i][0]))
             b = body.add("Sigmoid", body.add("Gemm", window, switch, links[i][1]))
             addend = [stream] if layer.residual else []
-            stream = body.add("Gemm", body.add("Mul", a, b), as_matrix(layer.project.weight), *addend)
+            stream = body.add("Gemm", body.add("Mul", a, b), layer.project, *addend)
         return stream, carried_on
 
     def _head(self, draw: Draw, stream: str) -> tuple[list[str], list[str], list[str]]:
         """Per channel of the pixel, which sees those before it: level, features [B,F/C] and logits."""
-        body, model, channels = draw.body, self.model, self.image.channels
-        hidden = body.add("Gemm", body.add("Relu", stream), as_matrix(model.hidden.weight), as_array(model.hidden.bias))
+        body, net, channels = draw.body, self.net, self.image.channels
+        hidden = body.add("Gemm", body.add("Relu", stream), net.hidden, net.hidden_bias)
         per_channel = [hidden]
         if channels > 1:
             per_channel = body.add_many("Split", channels, hidden, axis=1, num_outputs=channels)
@@ -287,9 +277,8 @@ class _RowGraph:
         for c, activations in enumerate(per_channel):
             if c > 0:
                 earlier = features[0] if c == 1 else body.add("Concat", *features, axis=1)
-                activations = body.add("Gemm", earlier, as_array(as_linear(model.earlier[c - 1]).weight).T, activations)
-            linear = as_linear(model.logits[c])
-            weight, bias = draw.head(as_array(linear.weight).T, as_array(linear.bias))
+                activations = body.add("Gemm", earlier, net.earlier[c - 1], activations)
+            weight, bias = draw.head(*net.logits[c])
             logits.append(body.add("Gemm", body.add("Relu", activations), weight, bias))
             level, feature = draw.draw(c, logits[c])
             levels.append(level)
@@ -313,3 +302,8 @@ class _RowGraph:
         """[B, *shape] of zeros."""
         g = self.graph
         return g.add("ConstantOfShape", g.add("Concat", self.batch, np.array(shape, np.int64), axis=0))
+
+
+def _halves(array: Array, axis: int) -> list[Array]:
+    """A gate's signal and switch."""
+    return np.split(array, 2, axis=axis)

@@ -1,62 +1,94 @@
-"""A PixelCNN's parameters: as the matrices of a graph built by hand (float32 numpy arrays), and how many there are."""
+"""A PixelCNN's parameters as plain arrays, float32, laid out for a graph built by hand; and how many there are.
+
+Letters: C image channels, K levels, D channels of the stacks, D' of the head, F input features per pixel.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from ancestral_exporter.models.pixelcnn import GatedLayer, GatedPixelCNN
 
 Array = np.ndarray[Any, Any]
 
 
-def layers_of(stack: nn.ModuleList) -> list[GatedLayer]:
-    return list(stack)  # type: ignore[arg-type]
+@dataclass(frozen=True)
+class LayerWeights:
+    """One gated layer. The columns of what feeds the gate are first the D of the signal, then the D of the switch.
+
+    taps: rows and columns of the window, the own row being the last; dilation: how far apart they lie. link: horizontal
+    layers only. label: only where there are classes.
+    """
+
+    taps: tuple[int, int]
+    dilation: tuple[int, int]
+    window: Array  # [rows·columns·inputs,2D]
+    bias: Array  # [2D]
+    project: Array  # [D,D]
+    link: Array | None = None  # [D,2D]
+    label: Array | None = None  # [classes,2D]
+
+    @property
+    def inputs(self) -> int:
+        """Channels of what the window looks at."""
+        return len(self.window) // math.prod(self.taps)
+
+    @property
+    def residual(self) -> bool:
+        """Whether the layer adds to its input: where the widths allow."""
+        return self.inputs == len(self.project)
 
 
-def as_linear(module: nn.Module) -> nn.Linear:
-    assert isinstance(module, nn.Linear)
-    return module
+@dataclass(frozen=True)
+class NetWeights:
+    """The whole net. links: the vertical layer that each horizontal one reads.
+
+    logits: by image channel, the last layer and its bias. earlier: what each channel but the first adds to its hidden
+    activations for the features of those before it in the same pixel.
+    """
+
+    feature_table: Array  # [K,F/C]
+    vertical: Sequence[LayerWeights]
+    horizontal: Sequence[LayerWeights]
+    links: Sequence[int]
+    hidden: Array  # [D,C·D']
+    hidden_bias: Array  # [C·D']
+    earlier: Sequence[Array]  # [c·F/C,D'] for c = 1, 2, ...
+    logits: Sequence[tuple[Array, Array]]  # [D',K], [K]
+
+    @property
+    def channels(self) -> int:
+        """D."""
+        return len(self.hidden)
+
+    @property
+    def pixel_features(self) -> int:
+        """F."""
+        return self.vertical[0].inputs
+
+    @property
+    def label_count(self) -> int:
+        label = self.vertical[0].label
+        return 0 if label is None else len(label)
 
 
-def as_array(tensor: Tensor | None) -> Array:
-    assert tensor is not None
-    return np.asarray(tensor.detach().cpu().float().numpy())
-
-
-def as_matrix(weight: Tensor) -> Array:
-    """A convolution's weight [out,in,rows,columns] as [rows·columns·in, out], for windows with channels last."""
-    return as_array(weight.permute(2, 3, 1, 0).flatten(0, 2))
-
-
-def halves_of(array: Array, axis: int) -> list[Array]:
-    return np.split(array, 2, axis=axis)
-
-
-def multiply_adds(model: GatedPixelCNN) -> dict[str, int]:
-    """Multiply-adds of one exactly sampled image, by part of the net.
+def multiply_adds(net: NetWeights, pixels: int) -> dict[str, int]:
+    """Multiply-adds of one exactly sampled image of so many pixels, by part of the net.
 
     The caches see to it that every weight meets every pixel once, as in one parallel pass. The vertical stack, with the
     links out of it, runs once a row, over the row's whole width; the rest runs pixel by pixel.
     """
-    horizontal = layers_of(model.horizontal)
-    links = [layer.link for layer in horizontal]
-    parts: dict[str, list[nn.Module | None]] = {
-        "vertical": [*_products(layers_of(model.vertical)), *links],
-        "horizontal": _products(horizontal),
-        "head": [model.hidden, *model.earlier, *model.logits],
+    links = [layer.link for layer in net.horizontal if layer.link is not None]
+    parts = {
+        "vertical": [*_products(net.vertical), *links],
+        "horizontal": _products(net.horizontal),
+        "head": [net.hidden, *net.earlier, *(weight for weight, _ in net.logits)],
     }
-    pixels = model.image.height * model.image.width
-    return {name: pixels * sum(map(_weights, modules)) for name, modules in parts.items()}
+    return {name: pixels * sum(matrix.size for matrix in matrices) for name, matrices in parts.items()}
 
 
-def _products(layers: list[GatedLayer]) -> list[nn.Module | None]:
-    return [module for layer in layers for module in (layer.window, layer.project)]
-
-
-def _weights(module: nn.Module | None) -> int:
-    assert isinstance(module, nn.Conv2d | nn.Linear)
-    return module.weight.numel()
+def _products(layers: Sequence[LayerWeights]) -> list[Array]:
+    return [matrix for layer in layers for matrix in (layer.window, layer.project)]

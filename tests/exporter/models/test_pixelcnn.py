@@ -255,7 +255,7 @@ def test_a_dilation_is_state_and_nothing_else() -> None:
     (one, _), (other, _) = raster(plain), raster(dilated)
     assert one.multiply_adds == other.multiply_adds
     shapes = [[list(state.shape) for state in graph.role.states] for graph in (one, other)]
-    width, channels = TALL.width, plain.channels
+    width, channels = TALL.width, plain.settings.channels
     assert shapes[0] == [[2, width, 1], *[[width, channels]] * 3]
     assert shapes[1] == [[2, width, 1], *([rows * width, channels] for rows in (1, 2, 4))]
 
@@ -292,6 +292,8 @@ def test_bad_options_are_refused() -> None:
 @pytest.mark.parametrize(("name", "side"), [("row_dilations", "height"), ("column_dilations", "width")])
 def test_no_layer_looks_beyond_the_image(shape: ImageShape, name: str, side: str) -> None:
     largest = max(1, getattr(shape, side) - 1)
-    GatedPixelCNN(shape, PixelCNNSettings(**{name: (1, largest)}))
+    fitting: dict[str, Any] = {name: (1, largest)}
+    GatedPixelCNN(shape, PixelCNNSettings(**fitting))
+    farther: dict[str, Any] = {name: (1, largest + 1)}
     with pytest.raises(ValueError, match=rf"{name} has {largest + 1}, and images are .* than {largest}$"):
-        GatedPixelCNN(shape, PixelCNNSettings(**{name: (1, largest + 1)}))
+        GatedPixelCNN(shape, PixelCNNSettings(**farther))

@@ -1,0 +1,151 @@
+"""Models that draw an image value by value, each given those before it: their likelihood, and how they plainly sample.
+
+Letters: N images, H, W, C image axes, K levels, D' features of a value.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ancestral.v1 import bundle_pb2, tensor_pb2
+from ancestral_exporter.models.base import LikelihoodModel, OneShotGraph, RasterGraph, Terms
+from ancestral_exporter.models.quantise import from_levels, inverse_cdf, to_levels
+
+
+class Autoregressive(LikelihoodModel):
+    """p(image) is the product of p(value | values before it), in raster order: rows, columns, channels. Exact, in nats.
+
+    A family says what it makes of the values before (`hidden_activations`, whose last axis has `head_channels`
+    entries), how that becomes logits (`logits_of`), and how rows are painted at less than a pass per value
+    (`row_graph`).
+    """
+
+    likelihood: ClassVar[bundle_pb2.Likelihood.ValueType] = bundle_pb2.LIKELIHOOD_EXACT
+    head_channels: int
+
+    @abstractmethod
+    def hidden_activations(self, levels: Tensor, labels: Tensor | None) -> Tensor:
+        """The last hidden activations [N,H,W,C,D'] of levels [N,H,W,C] int64: all that the logits depend on.
+
+        Those of a value depend on the values before it alone, and on the labels [N] int64 where `label_count` > 0.
+        """
+
+    @abstractmethod
+    def logits_of(self, hidden: Tensor) -> Tensor:
+        """Logits [N,H,W,C,K] of hidden activations [N,H,W,C,D']."""
+
+    @abstractmethod
+    def row_graph(self) -> RasterGraph:
+        """The graph that samples, `sample.onnx`; called on the CPU in evaluation mode."""
+
+    def level_logits(self, levels: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Logits [N,H,W,C,K] of every pixel of levels [N,H,W,C] int64, given what is before it."""
+        return self.logits_of(self.hidden_activations(levels, labels))
+
+    def log_probabilities(self, levels: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Natural log of the probability [N,H,W,C] of every pixel's own level."""
+        return _pick(self.level_logits(levels, labels), levels)
+
+    def negative_log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Terms:
+        levels = to_levels(images, self.image.levels)
+        return {"loss": -self.log_probabilities(levels, labels).flatten(1).sum(1)}
+
+    @torch.no_grad()
+    def sample_naive(
+        self, given: Tensor, known: Tensor, uniforms: Tensor, temperature: Tensor, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One full pass per pixel and channel: slow, and plainly right. See `RasterGraph.reference` for the shapes.
+
+        Known pixels come back as the bytes that were given; free ones are conditioned on their nearest levels.
+        """
+        levels = torch.where(known, to_levels(given, self.image.levels), 0)
+        _, height, width, channels = given.shape
+        for row in range(height):
+            for column in range(width):
+                for channel in range(channels):
+                    at = (slice(None), row, column, channel)
+                    logits = self.level_logits(levels, labels)[at]  # [N,K]
+                    levels[at] = torch.where(known[at], levels[at], inverse_cdf(logits, uniforms[at], temperature))
+        return self._painted(levels, given, known, labels)
+
+    @torch.no_grad()
+    def sample_by_passes(
+        self, given: Tensor, known: Tensor, uniforms: Tensor, temperature: Tensor, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The same images as `sample_naive` in tens of passes, not hundreds: redraw all pixels until none changes.
+
+        With the noise fixed, pixel i is right one pass after the pixels before it are, so an image that its own pass
+        reproduces is the sequential one (Song et al. 2020, "Accelerating Feedforward Computation via Parallel Nonlinear
+        Equation Solving", Jacobi iteration). Each round is one full parallel pass.
+        """
+        levels = torch.where(known, to_levels(given, self.image.levels), 0)
+        for _ in range(levels[0].numel() + 1):
+            drawn = inverse_cdf(self.level_logits(levels, labels), uniforms, temperature[:, None, None, None])
+            drawn = torch.where(known, levels, drawn)
+            if torch.equal(drawn, levels):
+                break
+            levels = drawn
+        return self._painted(levels, given, known, labels)
+
+    def _painted(self, levels: Tensor, given: Tensor, known: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Bytes [N,H,W,C] with known pixels as given, and the log-likelihood [N] of the free ones."""
+        scores = torch.where(known, 0.0, self.log_probabilities(levels, labels))
+        return torch.where(known, given, from_levels(levels, self.image.levels)), scores.flatten(1).sum(1)
+
+    def graphs(self) -> list[OneShotGraph | RasterGraph]:
+        self.cpu().eval()
+        return [self._score_graph(), self.row_graph()]
+
+    def _score_graph(self) -> OneShotGraph:
+        shape = self.image
+        features = shape.channels * self.head_channels
+        spec = bundle_pb2.TensorSpec
+        byte, integer, real = tensor_pb2.DATA_TYPE_UINT8, tensor_pb2.DATA_TYPE_INT64, tensor_pb2.DATA_TYPE_FLOAT32
+        pixels = [shape.height, shape.width]
+        inputs = [spec(name="image", meaning=bundle_pb2.MEANING_IMAGE, dtype=byte, shape=[*pixels, shape.channels])]
+        if self.label_count:
+            inputs.append(spec(name="label", meaning=bundle_pb2.MEANING_LABEL, dtype=integer))
+        score = bundle_pb2.Role(
+            name="score",
+            program=bundle_pb2.PROGRAM_ONE_SHOT,
+            graph="score.onnx",
+            inputs=inputs,
+            outputs=[spec(name="log_likelihood", meaning=bundle_pb2.MEANING_LOG_LIKELIHOOD, dtype=real)],
+            likelihood=bundle_pb2.LIKELIHOOD_EXACT,
+        )
+        pooled = bundle_pb2.Role(
+            name="features",
+            program=bundle_pb2.PROGRAM_ONE_SHOT,
+            graph="score.onnx",
+            inputs=inputs,
+            outputs=[
+                spec(name="features", meaning=bundle_pb2.MEANING_FEATURES, dtype=real, shape=[features]),
+                spec(name="feature_map", meaning=bundle_pb2.MEANING_FEATURE_MAP, dtype=real, shape=[*pixels, features]),
+            ],
+        )
+        return OneShotGraph("score.onnx", [score, pooled], _Score(self))
+
+
+class _Score(nn.Module):
+    """What `score.onnx` computes: log-likelihood [N], mean features [N,C·D'], feature map [N,H,W,C·D']."""
+
+    def __init__(self, model: Autoregressive) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        levels = to_levels(image, self.model.image.levels)
+        hidden = self.model.hidden_activations(levels, label)
+        scores = _pick(self.model.logits_of(hidden), levels)
+        feature_map = hidden.flatten(3)
+        return scores.flatten(1).sum(1), feature_map.mean(dim=(1, 2)), feature_map
+
+
+def _pick(logits: Tensor, levels: Tensor) -> Tensor:
+    """Log-softmax of logits [...,K] at levels [...]."""
+    return functional.log_softmax(logits.float(), dim=-1).gather(-1, levels.unsqueeze(-1)).squeeze(-1)
