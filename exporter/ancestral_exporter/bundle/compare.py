@@ -10,7 +10,7 @@ import numpy as np
 
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.report import VerifyReport
-from ancestral_exporter.bundle.runtime import RUN_FAILURES, Array, Arrays, run_role
+from ancestral_exporter.bundle.runtime import RUN_FAILURES, Array, run_role
 
 # Largest |u - p| at which two float32 computations of p may draw different levels.
 NEAR_TIE = 1e-5

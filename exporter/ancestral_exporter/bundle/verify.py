@@ -1,4 +1,4 @@
-"""Checks that a bundle is whole, that its graphs answer as their originals do, and that its raster graphs are causal."""
+"""Checks that a bundle is whole, that its graphs answer as their originals do, and that raster graphs are causal."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def verify_model(
 ) -> VerifyReport:
     """Verify exported graphs in `folder` against the model that they are of, on fresh inputs at batches 1, 2, 7 and 64.
 
-    Of large images the larger batches are left out. A raster graph's samples are computed once by PyTorch and must come back in every batch. `subjects` are the images
-    (random ones when unset) and their labels.
+    Of large images the larger batches are left out. A raster graph's samples are computed once by PyTorch and must come
+    back in every batch. `subjects` are the images (random ones when unset) and their labels.
     """
     report = VerifyReport(str(folder))
     subjects = subjects or random_subjects(model)

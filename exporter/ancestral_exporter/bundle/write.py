@@ -114,8 +114,8 @@ def _subjects(model: Bundled, images: Array, labels: Array | None) -> Subjects:
 def _record(graphs: Sequence[Graph], folder: Path, subjects: Subjects) -> Arrays:
     """Inputs and the original's answers of every role, by their names in golden.npz.
 
-    The original's, since the point of a replay is to find the runtime that differs. But a raster sample that hinges on a
-    rounding would fail on one device and pass on the next, so noise is drawn again until onnxruntime paints the same.
+    The original's, since the point of a replay is to find the runtime that differs. But a raster sample that hinges on
+    a rounding would fail on one device and pass on the next, so noise is drawn again until onnxruntime paints the same.
     """
     golden: Arrays = {}
     for graph in graphs:
