@@ -13,7 +13,7 @@ from torch import Tensor
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle import verify_model
 from ancestral_exporter.bundle.export import export_graph, graph_roles
-from ancestral_exporter.bundle.feeds import Subjects, make_feeds, philox_uniforms, original_answers
+from ancestral_exporter.bundle.feeds import Subjects, make_feeds, original_answers, philox_uniforms
 from ancestral_exporter.bundle.runtime import open_session, run_role
 from ancestral_exporter.models.base import ImageShape, OneShotGraph
 from ancestral_exporter.models.likelihoods import normals
