@@ -2,8 +2,8 @@
 
 Commands stand in ```console blocks, one a line. Each README is worked through from its top in a folder of its own that
 has what a user would have: `.venv`, `models` with the digits bundles (untrained, for speed), `images.npy`, `digit.png`,
-`top.png`, and a classifier of somebody else's, `theirs.onnx`. A server listens at ANCESTRAL_ADDRESS. What would take minutes or needs an engine runs in the nearest
-form that tests the text.
+`top.png`, and a classifier of somebody else's, `theirs.onnx`. A server listens at ANCESTRAL_ADDRESS. What would take
+minutes or needs an engine runs in the nearest form that tests the text.
 """
 
 from __future__ import annotations

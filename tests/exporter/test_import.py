@@ -236,7 +236,7 @@ ENCODE = ("--role", "encode", "--scale", "0..1")
         (
             foreign.encoder,
             ("--role", "encode", "--output", "mean=z_mean"),
-            "say which with --scale: 0..1, -1..1, 0..255, imagenet",
+            "--scale: 0..1, -1..1, 0..255, imagenet",
         ),
         (
             foreign.encoder,
