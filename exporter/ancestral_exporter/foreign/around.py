@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -31,7 +32,7 @@ class Chain:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
 
-    def add(self, op: str, *operands: Array, **attributes: object) -> Chain:
+    def add(self, op: str, *operands: Array, **attributes: Any) -> Chain:
         """Apply an operator to what is there, with constants as its further inputs."""
         output = f"{self.name}/around_{len(self.nodes)}"
         source = self.nodes[-1].output[0] if self.nodes else self.name
@@ -87,7 +88,7 @@ def image_out(name: str, layout: Layout, scale: Scale | None, *, reverse: bool) 
     if scale is not None:
         chain.add("Cast", to=TensorProto.FLOAT)
         chain.add("Mul", np.array(scale.width, np.float32)).add("Add", np.array(scale.shift, np.float32))
-        chain.add("Round").add("Clip", np.float32(0), np.float32(255))
+        chain.add("Round").add("Clip", np.array(0, np.float32), np.array(255, np.float32))
         chain.add("Cast", to=TensorProto.UINT8)
     if reverse:
         chain.add("Gather", np.arange(channels)[::-1].copy(), axis=3)

@@ -51,6 +51,7 @@ def find_layout(where: str, sizes: Sizes, said: str | None, image: tuple[int, in
     shown = f"{where} is [N,{','.join('?' if size is None else str(size) for size in sizes)}]"
     if len(sizes) == 1:
         return _flat(shown, sizes[0], said, image)
+    options: dict[str, tuple[int | None, int | None, int | None]]
     if len(sizes) == 2:
         options = {"nhwc": (sizes[0], sizes[1], 1)}
     elif len(sizes) == 3:

@@ -26,12 +26,18 @@ class Scale:
 
     def floats(self, images: Array) -> Array:
         """Of images [N,H,W,C] uint8, float32."""
-        return (images.astype(np.float32) - np.float32(self.shift)) / np.float32(self.width)
+        shift, width = self._arrays()
+        floats: Array = (images.astype(np.float32) - shift) / width
+        return floats
 
     def bytes(self, values: Array) -> Array:
         """Of floats [N,H,W,C], the nearest byte."""
-        scaled = values.astype(np.float32) * np.float32(self.width) + np.float32(self.shift)
-        return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        shift, width = self._arrays()
+        levels: Array = np.clip(np.rint(values.astype(np.float32) * width + shift), 0, 255).astype(np.uint8)
+        return levels
+
+    def _arrays(self) -> tuple[Array, Array]:
+        return np.array(self.shift, np.float32), np.array(self.width, np.float32)
 
 
 def scale(name: str | None, mean: str | None, std: str | None, channels: int) -> Scale:

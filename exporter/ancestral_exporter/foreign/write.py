@@ -134,6 +134,6 @@ def _card(model: Foreign, name: str, tolerance: float, company: str) -> str:
         + ", ".join(role.name for graph in model.graphs() for role in graph_roles(graph))
         + (f"; {model.latent_size} latent dimensions." if model.latent_size else "."),
         "",
-        f"Its graphs were held against the original, images one at a time, within {tolerance:g} (1 + |x|). {company}",
+        f"Its graphs were held against the original at several batches, within {tolerance:g} (1 + |x|). {company}",
     ]
     return "\n".join([*lines, ""])
