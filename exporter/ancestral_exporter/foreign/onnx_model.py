@@ -35,6 +35,8 @@ _MEANINGS = {
 }
 # The least normal float32: the logarithm of a probability that a softmax has rounded to 0 is that of this one.
 _LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)
+# Outputs that are named where they are left out.
+_MOST_TOLD = 10
 # Images that a file is tried with first: black, white, and noise.
 _TRIED = 4
 
@@ -275,7 +277,8 @@ def _check_probabilities(output: str, rows: Array) -> None:
 
 def _remarks(source: Source, outputs: Mapping[str, str]) -> Sequence[str]:
     left = [name for name in source.outputs if name not in outputs.values()]
-    remarks = [f"outputs left out: {', '.join(left)}"] if left else []
+    more = f" and {len(left) - _MOST_TOLD} more" if len(left) > _MOST_TOLD else ""
+    remarks = [f"outputs left out: {', '.join(left[:_MOST_TOLD])}{more}"] if left else []
     if source.batch is not None:
         remarks.append(f"the file's batch of {source.batch} was made free")
     return remarks
