@@ -25,7 +25,7 @@ from ancestral_exporter.foreign.write import write
 
 IMAGES = np.random.default_rng(5).integers(0, 256, (3, foreign.SIDE, foreign.SIDE, 3), dtype=np.uint8)
 LATENTS = np.random.default_rng(6).standard_normal((3, foreign.LATENTS), dtype=np.float32)
-MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,15 @@ def test_bytes_of_channels_last_in_a_fixed_batch_of_four(run: Callable[..., Done
     assert run(file, "--role", "classify").code == 0
     (wanted,) = theirs(file, np.concatenate([IMAGES, IMAGES[:1]]))
     np.testing.assert_allclose(ours(tmp_path, "classify", IMAGES)["logits"], wanted[:3], rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_floats_of_other_sizes(run: Callable[..., Done], tmp_path: Path, dtype: type[np.generic]) -> None:
+    code = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    file = foreign.classifier(tmp_path / "net.onnx", dtype=code)
+    assert run(file, "--role", "classify", "--scale", "0..1").code == 0
+    (wanted,) = theirs(file, (IMAGES / np.float32(255)).transpose(0, 3, 1, 2).astype(dtype))
+    np.testing.assert_allclose(ours(tmp_path, "classify", IMAGES)["logits"], wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_a_softmax_becomes_logits_and_classes_have_names(run: Callable[..., Done], tmp_path: Path) -> None:

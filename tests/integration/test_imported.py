@@ -33,7 +33,7 @@ def test_a_classifier_and_an_encoder(tmp_path: Path) -> None:
     with ServerProcess(models) as server, Client(server.address) as client:
         found = client.classify("animals", images)
         codes = client.encode("codes", grey)
-    mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+    mean, std = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
     prepared = ((images / np.float32(255) - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
     (wanted,) = onnxruntime.InferenceSession(str(classifier)).run(None, {"x": prepared})
     np.testing.assert_allclose(found.logits, wanted, rtol=1e-4, atol=1e-3)
