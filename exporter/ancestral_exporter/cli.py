@@ -15,6 +15,7 @@ from rich.text import Text
 
 from ancestral.text import shown, shown_lines
 from ancestral_exporter.errors import ExporterError, UsageError
+from ancestral_exporter.foreign.commands import app as import_app
 from ancestral_exporter.terminal import console
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ app = typer.Typer(
     # Plain: in its panels typer says of each flag that it takes a <bool>.
     rich_markup_mode=None,
 )
+app.add_typer(import_app, name="import")
 
 
 class Precision(StrEnum):

@@ -1,6 +1,6 @@
 """From a trained model to a verified bundle that the server can load.
 
-`write` exports (`export`), records PyTorch's answers (`feeds`), verifies (`verify`, `compare`, `causality`)
+`write` exports (`export`), records the answers of the original (`feeds`), verifies (`verify`, `compare`, `causality`)
 and renames; `promote` gives a bundle another place.
 """
 

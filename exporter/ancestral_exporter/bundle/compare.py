@@ -1,4 +1,4 @@
-"""Comparing what a graph gives with what PyTorch gave, and telling an error from a rounding."""
+"""Comparing what a graph gives with what its original gave, and telling an error from a rounding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.report import VerifyReport
-from ancestral_exporter.bundle.runtime import Array, Arrays, run_role
+from ancestral_exporter.bundle.runtime import RUN_FAILURES, Array, run_role
 
 # Largest |u - p| at which two float32 computations of p may draw different levels.
 NEAR_TIE = 1e-5
@@ -34,15 +34,19 @@ def compare(
     feeds: Mapping[str, Array],
     wanted: Mapping[str, Array],
     tolerance: Tolerance,
-) -> Arrays:
-    """Run the role on `feeds` and report each output's worst difference from `wanted`; returns the outputs.
+) -> None:
+    """Run the role on `feeds` and report each output's worst difference from `wanted`, or that it does not run.
 
     Samples of a raster role that part ways with PyTorch at a draw within `NEAR_TIE` are left out, and reported.
     """
     height = next((wanted[s.name].shape[1] for s in role.outputs if s.meaning == bundle_pb2.MEANING_ROW), 0)
-    got = run_role(session, role, feeds, height)
     batch = len(next(iter(feeds.values())))
     subject = f"{role.graph} {role.name} {subject}, batch {batch}"
+    try:
+        got = run_role(session, role, feeds, height)
+    except RUN_FAILURES as error:
+        report.add(subject, False, f"fails: {error}")
+        return
     excused = np.zeros(batch, np.bool_)
     if role.program == bundle_pb2.PROGRAM_RASTER:
         excused = _excused(report, subject, session, role, feeds, got, wanted)
@@ -53,7 +57,6 @@ def compare(
             report.add(name, False, f"is {a.dtype} {list(a.shape)}, wanted {b.dtype} {list(b.shape)}")
             continue
         report.add(name, *difference(a[~excused], b[~excused], tolerance))
-    return got
 
 
 def difference(got: Array, wanted: Array, tolerance: Tolerance) -> tuple[bool, str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ancestral.v1 import bundle_pb2, tensor_pb2
 from ancestral_exporter.bundle.reductions import fix_order
-from ancestral_exporter.models.base import OneShotGraph, RasterGraph
+from ancestral_exporter.models.base import ForeignGraph, Graph, OneShotGraph, RasterGraph
 
 _TORCH_DTYPES = {
     tensor_pb2.DATA_TYPE_UINT8: torch.uint8,
@@ -25,18 +25,26 @@ _TORCH_DTYPES = {
 }
 
 
-def export_graph(graph: OneShotGraph | RasterGraph, folder: Path) -> None:
-    """Write `folder / graph.file`, and beside it the lean forms of its roles."""
-    model = graph.build() if isinstance(graph, RasterGraph) else _trace(graph)
-    onnx.save_model(model, str(folder / graph.file))
+# Bytes of a graph with its weights inside; protobuf writes no message of 2 GiB, and the weights are not all of it.
+_MOST_INSIDE = 2**30
+
+
+def export_graph(graph: Graph, folder: Path) -> None:
+    """Write `folder / graph.file`, and beside it the lean forms of its roles, and large weights."""
+    model = _model(graph)
+    if model.ByteSize() > _MOST_INSIDE:
+        weights = f"{graph.file}.weights"
+        onnx.save_model(model, str(folder / graph.file), save_as_external_data=True, location=weights)
+    else:
+        onnx.save_model(model, str(folder / graph.file))
     for role in graph_roles(graph):
         if role.HasField("lean"):
             names = [[spec.name for spec in side] for side in (role.lean.inputs, role.lean.outputs)]
             onnx.save_model(onnx.utils.Extractor(model).extract_model(*names), str(folder / role.lean.graph))
 
 
-def graph_roles(graph: OneShotGraph | RasterGraph) -> list[bundle_pb2.Role]:
-    return [graph.role] if isinstance(graph, RasterGraph) else list(graph.roles)
+def graph_roles(graph: Graph) -> list[bundle_pb2.Role]:
+    return list(graph.roles) if isinstance(graph, OneShotGraph) else [graph.role]
 
 
 def input_names(graph: OneShotGraph) -> list[str]:
@@ -53,6 +61,24 @@ def input_names(graph: OneShotGraph) -> list[str]:
 def output_names(graph: OneShotGraph) -> list[str]:
     """The union of the roles' outputs, in order of first appearance, as `module.forward` returns them."""
     return list(dict.fromkeys(spec.name for role in graph.roles for spec in role.outputs))
+
+
+def _model(graph: Graph) -> onnx.ModelProto:
+    if isinstance(graph, RasterGraph):
+        return graph.build()
+    return graph.model if isinstance(graph, ForeignGraph) else _trace(graph)
+
+
+def without_traces(model: onnx.ModelProto) -> None:
+    """Remove, in place, the notes of a tracer: stack traces with the paths of the machine that it ran on."""
+    model.graph.ClearField("metadata_props")
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        value.ClearField("metadata_props")
+    for weights in model.graph.initializer:
+        weights.ClearField("metadata_props")
 
 
 def _trace(graph: OneShotGraph) -> onnx.ModelProto:
@@ -75,16 +101,12 @@ def _trace(graph: OneShotGraph) -> onnx.ModelProto:
         )
     assert program is not None
     model = program.model_proto
-    # The tracer notes stack traces with the paths of the machine that it ran on.
-    model.graph.ClearField("metadata_props")
-    for node in model.graph.node:
-        node.ClearField("metadata_props")
-        node.ClearField("doc_string")
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-        value.ClearField("metadata_props")
-    for weights in model.graph.initializer:
-        weights.ClearField("metadata_props")
-    fix_order(model)
+    without_traces(model)
+    try:
+        fix_order(model)
+    except ValueError:
+        if graph.in_order:
+            raise
     onnx.checker.check_model(model)
     return model
 

@@ -1,4 +1,4 @@
-"""Inputs to try a role with, and the answers that PyTorch gives to them."""
+"""Inputs to try a role with, and the answers that its original gives to them: PyTorch, or somebody else's file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.export import input_names, output_names
 from ancestral_exporter.bundle.runtime import Array, Arrays
-from ancestral_exporter.models.base import OneShotGraph, RasterGraph
+from ancestral_exporter.models.base import ForeignGraph, Graph, RasterGraph
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,10 @@ def _masks(count: int, shape: tuple[int, ...], random: np.random.Generator) -> A
     return masks
 
 
-def torch_answers(graph: OneShotGraph | RasterGraph, role: bundle_pb2.Role, feeds: Mapping[str, Array]) -> Arrays:
-    """The role's outputs by name, from PyTorch."""
+def original_answers(graph: Graph, role: bundle_pb2.Role, feeds: Mapping[str, Array]) -> Arrays:
+    """The role's outputs by name, from what the graph was made of: PyTorch, or somebody else's file."""
+    if isinstance(graph, ForeignGraph):
+        return graph.answers(feeds)
     if isinstance(graph, RasterGraph):
         return _raster_answers(graph, feeds)
     with torch.no_grad():

@@ -45,6 +45,7 @@ ROWWISE = frozenset(
 def open_session(graph: Path) -> Any:
     """An onnxruntime session on the CPU that sleeps, and does not spin, between runs."""
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is raised, and need not stand on stderr besides
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 

@@ -18,12 +18,19 @@ from ancestral.bundle import rules
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.compare import Tolerance, compare
 from ancestral_exporter.bundle.export import export_graph, graph_roles
-from ancestral_exporter.bundle.feeds import Subjects, make_feeds, torch_answers
+from ancestral_exporter.bundle.feeds import Subjects, make_feeds, original_answers
 from ancestral_exporter.bundle.report import VerifyReport
 from ancestral_exporter.bundle.runtime import Array, Arrays, open_session
-from ancestral_exporter.bundle.verify import MANIFEST, SCHEMA, sha256, verify_bundle, verify_model
+from ancestral_exporter.bundle.verify import (
+    FRESH_TOLERANCE,
+    MANIFEST,
+    SCHEMA,
+    sha256,
+    verify_bundle,
+    verify_model,
+)
 from ancestral_exporter.errors import ExporterError, UsageError
-from ancestral_exporter.models.base import ImageModel, OneShotGraph, RasterGraph
+from ancestral_exporter.models.base import Bundled, Graph, RasterGraph
 
 GOLDEN = "golden.npz"
 # For the server's device too: a GPU without TF32 stays well inside.
@@ -36,7 +43,7 @@ _RASTER_IMAGES = 4
 
 
 def write_bundle(
-    model: ImageModel,
+    model: Bundled,
     *,
     name: str,
     models_dir: Path,
@@ -46,15 +53,18 @@ def write_bundle(
     golden_images: Array,
     golden_labels: Array | None = None,
     class_names: Sequence[str] = (),
+    fresh: Tolerance = FRESH_TOLERANCE,
+    golden: Tolerance = GOLDEN_TOLERANCE,
     extras: Callable[[Path], Iterable[bundle_pb2.Metric]] | None = None,
 ) -> Path:
     """Export, verify and place `model` as the next version of `models_dir/name`; returns its folder.
 
     golden_images [N,H,W,C] uint8 and golden_labels [N] (needed when the model has labels) are what the recorded answers
-    are about; a handful is enough. class_names are those of the labels from 0 on, where they have any. `extras` is
-    called with the temporary folder when the graphs are there; it may add files, and returns what it measured of the
-    graphs.
-    Raises VerifyError, leaving nothing behind, when a graph does not answer as PyTorch does.
+    are about; a handful is enough. class_names are those of the labels from 0 on, where they have any. `fresh` is
+    how far a graph may be from its original here, `golden` how far it may be from the recorded answers wherever it is
+    served. `extras` is called with the temporary folder when the graphs are there; it may add files, and returns what
+    it measured of the graphs.
+    Raises VerifyError, leaving nothing behind, when a graph does not answer as its original does.
     """
     check_name(name)
     subjects = _subjects(model, golden_images, golden_labels)
@@ -64,10 +74,10 @@ def write_bundle(
         graphs = model.graphs()
         for graph in graphs:
             export_graph(graph, folder)
-        verify_model(model, folder).raise_if_failed()
+        verify_model(model, folder, tolerance=fresh).raise_if_failed()
         np.savez_compressed(folder / GOLDEN, **_record(graphs, folder, subjects))  # type: ignore[arg-type]
         measured = [*metrics, *(extras(folder) if extras else ())]
-        manifest = _manifest(model, name, description, class_names, graphs, measured, provenance or {})
+        manifest = _manifest(model, name, description, class_names, graphs, measured, provenance or {}, golden)
         manifest.files.extend(_files(folder))
         manifest.version = next_version(home)
         write_manifest(folder, manifest)
@@ -90,7 +100,7 @@ def check_home(home: Path) -> None:
         raise ExporterError(f"{home}: cannot be written: {error.strerror}") from error
 
 
-def _subjects(model: ImageModel, images: Array, labels: Array | None) -> Subjects:
+def _subjects(model: Bundled, images: Array, labels: Array | None) -> Subjects:
     shape = (model.image.height, model.image.width, model.image.channels)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or len(images) == 0:
         raise UsageError(
@@ -101,11 +111,11 @@ def _subjects(model: ImageModel, images: Array, labels: Array | None) -> Subject
     return Subjects(images, labels if model.label_count else None, seed=0)
 
 
-def _record(graphs: Sequence[OneShotGraph | RasterGraph], folder: Path, subjects: Subjects) -> Arrays:
-    """Inputs and PyTorch's answers of every role, by their names in golden.npz.
+def _record(graphs: Sequence[Graph], folder: Path, subjects: Subjects) -> Arrays:
+    """Inputs and the original's answers of every role, by their names in golden.npz.
 
-    PyTorch's, since the point of a replay is to find the runtime that differs. But a raster sample that hinges on a
-    rounding would fail on one device and pass on the next, so noise is drawn again until onnxruntime paints the same.
+    The original's, since the point of a replay is to find the runtime that differs. But a raster sample that hinges on
+    a rounding would fail on one device and pass on the next, so noise is drawn again until onnxruntime paints the same.
     """
     golden: Arrays = {}
     for graph in graphs:
@@ -116,27 +126,28 @@ def _record(graphs: Sequence[OneShotGraph | RasterGraph], folder: Path, subjects
                 for seed in range(3):
                     chosen = Subjects(subjects.images, subjects.labels, seed).first(_RASTER_IMAGES)
                     feeds = make_feeds(role, chosen)
-                    answers = torch_answers(graph, role, feeds)
+                    answers = original_answers(graph, role, feeds)
                     trial = VerifyReport(graph.file)
                     compare(trial, "recording", session, role, feeds, answers, Tolerance(GOLDEN_TOLERANCE.value, 0))
                     if len(trial.checks) == len(role.outputs):  # no sample had to be excused
                         break
             else:
                 feeds = make_feeds(role, chosen)
-                answers = torch_answers(graph, role, feeds)
+                answers = original_answers(graph, role, feeds)
             golden |= {f"{role.name}/in/{key}": value for key, value in feeds.items()}
             golden |= {f"{role.name}/out/{key}": value for key, value in answers.items()}
     return golden
 
 
 def _manifest(
-    model: ImageModel,
+    model: Bundled,
     name: str,
     description: str,
     class_names: Sequence[str],
-    graphs: Sequence[OneShotGraph | RasterGraph],
+    graphs: Sequence[Graph],
     metrics: Sequence[bundle_pb2.Metric],
     provenance: Mapping[str, str],
+    tolerance: Tolerance,
 ) -> bundle_pb2.Bundle:
     image = model.image
     return bundle_pb2.Bundle(
@@ -151,9 +162,7 @@ def _manifest(
         label_count=model.label_count,
         class_names=class_names,
         roles=[role for graph in graphs for role in graph_roles(graph)],
-        golden=bundle_pb2.Golden(
-            path=GOLDEN, tolerance=GOLDEN_TOLERANCE.value, pixel_tolerance=GOLDEN_TOLERANCE.pixels
-        ),
+        golden=bundle_pb2.Golden(path=GOLDEN, tolerance=tolerance.value, pixel_tolerance=tolerance.pixels),
         metrics=metrics,
         provenance=provenance,
     )

@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
 from annotated_types import Ge, Lt
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ancestral.v1 import bundle_pb2
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
 
 
@@ -57,11 +58,15 @@ class OneShotGraph:
 
     `module.forward` takes the union of the roles' inputs, in order of first appearance, and returns the union of their
     outputs, likewise, as a tuple. Images are uint8 NHWC on both sides; noise is an input of uniforms.
+
+    in_order: whether every sum and mean must have a fixed order (bundle/reductions.py); a net of somebody else may have
+    some that cannot, and then the last bits of an image's answer depend on its company.
     """
 
     file: str
     roles: Sequence[bundle_pb2.Role]
     module: nn.Module
+    in_order: bool = True
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,42 @@ class RasterGraph:
     build: Callable[[], onnx.ModelProto]
     reference: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
     multiply_adds: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class ForeignGraph:
+    """A graph that somebody else trained, with what makes it a role of ours around it.
+
+    `answers(feeds)` gives the role's outputs by name, computed by the original, without what was put around.
+    """
+
+    file: str
+    role: bundle_pb2.Role
+    model: onnx.ModelProto
+    answers: Callable[[Mapping[str, np.ndarray[Any, Any]]], dict[str, np.ndarray[Any, Any]]]
+
+
+Graph = OneShotGraph | RasterGraph | ForeignGraph
+
+
+class Bundled(Protocol):
+    """What a bundle is written of: images, sizes, and graphs that know the answers that they must give."""
+
+    @property
+    def family(self) -> str: ...
+
+    @property
+    def image(self) -> ImageShape: ...
+
+    @property
+    def latent_size(self) -> int:
+        """Z, or 0."""
+
+    @property
+    def label_count(self) -> int:
+        """Of the classes that a role is conditioned on, or 0."""
+
+    def graphs(self) -> Sequence[Graph]: ...
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,14 @@ def image_tensor(image: ImageShape) -> bundle_pb2.TensorSpec:
 
 
 def one_shot(
-    role: str, inputs: Sequence[bundle_pb2.TensorSpec], outputs: Sequence[bundle_pb2.TensorSpec], module: nn.Module
+    role: str,
+    inputs: Sequence[bundle_pb2.TensorSpec],
+    outputs: Sequence[bundle_pb2.TensorSpec],
+    module: nn.Module,
+    *,
+    in_order: bool = True,
 ) -> OneShotGraph:
     """A graph of its own for a role, so that none computes, or must be fed, what it does not need."""
     file = f"{role}.onnx"
     spec = bundle_pb2.Role(name=role, program=bundle_pb2.PROGRAM_ONE_SHOT, graph=file, inputs=inputs, outputs=outputs)
-    return OneShotGraph(file, [spec], module)
+    return OneShotGraph(file, [spec], module, in_order)

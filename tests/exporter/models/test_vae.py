@@ -13,7 +13,7 @@ from torch import Tensor
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle import verify_model
 from ancestral_exporter.bundle.export import export_graph, graph_roles
-from ancestral_exporter.bundle.feeds import Subjects, make_feeds, philox_uniforms, torch_answers
+from ancestral_exporter.bundle.feeds import Subjects, make_feeds, original_answers, philox_uniforms
 from ancestral_exporter.bundle.runtime import open_session, run_role
 from ancestral_exporter.models.base import ImageShape, OneShotGraph
 from ancestral_exporter.models.likelihoods import normals
@@ -94,7 +94,7 @@ def test_exported_likelihoods_equal_the_model(name: str, role: str, tmp_path: Pa
     graph = next(graph for graph in model.graphs() if graph.file == f"{role}.onnx")
     export_graph(graph, tmp_path)
     feeds = make_feeds(graph_roles(graph)[0], Subjects(some_images(model.image, 8).numpy(), None, 0))
-    expected = torch_answers(graph, graph_roles(graph)[0], feeds)
+    expected = original_answers(graph, graph_roles(graph)[0], feeds)
     found = run_role(open_session(tmp_path / graph.file), graph_roles(graph)[0], feeds, 8)
     for key, value in expected.items():
         np.testing.assert_allclose(found[key].astype(float), value.astype(float), rtol=1e-5, atol=1e-4)
@@ -111,7 +111,7 @@ def test_scores_of_extreme_logits_are_finite(name: str, tmp_path: Path) -> None:
     graph = next(graph for graph in model.graphs() if graph.file == "score.onnx")
     export_graph(graph, tmp_path)
     feeds = make_feeds(graph_roles(graph)[0], Subjects(some_images(model.image, 8).numpy(), None, 0))
-    expected = torch_answers(graph, graph_roles(graph)[0], feeds)["log_likelihood"]
+    expected = original_answers(graph, graph_roles(graph)[0], feeds)["log_likelihood"]
     found = run_role(open_session(tmp_path / graph.file), graph_roles(graph)[0], feeds, 8)["log_likelihood"]
     assert np.isfinite(expected).all()
     assert expected.max() < -64 * 100
