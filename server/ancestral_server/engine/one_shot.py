@@ -16,6 +16,7 @@ from ancestral_server.engine.admission import Limits, check_deadline, check_queu
 from ancestral_server.engine.batching import (
     Piece,
     bucket,
+    check_rows,
     cut,
     deal,
     enough,
@@ -66,6 +67,7 @@ class BatchStep:
         inputs = stack(form, self.pieces, self.size)
         self.gathered = clock()
         self.outputs = form.run(inputs, wanted)
+        check_rows(self.outputs.values(), self.size)
 
 
 class OneShotScheduler:
@@ -155,14 +157,14 @@ class OneShotScheduler:
         return bool(self.queue or self._again)
 
     def finish(self, step: BatchStep, now: float, seat: int) -> None:
-        del self._running[seat]
         self.costs.learn(step.size, now - step.began, now)
         self._policy.ran(len(step.pieces) + len(self.queue), self._sizes, self.costs.seconds)
         for job in deal(step.pieces, step.outputs):
             self.answers.finish(job, now)
+        # Last: should any of this fail, `abandon` finds whose rows these are.
+        del self._running[seat]
 
     def fail(self, step: BatchStep, error: Exception, now: float, seat: int) -> None:
-        del self._running[seat]
         told: ServerError = Internal(f"{self.name}: the run failed: {error}")
         parts: list[list[Piece]] = []
         if isinstance(error, OutOfMemory | MemoryError):
@@ -184,6 +186,7 @@ class OneShotScheduler:
             self._again.extendleft(reversed(parts))
         else:
             self._give_up(jobs_of(step.pieces), told)
+        del self._running[seat]
 
     def abandon(self, error: ServerError, seat: int | None = None) -> None:
         for each in list(self._running) if seat is None else [seat]:

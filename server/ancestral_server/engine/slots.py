@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from ancestral.v1 import bundle_pb2
+from ancestral_server.engine.batching import check_rows
 from ancestral_server.engine.job import RasterJob
 from ancestral_server.runtime.noise import uniforms
 from ancestral_server.runtime.program import Meaning, RasterProgram
@@ -124,13 +125,15 @@ class Slots:
     ) -> tuple[Array, Array | None, list[Array]]:
         """What `RasterProgram.run_row` gives for all these rows, in one run or joined from several."""
         if len(sizes) == 1:
-            return self._program.run_row(inputs, states)
+            row, likelihood, after = self._program.run_row(inputs, states)
+            check_rows([row, *([] if likelihood is None else [likelihood]), *after], sizes[0])
+            return row, likelihood, after
         rows, likelihoods, joined = [], [], []
         stop = 0
         for size in sizes:
             start, stop = stop, stop + size
             part = {meaning: array[start:stop] for meaning, array in inputs.items()}
-            row, likelihood, after = self._program.run_row(part, [state[start:stop] for state in states])
+            row, likelihood, after = self._run(part, [state[start:stop] for state in states], [size])
             rows.append(row)
             likelihoods.append(likelihood)
             joined.append(after)

@@ -5,6 +5,7 @@ clock.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ from ancestral_server.errors import (
     ServerError,
     Unavailable,
 )
-from fakeprograms import Doubler
+from fakeprograms import IMAGE, Doubler
 from simulation import CANCELLED, batches, doubled, images, taken
 
 BATCH = Priority.BATCH
@@ -425,3 +426,40 @@ def test_nothing_waits_for_ever(doubler: Doubler) -> None:
     assert isinstance(wait, Wait)
     assert wait.seconds is not None
     assert wait.seconds < math.inf
+
+
+@pytest.mark.parametrize("verb", ["finish", "fail"])
+def test_a_failure_halfway_through_a_decision_leaves_nobody_without_an_answer(
+    doubler: Doubler, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    lane = batches(doubler)
+    job = lane.submit(images(1, 2))
+    step = lane.begin()
+    with monkeypatch.context() as patch:
+        patch.setattr(lane.scheduler.costs, "learn", lambda *_: 1 / 0)
+        patch.setattr(lane.scheduler.memory, "shrink", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            lane.end(step, error=None if verb == "finish" else MemoryError())
+    # As a lane does then.
+    lane.abandon(Internal("no"), seat=0)
+    assert isinstance(lane.outcome(job), Internal)
+
+
+def test_a_run_that_loses_rows_gives_nobody_the_rows_of_others(
+    doubler: Doubler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a graph does that leaves out what it does not like, by the data."""
+    run = doubler.run
+
+    def pick(inputs: Any, wanted: Any) -> Any:
+        return {meaning: array[inputs[IMAGE][:, 0] != 5] for meaning, array in run(inputs, wanted).items()}
+
+    monkeypatch.setattr(doubler, "run", pick)
+    lane = batches(doubler)
+    jobs = [lane.submit(images(value)) for value in (4, 5, 6)]
+    lane.work()
+    assert lane.outcome(jobs[0]) is None
+    assert doubled(jobs[0]) == [8]
+    assert str(lane.outcome(jobs[1])).endswith("the run failed: the graph gave [0, 1] for 1 rows")
+    assert lane.outcome(jobs[2]) is None
+    assert doubled(jobs[2]) == [12]

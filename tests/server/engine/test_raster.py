@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from ancestral.v1 import bundle_pb2
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.job import Feed, Priority, RasterJob
 from ancestral_server.engine.raster import RasterScheduler
@@ -279,6 +282,29 @@ def test_only_the_guilty_request_hears_of_a_failed_row(painter: Painter) -> None
     assert "toy: the run failed: out of paint" in str(lane.outcome(jobs[2]))
     assert all(right(job) for job in jobs if job is not jobs[2])
     assert used(lane) == 0
+
+
+def test_a_row_that_loses_samples_gives_nobody_the_pixels_of_others(
+    painter: Painter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a graph does that leaves out what it does not like, by the data; of two samples one would be both."""
+    run, hot = painter.run_row, 0.5
+
+    def pick(inputs: Any, states: Any) -> Any:
+        kept = inputs[bundle_pb2.MEANING_TEMPERATURE] != hot
+        row, likelihood, after = run(inputs, states)
+        return row[kept], likelihood[kept], [state[kept] for state in after]
+
+    monkeypatch.setattr(painter, "run_row", pick)
+    lane = sampler(painter)
+    innocent, guilty = samples(1, seed=1), samples(1, seed=2)
+    guilty.temperature = hot
+    lane.submit(innocent)
+    lane.submit(guilty)
+    lane.work()
+    assert lane.outcome(innocent) is None
+    assert right(innocent)
+    assert "the graph gave [0, 3, 1] for 1 rows" in str(lane.outcome(guilty))
 
 
 @pytest.mark.parametrize("error", [Overdue("a run was ended after 60 s"), ValueError("a mistake of ours")])
