@@ -18,7 +18,7 @@ MAX_MANIFEST_BYTES = 2**20
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
-# Characters of what is shown in a table or is a label of metrics, of the line for people, and of the rest.
+# Characters of what is shown in a table or is a label of metrics, of the description, and of the rest.
 MAX_LABEL, MAX_DESCRIPTION, MAX_TEXT = 128, 4096, 16384
 # Of a path, and of what stands between its slashes, in bytes: file systems take no more of the latter.
 MAX_PATH, MAX_FILE_NAME_BYTES = 1024, 255
@@ -65,7 +65,7 @@ def limits(manifest: bundle_pb2.Bundle) -> Iterator[str]:
         yield f"name {_shown(manifest.name)} does not match {NAME.pattern}"
     yield from _whole("version", manifest.version, 1, MAX_VERSION)
     yield from _text("family", manifest.family, MAX_LABEL)
-    yield from _text("description", manifest.description, MAX_DESCRIPTION)
+    yield from _text("description", manifest.description, MAX_DESCRIPTION, lines=True)
     image = manifest.image
     for name, size in (("height", image.height), ("width", image.width), ("channels", image.channels)):
         yield from _whole(f"image.{name}", size, 1, MAX_ROW_BYTES)

@@ -202,7 +202,7 @@ class Bundle(_message.Message):
     family: _builtins.str
     """What the model is, for people and dashboards: "vae", "pixelcnn". No program may depend on it."""
     description: _builtins.str
-    """One line for people, at most 4,096 characters. May be empty."""
+    """For people, at most 4,096 characters, line breaks and tabs among them. May be empty."""
     latent_size: _builtins.int
     """Z, the number of latent dimensions, that of every tensor whose meaning has it. 0 for a model without latents."""
     label_count: _builtins.int
