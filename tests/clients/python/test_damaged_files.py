@@ -135,6 +135,7 @@ def test_a_broken_file_is_one_line_with_its_name(tmp_path: Path, name: str) -> N
     assert str(caught.value).startswith(f"{path}: ")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert ": (" not in str(caught.value)  # a tuple of an exception is no sentence
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".png", ".tiff", ".gif", ".jpeg", ".webp", ".bmp", ".pgm"])
