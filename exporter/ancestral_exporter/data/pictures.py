@@ -15,9 +15,6 @@ from ancestral_exporter.errors import DataError
 Colour = Literal["grey", "rgb"]
 Resize = Literal["crop", "fit", "stretch"]
 
-# Pillow's guard against pictures that fill the memory, as an error.
-Image.MAX_IMAGE_PIXELS = 178_956_970
-
 
 def decode(content: bytes, name: str) -> Image.Image:
     """A picture as people see it, mode L or RGB. Raises DataError that names the picture.
@@ -26,7 +23,8 @@ def decode(content: bytes, name: str) -> Image.Image:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # Pillow warns of pictures above 89 million pixels, and refuses those above twice as many.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(io.BytesIO(content))
             if getattr(picture, "n_frames", 1) > 1:
                 raise DataError(f"{name}: has {picture.n_frames} frames; which one is meant is not known")  # type: ignore[attr-defined]
