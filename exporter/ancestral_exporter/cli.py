@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from enum import StrEnum
 from importlib import metadata
@@ -170,16 +171,14 @@ def new_recipe(
     """Look at your images and write a commented recipe for them."""
     from ancestral_exporter.recipes import new
 
-    if file.suffix != ".toml":
-        raise UsageError(f"{file}: a recipe's file ends in .toml")
-    if file.exists():
-        raise UsageError(f"{file}: is there already; it is not overwritten")
+    new.check_file(file)
     written = new.write(family, data)
     new.save(written, file)
     for line in written.left_out:
         typer.echo(shown(f"left out {line}"))
     typer.echo(shown(written.description))
-    typer.echo(f"wrote {file}; train it with: ancestral-exporter train {file} --data {data} --models models")
+    command = shlex.join(["ancestral-exporter", "train", str(file), "--data", str(data), "--models", "models"])
+    typer.echo(shown(f"wrote {file}; train it with: {command}"))
 
 
 def result_table(recipe: Recipe, made: Made) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -127,6 +128,8 @@ def test_pictures_are_read_as_people_see_them() -> None:
     [
         (Image.fromarray(np.array([[0.5]], np.float32)), {"format": "TIFF"}, "x: has floating-point intensities"),
         (Image.fromarray(np.array([[-1]], np.int32)), {"format": "TIFF"}, "x: has intensities -1 to -1"),
+        (Image.fromarray(np.array([[0, 255]], np.uint16)), {}, "x: has intensities of at most 255 in 16 bits"),
+        (Image.fromarray(np.array([[7]], np.int32)), {"format": "TIFF"}, "x: has intensities of at most 7 in 16 bits"),
         (
             Image.new("L", (2, 2)),
             {"format": "GIF", "save_all": True, "append_images": [Image.new("L", (2, 2), 9)]},
@@ -187,6 +190,40 @@ def test_parts_of_the_source_are_kept(tmp_path: Path, write_mnist: Callable[...,
     fashion = load(DataSettings("images"), write_mnist(tmp_path / "fashion", train=100, test=20))
     assert (len(fashion.train), len(fashion.validation), len(fashion.test)) == (90, 10, 20)
     assert len(fashion.classes) == 10
+    # A part that is not there is cut off the training images; one that is empty is a file that went wrong.
+    np.savez(tmp_path / "keras.npz", x_train=images, y_train=np.arange(60) % 2)
+    keras = load(DataSettings("images"), tmp_path / "keras.npz")
+    assert (len(keras.train), len(keras.validation), len(keras.test)) == (49, 5, 6)
+    np.savez(tmp_path / "empty.npz", x_train=images, x_test=images[:0])
+    with pytest.raises(DataError, match=r"x_test holds no image: its shape is \[0, 10, 12\]"):
+        load(DataSettings("images"), tmp_path / "empty.npz")
+
+
+def test_idx_files_are_found_as_people_have_them(tmp_path: Path, write_mnist: Callable[..., Path]) -> None:
+    raw = write_mnist(tmp_path / "FashionMNIST" / "raw", train=100, test=20)
+    assert len(load(DataSettings("images"), tmp_path).test) == 20
+    for path in raw.iterdir():
+        path.rename(raw / path.name.replace("-idx", ".idx"))
+    assert len(load(DataSettings("images"), raw).test) == 20
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("", "cowrie", r"some images have a class \(cowrie\) and some have none"),
+        ("limpet", "cow\nrie", r"class_names\[0\] 'cow\\nrie' holds U\+000A"),
+        ("limpet", "c" * 200, r"class_names\[0\] has 200 characters, must have at most"),
+    ],
+)
+def test_classes_that_no_bundle_can_name_are_told_before_the_training(
+    tmp_path: Path, first: str, second: str, message: str
+) -> None:
+    for i, image in enumerate(shapes(40)):
+        home = tmp_path / (first, second)[i % 2]
+        home.mkdir(exist_ok=True)
+        Image.fromarray(image).save(home / f"{i}.png")
+    with pytest.raises(DataError, match=message):
+        load(dataclasses.replace(SETTINGS, validation=0.3, test=0.3), tmp_path)
 
 
 def test_two_levels_drawn_anew(folder: Path) -> None:
@@ -256,7 +293,7 @@ def test_a_new_recipe_is_whole_and_trains(
     assert "left out cowrie/broken.png" in said
     assert "left out notes.txt" in said
     text = file.read_text()
-    assert "# Classes: cowrie, limpet, whelk" in text
+    assert "# 3 classes: cowrie, limpet, whelk" in text
     recipe = find(str(file))
     assert recipe.data.size == (10, 12)
     assert recipe.data.colour == "rgb"
@@ -280,3 +317,30 @@ def test_a_recipe_is_not_overwritten(
     assert mine.read_text() == "mine"
     assert command(monkeypatch, "new-recipe", tmp_path / "x.toml", "--data", folder, "--family", "pixelcn") == 2
     assert "did you mean 'pixelcnn'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("my shells.toml", "the name 'my shells' does not match"),
+        ("Shells.toml", "the name 'Shells' does not match"),
+        ("nowhere/shells.toml", "there is no folder"),
+        ("shells.txt", "a recipe's file ends in .toml"),
+    ],
+)
+def test_where_a_recipe_cannot_be_is_told_before_the_images_are_read(
+    tmp_path: Path, name: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(monkeypatch, "new-recipe", tmp_path / name, "--data", tmp_path / "no images") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_that_new_recipe_tells_can_be_pasted(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spaced = folder.rename(tmp_path / "my shells; $HOME")
+    file = tmp_path / "shells.toml"
+    assert command(monkeypatch, "new-recipe", file, "--data", spaced) == 0
+    told = capsys.readouterr().out.splitlines()[-1].partition("train it with: ")[2]
+    assert shlex.split(told) == f"ancestral-exporter|train|{file}|--data|{spaced}|--models|models".split("|")
+    assert f"--data {shlex.quote(str(spaced))} --models" in file.read_text().splitlines()[0]

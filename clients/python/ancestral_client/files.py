@@ -34,6 +34,8 @@ _TILE = 64  # small images are enlarged to about this many pixels, so that 8x8 d
 # An array in an archive that would fill the memory, and is packed as only one of nearly equal values is.
 _BOMB_BYTES, _BOMB_RATIO = 2**30, 100
 
+_ENCRYPTED = 1  # of a zip entry's flags
+
 
 def is_array(path: Path) -> bool:
     """Whether a file holds arrays, by its name, and not a picture."""
@@ -169,6 +171,8 @@ def _stored(path: Path, names: tuple[str, ...]) -> NDArray[Any]:
             held = ", ".join(members) or "nothing"
             raise FileProblem(f"{path}: holds {held}; expected one array, or one of {', '.join(names)}")
         entry = archive.getinfo(members[chosen])
+        if entry.flag_bits & _ENCRYPTED:
+            raise FileProblem(f"{path}: {chosen} is encrypted; save it without a password")
         if entry.file_size > max(_BOMB_BYTES, _BOMB_RATIO * entry.compress_size):
             raise FileProblem(
                 f"{path}: {chosen} would take {entry.file_size} bytes of memory, packed into {entry.compress_size}"

@@ -61,6 +61,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 def reason(error: Exception) -> str:
     """What an exception says, in a line."""
     said = error.strerror if isinstance(error, OSError) else None
+    if len(error.args) > 1 and isinstance(error.args[0], str):  # such as tokenize's, of a message and a place
+        said = said or error.args[0]
     return said or next(iter(str(error).splitlines()), "") or type(error).__name__
 
 

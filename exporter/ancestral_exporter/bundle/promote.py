@@ -85,8 +85,13 @@ def _copy(source: Path, folder: Path, manifest: bundle_pb2.Bundle) -> None:
     """Copy the files of the manifest. Raises ExporterError where one is not what was verified any more."""
     for file in manifest.files:
         target = folder / file.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / file.path, target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / file.path, target)
+        except OSError as error:  # which names the source where the target's disk is full
+            raise ExporterError(
+                f"{source / file.path}: cannot be copied to {folder.parent}: {error.strerror}"
+            ) from error
         if sha256(target) != file.sha256:
             raise ExporterError(f"{source / file.path}: changed while it was copied; try again when it is at rest")
 

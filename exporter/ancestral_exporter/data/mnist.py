@@ -129,6 +129,11 @@ def find_idx(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
     return {name: paths[0] for name, paths in scattered.items()}
 
 
+def holds_idx(folder: Path) -> bool:
+    """Whether idx files of images lie in the folder, or as far below it as `find_idx` looks."""
+    return any(_plain(path.name).endswith("-images-idx3-ubyte") for path in _files_below(folder, _SEARCH_DEPTH))
+
+
 def _plain(name: str) -> str:
     """How an idx file's name reads in small letters, with dashes, without .gz."""
     return re.sub("[._ ]", "-", name.lower().removesuffix(".gz"))

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ancestral.bundle import rules
+from ancestral.text import shown
 from ancestral_exporter.data import pictures
 from ancestral_exporter.data.dataset import DYNAMIC, Dataset, Images, Split, dynamically_binarised
 from ancestral_exporter.data.readers import Item, Part, Source
@@ -52,8 +54,8 @@ def load(settings: DataSettings, path: Path, progress: Progress = lambda _: None
         arrays[part].append(pictures.as_array(item.picture, size, colour, settings.resize))
         labels[part].append(item.label)
         progress(count)
-    if has_parts and not arrays["validation"]:
-        _split_off_validation(arrays, labels, settings)
+    if has_parts:
+        _split_off(arrays, labels, {"test": settings.test, "validation": settings.validation})
     total = sum(map(len, arrays.values()))
     if total == 0:
         raise DataError(f"{path}: no image{_why(source)}")
@@ -64,6 +66,7 @@ def load(settings: DataSettings, path: Path, progress: Progress = lambda _: None
                 "data.test to larger shares"
             )
     classes = sorted({label for names in labels.values() for label in names}, key=_class_order)
+    _check_classes(path, classes)
     image = ImageShape(*size, 1 if colour == "grey" else 3, settings.levels)
     train, validation, test = (
         _as_split(arrays[part], [classes.index(label) for label in labels[part]], settings)
@@ -140,19 +143,33 @@ def _part(item: Item, settings: DataSettings) -> Part:
     return "validation" if position < settings.test + settings.validation else "train"
 
 
-def _split_off_validation(
-    arrays: dict[Part, list[Images]], labels: dict[Part, list[str]], settings: DataSettings
-) -> None:
-    """The last of a source's training images, as is usual for MNIST."""
-    count = round(settings.validation * len(arrays["train"]))
-    if count:
-        arrays["train"], arrays["validation"] = arrays["train"][:-count], arrays["train"][-count:]
-        labels["train"], labels["validation"] = labels["train"][:-count], labels["train"][-count:]
+def _split_off(arrays: dict[Part, list[Images]], labels: dict[Part, list[str]], shares: dict[Part, float]) -> None:
+    """Parts that a source lacks are the last of its training images, as is usual for MNIST."""
+    for part, share in shares.items():
+        count = round(share * len(arrays["train"]))
+        if count and not arrays[part]:
+            arrays["train"], arrays[part] = arrays["train"][:-count], arrays["train"][-count:]
+            labels["train"], labels[part] = labels["train"][:-count], labels["train"][-count:]
+
+
+def _check_classes(path: Path, classes: list[str]) -> None:
+    """DataError unless a bundle can name these classes: told before a training, not after it."""
+    if len(classes) < 2:
+        return
+    if "" in classes:
+        there = ", ".join(map(shown, classes[1:6])) + (" and more" if len(classes) > 6 else "")
+        raise DataError(
+            f"{path}: some images have a class ({there}) and some have none; in a folder, move those that lie "
+            "beside the folders of classes into one, or away"
+        )
+    problem = next(rules.class_name_problems(classes), None)
+    if problem is not None:
+        raise DataError(f"{path}: the names of its classes cannot be in a bundle: {problem}; rename it")
 
 
 def _class_order(label: str) -> tuple[int, int, str]:
     """Numbers by size, then words by letters."""
-    return (0, int(label), "") if label.isdecimal() else (1, 0, label)
+    return (0, int(label), "") if label.isdecimal() else (1 if label else -1, 0, label)
 
 
 def _as_split(arrays: list[Images], labels: list[int], settings: DataSettings) -> Split:

@@ -8,15 +8,12 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ancestral_exporter.errors import DataError
 
 Colour = Literal["grey", "rgb"]
 Resize = Literal["crop", "fit", "stretch"]
-
-# Pillow's guard against pictures that fill the memory, as an error.
-Image.MAX_IMAGE_PIXELS = 178_956_970
 
 
 def decode(content: bytes, name: str) -> Image.Image:
@@ -26,7 +23,8 @@ def decode(content: bytes, name: str) -> Image.Image:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # Pillow warns of pictures above 89 million pixels, and refuses those above twice as many.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(io.BytesIO(content))
             if getattr(picture, "n_frames", 1) > 1:
                 raise DataError(f"{name}: has {picture.n_frames} frames; which one is meant is not known")  # type: ignore[attr-defined]
@@ -52,6 +50,11 @@ def _eight_bits(picture: Image.Image, name: str) -> Image.Image:
     values = np.asarray(picture).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise DataError(f"{name}: has intensities {values.min()} to {values.max()}, outside of 16 bits")
+    if 0 < values.max() <= 255:
+        raise DataError(
+            f"{name}: has intensities of at most {values.max()} in 16 bits or more, so it is black; save it with "
+            "8 bits if 255 is white"
+        )
     return Image.fromarray(np.rint(values / 257).astype(np.uint8))
 
 
@@ -82,4 +85,6 @@ def as_array(picture: Image.Image, size: tuple[int, int], colour: Colour, how: R
 
 
 def _told(error: BaseException) -> str:
+    if isinstance(error, UnidentifiedImageError):  # which names an object in memory
+        return "of no format that Pillow knows"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ancestral_exporter.data import pictures
-from ancestral_exporter.data.mnist import find_idx, read_idx
+from ancestral_exporter.data.mnist import find_idx, holds_idx, read_idx
 from ancestral_exporter.errors import DataError
 
 Part = Literal["train", "validation", "test"]
@@ -63,7 +63,7 @@ class Source:
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
         if path.is_dir():
-            if any(path.glob("*-idx[13]-ubyte*")):
+            if holds_idx(path):
                 return self._idx()
             return self._folder()
         readers = {".npy": self._arrays, ".npz": self._arrays, ".parquet": self._parquet}
@@ -135,6 +135,8 @@ class Source:
             )
         if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
             raise DataError(f"{where} has the shape {list(images.shape)}; it must be [N,H,W], [N,H,W,1] or [N,H,W,3]")
+        if 0 in images.shape:
+            raise DataError(f"{where} holds no image: its shape is {list(images.shape)}")
         if labels is not None:
             labels = np.asarray(labels)
             if labels.ndim == 2 and labels.shape[1] == 1:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ancestral.bundle import rules
+from ancestral.text import shown
 from ancestral_exporter.data import own
 from ancestral_exporter.data.readers import Source
 from ancestral_exporter.data.settings import DataSettings
 from ancestral_exporter.errors import ExporterError, UsageError
-from ancestral_exporter.recipes.reading import nearest
+from ancestral_exporter.recipes.reading import SUFFIX, nearest
 
 # Longer sides than this are scaled down: a PixelCNN draws every value one after the other.
 LONGEST_SIDE = 32
@@ -20,6 +23,8 @@ LONGEST_SIDE = 32
 LEVELS = 16
 # A training of so many steps shows within minutes what a model makes of the images.
 _STEPS = 3000
+# Classes that a comment names.
+_NAMED = 20
 
 _MODELS = {
     "vae": """\
@@ -75,6 +80,22 @@ class Written:
     left_out: Sequence[str]
 
 
+def check_file(file: Path) -> None:
+    """Raises UsageError unless a recipe can be written to this new file and its model be called as it: asked first."""
+    if file.suffix != SUFFIX:
+        raise UsageError(f"{file}: a recipe's file ends in {SUFFIX}")
+    if not rules.NAME.fullmatch(file.stem):
+        raise UsageError(
+            f"{file}: the model is called as the file, and the name {file.stem!r} does not match {rules.NAME.pattern}"
+        )
+    if os.path.lexists(file):
+        raise UsageError(f"{file}: is there already; it is not overwritten")
+    if not file.parent.is_dir():
+        raise UsageError(f"{file}: there is no folder {file.parent}")
+    if not os.access(file.parent, os.W_OK):
+        raise UsageError(f"{file}: nothing can be written to {file.parent}")
+
+
 def save(written: Written, file: Path) -> None:
     """Write the recipe beside its place and rename it: a full disk leaves no half of one. Raises ExporterError."""
     partial = file.with_name(f".{file.name}.partial")
@@ -107,10 +128,11 @@ def write(family: str, path: Path) -> Written:
     title = path.resolve().name
     count = len(looked.common)
     sizes = f"# The images are of {count} sizes; the commonest is {height}×{width}.\n" if count > 1 else ""
-    classes = f"# Classes: {', '.join(data.classes)}\n" if data.classes else "# The images have no classes.\n"
+    named = ", ".join(map(shown, data.classes[:_NAMED])) + (" and more" if len(data.classes) > _NAMED else "")
+    classes = f"# {len(data.classes)} classes: {named}\n" if data.classes else "# The images have no classes.\n"
     text = f"""\
-# Train it with: ancestral-exporter train THIS_FILE --data {path} --models models
-description = {json.dumps(f"{family} of {title}, {size[0]}×{size[1]}", ensure_ascii=False)}
+# Train it with: ancestral-exporter train THIS_FILE --data {shown(shlex.quote(str(path)))} --models models
+description = {json.dumps(shown(f"{family} of {title}, {size[0]}×{size[1]}"), ensure_ascii=False)}
 family = "{family}"
 
 {sizes}{classes}\

@@ -19,7 +19,7 @@ from ancestral_exporter.errors import UsageError
 from ancestral_exporter.models import families
 from ancestral_exporter.recipes.recipe import Recipe, Reference, Schedule
 
-_SUFFIX = ".toml"
+SUFFIX = ".toml"
 _SECTIONS = {"data": DataSettings, "schedule": Schedule}
 _TEXTS = ("name", "description", "family")
 _KEYS = (*_TEXTS, "data", "model", "schedule", "references")
@@ -39,7 +39,7 @@ class Summary:
 def shipped() -> list[Summary]:
     """The recipes that come with the package, by name."""
     found = []
-    for path in sorted(Path(str(resources.files(__package__))).glob(f"*{_SUFFIX}")):
+    for path in sorted(Path(str(resources.files(__package__))).glob(f"*{SUFFIX}")):
         text = tomllib.loads(path.read_text(encoding="utf-8"))
         found.append(
             Summary(path.stem, text["description"], text["family"], text["data"]["source"], text["schedule"]["epochs"])
@@ -52,16 +52,16 @@ def find(name: str, settings: Iterable[str] = ()) -> Recipe:
 
     Raises UsageError that names the file, the key and the value, and the nearest name where one was mistyped.
     """
-    if name.endswith(_SUFFIX):
+    if name.endswith(SUFFIX):
         path, title = Path(name), name
     else:
         names = [summary.name for summary in shipped()]
         if name not in names:
             raise UsageError(
                 f"unknown recipe {name!r}{nearest(name, names)}; there are: {', '.join(names)} (a recipe of your own "
-                f"is a file that ends in {_SUFFIX})"
+                f"is a file that ends in {SUFFIX})"
             )
-        path, title = Path(str(resources.files(__package__))) / f"{name}{_SUFFIX}", name
+        path, title = Path(str(resources.files(__package__))) / f"{name}{SUFFIX}", name
     table = _read(path, title)
     for setting in settings:
         _set(table, setting)

@@ -73,9 +73,7 @@ def limits(manifest: bundle_pb2.Bundle) -> Iterator[str]:
     yield from _whole("image.levels", image.levels, 2, 256)
     yield from _whole("latent_size", manifest.latent_size, 0, MAX_ROW_BYTES // 4)
     yield from _whole("label_count", manifest.label_count, 0, MAX_LABELS)
-    yield from _many("class_names", manifest.class_names, MAX_CLASSES)
-    for i, name in enumerate(manifest.class_names):
-        yield from _text(f"class_names[{i}]", name, MAX_LABEL, empty=False)
+    yield from class_name_problems(manifest.class_names)
     yield from _many("roles", manifest.roles, MAX_ROLES)
     for i, role in enumerate(manifest.roles):
         yield from _role_limits(f"roles[{i}]", role)
@@ -155,6 +153,13 @@ def contradictions(manifest: bundle_pb2.Bundle) -> Iterator[str]:
     if manifest.label_count and not takes_labels:
         yield f"label_count is {manifest.label_count}, and no role takes a label"
     yield from _class_problems(manifest)
+
+
+def class_name_problems(names: Sequence[str]) -> Iterator[str]:
+    """What a manifest's class_names may not be: too many, empty, too long, or with control characters."""
+    yield from _many("class_names", names, MAX_CLASSES)
+    for i, name in enumerate(names):
+        yield from _text(f"class_names[{i}]", name, MAX_LABEL, empty=False)
 
 
 def _class_problems(manifest: bundle_pb2.Bundle) -> Iterator[str]:
