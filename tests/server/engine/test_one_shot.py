@@ -13,6 +13,7 @@ from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.job import Priority
 from ancestral_server.engine.memory_limit import GROW_SECONDS
+from ancestral_server.engine.one_shot import OneShotScheduler
 from ancestral_server.engine.policy import Adaptive, AdaptiveTuning
 from ancestral_server.engine.queue import PASSES
 from ancestral_server.engine.scheduler import IDLE, Wait
@@ -433,6 +434,7 @@ def test_a_failure_halfway_through_a_decision_leaves_nobody_without_an_answer(
     doubler: Doubler, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     lane = batches(doubler)
+    assert isinstance(lane.scheduler, OneShotScheduler)
     job = lane.submit(images(1, 2))
     step = lane.begin()
     with monkeypatch.context() as patch:
