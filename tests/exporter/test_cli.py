@@ -153,9 +153,9 @@ def test_recipes(run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> N
     ("arguments", "code", "message"),
     [
         (
-            ["digits-gan"],
+            ["digits-gam"],
             2,
-            "unknown recipe 'digits-gan' (did you mean 'digits-vae'?); there are: digits-pixelcnn-c",
+            "unknown recipe 'digits-gam' (did you mean 'digits-gan'?); there are: digits-autoencoder, d",
         ),
         (["digits-vae", "--epochs", "-1"], 2, "[schedule] epochs = -1: Input should be greater than or equal to 0"),
         (["digits-vae", "--likelihood", "bernoulli"], 2, "2 levels, not 17"),
@@ -284,7 +284,7 @@ def test_names_of_others_are_no_markup_and_no_commands_of_the_terminal(
     bundle = tmp_path / "[red]:smile:\x1b[2J"
     assert run("verify", bundle).stderr == (f"ancestral-exporter: {tmp_path}/[red]:smile:\\x1b[2J: no such folder\n")
     bundle.mkdir()
-    (bundle / "bundle.json").write_text(json.dumps({"schema": 1, "name": "a", "files": [{"path": "\x1b[2J\n[/beta]"}]}))
+    (bundle / "bundle.json").write_text(json.dumps({"schema": 1, "name": "a", "family": "\x1b[2J\n[/beta]"}))
     done = run("verify", bundle)
     assert done.returncode == 1
     assert "\\x1b[2J\\n[/beta]" in done.stdout + done.stderr
