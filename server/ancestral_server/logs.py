@@ -46,7 +46,8 @@ def configure(wanted: LogFormat) -> None:
     structlog.configure(
         processors=[*told, *shown],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(file),
+        # In one write with its end: several processes share stderr, and an unbuffered one would mix their lines.
+        logger_factory=structlog.WriteLoggerFactory(file),
     )
     # asyncio and grpc report by Python's own logging.
     handler = logging.StreamHandler(file)

@@ -116,3 +116,24 @@ def test_a_terminal_gets_text_and_colours_unless_it_wants_none(environment: dict
 )
 def test_who_says_whether_there_are_colours(environment: dict[str, str], terminal: bool, expected: bool) -> None:
     assert coloured(environment, terminal=terminal) is expected
+
+
+def test_a_line_is_one_write_with_its_end() -> None:
+    """Several processes share stderr: an unbuffered one would else mix the text of one with the end of another."""
+    program = """
+import sys
+import structlog
+from ancestral_server import logs
+writes = []
+class Watched:
+    def write(self, text):
+        writes.append(text)
+    def flush(self):
+        pass
+sys.stderr = Watched()
+logs.configure("json")
+structlog.get_logger().info("serving")
+sys.stderr = sys.__stderr__
+assert len(writes) == 1 and writes[0].endswith("}\\n"), writes
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
