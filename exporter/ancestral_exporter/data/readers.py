@@ -205,7 +205,7 @@ def _image_column(path: Path, schema: Any) -> str:
     import pyarrow.types as types
 
     def holds_bytes(kind: Any) -> bool:
-        return types.is_binary(kind) or types.is_large_binary(kind)  # type: ignore[no-any-return]
+        return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
     fitting = []
     for entry in schema:

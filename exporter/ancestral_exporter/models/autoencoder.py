@@ -10,7 +10,7 @@ Letters: N images, H, W, C image axes, Z code size, F features.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +67,7 @@ class Autoencoder(ImageModel):
 
     def encode(self, images: Tensor) -> Tensor:
         """Codes [N,Z] of images [N,H,W,C] uint8."""
-        return self.code(self.encoder(images))  # type: ignore[no-any-return]
+        return cast(Tensor, self.code(self.encoder(images)))
 
     def decode(self, codes: Tensor) -> Tensor:
         """Intensities [N,H,W,C] in (0,1) of codes [N,Z]."""

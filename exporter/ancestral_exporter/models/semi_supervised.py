@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +99,7 @@ class SemiSupervisedVAE(LikelihoodModel):
 
     def parameters_of(self, z: Tensor, labels: Tensor) -> Tensor:
         """The parameters [N,H,W,C,P] of p(x|y,z)."""
-        return self.decoder(torch.cat([z, self._one_hot(labels)], dim=1))  # type: ignore[no-any-return]
+        return cast(Tensor, self.decoder(torch.cat([z, self._one_hot(labels)], dim=1)))
 
     def bound(self, images: Tensor, features: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
         """−L(x, y) [N], nats: a lower bound of log p(x, y), with one draw of z (equation 6); noise [N,Z] is normal."""
