@@ -15,7 +15,7 @@ import numpy as np
 import toybundle
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc, tensor_pb2
-from ancestral_server.runtime.noise import uniforms_of_range
+from ancestral.bundle.noise import uniforms_of_range
 from waiting import PATIENCE, until
 
 

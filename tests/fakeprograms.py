@@ -33,7 +33,7 @@ from ancestral_server.engine.runners import PoolRunner, Runner, ThreadRunner
 from ancestral_server.engine.stats import LaneStats
 from ancestral_server.errors import OutOfMemory
 from ancestral_server.metrics import Metrics
-from ancestral_server.runtime.noise import uniforms_of_range
+from ancestral.bundle.noise import uniforms_of_range
 from ancestral_server.runtime.program import Meaning
 from waiting import PATIENCE, eventually
 
@@ -52,7 +52,6 @@ class Doubler:
         self.inputs = {IMAGE: bundle_pb2.TensorSpec(name="x", meaning=IMAGE, dtype=toybundle.U8, shape=[1])}
         self.outputs = {MEAN: bundle_pb2.TensorSpec(name="y", meaning=MEAN, dtype=toybundle.F32, shape=[1])}
         self.row_bytes = {MEAN: 4}
-        self.forms = (self,)
         self.gate = threading.Event()
         self.gate.set()
         self.sizes: list[int] = []
@@ -65,9 +64,6 @@ class Doubler:
     def probe(self) -> None:
         """What a lane does to see whether the program works."""
         self.run({IMAGE: np.zeros((1, 1), np.uint8)}, [MEAN])
-
-    def form(self, wanted: Sequence[Meaning]) -> Doubler:
-        return self
 
     def blank(self, meaning: Meaning, rows: int) -> Array:
         return np.zeros((rows, 1), np.uint8)

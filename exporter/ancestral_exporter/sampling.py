@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ancestral.bundle.noise import uniforms_of_range
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.export import graph_roles
-from ancestral_exporter.bundle.feeds import philox_uniforms
 from ancestral_exporter.bundle.runtime import Array, Arrays, open_session, run_role
 from ancestral_exporter.data import Dataset, Labels
 from ancestral_exporter.models.base import ImageModel
@@ -32,14 +32,14 @@ def round_labels(model: ImageModel, count: int) -> Labels:
 
 
 def sample_feeds(model: ImageModel, role: bundle_pb2.Role, count: int, seed: int, temperature: float) -> Arrays:
-    """Inputs for `count` free samples, sample i from Philox stream (seed, i), labels as `round_labels` has them."""
+    """Inputs for `count` free samples, sample i from stream (seed, i), labels as `round_labels` has them."""
     shape = model.image
     raster = role.program == bundle_pb2.PROGRAM_RASTER
     feeds: Arrays = {}
     for spec in role.inputs:
         dimensions = (shape.height, *spec.shape) if raster else tuple(spec.shape)
         if spec.meaning == bundle_pb2.MEANING_UNIFORMS:
-            feeds[spec.name] = philox_uniforms(seed, count, dimensions)
+            feeds[spec.name] = uniforms_of_range(seed, 0, count, dimensions)
         elif spec.meaning == bundle_pb2.MEANING_TEMPERATURE:
             feeds[spec.name] = np.full(count, temperature, np.float32)
         elif spec.meaning == bundle_pb2.MEANING_LABEL:

@@ -54,8 +54,6 @@ def raw_images_per_second(bundle: Path, batch: int, seconds: float, device: Devi
     """Of onnxruntime alone, as the server opens it, on batches of this size."""
     read = read_bundle(bundle)
     role = next(role for role in read.manifest.roles if role.name == "encode")
-    # What the server runs for those who ask for no draw.
-    role = role.lean
     program = OneShotProgram(role, Runtime(device, CORES).open(read.graph(role)), read.manifest)
     feeds = {meaning: program.blank(meaning, batch) for meaning in program.inputs}
     feeds[bundle_pb2.MEANING_IMAGE] = images(batch)

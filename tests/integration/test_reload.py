@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 import toybundle
 from ancestral_client import BundleRefused, Client, InvalidArgument, NotFound, SampledImage, Unavailable
 from ancestral_client.results import Model
-from ancestral_server.runtime.noise import uniforms_of_range
+from ancestral.bundle.noise import uniforms_of_range
 from callers import Callers
 from running import PATIENT, ServerProcess
 from waiting import until

@@ -15,7 +15,7 @@ from ancestral_client import Client
 from ancestral_exporter import data, recipes
 from ancestral_exporter.bundle import write_bundle
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN
-from ancestral_server.runtime.noise import uniforms_of_range
+from ancestral.bundle.noise import uniforms_of_range
 from running import ServerProcess
 
 SHAPE = (8, 8, 1)

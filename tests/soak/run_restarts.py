@@ -28,7 +28,7 @@ import toybundle
 import traffic
 import versions
 from ancestral_client import AncestralError, Client
-from ancestral_server.runtime.noise import uniforms_of_range
+from ancestral.bundle.noise import uniforms_of_range
 from loadgen import Generator, Report
 from mixed import LOST, NO_ROOM
 from running import ServerProcess, heed_sigterm

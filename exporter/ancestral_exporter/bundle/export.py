@@ -8,39 +8,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 from torch import Tensor
 
-from ancestral.v1 import bundle_pb2, tensor_pb2
+from ancestral.bundle.dtypes import DTYPES
+from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.reductions import fix_order
 from ancestral_exporter.models.base import ForeignGraph, Graph, OneShotGraph, RasterGraph
-
-_TORCH_DTYPES = {
-    tensor_pb2.DATA_TYPE_UINT8: torch.uint8,
-    tensor_pb2.DATA_TYPE_BOOL: torch.bool,
-    tensor_pb2.DATA_TYPE_INT32: torch.int32,
-    tensor_pb2.DATA_TYPE_INT64: torch.int64,
-    tensor_pb2.DATA_TYPE_FLOAT32: torch.float32,
-}
-
 
 # Bytes of a graph with its weights inside; protobuf writes no message of 2 GiB, and the weights are not all of it.
 _MOST_INSIDE = 2**30
 
 
 def export_graph(graph: Graph, folder: Path) -> None:
-    """Write `folder / graph.file`, and beside it the lean forms of its roles, and large weights."""
+    """Write `folder / graph.file`, and beside it large weights."""
     model = _model(graph)
     if model.ByteSize() > _MOST_INSIDE:
         weights = f"{graph.file}.weights"
         onnx.save_model(model, str(folder / graph.file), save_as_external_data=True, location=weights)
     else:
         onnx.save_model(model, str(folder / graph.file))
-    for role in graph_roles(graph):
-        if role.HasField("lean"):
-            names = [[spec.name for spec in side] for side in (role.lean.inputs, role.lean.outputs)]
-            onnx.save_model(onnx.utils.Extractor(model).extract_model(*names), str(folder / role.lean.graph))
 
 
 def graph_roles(graph: Graph) -> list[bundle_pb2.Role]:
@@ -85,7 +74,7 @@ def _trace(graph: OneShotGraph) -> onnx.ModelProto:
     inputs = graph.roles[0].inputs
     # Two images: a batch of one would be taken for a constant.
     example: tuple[Tensor, ...] = tuple(
-        torch.zeros((2, *spec.shape), dtype=_TORCH_DTYPES[spec.dtype]) for spec in inputs
+        torch.from_numpy(np.zeros((2, *spec.shape), DTYPES[spec.dtype])) for spec in inputs
     )
     batch = torch.export.Dim("batch")
     with _quiet(), torch.no_grad():

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ancestral.bundle.noise import uniforms_of_range
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.export import input_names, output_names
 from ancestral_exporter.bundle.runtime import Array, Arrays
@@ -29,13 +30,6 @@ class Subjects:
         return Subjects(self.images[index], None if self.labels is None else self.labels[index], self.seed)
 
 
-def philox_uniforms(seed: int, count: int, shape: tuple[int, ...]) -> Array:
-    """[count, *shape] float32 in [0,1), multiples of 2^-24: sample i from Philox stream (seed, i)."""
-    size = int(np.prod(shape))
-    raw = [np.random.Philox(key=[seed, i]).random_raw(size) for i in range(count)]
-    return (np.stack(raw) >> np.uint64(40)).astype(np.float32).reshape(count, *shape) * np.float32(2.0**-24)
-
-
 def make_feeds(role: bundle_pb2.Role, subjects: Subjects) -> Arrays:
     """An input of every kind that the role has; those of a raster role are whole images."""
     count, height = subjects.images.shape[:2]
@@ -49,7 +43,7 @@ def make_feeds(role: bundle_pb2.Role, subjects: Subjects) -> Arrays:
         elif spec.meaning == bundle_pb2.MEANING_KNOWN:
             value = _masks(count, shape, random)
         elif spec.meaning == bundle_pb2.MEANING_UNIFORMS:
-            value = philox_uniforms(subjects.seed, count, shape)
+            value = uniforms_of_range(subjects.seed, 0, count, shape)
         elif spec.meaning == bundle_pb2.MEANING_TEMPERATURE:
             value = np.resize(np.array([1, 0.7, 1, 0], np.float32), count)
         elif spec.meaning == bundle_pb2.MEANING_LABEL:

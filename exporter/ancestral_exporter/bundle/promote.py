@@ -7,10 +7,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from google.protobuf import json_format
-
+from ancestral.bundle.manifest import MANIFEST, NoManifest, parse
 from ancestral.v1 import bundle_pb2
-from ancestral_exporter.bundle.verify import MANIFEST, sha256, verify_bundle
+from ancestral_exporter.bundle.verify import sha256, verify_bundle
 from ancestral_exporter.bundle.write import LAST_VERSION, check_name, next_version, place, temporary
 from ancestral_exporter.card import CARD
 from ancestral_exporter.errors import ExporterError, UsageError
@@ -62,15 +61,14 @@ def _manifest(source: Path) -> bundle_pb2.Bundle:
     if not source.is_dir():
         raise UsageError(f"{source}: no such folder")
     try:
-        text = (source / MANIFEST).read_text(encoding="utf-8")
-        return json_format.Parse(text, bundle_pb2.Bundle())
+        return parse((source / MANIFEST).read_bytes(), strict=True)
     except FileNotFoundError:
         within = sorted(str(path.parent.relative_to(source)) for path in source.glob(f"*/{MANIFEST}"))
         hint = f"; it is a model, pass one of its versions: {', '.join(within)}" if within else ""
         raise UsageError(f"{source}: is not a bundle, since it has no {MANIFEST}{hint}") from None
-    except (UnicodeDecodeError, json_format.ParseError) as error:
+    except NoManifest as error:
         reason = " ".join(str(error).split())
-        raise UsageError(f"{source}: is not a bundle, since its {MANIFEST} cannot be read: {reason}") from error
+        raise UsageError(f"{source}: is not a bundle, since its {MANIFEST} {reason}") from error
 
 
 def _check_places(source: Path, models: Path, *, given: bool) -> None:
@@ -111,8 +109,8 @@ def _rename(folder: Path, manifest: bundle_pb2.Bundle, name: str) -> None:
 def _already(path: Path, manifest: bundle_pb2.Bundle) -> Promoted:
     """The version that is there, if it is the same model; UsageError if it is another, which is never replaced."""
     try:
-        there = json_format.Parse((path / MANIFEST).read_text(encoding="utf-8"), bundle_pb2.Bundle())
-    except (OSError, UnicodeDecodeError, json_format.ParseError):
+        there = parse((path / MANIFEST).read_bytes())
+    except (OSError, NoManifest):
         there = bundle_pb2.Bundle()
     if _essence(there) != _essence(manifest):
         free = next_version(path.parent)

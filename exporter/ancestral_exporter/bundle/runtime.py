@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ancestral.bundle.dtypes import ONNX_NAMES
 from ancestral.v1 import bundle_pb2, tensor_pb2
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import: it would write to the user's cache
@@ -19,14 +20,6 @@ from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
-
-DTYPES: dict[int, np.dtype[Any]] = {
-    tensor_pb2.DATA_TYPE_UINT8: np.dtype(np.uint8),
-    tensor_pb2.DATA_TYPE_BOOL: np.dtype(np.bool_),
-    tensor_pb2.DATA_TYPE_INT32: np.dtype(np.int32),
-    tensor_pb2.DATA_TYPE_INT64: np.dtype(np.int64),
-    tensor_pb2.DATA_TYPE_FLOAT32: np.dtype(np.float32),
-}
 
 # What a run is ended with that cannot do with its inputs.
 RUN_FAILURES = (states.InvalidArgument, states.Fail, states.RuntimeException)
@@ -100,6 +93,4 @@ def signature_problems(session: Any, role: bundle_pb2.Role) -> list[str]:
 
 
 def _onnx_type(dtype: int) -> str:
-    names = {"float32": "float"}
-    name = DTYPES[dtype].name if dtype in DTYPES else f"dtype {dtype}"
-    return f"tensor({names.get(name, name)})"
+    return ONNX_NAMES.get(dtype, f"tensor(dtype {dtype})")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from google.protobuf import json_format
 
 from ancestral.bundle import rules
+from ancestral.bundle.manifest import MANIFEST, NoManifest, parse
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.causality import check_causality
 from ancestral_exporter.bundle.compare import Tolerance, compare
@@ -20,8 +20,6 @@ from ancestral_exporter.bundle.report import VerifyReport
 from ancestral_exporter.bundle.runtime import RUN_FAILURES, Array, open_session, run_role, signature_problems
 from ancestral_exporter.models.base import Bundled, ForeignGraph, ImageShape
 
-SCHEMA = 1
-MANIFEST = "bundle.json"
 BATCHES = (1, 2, 7, 64)
 # Values of all images of a batch of more than 2. A net for large images holds hundreds of times as many floats while it
 # runs: 64 images of 512×512 pixels would be tens of gigabytes, and be verified for minutes.
@@ -51,7 +49,7 @@ def verify_bundle(path: Path, *, placed: bool = True) -> VerifyReport:
     _check_files(report, path, manifest)
     if not report.ok:
         return report
-    roles = list(rules.forms(manifest))
+    roles = list(manifest.roles)
     sessions = _open(report, path, roles)
     golden = _load_golden(report, path, manifest)
     if report.failures:
@@ -82,7 +80,7 @@ def verify_model(
     for graph in model.graphs():
         roles = graph_roles(graph)
         against = "against the original" if isinstance(graph, ForeignGraph) else "against PyTorch"
-        sessions = _open(report, folder, [*roles, *(role.lean for role in roles if role.HasField("lean"))])
+        sessions = _open(report, folder, roles)
         for role in roles:
             if role.graph not in sessions:
                 continue
@@ -98,10 +96,6 @@ def verify_model(
                     these = make_feeds(role, subjects.first(batch))
                     answers = original_answers(graph, role, these)
                 compare(report, against, sessions[role.graph], role, these, answers, tolerance)
-                if role.lean.graph in sessions:
-                    few = {spec.name: these[spec.name] for spec in role.lean.inputs}
-                    lean = sessions[role.lean.graph]
-                    compare(report, against, lean, role.lean, few, answers, tolerance)
     return report
 
 
@@ -124,14 +118,15 @@ def _read_manifest(report: VerifyReport, path: Path) -> bundle_pb2.Bundle | None
         if (size := (path / MANIFEST).stat().st_size) > rules.MAX_MANIFEST_BYTES:
             report.add(MANIFEST, False, f"has {size} bytes, must have at most {rules.MAX_MANIFEST_BYTES}")
             return None
-        text = (path / MANIFEST).read_text(encoding="utf-8")
-        manifest = json_format.Parse(text, bundle_pb2.Bundle())
-    except (OSError, UnicodeDecodeError, json_format.ParseError) as error:
+        manifest = parse((path / MANIFEST).read_bytes(), strict=True)
+    except OSError as error:
         report.add(MANIFEST, False, f"cannot be read: {error}")
         return None
-    known = manifest.schema == SCHEMA
-    report.add(MANIFEST, known, f"schema {manifest.schema}" + ("" if known else f", this exporter knows {SCHEMA}"))
-    return manifest if known else None
+    except NoManifest as error:
+        report.add(MANIFEST, False, str(error))
+        return None
+    report.add(MANIFEST, True, f"schema {manifest.schema}")
+    return manifest
 
 
 def _check_files(report: VerifyReport, path: Path, manifest: bundle_pb2.Bundle) -> None:
@@ -168,7 +163,7 @@ def _check_manifest(report: VerifyReport, manifest: bundle_pb2.Bundle) -> bool:
     return report.add(MANIFEST, not found, "; ".join(found[:MOST_PROBLEMS]) or f"roles {names}")
 
 
-def _open(report: VerifyReport, folder: Path, roles: list[bundle_pb2.Role]) -> dict[str, Any]:
+def _open(report: VerifyReport, folder: Path, roles: Sequence[bundle_pb2.Role]) -> dict[str, Any]:
     """Sessions by graph file, of the graphs that load and have the tensors that the roles name."""
     sessions: dict[str, Any] = {}
     for role in roles:
@@ -192,8 +187,8 @@ def _load_golden(report: VerifyReport, path: Path, manifest: bundle_pb2.Bundle) 
     except (OSError, ValueError, EOFError, KeyError) as error:
         report.add(file, False, f"cannot be read: {error}")
         return {}
-    needed = [f"{r.name}/in/{s.name}" for r in rules.forms(manifest) for s in r.inputs]
-    needed += [f"{r.name}/out/{s.name}" for r in rules.forms(manifest) for s in r.outputs]
+    needed = [f"{r.name}/in/{s.name}" for r in manifest.roles for s in r.inputs]
+    needed += [f"{r.name}/out/{s.name}" for r in manifest.roles for s in r.outputs]
     missing = [name for name in needed if name not in golden or len(golden[name]) == 0]
     report.add(file, not missing, f"lacks {', '.join(missing)}" if missing else f"{len(golden)} recorded arrays")
     return golden
@@ -211,7 +206,7 @@ def _check_labels(report: VerifyReport, manifest: bundle_pb2.Bundle, sessions: M
     fine = True
     image, last = manifest.image, manifest.label_count - 1
     subjects = Subjects(np.zeros((2, image.height, image.width, image.channels), np.uint8), np.array([0, last]), 3)
-    for role in rules.forms(manifest):
+    for role in manifest.roles:
         if all(spec.meaning != bundle_pb2.MEANING_LABEL for spec in role.inputs):
             continue
         subject = f"{role.graph} {role.name}"

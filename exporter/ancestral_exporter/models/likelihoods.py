@@ -1,7 +1,7 @@
 """p(x|z): what a decoder's output says about pixels.
 
 Parameters come as [N,H,W,C,P]: P numbers for each value of an image. Letters: N images, H, W, C image axes, K levels.
-Everything a graph needs (mean, sample, log_prob) is exportable, and noise is always an argument.
+Everything a graph needs (moments, sample, log_prob) is exportable, and noise is always an argument.
 """
 
 from __future__ import annotations
@@ -33,6 +33,23 @@ def softplus(x: Tensor) -> Tensor:
     return -F.log_softmax(torch.stack([torch.zeros_like(x), x], dim=-1), dim=-1)[..., 0]
 
 
+def moments_of_levels(probabilities: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance [N,H,W,C] float32, in units of bytes, of values whose levels have probabilities [N,H,W,C,K].
+
+    The variance is a mean of squares about the mean: E[x²] − E[x]² would lose all digits where a pixel is certain.
+    """
+    values = from_levels(torch.arange(levels, device=probabilities.device), levels).to(torch.float32)
+    mean = probabilities @ values
+    # Levels first, so that the sum is one that bundle.reductions can put in order.
+    offsets = values.view(-1, 1, 1, 1) - mean.unsqueeze(1)
+    return mean, (probabilities.movedim(-1, 1) * offsets**2).sum(1)
+
+
+def nearest_bytes(intensities: Tensor) -> Tensor:
+    """The nearest byte of intensities in units of bytes, uint8 of the same shape."""
+    return torch.round(intensities.clamp(0, 255)).to(torch.uint8)
+
+
 class PixelLikelihood(nn.Module, ABC):
     """A distribution of the pixels given the decoder's output; pixels are independent given z."""
 
@@ -52,8 +69,8 @@ class PixelLikelihood(nn.Module, ABC):
         """log p(x|z) [N], nats, summed over the values of images [N,H,W,C] uint8."""
 
     @abstractmethod
-    def mean(self, parameters: Tensor) -> Tensor:
-        """E[x|z] [N,H,W,C] uint8, rounded to the nearest byte (not to a level)."""
+    def moments(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """E[x|z] and Var[x|z] [N,H,W,C] float32, in units of bytes and of bytes squared."""
 
     @abstractmethod
     def sample(self, parameters: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
@@ -77,9 +94,8 @@ class Categorical(PixelLikelihood):
         targets = to_levels(images, self.levels).unsqueeze(-1)
         return F.log_softmax(parameters, dim=-1).gather(-1, targets).flatten(1).sum(1)
 
-    def mean(self, parameters: Tensor) -> Tensor:
-        levels = from_levels(torch.arange(self.levels, device=parameters.device), self.levels).to(parameters.dtype)
-        return torch.round(F.softmax(parameters, dim=-1) @ levels).to(torch.uint8)
+    def moments(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return moments_of_levels(F.softmax(parameters, dim=-1), self.levels)
 
     def sample(self, parameters: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
         return from_levels(inverse_cdf(parameters, uniforms, temperature.view(-1, 1, 1, 1)), self.levels)
@@ -105,8 +121,10 @@ class Bernoulli(PixelLikelihood):
         # Not logsigmoid, which is exported as log(sigmoid(x)): minus infinity for logits below -100.
         return -softplus(-signs * parameters.squeeze(-1)).flatten(1).sum(1)
 
-    def mean(self, parameters: Tensor) -> Tensor:
-        return torch.round(255 * torch.sigmoid(parameters.squeeze(-1))).to(torch.uint8)
+    def moments(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        logits = parameters.squeeze(-1)
+        # 1 - p would lose the digits of a p near 1.
+        return 255 * torch.sigmoid(logits), 255**2 * torch.sigmoid(logits) * torch.sigmoid(-logits)
 
     def sample(self, parameters: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
         logits = torch.cat([torch.zeros_like(parameters), parameters], dim=-1)
@@ -138,8 +156,9 @@ class Gaussian(PixelLikelihood):
         terms = math.log(2 * math.pi) + log_variance + (x - mean) ** 2 * torch.exp(-log_variance)
         return -0.5 * terms.flatten(1).sum(1)
 
-    def mean(self, parameters: Tensor) -> Tensor:
-        return torch.round(255 * self.split(parameters)[0].clamp(0, 1)).to(torch.uint8)
+    def moments(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_variance = self.split(parameters)
+        return 255 * mean, 255**2 * torch.exp(log_variance)
 
     def sample(self, parameters: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
         mean, log_variance = self.split(parameters)

@@ -34,6 +34,7 @@ from ancestral_exporter.models.base import (
     Terms,
 )
 from ancestral_exporter.models.likelihoods import PixelLikelihood, likelihood, normals
+from ancestral_exporter.models.quantise import inverse_cdf
 from ancestral_exporter.models.roles import image_tensor, one_shot, tensor
 from ancestral_exporter.models.vae import Decoder, Encoder
 
@@ -116,6 +117,21 @@ class SemiSupervisedVAE(LikelihoodModel):
         joint = self.bound(self._repeated(images), self._repeated(features), labels, self._repeated(noise))
         return (log_q.exp() * (joint.view(-1, self.label_count) - log_q)).sum(1)
 
+    def log_weight(self, images: Tensor, noise: Tensor, uniforms: Tensor) -> Tensor:
+        """ln p(x,y,z) − ln q(y,z|x) [N], nats, at a class y and a z drawn from q; its mean over draws is `unlabelled_bound`.
+
+        noise [N,Z], standard normal, makes z; uniforms [N] in [0,1) make y.
+        """
+        features = self.encoder(images)
+        logits = self.classifier(features)
+        labels = inverse_cdf(logits, uniforms)
+        mean, log_variance = self.moments(features, labels)
+        z = mean + torch.exp(0.5 * log_variance) * noise
+        log_q = functional.log_softmax(logits, dim=1).gather(1, labels.unsqueeze(1)).squeeze(1)
+        # Of the normals of z as in `VAE.log_weight`; the classes are equally likely.
+        log_ratio = 0.5 * (noise**2 + log_variance - z**2).sum(1) - math.log(self.label_count) - log_q
+        return self.pixels.log_prob(self.parameters_of(z, labels), images) + log_ratio
+
     def _repeated(self, values: Tensor) -> Tensor:
         """[N,...] to [N·K,...], each entry K times."""
         return values.unsqueeze(1).expand(-1, self.label_count, *values.shape[1:]).flatten(0, 1)
@@ -150,7 +166,7 @@ class SemiSupervisedVAE(LikelihoodModel):
 
     def graphs(self) -> list[OneShotGraph | RasterGraph]:
         image = image_tensor(self.image)
-        noise = tensor("uniforms", bundle_pb2.MEANING_UNIFORMS, (2, self.latent_size))
+        noise = tensor("uniforms", bundle_pb2.MEANING_UNIFORMS, (2 * self.latent_size + 1,))
         label = tensor("label", bundle_pb2.MEANING_LABEL, dtype=tensor_pb2.DATA_TYPE_INT64)
         temperature = tensor("temperature", bundle_pb2.MEANING_TEMPERATURE)
         moments = [
@@ -160,7 +176,7 @@ class SemiSupervisedVAE(LikelihoodModel):
         sample = SampleGraph(self)
         sample_noise = tensor("uniforms", bundle_pb2.MEANING_UNIFORMS, (sample.uniform_count,))
         score = one_shot(
-            "score", [image, noise], [tensor("log_likelihood", bundle_pb2.MEANING_LOG_LIKELIHOOD)], ScoreGraph(self)
+            "score", [image, noise], [tensor("log_weight", bundle_pb2.MEANING_LOG_WEIGHT)], ScoreGraph(self)
         )
         score.roles[0].likelihood = self.likelihood
         return [
@@ -223,10 +239,14 @@ class SampleGraph(_Graph):
 
 
 class ScoreGraph(_Graph):
-    """The bound of log p(x) that sums over the classes, with one draw of z."""
+    """The log-weight of one draw of a class and of z.
+
+    uniforms [N, 2Z + 1]: first the pairs that make z, then the one that makes the class.
+    """
 
     def forward(self, images: Tensor, uniforms: Tensor) -> tuple[Tensor]:
-        return (self.model.unlabelled_bound(images, self.model.encoder(images), normals(uniforms)),)
+        noise = normals(uniforms[:, :-1].reshape(-1, 2, self.model.latent_size))
+        return (self.model.log_weight(images, noise, uniforms[:, -1]),)
 
 
 class FeaturesGraph(_Graph):

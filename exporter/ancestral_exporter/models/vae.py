@@ -27,7 +27,7 @@ from ancestral_exporter.models.base import (
     Share,
     Terms,
 )
-from ancestral_exporter.models.likelihoods import PixelLikelihood, likelihood, normals
+from ancestral_exporter.models.likelihoods import PixelLikelihood, likelihood, nearest_bytes, normals
 from ancestral_exporter.models.quantise import to_levels
 from ancestral_exporter.models.roles import image_tensor, one_shot, tensor
 
@@ -201,6 +201,17 @@ class VAE(LikelihoodModel):
         kl = 0.5 * (mean**2 + torch.exp(log_variance) - 1 - log_variance)
         return self.pixels.log_prob(self.decoder(z), images), kl
 
+    def log_weight(self, images: Tensor, noise: Tensor) -> Tensor:
+        """ln p(x,z) − ln q(z|x) [N], nats, at z = mean + std · noise; noise [N,Z] is standard normal.
+
+        Its mean over draws is the ELBO; the log of the mean of exp of k of them is the bound of k draws (Burda, Grosse &
+        Salakhutdinov 2016, "Importance Weighted Autoencoders", equation 8).
+        """
+        mean, log_variance = self.encode(images)
+        z = mean + torch.exp(0.5 * log_variance) * noise
+        # Of both normals the squares and the logs of the deviations; what they share cancels.
+        return self.pixels.log_prob(self.decoder(z), images) + 0.5 * (noise**2 + log_variance - z**2).sum(1)
+
     def training_terms(self, images: Tensor, labels: Tensor, progress: float) -> Terms:
         log_likelihood, kl = self.evidence(images, self._noise(images))
         warmup, free = self.settings.kl_warmup_fraction, self.settings.free_bits
@@ -231,23 +242,16 @@ class VAE(LikelihoodModel):
         sample_noise = tensor("uniforms", bundle_pb2.MEANING_UNIFORMS, (sample.uniform_count,))
         temperature = tensor("temperature", bundle_pb2.MEANING_TEMPERATURE)
         features = tensor("features", bundle_pb2.MEANING_FEATURES, (self.feature_count,))
-        log_likelihood = tensor("log_likelihood", bundle_pb2.MEANING_LOG_LIKELIHOOD)
-        encode = one_shot("encode", [image, noise], [*moments, latent], EncodeGraph(self))
-        # Hardly anybody wants the draw, and a third of the nodes are there for it alone.
-        encode.roles[0].lean.CopyFrom(
-            bundle_pb2.Role(
-                name="encode",
-                program=bundle_pb2.PROGRAM_ONE_SHOT,
-                graph="encode-lean.onnx",
-                inputs=[image],
-                outputs=moments,
-            )
-        )
-        score = one_shot("score", [image, noise], [log_likelihood], ScoreGraph(self))
+        pixels = [
+            tensor("pixel_mean", bundle_pb2.MEANING_PIXEL_MEAN, self.image.hwc),
+            tensor("pixel_variance", bundle_pb2.MEANING_PIXEL_VARIANCE, self.image.hwc),
+        ]
+        log_weight = tensor("log_weight", bundle_pb2.MEANING_LOG_WEIGHT)
+        score = one_shot("score", [image, noise], [log_weight], ScoreGraph(self))
         score.roles[0].likelihood = self.likelihood
         return [
-            encode,
-            one_shot("decode", [latent], [image], DecodeGraph(self)),
+            one_shot("encode", [image], moments, EncodeGraph(self)),
+            one_shot("decode", [latent], [image, *pixels], DecodeGraph(self)),
             one_shot("sample", [sample_noise, temperature], [image], sample),
             score,
             one_shot("features", [image], [features], FeaturesGraph(self)),
@@ -263,14 +267,14 @@ class _Graph(nn.Module):
 
 
 class EncodeGraph(_Graph):
-    def forward(self, images: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mean, log_variance = self.vae.encode(images)
-        return mean, log_variance, mean + torch.exp(0.5 * log_variance) * normals(uniforms)
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.vae.encode(images)
 
 
 class DecodeGraph(_Graph):
-    def forward(self, latent: Tensor) -> tuple[Tensor]:
-        return (self.vae.pixels.mean(self.vae.decoder(latent)),)
+    def forward(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean, variance = self.vae.pixels.moments(self.vae.decoder(latent))
+        return nearest_bytes(mean), mean, variance
 
 
 class SampleGraph(_Graph):
@@ -294,11 +298,10 @@ class SampleGraph(_Graph):
 
 
 class ScoreGraph(_Graph):
-    """The ELBO with one draw of z: a lower bound of log p(x) in expectation over the noise."""
+    """The log-weight of one draw of z: a lower bound of log p(x) in expectation over the noise."""
 
     def forward(self, images: Tensor, uniforms: Tensor) -> tuple[Tensor]:
-        log_likelihood, kl = self.vae.evidence(images, normals(uniforms))
-        return (log_likelihood - kl.sum(1),)
+        return (self.vae.log_weight(images, normals(uniforms)),)
 
 
 class FeaturesGraph(_Graph):

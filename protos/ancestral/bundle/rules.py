@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
+from ancestral.bundle.dtypes import DTYPES
 from ancestral.v1 import bundle_pb2, tensor_pb2
 
 # A manifest is part of every reply that describes its model, and of one that lists all models. The largest of ours has
@@ -31,26 +32,11 @@ MAX_LABELS = 10**6
 MAX_CLASSES = 4096
 MAX_VERSION = 2**63 - 1
 
-ELEMENT_BYTES: dict[int, int] = {
-    tensor_pb2.DATA_TYPE_UINT8: 1,
-    tensor_pb2.DATA_TYPE_BOOL: 1,
-    tensor_pb2.DATA_TYPE_INT32: 4,
-    tensor_pb2.DATA_TYPE_INT64: 8,
-    tensor_pb2.DATA_TYPE_FLOAT32: 4,
-}
 _LATENTS = (bundle_pb2.MEANING_LATENT, bundle_pb2.MEANING_MEAN, bundle_pb2.MEANING_LOG_VARIANCE)
 # What has text run from right to left, in which a name could hide another: embeddings, overrides and isolates.
 _BIDIRECTIONAL = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
 # Control characters, line and paragraph separators, halves of surrogate pairs.
 _UNPRINTABLE = frozenset(("Cc", "Zl", "Zp", "Cs"))
-
-
-def forms(manifest: bundle_pb2.Bundle) -> Iterator[bundle_pb2.Role]:
-    """The roles, and the lean forms of those that have one."""
-    for role in manifest.roles:
-        yield role
-        if role.HasField("lean"):
-            yield role.lean
 
 
 def problems(manifest: bundle_pb2.Bundle) -> Iterator[str]:
@@ -77,10 +63,6 @@ def limits(manifest: bundle_pb2.Bundle) -> Iterator[str]:
     yield from _many("roles", manifest.roles, MAX_ROLES)
     for i, role in enumerate(manifest.roles):
         yield from _role_limits(f"roles[{i}]", role)
-        if role.HasField("lean"):
-            yield from _role_limits(f"roles[{i}].lean", role.lean)
-            if role.lean.HasField("lean"):
-                yield f"roles[{i}].lean has a lean form itself"
     yield from _many("files", manifest.files, MAX_FILES)
     for i, file in enumerate(manifest.files):
         yield from _path(f"files[{i}].path", file.path)
@@ -134,9 +116,6 @@ def contradictions(manifest: bundle_pb2.Bundle) -> Iterator[str]:
         if role.name in names:
             yield f"role {role.name!r} is there twice"
         names.add(role.name)
-        if role.HasField("lean"):
-            yield from _lean_problems(role)
-    for role in forms(manifest):
         if role.program == bundle_pb2.PROGRAM_RASTER and role.name != "sample":
             yield f"role {role.name}: only sample can be a raster program"
         if role.graph not in files:
@@ -147,7 +126,8 @@ def contradictions(manifest: bundle_pb2.Bundle) -> Iterator[str]:
                 yield f"role {role.name}: tensors must have one meaning each, each once"
             for tensor in side:
                 yield from _meaning_problems(manifest, role, tensor)
-    takes_labels = any(t.meaning == bundle_pb2.MEANING_LABEL for role in forms(manifest) for t in role.inputs)
+        yield from _likelihood_problems(role)
+    takes_labels = any(t.meaning == bundle_pb2.MEANING_LABEL for role in manifest.roles for t in role.inputs)
     if takes_labels and not manifest.label_count:
         yield "label_count is 0, and a role takes a label"
     if manifest.label_count and not takes_labels:
@@ -165,7 +145,7 @@ def class_name_problems(names: Sequence[str]) -> Iterator[str]:
 def _class_problems(manifest: bundle_pb2.Bundle) -> Iterator[str]:
     """Names must be as many as the classes that labels and logits know."""
     counts = {"label_count": manifest.label_count} if manifest.label_count else {}
-    for role in forms(manifest):
+    for role in manifest.roles:
         for tensor in role.outputs:
             if tensor.meaning == bundle_pb2.MEANING_LOGITS:
                 if len(tensor.shape) != 1 or tensor.dtype != tensor_pb2.DATA_TYPE_FLOAT32:
@@ -181,17 +161,17 @@ def _class_problems(manifest: bundle_pb2.Bundle) -> Iterator[str]:
             yield f"class_names has {named} entries, {what} knows {count} classes"
 
 
-def _lean_problems(role: bundle_pb2.Role) -> Iterator[str]:
-    lean = role.lean
-    if lean.name != role.name:
-        yield f"role {role.name}: its lean form is of role {lean.name!r}"
-    if {role.program, lean.program} != {bundle_pb2.PROGRAM_ONE_SHOT}:
-        yield f"role {role.name}: only a one-shot program can have a lean form, which is one too"
-    for side, all_ in ((lean.inputs, role.inputs), (lean.outputs, role.outputs)):
-        known = {tensor.meaning: tensor for tensor in all_}
-        for tensor in side:
-            if known.get(tensor.meaning) != tensor:
-                yield f"role {role.name}: its lean form has a tensor {tensor.name!r} that the role has not"
+def _likelihood_problems(role: bundle_pb2.Role) -> Iterator[str]:
+    """Outputs that mean nothing without another tensor."""
+    inputs, outputs = ({tensor.meaning for tensor in side} for side in (role.inputs, role.outputs))
+    bound = role.likelihood == bundle_pb2.LIKELIHOOD_LOWER_BOUND
+    if bundle_pb2.MEANING_LOG_WEIGHT in outputs and not (bound and bundle_pb2.MEANING_UNIFORMS in inputs):
+        yield (
+            f"role {role.name}: gives MEANING_LOG_WEIGHT, so it must take MEANING_UNIFORMS, and its likelihood be "
+            "LIKELIHOOD_LOWER_BOUND"
+        )
+    if (bundle_pb2.MEANING_PIXEL_MEAN in outputs) != (bundle_pb2.MEANING_PIXEL_VARIANCE in outputs):
+        yield f"role {role.name}: MEANING_PIXEL_MEAN and MEANING_PIXEL_VARIANCE come together"
 
 
 def _meaning_problems(
@@ -206,6 +186,9 @@ def _meaning_problems(
         bundle_pb2.MEANING_TEMPERATURE: (real, ()),
         bundle_pb2.MEANING_LABEL: (tensor_pb2.DATA_TYPE_INT64, ()),
         bundle_pb2.MEANING_LOG_LIKELIHOOD: (real, ()),
+        bundle_pb2.MEANING_LOG_WEIGHT: (real, ()),
+        bundle_pb2.MEANING_PIXEL_MEAN: (real, (image.height, *row)),
+        bundle_pb2.MEANING_PIXEL_VARIANCE: (real, (image.height, *row)),
         bundle_pb2.MEANING_GIVEN: (byte, row),
         bundle_pb2.MEANING_KNOWN: (tensor_pb2.DATA_TYPE_BOOL, row),
         bundle_pb2.MEANING_ROW: (byte, row),
@@ -246,14 +229,14 @@ def _number(field: str, value: float, least: float, below: float) -> Iterator[st
 
 def _row(field: str, dtype: int, shape: Sequence[int]) -> Iterator[str]:
     """Of one row of a tensor."""
-    if dtype not in ELEMENT_BYTES:
+    if dtype not in DTYPES:
         yield f"{field}.dtype {dtype} is unknown"
         return
     if len(shape) > MAX_AXES:
         yield f"{field}.shape has {len(shape)} axes, must have at most {MAX_AXES}"
     elif any(axis < 1 for axis in shape):
         yield f"{field}.shape is {list(shape)}, each must be at least 1"
-    elif (size := math.prod(shape) * ELEMENT_BYTES[dtype]) > MAX_ROW_BYTES:
+    elif (size := math.prod(shape) * DTYPES[dtype].itemsize) > MAX_ROW_BYTES:
         yield f"{field}.shape {list(shape)} makes {size} bytes, must make at most {MAX_ROW_BYTES}"
 
 

@@ -63,7 +63,9 @@ class _MeaningEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Meaning.Value
     MEANING_LABEL: _Meaning.ValueType  # 4
     """In: [B] int64, the class to condition on, 0 to label_count - 1."""
     MEANING_LATENT: _Meaning.ValueType  # 5
-    """A point in latent space [B,Z] float32: input of decode, or a draw from q(z|x) as an output of encode."""
+    """A point in latent space [B,Z] float32: input of decode. As an output of encode, a draw from q(z|x) that the graph makes
+    of its noise: needed only where q is not the normal distribution of MEANING_MEAN and MEANING_LOG_VARIANCE.
+    """
     MEANING_MEAN: _Meaning.ValueType  # 6
     """Out: mean of q(z|x) [B,Z] float32; of a deterministic encoder, the code."""
     MEANING_LOG_VARIANCE: _Meaning.ValueType  # 7
@@ -84,9 +86,37 @@ class _MeaningEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Meaning.Value
     """Out, raster: the painted row [B,W,C] uint8."""
     MEANING_LOGITS: _Meaning.ValueType  # 14
     """Out: unnormalised natural logs of the probability of each class [B,K] float32; their softmax is p(class | image)."""
+    MEANING_LOG_WEIGHT: _Meaning.ValueType  # 15
+    """Out, of a "score" that is a lower bound: ln p(x,z) - ln q(z|x) [B] float32, nats, at one draw of z ~ q(z|x) that is made
+    of MEANING_UNIFORMS. Its mean over draws is the ELBO; the ln of the mean of exp of k such is the importance-weighted
+    bound of k draws (Burda et al. 2016). Instead of MEANING_LOG_LIKELIHOOD.
+    """
+    MEANING_PIXEL_MEAN: _Meaning.ValueType  # 16
+    """Out, of "decode": mean of p(x|z) of each value [B,H,W,C] float32, in units of bytes and not rounded. Only together with
+    MEANING_PIXEL_VARIANCE. Where p(x|z) is a density of all numbers the mean may lie beyond 0 to 255.
+    """
+    MEANING_PIXEL_VARIANCE: _Meaning.ValueType  # 17
+    """Out, of "decode": variance of p(x|z) of each value [B,H,W,C] float32, in units of bytes squared, >= 0."""
 
 class Meaning(_Meaning, metaclass=_MeaningEnumTypeWrapper):
-    """What a tensor means. Programs find tensors by meaning, never by name."""
+    """What a tensor means. Programs find tensors by meaning, never by name.
+
+    Noise. No graph draws anything: it is fed uniforms, MEANING_UNIFORMS, which are a function of a seed and an index. Whoever
+    keeps to the following gets the same samples, in any language (`ancestral.bundle.noise` is ours).
+    - Stream (seed, index), each 0 to 2^63 - 1, is a sequence of 64-bit words by Philox 4x64 with 10 rounds (Salmon et al.
+      2011, "Parallel random numbers: as easy as 1, 2, 3"; philox4x64-10 of Random123). The key is (seed, index), the first
+      word of the key being the seed. Block b = 0, 1, ... of the stream encrypts the counter (b + 1, 0, 0, 0), whose first
+      word is the least significant, and gives the words 4b to 4b + 3 in order. The first four words of stream (7, 3) are
+      8893702929424106994, 13357943582879616415, 927023405073346982, 5831511509215899605.
+    - Word w becomes the uniform (w >> 40) / 2^24, which float32 holds exactly.
+    - A tensor with n values in a row takes n words, in row-major order. Image or sample i of a request draws from stream
+      (seed, first_index + i), from its first word on: of a raster program the words of the whole image [H,W,C], row by row
+      of the image; of a score with several draws, draw j = 0, 1, ... takes the words j n to (j + 1) n - 1.
+    - Two uniforms u and v make the standard normal sqrt(-2 ln(1 - u)) cos(2 pi v) (Box & Muller 1958), in double precision,
+      rounded to float32 where it is a tensor. Of n normals the first n words are the u, the next n the v.
+    - The draw of Encode, where the graph makes none itself, is mean + exp(log_variance / 2) * normal, in double precision and
+      rounded to float32 once; the normals are the first Z of the image's stream.
+    """
 
 MEANING_UNSPECIFIED: Meaning.ValueType  # 0
 """Never valid."""
@@ -101,7 +131,9 @@ MEANING_TEMPERATURE: Meaning.ValueType  # 3
 MEANING_LABEL: Meaning.ValueType  # 4
 """In: [B] int64, the class to condition on, 0 to label_count - 1."""
 MEANING_LATENT: Meaning.ValueType  # 5
-"""A point in latent space [B,Z] float32: input of decode, or a draw from q(z|x) as an output of encode."""
+"""A point in latent space [B,Z] float32: input of decode. As an output of encode, a draw from q(z|x) that the graph makes
+of its noise: needed only where q is not the normal distribution of MEANING_MEAN and MEANING_LOG_VARIANCE.
+"""
 MEANING_MEAN: Meaning.ValueType  # 6
 """Out: mean of q(z|x) [B,Z] float32; of a deterministic encoder, the code."""
 MEANING_LOG_VARIANCE: Meaning.ValueType  # 7
@@ -122,6 +154,17 @@ MEANING_ROW: Meaning.ValueType  # 13
 """Out, raster: the painted row [B,W,C] uint8."""
 MEANING_LOGITS: Meaning.ValueType  # 14
 """Out: unnormalised natural logs of the probability of each class [B,K] float32; their softmax is p(class | image)."""
+MEANING_LOG_WEIGHT: Meaning.ValueType  # 15
+"""Out, of a "score" that is a lower bound: ln p(x,z) - ln q(z|x) [B] float32, nats, at one draw of z ~ q(z|x) that is made
+of MEANING_UNIFORMS. Its mean over draws is the ELBO; the ln of the mean of exp of k such is the importance-weighted
+bound of k draws (Burda et al. 2016). Instead of MEANING_LOG_LIKELIHOOD.
+"""
+MEANING_PIXEL_MEAN: Meaning.ValueType  # 16
+"""Out, of "decode": mean of p(x|z) of each value [B,H,W,C] float32, in units of bytes and not rounded. Only together with
+MEANING_PIXEL_VARIANCE. Where p(x|z) is a density of all numbers the mean may lie beyond 0 to 255.
+"""
+MEANING_PIXEL_VARIANCE: Meaning.ValueType  # 17
+"""Out, of "decode": variance of p(x|z) of each value [B,H,W,C] float32, in units of bytes squared, >= 0."""
 Global___Meaning: _TypeAlias = Meaning  # noqa: Y015
 
 class _Likelihood:
@@ -194,7 +237,9 @@ class Bundle(_message.Message):
     PROVENANCE_FIELD_NUMBER: _builtins.int
     CLASS_NAMES_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Version of this schema: 1. A server refuses a manifest that is newer than itself."""
+    """Version of this schema, 1 or 2: the lowest whose readers understand all of the manifest. 2 has MEANING_LOG_WEIGHT,
+    MEANING_PIXEL_MEAN and MEANING_PIXEL_VARIANCE. A server refuses a manifest that is newer than itself.
+    """
     name: _builtins.str
     """Model name, `[a-z0-9][a-z0-9._-]{0,63}`, equal to the folder's name."""
     version: _builtins.int
@@ -314,7 +359,6 @@ class Role(_message.Message):
     OUTPUTS_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
     LIKELIHOOD_FIELD_NUMBER: _builtins.int
-    LEAN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Role name, unique in the bundle. Not empty."""
     program: Global___Program.ValueType
@@ -335,13 +379,6 @@ class Role(_message.Message):
     def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateSpec]:
         """States of a raster program, at most 1,024; empty for a one-shot program."""
 
-    @_builtins.property
-    def lean(self) -> Global___Role:
-        """The same for callers who want only some of the outputs, which need only some of the inputs, in a smaller graph of its
-        own: of "encode", all but the draw. Its name, and those of its tensors, are the role's. Unset if there is none; only of
-        a one-shot program.
-        """
-
     def __init__(
         self,
         *,
@@ -352,11 +389,10 @@ class Role(_message.Message):
         outputs: _abc.Iterable[Global___TensorSpec] | None = ...,
         states: _abc.Iterable[Global___StateSpec] | None = ...,
         likelihood: Global___Likelihood.ValueType = ...,
-        lean: Global___Role | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lean", b"lean"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["graph", b"graph", "inputs", b"inputs", "lean", b"lean", "likelihood", b"likelihood", "name", b"name", "outputs", b"outputs", "program", b"program", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["graph", b"graph", "inputs", b"inputs", "likelihood", b"likelihood", "name", b"name", "outputs", b"outputs", "program", b"program", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

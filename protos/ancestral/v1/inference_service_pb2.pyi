@@ -301,7 +301,9 @@ class EncodeRequest(_message.Message):
     version: _builtins.int
     """Version of the model, >= 1. Unset or 0: the highest that is served."""
     draw_seed: _builtins.int
-    """Draw z from q(z|x) with this seed, 0 to 2^63 - 1; image i uses stream (seed, first_index + i). Unset: no draw."""
+    """Draw z from q(z|x) with this seed, 0 to 2^63 - 1; image i uses stream (seed, first_index + i), see bundle.proto. Unset:
+    no draw. An error for a deterministic encoder.
+    """
     first_index: _builtins.int
     """Index of the first image in the seed's sequence, >= 0. With it the draws do not depend on how many images are cut into
     calls or messages.
@@ -384,12 +386,15 @@ class DecodeRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     LATENTS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    INCLUDE_VARIANCE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. Required."""
     version: _builtins.int
     """Version of the model, >= 1. Unset or 0: the highest that is served."""
     priority: _priority_pb2.Priority.ValueType
     """Who goes first where calls have to wait. Unset: interactive."""
+    include_variance: _builtins.bool
+    """Also return mean and variance of p(x|z). An error for a model whose decoder is no distribution. Unset: only images."""
     @_builtins.property
     def latents(self) -> _tensor_pb2.Tensor:
         """Latents [N,Z] float32, N >= 1, all finite."""
@@ -401,10 +406,11 @@ class DecodeRequest(_message.Message):
         version: _builtins.int = ...,
         latents: _tensor_pb2.Tensor | None = ...,
         priority: _priority_pb2.Priority.ValueType = ...,
+        include_variance: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latents", b"latents"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["latents", b"latents", "model", b"model", "priority", b"priority", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_variance", b"include_variance", "latents", b"latents", "model", b"model", "priority", b"priority", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -418,6 +424,8 @@ class DecodeResponse(_message.Message):
 
     INFO_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    VARIANCE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def info(self) -> _timing_pb2.ReplyInfo:
         """About this reply."""
@@ -426,15 +434,25 @@ class DecodeResponse(_message.Message):
     def images(self) -> _tensor_pb2.Tensor:
         """Mean of p(x|z), [N,H,W,C] uint8, rounded to the nearest byte."""
 
+    @_builtins.property
+    def mean(self) -> _tensor_pb2.Tensor:
+        """Mean of p(x|z), [N,H,W,C] float32, in units of bytes: what `images` is rounded from. Unset unless `include_variance`."""
+
+    @_builtins.property
+    def variance(self) -> _tensor_pb2.Tensor:
+        """Variance of p(x|z), [N,H,W,C] float32, in units of bytes squared, >= 0. Unset unless `include_variance`."""
+
     def __init__(
         self,
         *,
         info: _timing_pb2.ReplyInfo | None = ...,
         images: _tensor_pb2.Tensor | None = ...,
+        mean: _tensor_pb2.Tensor | None = ...,
+        variance: _tensor_pb2.Tensor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "info", b"info"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "info", b"info", "mean", b"mean", "variance", b"variance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "info", b"info"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "info", b"info", "mean", b"mean", "variance", b"variance"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -621,18 +639,24 @@ class ScoreRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     FIRST_INDEX_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    DRAWS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. Required."""
     version: _builtins.int
     """Version of the model, >= 1. Unset or 0: the highest that is served."""
     seed: _builtins.int
-    """Seed of the draws that a stochastic bound needs, 0 to 2^63 - 1; image i uses stream (seed, first_index + i). Unset: 0.
-    Exact likelihoods do not depend on it.
+    """Seed of the draws that a stochastic bound needs, 0 to 2^63 - 1; image i uses stream (seed, first_index + i), see
+    bundle.proto. Unset: 0. Exact likelihoods do not depend on it.
     """
     first_index: _builtins.int
     """Index of the first image in the seed's sequence, >= 0, as in EncodeRequest."""
     priority: _priority_pb2.Priority.ValueType
     """Who goes first where calls have to wait. Unset: interactive."""
+    draws: _builtins.int
+    """k, how many draws of z the bound of each image is made of: ln of the mean of p(x,z) / q(z|x) over them (Burda et al.
+    2016), which rises with k towards ln p(x). 1 to 5,000, and images times draws at most 1,048,576. Unset: 1, whose mean is
+    the ELBO. The first draws are those of a call for fewer. Exact likelihoods take no more than 1.
+    """
     @_builtins.property
     def images(self) -> _tensor_pb2.Tensor:
         """Images [N,H,W,C] uint8, N >= 1."""
@@ -653,12 +677,15 @@ class ScoreRequest(_message.Message):
         labels: _abc.Iterable[_builtins.int] | None = ...,
         first_index: _builtins.int = ...,
         priority: _priority_pb2.Priority.ValueType = ...,
+        draws: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["images", b"images"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_draws", b"_draws", "draws", b"draws", "images", b"images"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_index", b"first_index", "images", b"images", "labels", b"labels", "model", b"model", "priority", b"priority", "seed", b"seed", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_draws", b"_draws", "draws", b"draws", "first_index", b"first_index", "images", b"images", "labels", b"labels", "model", b"model", "priority", b"priority", "seed", b"seed", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__draws: _TypeAlias = _typing.Literal["draws"]  # noqa: Y015
+    _WhichOneofArgType__draws: _TypeAlias = _typing.Literal["_draws", b"_draws"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__draws) -> _WhichOneofReturnType__draws | None: ...
 
 Global___ScoreRequest: _TypeAlias = ScoreRequest  # noqa: Y015
 

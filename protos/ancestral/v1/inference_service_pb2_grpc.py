@@ -126,7 +126,7 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Decode(self, request, context):
-        """Maps latents to images: the mean of p(x|z).
+        """Maps latents to images: the mean of p(x|z), and on request its variance.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -55,7 +55,7 @@ class InferenceServiceStub:
     nothing but themselves, so send the rest in a new stream.
     """
     Decode: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.DecodeRequest, _inference_service_pb2.DecodeResponse]
-    """Maps latents to images: the mean of p(x|z)."""
+    """Maps latents to images: the mean of p(x|z), and on request its variance."""
     ExtractFeatures: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ExtractFeaturesRequest, _inference_service_pb2.ExtractFeaturesResponse]
     """Maps images to a hidden layer of the model."""
     Classify: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ClassifyRequest, _inference_service_pb2.ClassifyResponse]
@@ -92,7 +92,7 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     nothing but themselves, so send the rest in a new stream.
     """
     Decode: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.DecodeRequest, _inference_service_pb2.DecodeResponse]  # type: ignore[assignment]
-    """Maps latents to images: the mean of p(x|z)."""
+    """Maps latents to images: the mean of p(x|z), and on request its variance."""
     ExtractFeatures: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ExtractFeaturesRequest, _inference_service_pb2.ExtractFeaturesResponse]  # type: ignore[assignment]
     """Maps images to a hidden layer of the model."""
     Classify: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ClassifyRequest, _inference_service_pb2.ClassifyResponse]  # type: ignore[assignment]
@@ -156,7 +156,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.DecodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.DecodeResponse, _abc.Awaitable[_inference_service_pb2.DecodeResponse]]:
-        """Maps latents to images: the mean of p(x|z)."""
+        """Maps latents to images: the mean of p(x|z), and on request its variance."""
 
     @_abc_1.abstractmethod
     def ExtractFeatures(

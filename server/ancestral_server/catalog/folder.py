@@ -16,8 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
+from ancestral.bundle.manifest import MANIFEST
 from ancestral.bundle.rules import MAX_MANIFEST_BYTES
-from ancestral_server.runtime.bundle import MANIFEST
 
 # Name and version of a model.
 Key: TypeAlias = tuple[str, int]

@@ -223,9 +223,8 @@ class Loader:
             endpoint.start()
 
     def _one_shot(self, load: Load, bundle: Bundle, role: bundle_pb2.Role, *, on_caller: bool) -> OneShotProgram:
-        lean = self._one_shot(load, bundle, role.lean, on_caller=on_caller) if role.HasField("lean") else None
         session = self._session(load, bundle, role, on_caller=on_caller)
-        return OneShotProgram(role, session, bundle.manifest, lean)
+        return OneShotProgram(role, session, bundle.manifest)
 
     def _session(self, load: Load, bundle: Bundle, role: bundle_pb2.Role, *, on_caller: bool) -> Session:
         """A session on the role's graph, which other roles may share."""

@@ -9,27 +9,55 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
-from ancestral_server.runtime.noise import uniforms, uniforms_of_range
+from ancestral.bundle.noise import uniforms
 from ancestral_server.runtime.program import Meaning
 from ancestral_server.runtime.session import Array
 
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """Noise by the row: row i of a request is the start of stream (seed, first + i), or of (seed, indices[i])."""
+    """Noise by the row: image i of a request draws from stream (seed, first + i), or (seed, indices[i]), and has `draws`
+    rows after each other, each of which takes the next words of the stream.
+    """
 
     seed: int
     first: int
     shape: tuple[int, ...]
     indices: Sequence[int] | None = None
+    draws: int = 1
 
     def rows(self, start: int, stop: int) -> Array:
-        if self.indices is not None:
-            return np.stack([uniforms(self.seed, index, self.shape) for index in self.indices[start:stop]])
-        return uniforms_of_range(self.seed, self.first + start, stop - start, self.shape)
+        """Rows `start` to `stop` of the request's: [stop - start, *shape] float32."""
+        noise = np.empty((stop - start, *self.shape), np.float32)
+        words = math.prod(self.shape)
+        at = start
+        while at < stop:
+            image, draw = divmod(at, self.draws)
+            end = min(stop, at - draw + self.draws)
+            index = self.first + image if self.indices is None else self.indices[image]
+            noise[at - start : end - start] = uniforms(self.seed, index, (end - at, *self.shape), draw * words)
+            at = end
+        return noise
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Repeated:
+    """Each row of an array so many times, one after another, as they are taken: never all of them at once."""
+
+    array: Array
+    times: int
+
+    def rows(self, start: int, stop: int) -> Array:
+        """Rows `start` to `stop` of the request's: [stop - start, ...]."""
+        return self.array[np.arange(start, stop) // self.times]
+
+
+# What a job brings for an input, axis 0 = rows.
+RowSource: TypeAlias = Array | Streams | Repeated
 
 
 class Priority(enum.IntEnum):
@@ -73,9 +101,10 @@ class Job:
     started: float = 0.0
     finished: float = 0.0
 
-    # Rows handed to a run, rows answered.
+    # Rows handed to a run, rows answered; rows of the largest run that any of them were in, of others too.
     taken: int = 0
     done: int = 0
+    batch_size: int = 0
     # The lane has given its answer: a result or an error.
     answered: bool = False
 
@@ -99,9 +128,9 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class OneShotJob(Job):
-    """Inputs by meaning, axis 0 = rows: an array, or streams that are drawn when the rows are taken."""
+    """Inputs by meaning, axis 0 = rows: an array, or what makes the rows when they are taken."""
 
-    inputs: Mapping[Meaning, Array | Streams] = field(default_factory=dict)
+    inputs: Mapping[Meaning, RowSource] = field(default_factory=dict)
     wanted: Sequence[Meaning] = ()
     # Per wanted meaning the answered pieces, by their first row.
     pieces: dict[Meaning, dict[int, Array]] = field(default_factory=dict)
@@ -110,7 +139,7 @@ class OneShotJob(Job):
         source = self.inputs.get(meaning)
         if source is None:
             return None
-        return source.rows(start, stop) if isinstance(source, Streams) else source[start:stop]
+        return source[start:stop] if isinstance(source, np.ndarray) else source.rows(start, stop)
 
     def output(self, meaning: Meaning) -> Array:
         """The whole answer [rows, ...]."""

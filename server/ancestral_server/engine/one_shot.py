@@ -62,11 +62,9 @@ class BatchStep:
         return len(self.pieces)
 
     def run(self, clock: Clock) -> None:
-        wanted = wanted_of(self.pieces)
-        form = self.program.form(wanted)
-        inputs = stack(form, self.pieces, self.size)
+        inputs = stack(self.program, self.pieces, self.size)
         self.gathered = clock()
-        self.outputs = form.run(inputs, wanted)
+        self.outputs = self.program.run(inputs, wanted_of(self.pieces))
         check_rows(self.outputs.values(), self.size)
 
 

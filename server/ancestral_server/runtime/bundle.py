@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import shutil
 import tempfile
 import weakref
@@ -20,16 +19,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from google.protobuf import json_format
 from numpy.typing import NDArray
 
 from ancestral.bundle import rules
+from ancestral.bundle.manifest import MANIFEST, NoManifest, parse
 from ancestral.v1 import bundle_pb2
 from ancestral_server.errors import BundleError
 from ancestral_server.runtime.session import Graph
 
-SCHEMA = 1
-MANIFEST = "bundle.json"
 # Unpacked; they are all in memory while they are replayed. Those of the MNIST PixelCNN have 3 MiB.
 MAX_GOLDEN_BYTES = 2**31
 # Wherever a graph keeps data in another file it says so by this key (onnx.proto), whose bytes no encoding changes.
@@ -80,13 +77,13 @@ def read_bundle(folder: Path) -> Bundle:
         raise BundleError(MANIFEST, problem)
     for file in manifest.files:
         _check_size(folder, file)
-    ours = {manifest.golden.path, *(role.graph for role in rules.forms(manifest))}
+    ours = {manifest.golden.path, *(role.graph for role in manifest.roles)}
     contents = {file.path: _read(folder, file) for file in manifest.files if file.path in ours}
     others = [file for file in manifest.files if file.path not in ours]
     # A path below a file: nothing can be there.
     data = folder / MANIFEST / "data"
     copies = None
-    if others and any(_ELSEWHERE in contents[role.graph] for role in rules.forms(manifest)):
+    if others and any(_ELSEWHERE in contents[role.graph] for role in manifest.roles):
         copies = data = Path(tempfile.mkdtemp(prefix="ancestral-"))
     bundle = Bundle(folder, manifest, contents, data)
     if copies is not None:
@@ -106,25 +103,9 @@ def read_manifest(folder: Path) -> bundle_pb2.Bundle:
     if (size := path.stat().st_size) > rules.MAX_MANIFEST_BYTES:
         raise BundleError(MANIFEST, f"has {size} bytes, must have at most {rules.MAX_MANIFEST_BYTES}")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise BundleError(MANIFEST, f"is not UTF-8: {error}") from error
-    except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits, too
-        raise BundleError(MANIFEST, f"is not JSON (truncated?): {error}") from error
-    if not isinstance(document, dict):
-        raise BundleError(MANIFEST, "is not a JSON object")
-    # Before parsing the rest: a newer schema may hold fields that this server cannot know.
-    schema = document.get("schema", 0)
-    if not isinstance(schema, int) or schema < 1:
-        raise BundleError(MANIFEST, f"schema is {schema!r}, must be {SCHEMA}")
-    if schema > SCHEMA:
-        raise BundleError(
-            MANIFEST, f"schema {schema} is newer than the {SCHEMA} that this server reads: update the server"
-        )
-    try:
-        manifest = json_format.ParseDict(document, bundle_pb2.Bundle(), ignore_unknown_fields=True)
-    except json_format.ParseError as error:
-        raise BundleError(MANIFEST, f"is not a bundle manifest: {error}") from error
+        manifest = parse(path.read_bytes())
+    except NoManifest as error:
+        raise BundleError(MANIFEST, str(error)) from error
     for problem in rules.limits(manifest):
         raise BundleError(MANIFEST, problem)
     return manifest

@@ -14,8 +14,7 @@ from ancestral_server.runtime.session import Array
 def replay(bundle: Bundle, programs: dict[str, Program]) -> None:
     """Run every role on its recorded inputs; BundleError names the graph, the tensor and the worst difference."""
     arrays, golden = bundle.golden(), bundle.manifest.golden
-    forms = [form for p in programs.values() for form in (p.forms if isinstance(p, OneShotProgram) else (p,))]
-    for program in forms:
+    for program in programs.values():
         role, name = program.role, program.role.name
         inputs = {meaning: _array(bundle, arrays, f"{name}/in/{t.name}") for meaning, t in program.inputs.items()}
         expected = {meaning: _array(bundle, arrays, f"{name}/out/{t.name}") for meaning, t in program.outputs.items()}
@@ -52,25 +51,24 @@ def replay_raster(
 
 def check_labels(program: Program) -> None:
     """Run a program once for its first and its last class; BundleError if it has not as many as the manifest says."""
-    for form in program.forms if isinstance(program, OneShotProgram) else (program,):
-        if bundle_pb2.MEANING_LABEL not in form.inputs:
-            continue
-        inputs = {meaning: form.blank(meaning, 2) for meaning in form.inputs}
-        inputs[bundle_pb2.MEANING_LABEL][1] = form.label_count - 1
-        try:
-            if isinstance(form, RasterProgram):
-                form.run_row(inputs, form.fresh_states(2))
-            else:
-                assert isinstance(form, OneShotProgram)
-                form.run(inputs, list(form.outputs))
-        except Overdue:
-            raise
-        except RuntimeError as error:
-            raise BundleError(
-                form.role.graph,
-                f"role {form.role.name}: label_count is {form.label_count}, and a run with label "
-                f"{form.label_count - 1} fails: {error}",
-            ) from error
+    if bundle_pb2.MEANING_LABEL not in program.inputs:
+        return
+    inputs = {meaning: program.blank(meaning, 2) for meaning in program.inputs}
+    inputs[bundle_pb2.MEANING_LABEL][1] = program.label_count - 1
+    try:
+        if isinstance(program, RasterProgram):
+            program.run_row(inputs, program.fresh_states(2))
+        else:
+            assert isinstance(program, OneShotProgram)
+            program.run(inputs, list(program.outputs))
+    except Overdue:
+        raise
+    except RuntimeError as error:
+        raise BundleError(
+            program.role.graph,
+            f"role {program.role.name}: label_count is {program.label_count}, and a run with label "
+            f"{program.label_count - 1} fails: {error}",
+        ) from error
 
 
 def _array(bundle: Bundle, arrays: dict[str, Array], key: str) -> Array:

@@ -11,19 +11,12 @@ from typing import TypeAlias
 
 import numpy as np
 
+from ancestral.bundle.dtypes import DTYPES
 from ancestral.v1 import bundle_pb2, tensor_pb2
 from ancestral_server.errors import BundleError
 from ancestral_server.runtime.session import Array, Session
 
 Meaning: TypeAlias = bundle_pb2.Meaning.ValueType
-
-DTYPES: dict[int, np.dtype[np.generic]] = {
-    tensor_pb2.DATA_TYPE_UINT8: np.dtype(np.uint8),
-    tensor_pb2.DATA_TYPE_BOOL: np.dtype(np.bool_),
-    tensor_pb2.DATA_TYPE_INT32: np.dtype(np.int32),
-    tensor_pb2.DATA_TYPE_INT64: np.dtype(np.int64),
-    tensor_pb2.DATA_TYPE_FLOAT32: np.dtype(np.float32),
-}
 
 
 class Program:
@@ -50,12 +43,13 @@ class Program:
             raise BundleError(role.graph, f"role {role.name}: the manifest does not say how to feed {sorted(unfed)}")
 
     def _require(
-        self, side: str, tensors: Mapping[Meaning, bundle_pb2.TensorSpec], meanings: Iterable[Meaning]
+        self, side: str, tensors: Mapping[Meaning, bundle_pb2.TensorSpec], needs: Iterable[Sequence[Meaning]]
     ) -> None:
-        for meaning in meanings:
-            if meaning not in tensors:
-                name = bundle_pb2.Meaning.Name(meaning)
-                raise BundleError(self.role.graph, f"role {self.role.name}: no {side} means {name}")
+        """BundleError unless of each of `needs` one is there."""
+        for choice in needs:
+            if tensors.keys().isdisjoint(choice):
+                names = " or ".join(bundle_pb2.Meaning.Name(meaning) for meaning in choice)
+                raise BundleError(self.role.graph, f"role {self.role.name}: no {side} means {names}")
 
     def _check(
         self,
@@ -109,48 +103,36 @@ class Program:
         return self._zeros[key]
 
 
-# What the RPC of a one-shot role reads and writes; roles that no RPC asks for may be anything.
-_ONE_SHOT_NEEDS: dict[str, tuple[tuple[Meaning, ...], tuple[Meaning, ...]]] = {
-    "sample": ((), (bundle_pb2.MEANING_IMAGE,)),
-    "encode": ((bundle_pb2.MEANING_IMAGE,), (bundle_pb2.MEANING_MEAN,)),
-    "decode": ((bundle_pb2.MEANING_LATENT,), (bundle_pb2.MEANING_IMAGE,)),
-    "features": ((bundle_pb2.MEANING_IMAGE,), (bundle_pb2.MEANING_FEATURES,)),
-    "score": ((bundle_pb2.MEANING_IMAGE,), (bundle_pb2.MEANING_LOG_LIKELIHOOD,)),
-    "classify": ((bundle_pb2.MEANING_IMAGE,), (bundle_pb2.MEANING_LOGITS,)),
+# What the RPC of a one-shot role reads and writes, one of each entry; roles that no RPC asks for may be anything.
+_IMAGE, _LATENT = (bundle_pb2.MEANING_IMAGE,), (bundle_pb2.MEANING_LATENT,)
+_ONE_SHOT_NEEDS: dict[str, tuple[tuple[Sequence[Meaning], ...], tuple[Sequence[Meaning], ...]]] = {
+    "sample": ((), (_IMAGE,)),
+    "encode": ((_IMAGE,), ((bundle_pb2.MEANING_MEAN,),)),
+    "decode": ((_LATENT,), (_IMAGE,)),
+    "features": ((_IMAGE,), ((bundle_pb2.MEANING_FEATURES,),)),
+    "score": ((_IMAGE,), ((bundle_pb2.MEANING_LOG_LIKELIHOOD, bundle_pb2.MEANING_LOG_WEIGHT),)),
+    "classify": ((_IMAGE,), ((bundle_pb2.MEANING_LOGITS,),)),
 }
 
 
 class OneShotProgram(Program):
-    """Arrays in, one run, arrays out; axis 0 is the batch.
+    """Arrays in, one run, arrays out; axis 0 is the batch."""
 
-    lean: gives some of the outputs from some of the inputs by a smaller graph. onnxruntime runs every node of a graph,
-    whatever outputs are asked for (microsoft/onnxruntime#16013).
-    """
-
-    def __init__(
-        self,
-        role: bundle_pb2.Role,
-        session: Session,
-        manifest: bundle_pb2.Bundle,
-        lean: OneShotProgram | None = None,
-    ) -> None:
+    def __init__(self, role: bundle_pb2.Role, session: Session, manifest: bundle_pb2.Bundle) -> None:
         super().__init__(role, session, manifest)
         inputs, outputs = _ONE_SHOT_NEEDS.get(role.name, ((), ()))
         self._require("input", self.inputs, inputs)
         self._require("output", self.outputs, outputs)
-        self._lean = lean
         # Looked up at each run: a message makes a new string of its name whenever it is asked.
         self._input_names = {meaning: tensor.name for meaning, tensor in self.inputs.items()}
         self._output_names = {meaning: tensor.name for meaning, tensor in self.outputs.items()}
-        # The whole one last.
-        self.forms: Sequence[OneShotProgram] = (self,) if lean is None else (lean, self)
-
-    def form(self, wanted: Sequence[Meaning]) -> OneShotProgram:
-        """What to run for these outputs: the lean form, or this one."""
-        lean = self._lean
-        return lean if lean is not None and lean.outputs.keys() >= set(wanted) else self
 
     def run(self, inputs: Mapping[Meaning, Array], wanted: Sequence[Meaning]) -> dict[Meaning, Array]:
+        """The wanted outputs [B, ...] of a run; `inputs` holds an array [B, ...] for every input of the role.
+
+        onnxruntime runs every node of a graph, whatever is wanted (microsoft/onnxruntime#16013). Raises what
+        `Session.run` raises.
+        """
         arrays = self._session.run(
             [self._output_names[meaning] for meaning in wanted],
             {self._input_names[meaning]: array for meaning, array in inputs.items()},
@@ -162,16 +144,16 @@ class RasterProgram(Program):
     """One run paints one image row [B,W,C] for all running samples; states are carried by the caller."""
 
     REQUIRED_INPUTS = (
-        bundle_pb2.MEANING_GIVEN,
-        bundle_pb2.MEANING_KNOWN,
-        bundle_pb2.MEANING_UNIFORMS,
-        bundle_pb2.MEANING_TEMPERATURE,
+        (bundle_pb2.MEANING_GIVEN,),
+        (bundle_pb2.MEANING_KNOWN,),
+        (bundle_pb2.MEANING_UNIFORMS,),
+        (bundle_pb2.MEANING_TEMPERATURE,),
     )
 
     def __init__(self, role: bundle_pb2.Role, session: Session, manifest: bundle_pb2.Bundle) -> None:
         super().__init__(role, session, manifest)
         self._require("input", self.inputs, self.REQUIRED_INPUTS)
-        self._require("output", self.outputs, (bundle_pb2.MEANING_ROW,))
+        self._require("output", self.outputs, ((bundle_pb2.MEANING_ROW,),))
         for state in role.states:
             for name, found in ((state.input, session.inputs), (state.output, session.outputs)):
                 self._check(name, tensor_pb2.DATA_TYPE_FLOAT32, state.shape, found)

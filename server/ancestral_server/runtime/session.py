@@ -22,6 +22,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from ancestral.bundle.dtypes import DTYPES, ONNX_NAMES
 from ancestral_server.errors import BundleError, OutOfMemory, Overdue, StartupError
 from ancestral_server.runtime import memory
 from ancestral_server.runtime.watchdog import Watchdog
@@ -29,13 +30,8 @@ from ancestral_server.runtime.watchdog import Watchdog
 Array = NDArray[Any]
 Device = Literal["cpu", "cuda"]
 
-DTYPES = {
-    "tensor(uint8)": np.dtype(np.uint8),
-    "tensor(bool)": np.dtype(np.bool_),
-    "tensor(int32)": np.dtype(np.int32),
-    "tensor(int64)": np.dtype(np.int64),
-    "tensor(float)": np.dtype(np.float32),
-}
+# By onnxruntime's name.
+_DTYPES = {ONNX_NAMES[number]: dtype for number, dtype in DTYPES.items()}
 _CUDA = "CUDAExecutionProvider"
 # Only what ends the process. What goes wrong is raised; onnxruntime would also write it to stderr, in red, between the
 # lines of the log, and for every part of a run that is tried again.
@@ -97,7 +93,7 @@ class Runtime:
     def __init__(self, device: Literal["auto", "cpu", "cuda"], threads: int, *, run_seconds: float = math.inf) -> None:
         self._threads = threads
         self._run_seconds = run_seconds
-        self._want = Want()
+        self._shortages = OutOfMemoryCounter()
         self._watchdog = Watchdog()
         self.device: Device = "cpu"
         if device != "cpu":
@@ -144,7 +140,7 @@ class Runtime:
             if time.monotonic() >= trial.end:
                 raise Overdue(f"loading {graph.name} went on for too long and was ended") from error
             if out_of_memory(error):
-                raise OutOfMemory(f"{graph.name}: {_brief(error)}", hopeless=self._want.note(error)) from error
+                raise OutOfMemory(f"{graph.name}: {_brief(error)}", hopeless=self._shortages.note(error)) from error
             raise BundleError(graph.name, f"onnxruntime refuses it: {_refusal(error, graph)}") from error
         finally:
             self._watchdog.done(options)
@@ -152,10 +148,10 @@ class Runtime:
         if (on or self.device) == "cuda" and (strays := nodes_off_the_gpu(session)):
             raise BundleError(graph.name, f"{len(strays)} nodes would run on the CPU: {', '.join(strays[:5])}")
         arena = "gpu:0" if (on or self.device) == "cuda" else "cpu:0"
-        return Session(session, self._want, arena, self._watchdog, self._run_seconds, trial)
+        return Session(session, self._shortages, arena, self._watchdog, self._run_seconds, trial)
 
 
-class Want:
+class OutOfMemoryCounter:
     """How often a run did not fit into memory, by any of a runtime's sessions."""
 
     def __init__(self) -> None:
@@ -182,22 +178,22 @@ class Session:
     def __init__(
         self,
         session: ort.InferenceSession,
-        want: Want | None = None,
+        shortages: OutOfMemoryCounter | None = None,
         arena: str = "cpu:0",
         watchdog: Watchdog | None = None,
         run_seconds: float = math.inf,
         trial: Trial | None = None,
     ) -> None:
         self._session = session
-        self._want = want or Want()
-        self._heeded = self._want.times
+        self._shortages = shortages or OutOfMemoryCounter()
+        self._seen = self._shortages.times
         self._arena = arena
         self._watchdog = watchdog or Watchdog()
         self._run_seconds = run_seconds
         self._trial = trial
         # Of earlier runs, one for each thread that runs: to make one takes 3 µs.
         self._spare_options: list[ort.RunOptions] = []
-        self.inputs = {i.name: (DTYPES.get(i.type), _shape(i.shape)) for i in session.get_inputs()}
+        self.inputs = {i.name: (_DTYPES.get(i.type), _shape(i.shape)) for i in session.get_inputs()}
         self.outputs = {o.name: (DTYPES.get(o.type), _shape(o.shape)) for o in session.get_outputs()}
 
     def loaded(self) -> None:
@@ -216,10 +212,10 @@ class Session:
         OutOfMemory if it did not fit, Overdue if it went on for too long, RuntimeError for what else onnxruntime
         raises. A run can be ended between two operators, and between two turns of a loop.
         """
-        frugal = self._heeded != self._want.times
-        if frugal:
+        shrink_arena = self._seen != self._shortages.times
+        if shrink_arena:
             # Someone lacks memory: what the arena keeps of earlier runs, for later ones, goes back after this one.
-            options, self._heeded = _run_options(), self._want.times
+            options, self._seen = _run_options(), self._shortages.times
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", self._arena)
         else:
             options = self._options()
@@ -234,14 +230,14 @@ class Session:
             if options.terminate:
                 raise Overdue(f"a run was ended after {time.monotonic() - began:.3g} s") from error
             if out_of_memory(error):
-                raise OutOfMemory(f"out of memory: {_brief(error)}", hopeless=self._want.note(error)) from error
+                raise OutOfMemory(f"out of memory: {_brief(error)}", hopeless=self._shortages.note(error)) from error
             raise RuntimeError(_brief(error)) from error
         finally:
             self._watchdog.done(options)
         if trial is not None:
             trial.steps += 1
         # Later the watchdog might still be about to end it.
-        if not frugal and time.monotonic() < end:
+        if not shrink_arena and time.monotonic() < end:
             self._spare_options.append(options)
         return arrays
 

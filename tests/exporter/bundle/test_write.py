@@ -169,18 +169,3 @@ def test_wrong_arguments_are_refused(model: GatedPixelCNN, tmp_path: Path) -> No
     with pytest.raises(UsageError, match="golden labels"):
         write_bundle(model, name="x", models_dir=tmp_path, golden_images=IMAGES)
     assert not (tmp_path / "x").exists()
-
-
-def test_a_role_may_have_a_lean_form(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    vae = VAE(ImageShape(4, 4, 1, 2), VAESettings(latent_size=3, channels=4, features=8, likelihood="bernoulli"))
-    bundle = write_bundle(vae, name="tiny", models_dir=tmp_path, golden_images=np.zeros((2, 4, 4, 1), np.uint8))
-    (lean,) = [role.lean for role in manifest_of(bundle).roles if role.HasField("lean")]
-    assert (lean.name, lean.graph) == ("encode", "encode-lean.onnx")
-    whole, few = (onnx.load(str(bundle / file)).graph for file in ("encode.onnx", lean.graph))
-    assert [value.name for value in few.input] == ["image"]
-    assert [value.name for value in few.output] == ["mean", "log_variance"]
-    assert len(few.node) < len(whole.node)
-    report = verify_bundle(bundle)
-    assert report.ok
-    assert "encode-lean.onnx encode recorded, batch 64, mean" in str(report)

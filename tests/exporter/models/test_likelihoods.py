@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ancestral_exporter.bundle.feeds import philox_uniforms
+from ancestral.bundle.noise import uniforms_of_range
 from ancestral_exporter.errors import UsageError
-from ancestral_exporter.models.likelihoods import Gaussian, likelihood, normals
+from ancestral_exporter.models.likelihoods import Gaussian, likelihood, nearest_bytes, normals
 from ancestral_exporter.models.quantise import from_levels
 
 
@@ -62,11 +62,21 @@ class TestDiscrete:
         best = from_levels(level_probabilities(name, levels).argmax(0), levels)
         assert (images[..., 0] == best).all()
 
-    def test_mean_is_the_nearest_byte(self, name: str, levels: int) -> None:
-        expected = (level_probabilities(name, levels) * constant_images(levels)[:, :1, :1, 0]).sum(0)
-        found = likelihood(name, levels).mean(parameters(name, levels))[0, ..., 0]
-        assert found.dtype == torch.uint8
-        assert (found.float() - expected).abs().max() <= 0.501
+    def test_moments_are_those_of_the_levels(self, name: str, levels: int) -> None:
+        probabilities, values = level_probabilities(name, levels), constant_images(levels)[:, :1, :1, 0].float()
+        expected = (probabilities * values).sum(0)
+        mean, variance = (found[0, ..., 0] for found in likelihood(name, levels).moments(parameters(name, levels)))
+        torch.testing.assert_close(mean, expected)
+        torch.testing.assert_close(variance, (probabilities * (values - expected) ** 2).sum(0))
+        assert (nearest_bytes(mean).float() - expected).abs().max() <= 0.501
+
+    def test_the_variance_of_a_certain_pixel_keeps_its_digits(self, name: str, levels: int) -> None:
+        pixels = likelihood(name, levels)
+        given = torch.zeros(1, 2, 2, 1, pixels.parameters_per_value)
+        given[..., -1] = 20  # any other level has a probability of e^-20
+        others = constant_images(levels)[:-1, 0, 0, 0].double()
+        expected = math.exp(-20) * ((255 - others) ** 2).sum().item()
+        assert pixels.moments(given)[1].flatten().tolist() == [pytest.approx(expected, rel=1e-3)] * 4
 
 
 def test_gaussian_is_the_textbook_density() -> None:
@@ -94,11 +104,14 @@ def test_gaussian_samples() -> None:
     assert x.mean().item() == pytest.approx(0.5, abs=0.003)
     assert x.std().item() == pytest.approx(deviation, rel=0.03)
     assert (pixels.sample(given, uniforms, torch.zeros(count)) == 128).all()
-    assert pixels.mean(given[:1]).item() == 128
+    mean, variance = pixels.moments(given[:1])
+    assert mean.item() == pytest.approx(127.5)
+    assert nearest_bytes(mean).item() == 128
+    assert variance.item() == pytest.approx((255 * deviation) ** 2)
 
 
 def test_normals_are_standard_and_finite() -> None:
-    uniforms = torch.from_numpy(philox_uniforms(0, 1, (2, 200_000)))
+    uniforms = torch.from_numpy(uniforms_of_range(0, 0, 1, (2, 200_000)))
     drawn = normals(uniforms)[0].double()
     assert drawn.mean().item() == pytest.approx(0, abs=0.01)
     assert drawn.var().item() == pytest.approx(1, abs=0.01)

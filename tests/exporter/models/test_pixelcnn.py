@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ancestral.bundle.noise import uniforms_of_range
 from ancestral_exporter import tiles
-from ancestral_exporter.bundle.feeds import Subjects, make_feeds, philox_uniforms
+from ancestral_exporter.bundle.feeds import Subjects, make_feeds
 from ancestral_exporter.bundle.runtime import Arrays, run_role
 from ancestral_exporter.models.base import ImageShape, RasterGraph
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN, PixelCNNSettings
@@ -270,13 +271,13 @@ def test_dilations_are_taken_in_turn() -> None:
 
 
 def test_uniforms_are_philox_multiples() -> None:
-    uniforms = philox_uniforms(7, 3, (4, 4, 1))
+    uniforms = uniforms_of_range(7, 0, 3, (4, 4, 1))
     assert uniforms.dtype == np.float32
     assert uniforms.min() >= 0
     assert uniforms.max() < 1
     np.testing.assert_array_equal(uniforms * 2**24, np.rint(uniforms * 2.0**24))
-    np.testing.assert_array_equal(philox_uniforms(7, 2, (4, 4, 1)), uniforms[:2])
-    assert (philox_uniforms(8, 3, (4, 4, 1)) != uniforms).any()
+    np.testing.assert_array_equal(uniforms_of_range(7, 0, 2, (4, 4, 1)), uniforms[:2])
+    assert (uniforms_of_range(8, 0, 3, (4, 4, 1)) != uniforms).any()
 
 
 def test_bad_options_are_refused() -> None:

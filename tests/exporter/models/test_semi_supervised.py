@@ -60,6 +60,20 @@ def test_the_labelled_bound_by_hand() -> None:
         torch.testing.assert_close(model.bound(images, features, labels, noise), log_px - math.log(3) - kl)
 
 
+def test_log_weights_average_to_the_unlabelled_bound() -> None:
+    model, count = build(), 4000
+    image = some_images(1).expand(count, -1, -1, -1)
+    generator = torch.Generator().manual_seed(2)
+    noise, uniforms = torch.randn(count, 2, generator=generator), torch.rand(count, generator=generator)
+    with torch.no_grad():
+        weights = model.log_weight(image, noise, uniforms)
+        bounds = model.unlabelled_bound(image, model.encoder(image), noise)
+    error = ((weights.var() + bounds.var()) / count).sqrt().item()
+    assert weights.mean().item() == pytest.approx(bounds.mean().item(), abs=4 * error)
+    # Many draws are worth more than one.
+    assert weights.logsumexp(0) - math.log(count) > weights.mean() + 0.01
+
+
 def test_labels_count_where_they_are_known() -> None:
     model, images = build(), some_images(6)
     some = torch.tensor([0, -1, 2, -1, -1, 1])

@@ -129,18 +129,3 @@ def test_what_is_beyond_a_limit_is_named_with_its_value(
 )
 def test_what_is_within_the_limits_is_fine(good: bundle_pb2.Bundle, where: str, value: Any) -> None:
     assert list(rules.limits(changed(good, where, value))) == []
-
-
-def test_lean_forms_fit_their_roles(good: bundle_pb2.Bundle) -> None:
-    def lean(change: Callable[[bundle_pb2.Role], None]) -> list[str]:
-        manifest = bundle_pb2.Bundle()
-        manifest.CopyFrom(good)
-        manifest.roles[0].lean.CopyFrom(good.roles[0])
-        change(manifest.roles[0].lean)
-        return list(rules.problems(manifest))
-
-    assert lean(lambda role: None) == []
-    assert lean(lambda role: role.lean.CopyFrom(good.roles[0])) == ["roles[0].lean has a lean form itself"]
-    assert lean(lambda role: role.outputs.append(toybundle.LIKELIHOOD)) == [
-        "role encode: its lean form has a tensor 'log_likelihood' that the role has not"
-    ]

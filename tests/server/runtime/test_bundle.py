@@ -41,7 +41,7 @@ def flip(path: Path) -> None:
 
 
 def newer_schema(path: Path) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 2, "invented_later": {"a": 1}}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 3, "invented_later": {"a": 1}}))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def newer_schema(path: Path) -> None:
         ("golden.npz", flip, "SHA-256"),
         ("bundle.json", truncate, "not JSON"),
         ("bundle.json", Path.unlink, "is missing"),
-        ("bundle.json", newer_schema, "schema 2 is newer"),
+        ("bundle.json", newer_schema, "schema 3 is newer"),
         ("bundle.json", lambda path: path.write_text("[]"), "not a JSON object"),
         ("bundle.json", lambda path: path.write_text('{"schema": 1, "roles": 3}'), "not a bundle manifest"),
     ],
@@ -137,27 +137,6 @@ def other_name(manifest: bundle_pb2.Bundle) -> None:
     manifest.name = "sum"
 
 
-def lean(**how: Any) -> Callable[[bundle_pb2.Bundle], None]:
-    """Give `encode` a lean form that differs from `encode` in this."""
-
-    def change(manifest: bundle_pb2.Bundle) -> None:
-        role = manifest.roles[0]
-        form = bundle_pb2.Role()
-        form.CopyFrom(role)
-        for field, value in how.items():
-            form.ClearField(field)  # type: ignore[arg-type]
-            form.MergeFrom(bundle_pb2.Role(**{field: value}))
-        role.lean.CopyFrom(form)
-
-    return change
-
-
-def lean_raster(manifest: bundle_pb2.Bundle) -> None:
-    form = bundle_pb2.Role()
-    form.CopyFrom(manifest.roles[2])
-    manifest.roles[2].lean.CopyFrom(form)
-
-
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -167,12 +146,6 @@ def lean_raster(manifest: bundle_pb2.Bundle) -> None:
         (twice, "there twice"),
         (no_image, "image.levels is 1, must be 2 to 256"),
         (other_name, "lies in tally/1"),
-        (lean(name="score"), "role encode: its lean form is of role 'score'"),
-        (lean(lean=bundle_pb2.Role(name="encode")), "lean has a lean form itself"),
-        (lean(program=bundle_pb2.PROGRAM_RASTER), "only a one-shot program can have a lean form"),
-        (lean_raster, "role sample: only a one-shot program"),
-        (lean(outputs=[toybundle.LIKELIHOOD]), "a tensor 'log_likelihood' that the role has not"),
-        (lean(graph="lean.onnx"), "'lean.onnx' is not among its files"),
     ],
 )
 def test_a_manifest_that_makes_no_sense_is_refused(
