@@ -13,9 +13,9 @@ import grpc
 import numpy as np
 
 import toybundle
+from ancestral.bundle.noise import uniforms_of_range
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc, tensor_pb2
-from ancestral.bundle.noise import uniforms_of_range
 from waiting import PATIENCE, until
 
 

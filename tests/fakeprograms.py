@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import toybundle
+from ancestral.bundle.noise import uniforms_of_range
 from ancestral.v1 import bundle_pb2
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
@@ -33,7 +34,6 @@ from ancestral_server.engine.runners import PoolRunner, Runner, ThreadRunner
 from ancestral_server.engine.stats import LaneStats
 from ancestral_server.errors import OutOfMemory
 from ancestral_server.metrics import Metrics
-from ancestral.bundle.noise import uniforms_of_range
 from ancestral_server.runtime.program import Meaning
 from waiting import PATIENCE, eventually
 

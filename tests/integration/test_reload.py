@@ -15,9 +15,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import toybundle
+from ancestral.bundle.noise import uniforms_of_range
 from ancestral_client import BundleRefused, Client, InvalidArgument, NotFound, SampledImage, Unavailable
 from ancestral_client.results import Model
-from ancestral.bundle.noise import uniforms_of_range
 from callers import Callers
 from running import PATIENT, ServerProcess
 from waiting import until

@@ -16,9 +16,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 import toybundle
+from ancestral.bundle.noise import uniforms_of_range
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
-from ancestral.bundle.noise import uniforms_of_range
 from running import PATIENT, ServerProcess
 from wire import array, inference, tensor, toy_images
 

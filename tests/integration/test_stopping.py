@@ -21,9 +21,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 import toybundle
+from ancestral.bundle.noise import uniforms_of_range
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
-from ancestral.bundle.noise import uniforms_of_range
 from callers import Callers
 from inference import open_inference_service_pb2 as oip
 from inference import open_inference_service_pb2_grpc

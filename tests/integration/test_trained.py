@@ -11,11 +11,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from ancestral.bundle.noise import uniforms_of_range
 from ancestral_client import Client
 from ancestral_exporter import data, recipes
 from ancestral_exporter.bundle import write_bundle
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN
-from ancestral.bundle.noise import uniforms_of_range
 from running import ServerProcess
 
 SHAPE = (8, 8, 1)

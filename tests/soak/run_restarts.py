@@ -27,8 +27,8 @@ import run_soak
 import toybundle
 import traffic
 import versions
-from ancestral_client import AncestralError, Client
 from ancestral.bundle.noise import uniforms_of_range
+from ancestral_client import AncestralError, Client
 from loadgen import Generator, Report
 from mixed import LOST, NO_ROOM
 from running import ServerProcess, heed_sigterm

@@ -14,9 +14,9 @@ import numpy as np
 from google.protobuf.message import Message
 
 import toybundle
+from ancestral.bundle.noise import uniforms_of_range
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import model_service_pb2, tensor_pb2
-from ancestral.bundle.noise import uniforms_of_range
 from inference import open_inference_service_pb2
 from inference import open_inference_service_pb2 as oip
 from rpcs import Rpc

@@ -180,7 +180,7 @@ def label_of(field: str, label: object) -> int:
 
 
 def count_of(field: str, n: object) -> int:
-    """A number of images for the wire; only the server knows how many it allows."""
+    """A number of images or draws for the wire; only the server knows how many it allows."""
     return _whole(field, n, 1, _MAX_INT32, "at least 1")
 
 

@@ -147,22 +147,23 @@ def about(info: Info) -> None:
     )
 
 
-def joined(parts: BulkStream[_Result], images: int) -> _Result:
+def joined(parts: BulkStream[_Result], images: int, message_size: int = MESSAGE_SIZE) -> _Result:
     """The answers of a stream of so many images as one, with the times of all; a bar shows how far it is."""
     stderr = console(stderr=True)
-    messages = math.ceil(images / MESSAGE_SIZE)
+    messages = math.ceil(images / message_size)
     with parts:
         # Gone when it is done, or before an error is told; and nothing of it in a log.
         bar = track(parts, "images", total=messages, console=stderr, transient=True, disable=not stderr.is_terminal)
         found = list(bar)
     infos = [part.info for part in found]
     times = {name: sum(getattr(info, name) for info in infos) for name in _TIMES}
+    largest = max(info.batch_size for info in infos)
     arrays: dict[str, Any] = {
         field.name: np.concatenate([getattr(part, field.name) for part in found])
         for field in fields(found[0])
         if isinstance(getattr(found[0], field.name), np.ndarray)
     }
-    return replace(found[0], **arrays, info=replace(infos[0], **times))
+    return replace(found[0], **arrays, info=replace(infos[0], batch_size=largest, **times))
 
 
 def labels(text: str | None) -> NDArray[Any] | int | None:

@@ -83,6 +83,7 @@ class Requests:
         seed: int,
         first_index: int,
         labels: list[int] | None,
+        draws: int,
         version: int,
     ) -> pb.ScoreRequest:
         """Of images that `images` made."""
@@ -95,6 +96,7 @@ class Requests:
             seed=_checks.seed_of("seed", seed),
             labels=labels,
             first_index=_checks.first_index_of(first_index),
+            draws=_checks.count_of("draws", draws),
         )
 
     def features(
@@ -121,7 +123,7 @@ class Requests:
             images=_wire.pack(batch),
         )
 
-    def decode(self, model: str, latents: ArrayLike, *, version: int) -> pb.DecodeRequest:
+    def decode(self, model: str, latents: ArrayLike, *, include_variance: bool, version: int) -> pb.DecodeRequest:
         batch = _checks.latent_batch(latents)
         _checks.fits_message("latents", batch, self._max_message_bytes)
         return pb.DecodeRequest(
@@ -129,4 +131,5 @@ class Requests:
             version=_checks.version_of(version),
             priority=self._priority,
             latents=_wire.pack(batch),
+            include_variance=_checks.flag_of("include_variance", include_variance),
         )

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ancestral.bundle.dtypes import DTYPES, NUMBERS
 from ancestral.v1 import bundle_pb2, inference_service_pb2, model_service_pb2, tensor_pb2, timing_pb2
+from ancestral_client.errors import Unimplemented
 from ancestral_client.results import (
     Classes,
     Decoding,
@@ -23,25 +25,17 @@ from ancestral_client.results import (
     Scores,
 )
 
-_DTYPES: dict[tensor_pb2.DataType.ValueType, np.dtype[Any]] = {
-    tensor_pb2.DATA_TYPE_UINT8: np.dtype(np.uint8),
-    tensor_pb2.DATA_TYPE_BOOL: np.dtype(np.bool_),
-    tensor_pb2.DATA_TYPE_INT32: np.dtype("<i4"),
-    tensor_pb2.DATA_TYPE_INT64: np.dtype("<i8"),
-    tensor_pb2.DATA_TYPE_FLOAT32: np.dtype("<f4"),
-}
 _STATES: dict[int, str] = {
     model_service_pb2.MODEL_STATE_SERVING: "serving",
     model_service_pb2.MODEL_STATE_NOT_SERVING: "not serving",
     model_service_pb2.MODEL_STATE_LOADING: "loading",
     model_service_pb2.MODEL_STATE_DRAINING: "draining",
 }
-_CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
 
 def pack(array: NDArray[Any]) -> tensor_pb2.Tensor:
     """A tensor of an array whose dtype is one of the wire's."""
-    return tensor_pb2.Tensor(dtype=_CODES[array.dtype], shape=array.shape, data=array.tobytes())
+    return tensor_pb2.Tensor(dtype=NUMBERS[array.dtype], shape=array.shape, data=array.tobytes())
 
 
 def from_row(tensor: tensor_pb2.Tensor, start: int) -> tensor_pb2.Tensor:
@@ -51,7 +45,7 @@ def from_row(tensor: tensor_pb2.Tensor, start: int) -> tensor_pb2.Tensor:
 
 def unpack(tensor: tensor_pb2.Tensor) -> NDArray[Any]:
     """The array of a tensor: a copy that may be written to."""
-    return np.frombuffer(tensor.data, _DTYPES[tensor.dtype]).reshape(tuple(tensor.shape)).copy()
+    return np.frombuffer(tensor.data, DTYPES[tensor.dtype]).reshape(tuple(tensor.shape)).copy()
 
 
 def _info(info: timing_pb2.ReplyInfo) -> Info:
@@ -63,6 +57,7 @@ def _info(info: timing_pb2.ReplyInfo) -> Info:
         queue_seconds=timing.queue_seconds,
         compute_seconds=timing.compute_seconds,
         total_seconds=timing.total_seconds,
+        batch_size=timing.batch_size,
     )
 
 
@@ -99,7 +94,12 @@ def encoding(reply: inference_service_pb2.EncodeResponse) -> Encoding:
 
 
 def decoding(reply: inference_service_pb2.DecodeResponse) -> Decoding:
-    return Decoding(images=unpack(reply.images), info=_info(reply.info))
+    return Decoding(
+        images=unpack(reply.images),
+        mean=unpack(reply.mean) if reply.HasField("mean") else None,
+        variance=unpack(reply.variance) if reply.HasField("variance") else None,
+        info=_info(reply.info),
+    )
 
 
 def features(reply: inference_service_pb2.ExtractFeaturesResponse) -> Features:
@@ -120,11 +120,15 @@ def classes(reply: inference_service_pb2.ClassifyResponse) -> Classes:
     )
 
 
-def scores(reply: inference_service_pb2.ScoreResponse) -> Scores:
+def scores(reply: inference_service_pb2.ScoreResponse, draws: int) -> Scores:
+    """Of a call for so many draws; Unimplemented where the server has not heard of draws."""
+    if draws > 1 and reply.draws != draws:
+        raise Unimplemented(f"draws: is {draws}; this server is an older one, whose bounds are of one draw")
     return Scores(
         log_likelihood=unpack(reply.log_likelihood),
         bits_per_dim=unpack(reply.bits_per_dim),
         exact=reply.likelihood == bundle_pb2.LIKELIHOOD_EXACT,
+        draws=reply.draws,
         info=_info(reply.info),
     )
 

@@ -24,6 +24,13 @@ _Result = TypeVar("_Result", bound=Encoding | Scores)
 
 MESSAGE_SIZE = 64
 """Images in a message unless the caller says otherwise: a batch of the server's."""
+
+
+def size_of_messages(draws: int) -> int:
+    """Images in a message where each is scored with so many draws: as much work as a batch, one image at least."""
+    return max(1, MESSAGE_SIZE // draws)
+
+
 # Enough for the few batches that the server reads ahead, and for those on their way. Two keep it busy, however large.
 _MOST_AHEAD, _LEAST_AHEAD = 16, 2
 _MOST_BYTES_AHEAD = 32 * 2**20

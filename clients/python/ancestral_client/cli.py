@@ -40,6 +40,7 @@ from ancestral_client._commands import (
     Timeout,
     Version,
 )
+from ancestral_client.bulk import size_of_messages
 from ancestral_client.client import Client
 from ancestral_client.replacing import FileProblem, reason
 from ancestral_client.results import SampledImage, Samples
@@ -203,6 +204,9 @@ def decode(
         Path, typer.Argument(metavar="LATENTS", help=".npy [N,Z], or .npz as `encode` writes it (latent, else mean).")
     ],
     out: Annotated[Path, typer.Option(help="Picture grid (.png), or images (.npy, .npz).")],
+    include_variance: Annotated[
+        bool, typer.Option("--variance", help="Also mean and variance of each pixel, in bytes; needs --out .npz.")
+    ] = False,
     priority: Priority = "interactive",
     version: Version = 0,
     address: Address = None,
@@ -210,10 +214,11 @@ def decode(
 ) -> None:
     """Map latents to images."""
     files.check_target(out, ".png", ".npy", ".npz")
+    files.check_holds_all(out, "--variance", include_variance)
     array = files.read_array(latents, ("latent", "latents", "mean"))
     with commands.client(context, address, timeout, priority) as client:
-        decoded = client.decode(model, array, version=version)
-    files.write_images(out, decoded.images, {})
+        decoded = client.decode(model, array, include_variance=include_variance, version=version)
+    files.write_images(out, decoded.images, {"mean": decoded.mean, "variance": decoded.variance})
     commands.done(out, f"{len(decoded.images)} images", decoded.info)
 
 
@@ -275,6 +280,10 @@ def score(
     model: ModelName,
     images: ImageFile,
     out: Annotated[Path | None, typer.Option(help="Also write log_likelihood and bits_per_dim to this .npz.")] = None,
+    draws: Annotated[
+        int,
+        typer.Option(help="Draws of each bound: more come nearer to the likelihood, and take as many times longer."),
+    ] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the draws that a stochastic bound needs.")] = 0,
     labels: Labels = None,
     priority: BulkPriority = "batch",
@@ -291,19 +300,25 @@ def score(
         commands.wanting_labels(labels),
     ):
         array = commands.images(client, model, version, images)
-        parts = client.score_stream(model, array, seed=seed, labels=commands.labels(labels), version=version)
-        scores = commands.joined(parts, len(array))
+        parts = client.score_stream(
+            model, array, draws=draws, seed=seed, labels=commands.labels(labels), version=version
+        )
+        scores = commands.joined(parts, len(array), size_of_messages(draws))
     if out is not None:
         files.write_arrays(out, {"log_likelihood": scores.log_likelihood, "bits_per_dim": scores.bits_per_dim})
     if as_json:
         arrays = {name: getattr(scores, name).tolist() for name in ("log_likelihood", "bits_per_dim")}
-        print(json.dumps({**arrays, "exact": scores.exact, "info": asdict(scores.info)}))
+        print(json.dumps({**arrays, "exact": scores.exact, "draws": scores.draws, "info": asdict(scores.info)}))
         return
     bits, nats, count = scores.bits_per_dim, scores.log_likelihood, len(scores.bits_per_dim)
-    kind = "exact" if scores.exact else "bounds: at least these nats, at most these bits"
+    kind = "exact" if scores.exact else f"bounds{_of_draws(scores.draws)}: at least these nats, at most these bits"
     error = f" ± {bits.std(ddof=1) / math.sqrt(count):.3f}" if count > 1 else ""
     print(f"{bits.mean():.3f}{error} bits/dim, {nats.mean():.2f} nats per image, {count} images ({kind})")
     commands.about(scores.info)
+
+
+def _of_draws(draws: int) -> str:
+    return f" of {draws} draws" if draws > 1 else ""
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ Shapes: N images of a call, H rows, W columns, C channels, Z latent dimensions, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -21,7 +22,7 @@ from ancestral_client._checks import Priority
 from ancestral_client._connection import Connection
 from ancestral_client._models import ModelCalls
 from ancestral_client._requests import Requests
-from ancestral_client.bulk import MESSAGE_SIZE, BulkStream, Role, cut
+from ancestral_client.bulk import MESSAGE_SIZE, BulkStream, Role, cut, size_of_messages
 from ancestral_client.results import Classes, Decoding, Encoding, Features, Samples, Scores
 from ancestral_client.stream import SampleStream
 
@@ -229,9 +230,21 @@ class Client(ModelCalls):
         )
         return self._bulk(role, request, model, images, message_size, version, timeout)
 
-    def decode(self, model: str, latents: ArrayLike, *, version: int = 0, timeout: float | None = None) -> Decoding:
-        """The image of each latent: `latents` is [N,Z] or one latent [Z], any real dtype, all finite."""
-        request = self._requests.decode(model, latents, version=version)
+    def decode(
+        self,
+        model: str,
+        latents: ArrayLike,
+        *,
+        include_variance: bool = False,
+        version: int = 0,
+        timeout: float | None = None,
+    ) -> Decoding:
+        """The image of each latent: `latents` is [N,Z] or one latent [Z], any real dtype, all finite.
+
+        With `include_variance` also mean and variance of p(x|z), [N,H,W,C] float32, in units of bytes and of bytes
+        squared; InvalidArgument where the model's decoder is no distribution.
+        """
+        request = self._requests.decode(model, latents, include_variance=include_variance, version=version)
         return _wire.decoding(call(self._connection.inference.Decode, request, self._attempts(timeout)))
 
     def features(
@@ -264,6 +277,7 @@ class Client(ModelCalls):
         model: str,
         images: ArrayLike,
         *,
+        draws: int = 1,
         seed: int = 0,
         first_index: int = 0,
         labels: ArrayLike | None = None,
@@ -273,37 +287,54 @@ class Client(ModelCalls):
         """Log-likelihood in nats and bits per dimension of each image, [N].
 
         `labels` are the images' classes, [N] or one for all: a likelihood is that of the image given its class. Where
-        the model gives only a lower bound, that needs draws: `seed` fixes them, from its `first_index` on.
+        the model gives only a lower bound, that needs draws of z: `seed` fixes them, from its `first_index` on, and
+        `draws` says how many each bound is made of. The mean of bounds of one draw is the ELBO; those of more are
+        importance-weighted, and rise towards the likelihood (Burda et al. 2016). An exact likelihood needs none.
         """
+        draws = _checks.count_of("draws", draws)
         batch = self._requests.images(images, model, version, timeout)
         classes = _checks.labels_of(labels)
         request = self._requests.score(
-            model, batch, seed=seed, first_index=first_index, labels=classes, version=version
+            model, batch, seed=seed, first_index=first_index, labels=classes, draws=draws, version=version
         )
-        return _wire.scores(call(self._connection.inference.Score, request, self._attempts(timeout)))
+        return _wire.scores(call(self._connection.inference.Score, request, self._attempts(timeout)), draws)
 
     def score_stream(
         self,
         model: str,
         images: NDArray[np.uint8] | Iterable[ArrayLike],
         *,
-        message_size: int = MESSAGE_SIZE,
+        message_size: int | None = None,
+        draws: int = 1,
         seed: int = 0,
         labels: ArrayLike | None = None,
         version: int = 0,
         timeout: float | None = None,
     ) -> BulkStream[Scores]:
-        """`score` of any number of images in one call; as `encode_stream`. `labels`: one for all, or one per image."""
-        classes, seed = _checks.labels_of(labels), _checks.seed_of("seed", seed)
+        """`score` of any number of images in one call; as `encode_stream`. `labels`: one for all, or one per image.
+
+        Unless `message_size` says otherwise a message holds 64 images, or fewer that together have as many draws.
+        """
+        classes, seed, draws = (
+            _checks.labels_of(labels),
+            _checks.seed_of("seed", seed),
+            _checks.count_of("draws", draws),
+        )
+        size = size_of_messages(draws) if message_size is None else message_size
 
         def request(batch: NDArray[np.uint8], first: int) -> Message:
             own = classes[first : first + len(batch)] if classes is not None and len(classes) > 1 else classes
-            return self._bulk_requests.score(model, batch, seed=seed, first_index=first, labels=own, version=version)
+            return self._bulk_requests.score(
+                model, batch, seed=seed, first_index=first, labels=own, draws=draws, version=version
+            )
 
         role = Role(
-            "score", self._connection.inference.ScoreStream, inference_service_pb2.ScoreStreamRequest, _wire.scores
+            "score",
+            self._connection.inference.ScoreStream,
+            inference_service_pb2.ScoreStreamRequest,
+            partial(_wire.scores, draws=draws),
         )
-        return self._bulk(role, request, model, images, message_size, version, timeout)
+        return self._bulk(role, request, model, images, size, version, timeout)
 
     def _bulk(
         self,

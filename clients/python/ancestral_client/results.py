@@ -28,6 +28,9 @@ class Info:
     """From then until the last image was ready, on the server's clock."""
     total_seconds: float
     """From the parsed request to the packed reply, on the server's clock; the network is not in it."""
+    batch_size: int = 0
+    """Images in the largest run that images of the call were in, those of other calls among them; each draw of a score
+    counts as an image. 0 where the server is older than that."""
 
 
 # Arrays have no single truth value, so none of these compares by value.
@@ -97,8 +100,12 @@ class Decoding:
     """The images of latents."""
 
     images: NDArray[np.uint8]
-    """[N,H,W,C], the mean of p(x|z)."""
+    """[N,H,W,C], the mean of p(x|z), rounded to bytes."""
     info: Info
+    mean: NDArray[np.float32] | None = None
+    """[N,H,W,C], the mean of p(x|z) in units of bytes, not rounded; None unless asked for."""
+    variance: NDArray[np.float32] | None = None
+    """[N,H,W,C], the variance of p(x|z) in units of bytes squared; None unless asked for."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,6 +150,8 @@ class Scores:
     exact: bool
     """Whether these are exact, or bounds: at least this log-likelihood, at most these bits."""
     info: Info
+    draws: int = 0
+    """How many draws each bound was made of; 0 where they are exact."""
 
 
 @dataclass(frozen=True, slots=True)

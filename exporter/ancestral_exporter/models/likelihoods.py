@@ -40,9 +40,9 @@ def moments_of_levels(probabilities: Tensor, levels: int) -> tuple[Tensor, Tenso
     """
     values = from_levels(torch.arange(levels, device=probabilities.device), levels).to(torch.float32)
     mean = probabilities @ values
-    # Levels first, so that the sum is one that bundle.reductions can put in order.
-    offsets = values.view(-1, 1, 1, 1) - mean.unsqueeze(1)
-    return mean, (probabilities.movedim(-1, 1) * offsets**2).sum(1)
+    offsets = values - mean.unsqueeze(-1)
+    # A sum, as a product that adds in one order whatever the batch is: see bundle.reductions.
+    return mean, (probabilities * offsets * offsets) @ torch.ones_like(values)
 
 
 def nearest_bytes(intensities: Tensor) -> Tensor:

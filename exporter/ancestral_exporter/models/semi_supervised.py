@@ -118,9 +118,10 @@ class SemiSupervisedVAE(LikelihoodModel):
         return (log_q.exp() * (joint.view(-1, self.label_count) - log_q)).sum(1)
 
     def log_weight(self, images: Tensor, noise: Tensor, uniforms: Tensor) -> Tensor:
-        """ln p(x,y,z) − ln q(y,z|x) [N], nats, at a class y and a z drawn from q; its mean over draws is `unlabelled_bound`.
+        """ln p(x,y,z) − ln q(y,z|x) [N], nats, at a class y and a z drawn from q.
 
-        noise [N,Z], standard normal, makes z; uniforms [N] in [0,1) make y.
+        Its mean over draws is that of `unlabelled_bound`. noise [N,Z] is standard normal and makes z, uniforms [N] in
+        [0,1) make y.
         """
         features = self.encoder(images)
         logits = self.classifier(features)

@@ -204,8 +204,8 @@ class VAE(LikelihoodModel):
     def log_weight(self, images: Tensor, noise: Tensor) -> Tensor:
         """ln p(x,z) − ln q(z|x) [N], nats, at z = mean + std · noise; noise [N,Z] is standard normal.
 
-        Its mean over draws is the ELBO; the log of the mean of exp of k of them is the bound of k draws (Burda, Grosse &
-        Salakhutdinov 2016, "Importance Weighted Autoencoders", equation 8).
+        Its mean over draws is the ELBO; the log of the mean of exp of k of them is the bound of k draws (Burda et al.
+        2016, "Importance Weighted Autoencoders", equation 8).
         """
         mean, log_variance = self.encode(images)
         z = mean + torch.exp(0.5 * log_variance) * noise

@@ -699,8 +699,11 @@ class ScoreResponse(_message.Message):
     LOG_LIKELIHOOD_FIELD_NUMBER: _builtins.int
     BITS_PER_DIM_FIELD_NUMBER: _builtins.int
     LIKELIHOOD_FIELD_NUMBER: _builtins.int
+    DRAWS_FIELD_NUMBER: _builtins.int
     likelihood: _bundle_pb2.Likelihood.ValueType
     """Whether these are exact or lower bounds of the log-likelihood."""
+    draws: _builtins.int
+    """How many draws each bound was made of. 0 where the likelihood is exact."""
     @_builtins.property
     def info(self) -> _timing_pb2.ReplyInfo:
         """About this reply."""
@@ -720,10 +723,11 @@ class ScoreResponse(_message.Message):
         log_likelihood: _tensor_pb2.Tensor | None = ...,
         bits_per_dim: _tensor_pb2.Tensor | None = ...,
         likelihood: _bundle_pb2.Likelihood.ValueType = ...,
+        draws: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bits_per_dim", b"bits_per_dim", "info", b"info", "log_likelihood", b"log_likelihood"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits_per_dim", b"bits_per_dim", "info", b"info", "likelihood", b"likelihood", "log_likelihood", b"log_likelihood"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits_per_dim", b"bits_per_dim", "draws", b"draws", "info", b"info", "likelihood", b"likelihood", "log_likelihood", b"log_likelihood"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -20,8 +20,9 @@ from ancestral_server.runtime.session import Array
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """Noise by the row: image i of a request draws from stream (seed, first + i), or (seed, indices[i]), and has `draws`
-    rows after each other, each of which takes the next words of the stream.
+    """Noise by the row: image i of a request draws from stream (seed, first + i), or (seed, indices[i]).
+
+    An image has `draws` rows, one after another, each of which takes the next words of its stream.
     """
 
     seed: int

@@ -9,10 +9,10 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from ancestral.bundle.noise import uniforms
 from ancestral.v1 import bundle_pb2
 from ancestral_server.engine.batching import check_rows
 from ancestral_server.engine.job import RasterJob
-from ancestral.bundle.noise import uniforms
 from ancestral_server.runtime.program import Meaning, RasterProgram
 from ancestral_server.runtime.session import Array
 

@@ -18,7 +18,6 @@ from typing import Any, Literal
 # Must be set before the import: it writes a device id and a database into the user's cache otherwise.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 

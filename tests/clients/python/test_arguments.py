@@ -71,7 +71,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "model": NO_NAMES,
     "name": NO_NAMES,
     "n": (*NO_WHOLE_NUMBERS, None, 0, 2**31),
-    "message_size": (*NO_WHOLE_NUMBERS, None, 0, 2**31),
+    "message_size": (*NO_WHOLE_NUMBERS, 0, 2**31),
+    "draws": (*NO_WHOLE_NUMBERS, None, 0, 2**31),
     "version": (*NO_WHOLE_NUMBERS, None, 2**63, float(2**53 + 2)),
     "seed": (*NO_WHOLE_NUMBERS, 2**63, float(2**53 + 2), np.float32(2**25), np.float16(4096)),
     "draw_seed": (*NO_WHOLE_NUMBERS, 2**63, float(2**53 + 2)),
@@ -89,6 +90,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "known": NO_MASKS,
     "latents": NO_LATENTS,
     "include_map": NO_FLAGS,
+    "include_variance": NO_FLAGS,
     "progress": NO_FLAGS,
 }
 # What an argument is called on the wire.

@@ -16,12 +16,11 @@ import torch
 from google.protobuf import json_format
 
 from ancestral.v1 import bundle_pb2
-from ancestral_exporter.bundle import VerifyError, verify_bundle, verify_model, write, write_bundle
+from ancestral_exporter.bundle import VerifyError, verify_model, write, write_bundle
 from ancestral_exporter.bundle.promote import promote_bundle
 from ancestral_exporter.errors import UsageError
-from ancestral_exporter.models.base import ImageShape, OneShotGraph, RasterGraph
+from ancestral_exporter.models.base import OneShotGraph, RasterGraph
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN
-from ancestral_exporter.models.vae import VAE, VAESettings
 
 IMAGES = np.zeros((2, 5, 4, 1), np.uint8)
 LABELS = np.zeros(2, np.int64)
