@@ -33,8 +33,9 @@ class Timing(_message.Message):
     total_seconds: _builtins.float
     """Seconds inside the server, from the parsed request to the packed reply."""
     batch_size: _builtins.int
-    """Images in the largest run that images of this call were in, those of other calls among them. Each draw of a score counts
-    as an image. Of a sampler that paints row by row: images of which a row was painted in one run.
+    """Images in the run that this call's images were in, theirs among them, without padding; where they took several runs,
+    in the largest. Of a model that paints row by row, the images whose rows were painted together. Calls that come
+    together share runs, which makes each of them longer and all of them together shorter. 0 before the first run.
     """
     def __init__(
         self,

@@ -102,10 +102,9 @@ class Job:
     started: float = 0.0
     finished: float = 0.0
 
-    # Rows handed to a run, rows answered; rows of the largest run that any of them were in, of others too.
+    # Rows handed to a run, rows answered.
     taken: int = 0
     done: int = 0
-    batch_size: int = 0
     # The lane has given its answer: a result or an error.
     answered: bool = False
 

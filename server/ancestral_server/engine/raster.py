@@ -138,8 +138,6 @@ class RasterScheduler:
         slots = step.slots
         if len(step.sizes) == 1:
             self.costs.learn(step.sizes[0], now - step.began, now)
-        for job in _jobs_of(slots, range(step.rows)):
-            job.batch_size = max(job.batch_size, step.rows)
         told = self._tell_rows(slots, step.rows)
         for slot in step.done:
             job = _job_of(slots, slot)
