@@ -28,10 +28,15 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A VAE of 8×8 images with 4 latents: a folder `vae`."""
+def vae_model() -> VAE:
+    """A VAE of 8×8 images with 4 latents."""
     torch.manual_seed(0)
-    model = VAE(ImageShape(8, 8, 1, 17), VAESettings(latent_size=4, channels=4, features=8, blocks=0))
+    return VAE(ImageShape(8, 8, 1, 17), VAESettings(latent_size=4, channels=4, features=8, blocks=0)).eval()
+
+
+@pytest.fixture(scope="session")
+def vae(vae_model: VAE, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That VAE: a folder `vae`."""
     golden = np.random.default_rng(3).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
     models = tmp_path_factory.mktemp("bundles")
-    return write_bundle(model.eval(), name="vae", models_dir=models, golden_images=golden).parent
+    return write_bundle(vae_model, name="vae", models_dir=models, golden_images=golden).parent

@@ -19,7 +19,7 @@ from ancestral_server.runtime.session import Array
 
 
 @dataclass(frozen=True, slots=True)
-class Streams:
+class NoiseStreams:
     """Noise by the row: image i of a request draws from stream (seed, first + i), or (seed, indices[i]).
 
     An image has `draws` rows, one after another, each of which takes the next words of its stream.
@@ -58,7 +58,7 @@ class Repeated:
 
 
 # What a job brings for an input, axis 0 = rows.
-RowSource: TypeAlias = Array | Streams | Repeated
+RowSource: TypeAlias = Array | NoiseStreams | Repeated
 
 
 class Priority(enum.IntEnum):

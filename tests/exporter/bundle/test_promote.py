@@ -187,3 +187,12 @@ def test_a_bundle_that_changes_meanwhile_is_refused(
     with pytest.raises(ExporterError, match=r"CARD\.md: changed while it was copied"):
         promote_bundle(bundle, tmp_path / "models")
     assert list((tmp_path / "models" / "tiny").iterdir()) == []
+
+
+def test_a_bundle_of_version_0_2_0_verifies_and_is_promoted(tmp_path: Path) -> None:
+    old = Path(__file__).parents[2] / "bundles" / "vae-0.2.0" / "1"
+    promoted = promote_bundle(old, tmp_path, name="again").path
+    assert verify_bundle(promoted).ok
+    # The smaller graph of its encoder is a file like any other.
+    assert "encode-lean.onnx" in {file.path for file in manifest_of(promoted).files}
+    assert "lean" not in (promoted / "bundle.json").read_text().replace("encode-lean.onnx", "")

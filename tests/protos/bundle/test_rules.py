@@ -11,7 +11,7 @@ from google.protobuf import json_format
 
 import toybundle
 from ancestral.bundle import rules
-from ancestral.v1 import bundle_pb2
+from ancestral.v1 import bundle_pb2, tensor_pb2
 
 ZOO = Path(__file__).parents[3] / "exporter" / "zoo"
 
@@ -128,3 +128,23 @@ def test_what_is_beyond_a_limit_is_named_with_its_value(
 )
 def test_what_is_within_the_limits_is_fine(good: bundle_pb2.Bundle, where: str, value: Any) -> None:
     assert list(rules.limits(changed(good, where, value))) == []
+
+
+def test_log_weights_need_noise_and_moments_of_pixels_come_in_pairs(good: bundle_pb2.Bundle) -> None:
+    manifest = bundle_pb2.Bundle()
+    manifest.CopyFrom(good)
+    encode, score = manifest.roles[0], manifest.roles[1]
+    weight, real = bundle_pb2.MEANING_LOG_WEIGHT, tensor_pb2.DATA_TYPE_FLOAT32
+    score.outputs[0].meaning = weight
+    needs = "role score: gives MEANING_LOG_WEIGHT, so it must take MEANING_UNIFORMS, and its likelihood be LIKELIHOOD_"
+    assert list(rules.problems(manifest)) == [f"{needs}LOWER_BOUND"]
+    score.likelihood = bundle_pb2.LIKELIHOOD_LOWER_BOUND
+    assert list(rules.problems(manifest)) == [f"{needs}LOWER_BOUND"]
+    score.inputs.add(name="uniforms", meaning=bundle_pb2.MEANING_UNIFORMS, dtype=real, shape=[2])
+    assert list(rules.problems(manifest)) == []
+    encode.outputs.add(name="mean", meaning=bundle_pb2.MEANING_PIXEL_MEAN, dtype=real, shape=[4, 3, 1])
+    assert list(rules.problems(manifest)) == [
+        "role encode: MEANING_PIXEL_MEAN and MEANING_PIXEL_VARIANCE come together"
+    ]
+    encode.outputs.add(name="variance", meaning=bundle_pb2.MEANING_PIXEL_VARIANCE, dtype=real, shape=[4, 3])
+    assert any("MEANING_PIXEL_VARIANCE must be" in problem for problem in rules.problems(manifest))
