@@ -216,7 +216,7 @@ def try_one(seed: int, case: int) -> dict[str, Any]:
     random = np.random.default_rng([seed, case])
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder)
-        what = corrupt(toybundle.write(models), random)
+        what = corrupt(toybundle.write(models, rows_back=2), random)
         try:
             served, reason, fault = asyncio.run(judge(models))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a fault of the catalog

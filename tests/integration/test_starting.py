@@ -37,7 +37,7 @@ def corrupt(path: Path) -> None:
 
 
 def newer(path: Path) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 2}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 3}))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from ancestral_exporter.bundle.report import VerifyReport
 from ancestral_exporter.bundle.runtime import RUN_FAILURES, Array, open_session, run_role, signature_problems
 from ancestral_exporter.models.base import Bundled, ForeignGraph, ImageShape
 
-SCHEMA = 1
 MANIFEST = "bundle.json"
 BATCHES = (1, 2, 7, 64)
 # Values of all images of a batch of more than 2. A net for large images holds hundreds of times as many floats while it
@@ -129,8 +128,9 @@ def _read_manifest(report: VerifyReport, path: Path) -> bundle_pb2.Bundle | None
     except (OSError, UnicodeDecodeError, json_format.ParseError) as error:
         report.add(MANIFEST, False, f"cannot be read: {error}")
         return None
-    known = manifest.schema == SCHEMA
-    report.add(MANIFEST, known, f"schema {manifest.schema}" + ("" if known else f", this exporter knows {SCHEMA}"))
+    known = 1 <= manifest.schema <= rules.SCHEMA
+    knows = "" if known else f", this exporter knows 1 to {rules.SCHEMA}"
+    report.add(MANIFEST, known, f"schema {manifest.schema}{knows}")
     return manifest if known else None
 
 

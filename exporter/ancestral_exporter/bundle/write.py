@@ -24,7 +24,6 @@ from ancestral_exporter.bundle.runtime import Array, Arrays, open_session
 from ancestral_exporter.bundle.verify import (
     FRESH_TOLERANCE,
     MANIFEST,
-    SCHEMA,
     sha256,
     verify_bundle,
     verify_model,
@@ -150,8 +149,7 @@ def _manifest(
     tolerance: Tolerance,
 ) -> bundle_pb2.Bundle:
     image = model.image
-    return bundle_pb2.Bundle(
-        schema=SCHEMA,
+    manifest = bundle_pb2.Bundle(
         name=name,
         family=model.family,
         description=description,
@@ -166,6 +164,8 @@ def _manifest(
         metrics=metrics,
         provenance=provenance,
     )
+    manifest.schema = rules.least_schema(manifest)
+    return manifest
 
 
 def _files(folder: Path) -> list[bundle_pb2.BundleFile]:

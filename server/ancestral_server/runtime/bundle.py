@@ -28,7 +28,6 @@ from ancestral.v1 import bundle_pb2
 from ancestral_server.errors import BundleError
 from ancestral_server.runtime.session import Graph
 
-SCHEMA = 1
 MANIFEST = "bundle.json"
 # Unpacked; they are all in memory while they are replayed. Those of the MNIST PixelCNN have 3 MiB.
 MAX_GOLDEN_BYTES = 2**31
@@ -116,10 +115,10 @@ def read_manifest(folder: Path) -> bundle_pb2.Bundle:
     # Before parsing the rest: a newer schema may hold fields that this server cannot know.
     schema = document.get("schema", 0)
     if not isinstance(schema, int) or schema < 1:
-        raise BundleError(MANIFEST, f"schema is {schema!r}, must be {SCHEMA}")
-    if schema > SCHEMA:
+        raise BundleError(MANIFEST, f"schema is {schema!r}, must be 1 to {rules.SCHEMA}")
+    if schema > rules.SCHEMA:
         raise BundleError(
-            MANIFEST, f"schema {schema} is newer than the {SCHEMA} that this server reads: update the server"
+            MANIFEST, f"schema {schema} is newer than the {rules.SCHEMA} that this server reads: update the server"
         )
     try:
         manifest = json_format.ParseDict(document, bundle_pb2.Bundle(), ignore_unknown_fields=True)

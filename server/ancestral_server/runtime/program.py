@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from ancestral.bundle import rules
 from ancestral.v1 import bundle_pb2, tensor_pb2
 from ancestral_server.errors import BundleError
 from ancestral_server.runtime.session import Array, Session
@@ -159,7 +160,7 @@ class OneShotProgram(Program):
 
 
 class RasterProgram(Program):
-    """One run paints one image row [B,W,C] for all running samples; states are carried by the caller."""
+    """One run paints one image row [B,W,C] for all running samples; the caller keeps the states, see `History`."""
 
     REQUIRED_INPUTS = (
         bundle_pb2.MEANING_GIVEN,
@@ -175,6 +176,8 @@ class RasterProgram(Program):
         for state in role.states:
             for name, found in ((state.input, session.inputs), (state.output, session.outputs)):
                 self._check(name, tensor_pb2.DATA_TYPE_FLOAT32, state.shape, found)
+        # Of each state: how many rows down the image a run's output is the input.
+        self.rows_back = [rules.rows_back(state) for state in role.states]
         self._names = [tensor.name for tensor in role.outputs] + [state.output for state in role.states]
         self._row = [tensor.meaning for tensor in role.outputs].index(bundle_pb2.MEANING_ROW)
         meanings = [tensor.meaning for tensor in role.outputs]
@@ -183,13 +186,15 @@ class RasterProgram(Program):
         self.has_log_likelihood = self._log_likelihood is not None
 
     def fresh_states(self, rows: int) -> list[Array]:
-        """The states of samples that have not begun: zeros."""
+        """What the top row of samples reads of each state: zeros."""
         return [np.zeros((rows, *state.shape), np.float32) for state in self.role.states]
 
     def run_row(
         self, inputs: Mapping[Meaning, Array], states: Sequence[Array]
     ) -> tuple[Array, Array | None, list[Array]]:
-        """Painted row [B,W,C] uint8, its log-likelihood [B] (None if the model has none), next states."""
+        """Painted row [B,W,C] uint8, its log-likelihood [B] (None if the model has none), and of each state the row
+        that is read `rows_back` rows further down.
+        """
         feeds = {self.inputs[meaning].name: array for meaning, array in inputs.items()}
         feeds.update((state.input, array) for state, array in zip(self.role.states, states, strict=True))
         arrays = self._session.run(self._names, feeds)

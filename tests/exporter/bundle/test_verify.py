@@ -100,7 +100,7 @@ def lean_of_another_role(manifest: bundle_pb2.Bundle) -> None:
 
 
 def newer_schema(manifest: bundle_pb2.Bundle) -> None:
-    manifest.schema = 2
+    manifest.schema = 3
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def newer_schema(manifest: bundle_pb2.Bundle) -> None:
             lambda b: rewrite(b, classes), r"score\.onnx score: fails with label 6, label_count is 7", id="labels"
         ),
         pytest.param(lambda b: rewrite(b, two_lines), r"roles\[0\]\.name '\w+\\nx' holds U\+000A", id="name"),
-        pytest.param(lambda b: rewrite(b, newer_schema), "schema 2, this exporter knows 1", id="schema"),
+        pytest.param(lambda b: rewrite(b, newer_schema), "schema 3, this exporter knows 1 to 2", id="schema"),
     ],
 )
 def test_what_is_wrong_is_named(bundle: Path, spoil: Callable[[Path], object], message: str) -> None:

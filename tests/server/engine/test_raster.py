@@ -21,7 +21,7 @@ from ancestral_server.errors import (
     Overloaded,
     Unavailable,
 )
-from fakeprograms import Painter, expected_images
+from fakeprograms import Painter, expected_images, expected_likelihood
 from simulation import CANCELLED, Simulation, sampler, samples
 
 BATCH = Priority.BATCH
@@ -34,9 +34,13 @@ def used(lane: Simulation[RasterJob]) -> int:
 
 
 def right(job: RasterJob) -> bool:
-    """Whether a job got its own samples; each began with a fresh state, whatever stood in its slot before."""
+    """Whether a job got its own samples; each began with fresh states, whatever stood in its slot before, and read its
+    own rows of them.
+    """
     images = expected_images(job.seed, job.first_index, job.rows)
-    return bool(np.array_equal(job.images[: job.rows], images) and (job.log_likelihood[: job.rows] == 6).all())
+    likelihood = expected_likelihood(job.seed, job.first_index, job.rows)
+    same = np.array_equal(job.images[: job.rows], images), np.array_equal(job.log_likelihood[: job.rows], likelihood)
+    return all(same)
 
 
 def test_samples_of_all_requests_share_the_rows_and_are_their_own(painter: Painter) -> None:
