@@ -75,7 +75,7 @@ class Lane(Generic[J]):
     @property
     def queued(self) -> int:
         """How many requests wait for a run."""
-        return len(self.scheduler.queue)
+        return self.scheduler.waiting
 
     @property
     def turns(self) -> int:
@@ -203,7 +203,7 @@ class Lane(Generic[J]):
         with self._lock:
             step = self.scheduler.next(self._clock(), seat)
             answers = self._take_answers()
-            more = bool(self.scheduler.queue)
+            more = bool(self.scheduler.waiting)
         owed.append(answers)
         self._tell(answers)
         if isinstance(step, Wait):
@@ -236,10 +236,10 @@ class Lane(Generic[J]):
         with self._lock:
             was_healthy = self._supervisor.healthy
             failures = self._supervisor.failed(seat, self._clock())
-            self.scheduler.abandon(failed, seat)
+            self._abandon(failed, seat)
             if not self._supervisor.healthy:
                 # Not begun, so it is safe and worthwhile to ask again: another replica, or this one in a moment.
-                self.scheduler.abandon(Unavailable(self.name, self._why_closed))
+                self._abandon(Unavailable(self.name, self._why_closed))
             answers = self._take_answers()
         for decided in owed:
             self._post([*((job, failed) for job in decided.finished), *decided.failed])
@@ -250,6 +250,13 @@ class Lane(Generic[J]):
         self._runner.wake()
         self.stats.restarted()
         log.error("lane failed", lane=self.name, seat=seat, failures=failures, exc_info=error)
+
+    def _abandon(self, error: ServerError, seat: int | None = None) -> None:
+        """What fails after all are answered, for want of memory say, must not keep them from hearing it."""
+        try:
+            self.scheduler.abandon(error, seat)
+        except Exception:
+            log.exception("lane did not begin anew", lane=self.name, seat=seat)
 
     def _try_again(self, seat: int, pause: float) -> Wait | None:
         """Probe a seat that is down, if it is time."""
