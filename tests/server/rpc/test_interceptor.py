@@ -59,7 +59,7 @@ def answering(error: ServerError, jobs: list[weakref.ref[Job]] | None = None) ->
 
     metrics = Metrics("test")
     methods = CallInterceptor(CallMetrics(metrics), Arrivals(), Draining())
-    handlers = {"Method": grpc.unary_unary_rpc_method_handler(behaviour)}
+    handlers: dict[str, Any] = {"Method": grpc.unary_unary_rpc_method_handler(behaviour)}
     methods.add_registered_method_handlers("a.Service", handlers)
 
     async def call(_: Any, context: Any) -> None:

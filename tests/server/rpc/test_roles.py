@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -120,7 +121,7 @@ def test_a_role_that_a_model_lacks_is_named_with_those_that_it_has() -> None:
 
 
 def test_a_role_that_no_method_asks_for_has_tensors_alone() -> None:
-    made = RoleMaker(Settings(models=toybundle.Path("models")))
+    made = RoleMaker(Settings(models=Path("models")))
     program: Any = SimpleNamespace(
         role=bundle_pb2.Role(name="segment", graph="s.onnx"), label_count=0, inputs={}, outputs={}
     )
