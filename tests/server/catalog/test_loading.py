@@ -26,6 +26,7 @@ from ancestral_server.engine.endpoint import OneShotEndpoint
 from ancestral_server.engine.job import OneShotJob
 from ancestral_server.errors import BundleRefused, Internal, Stopping
 from ancestral_server.metrics import Metrics
+from ancestral_server.rpc.asking import ask
 from ancestral_server.runtime.session import Runtime
 from ancestral_server.settings import Settings
 
