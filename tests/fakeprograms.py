@@ -33,6 +33,7 @@ from ancestral_server.engine.runners import PoolRunner, Runner, ThreadRunner
 from ancestral_server.engine.stats import LaneStats
 from ancestral_server.errors import OutOfMemory
 from ancestral_server.metrics import Metrics
+from ancestral_server.rpc.asking import ask
 from ancestral_server.runtime.noise import uniforms_of_range
 from ancestral_server.runtime.program import Meaning
 from waiting import PATIENCE, eventually
@@ -53,6 +54,8 @@ class Doubler:
         self.outputs = {MEAN: bundle_pb2.TensorSpec(name="y", meaning=MEAN, dtype=toybundle.F32, shape=[1])}
         self.row_bytes = {MEAN: 4}
         self.forms = (self,)
+        self.role = bundle_pb2.Role(name="encode", graph="doubler.onnx")
+        self.label_count = 0
         self.gate = threading.Event()
         self.gate.set()
         self.sizes: list[int] = []
@@ -249,7 +252,7 @@ async def double(
         wanted=[MEAN],
         priority=priority,
     )
-    await lane.ask(job)
+    await ask(lane, job)
     return [float(value) for value in job.output(MEAN)[:, 0]]
 
 
@@ -269,7 +272,7 @@ async def paint(
         first_index=first,
         priority=priority,
     )
-    return await lane.ask(job)
+    return await ask(lane, job)
 
 
 until = eventually

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61ncestral/v1/timing.proto\x12\x0c\x61ncestral.v1\"O\n\x06Timing\x12\x15\n\rqueue_seconds\x18\x01 \x01(\x01\x12\x17\n\x0f\x63ompute_seconds\x18\x02 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x03 \x01(\x01\"e\n\tReplyInfo\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12$\n\x06timing\x18\x04 \x01(\x0b\x32\x14.ancestral.v1.Timingb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61ncestral/v1/timing.proto\x12\x0c\x61ncestral.v1\"c\n\x06Timing\x12\x15\n\rqueue_seconds\x18\x01 \x01(\x01\x12\x17\n\x0f\x63ompute_seconds\x18\x02 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x03 \x01(\x01\x12\x12\n\nbatch_size\x18\x04 \x01(\x05\"e\n\tReplyInfo\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12$\n\x06timing\x18\x04 \x01(\x0b\x32\x14.ancestral.v1.Timingb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,7 +32,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ancestral.v1.timing_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TIMING']._serialized_start=43
-  _globals['_TIMING']._serialized_end=122
-  _globals['_REPLYINFO']._serialized_start=124
-  _globals['_REPLYINFO']._serialized_end=225
+  _globals['_TIMING']._serialized_end=142
+  _globals['_REPLYINFO']._serialized_start=144
+  _globals['_REPLYINFO']._serialized_end=245
 # @@protoc_insertion_point(module_scope)

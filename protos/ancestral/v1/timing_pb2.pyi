@@ -25,22 +25,29 @@ class Timing(_message.Message):
     QUEUE_SECONDS_FIELD_NUMBER: _builtins.int
     COMPUTE_SECONDS_FIELD_NUMBER: _builtins.int
     TOTAL_SECONDS_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
     queue_seconds: _builtins.float
     """Seconds from admission until work on the first image of this call began."""
     compute_seconds: _builtins.float
     """Seconds from then until the last image of this call was ready."""
     total_seconds: _builtins.float
     """Seconds inside the server, from the parsed request to the packed reply."""
+    batch_size: _builtins.int
+    """Images in the run that this call's images were in, theirs among them, without padding; where they took several runs,
+    in the largest. Of a model that paints row by row, the images whose rows were painted together. Calls that come
+    together share runs, which makes each of them longer and all of them together shorter. 0 before the first run.
+    """
     def __init__(
         self,
         *,
         queue_seconds: _builtins.float = ...,
         compute_seconds: _builtins.float = ...,
         total_seconds: _builtins.float = ...,
+        batch_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_seconds", b"compute_seconds", "queue_seconds", b"queue_seconds", "total_seconds", b"total_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "compute_seconds", b"compute_seconds", "queue_seconds", b"queue_seconds", "total_seconds", b"total_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

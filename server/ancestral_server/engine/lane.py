@@ -9,7 +9,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -31,7 +31,7 @@ _NONE: Answers[Any] = Answers()
 
 
 class Lane(Generic[J]):
-    """A queue of one role of one model version. `ask`, `submit`, `watch` are the event loop's; `turn` is the runner's.
+    """A queue of one role of one model version. `submit` is the event loop's; `turn` is the runner's.
 
     probe: runs once on nothing, to see whether the program still works; raises if it does not.
     called: told the time of every call that comes, time.monotonic() seconds.
@@ -90,18 +90,10 @@ class Lane(Generic[J]):
     def start(self) -> None:
         self._runner.start(self)
 
-    async def ask(self, job: J) -> J:
-        """Admit the job and wait for it. ServerError if it is refused, expires or fails."""
-        self.submit(job)
-        try:
-            await job.future
-        except asyncio.CancelledError:
-            job.cancelled = True
-            raise
-        return job
-
     def submit(self, job: J) -> None:
-        """Admit the job, or raise what it is refused with: Unavailable, Overloaded or Infeasible."""
+        """Admit the job, or raise what it is refused with: Unavailable, Overloaded or Infeasible. Its future is done
+        when the job is: see `Job.answer` and `Job.events`.
+        """
         now = self._clock()
         with self._lock:
             if self._closing or not self._supervisor.healthy:
@@ -116,28 +108,6 @@ class Lane(Generic[J]):
                 raise
         self._called(now)
         self._runner.wake()
-
-    async def watch(self, job: J) -> AsyncGenerator[tuple[int, int | None]]:
-        """Admit a job that has a feed and tell its events as they happen; see `Feed`. ServerError as from `ask`."""
-        feed = job.feed
-        assert feed is not None, "to be watched a job needs a feed"
-        self.submit(job)
-        job.future.add_done_callback(lambda _: feed.changed.set())
-        try:
-            while True:
-                await feed.changed.wait()
-                feed.changed.clear()
-                answered = job.future.done()
-                while feed.events:
-                    yield feed.events.popleft()
-                if answered:
-                    job.future.result()
-                    break
-        finally:
-            # Both do nothing once the job is answered; without the second an error that comes later would be reported
-            # as one that nobody took.
-            job.cancelled = True
-            job.future.cancel()
 
     def decide(self, decision: Callable[[float], None]) -> None:
         """Have the scheduler decide something beside its verbs, given the time; whom that answers is told."""

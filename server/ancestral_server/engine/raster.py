@@ -267,10 +267,11 @@ class RasterScheduler:
         return 0
 
     def _tell_rows(self, slots: Slots, count: int) -> dict[int, RasterJob]:
-        """Tell the rows that were just painted to those who asked for them; whom, by identity."""
+        """Tell the `count` rows that were just painted together to those who asked for them; whom, by identity."""
         told: dict[int, RasterJob] = {}
         for slot in range(count):
             job = _job_of(slots, slot)
+            job.batch_size = max(job.batch_size, count)
             if job.feed is None or not job.feed.rows:
                 continue
             index, row = int(slots.index[slot]), int(slots.row[slot]) - 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -110,15 +110,16 @@ class Program:
         return self._zeros[key]
 
 
-# What the RPC of a one-shot role reads and writes; roles that no RPC asks for may be anything.
-_ONE_SHOT_NEEDS: dict[str, tuple[tuple[Meaning, ...], tuple[Meaning, ...]]] = {
-    "sample": ((), (bundle_pb2.MEANING_IMAGE,)),
-    "encode": ((bundle_pb2.MEANING_IMAGE,), (bundle_pb2.MEANING_MEAN,)),
-    "decode": ((bundle_pb2.MEANING_LATENT,), (bundle_pb2.MEANING_IMAGE,)),
-    "features": ((bundle_pb2.MEANING_IMAGE,), (bundle_pb2.MEANING_FEATURES,)),
-    "score": ((bundle_pb2.MEANING_IMAGE,), (bundle_pb2.MEANING_LOG_LIKELIHOOD,)),
-    "classify": ((bundle_pb2.MEANING_IMAGE,), (bundle_pb2.MEANING_LOGITS,)),
-}
+class Needs(NamedTuple):
+    """The tensors, by meaning, that whoever asks for a one-shot role reads and writes; roles that nobody of ours asks
+    for may be anything.
+    """
+
+    inputs: tuple[Meaning, ...] = ()
+    outputs: tuple[Meaning, ...] = ()
+
+
+NO_NEEDS = Needs()
 
 
 class OneShotProgram(Program):
@@ -134,11 +135,11 @@ class OneShotProgram(Program):
         session: Session,
         manifest: bundle_pb2.Bundle,
         lean: OneShotProgram | None = None,
+        needs: Needs = NO_NEEDS,
     ) -> None:
         super().__init__(role, session, manifest)
-        inputs, outputs = _ONE_SHOT_NEEDS.get(role.name, ((), ()))
-        self._require("input", self.inputs, inputs)
-        self._require("output", self.outputs, outputs)
+        self._require("input", self.inputs, needs.inputs)
+        self._require("output", self.outputs, needs.outputs)
         self._lean = lean
         # Looked up at each run: a message makes a new string of its name whenever it is asked.
         self._input_names = {meaning: tensor.name for meaning, tensor in self.inputs.items()}

@@ -25,6 +25,7 @@ from ancestral_server.engine.policy import Adaptive, AdaptiveTuning, BatchPolicy
 from ancestral_server.engine.pool import BACKGROUND_NICENESS, INTERACTIVE_NICENESS, WorkerPool
 from ancestral_server.engine.runners import LoopRunner, LoopTuning, PoolRunner, Runner, ThreadRunner
 from ancestral_server.errors import DeadlineExceeded, Infeasible, Internal, OutOfMemory, Overloaded, Unavailable
+from ancestral_server.rpc.asking import ask
 from ancestral_server.runtime.program import Meaning
 from fakeprograms import IMAGE, MEAN, Array, Doubler, batch_lane, double, run
 
@@ -302,7 +303,7 @@ def test_an_answer_is_kept_by_nobody_but_its_caller(lane: Lane[OneShotJob]) -> N
     async def work() -> None:
         inputs = {IMAGE: np.zeros((1, 1), np.uint8)}
         job = OneShotJob(1, asyncio.get_running_loop().create_future(), inputs=inputs, wanted=[MEAN])
-        await lane.ask(job)
+        await ask(lane, job)
         answer = weakref.ref(job.pieces[MEAN][0])
         del job
         # Whoever took the turn is done with it in a moment.
