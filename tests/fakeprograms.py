@@ -34,6 +34,7 @@ from ancestral_server.engine.runners import PoolRunner, Runner, ThreadRunner
 from ancestral_server.engine.stats import LaneStats
 from ancestral_server.errors import OutOfMemory
 from ancestral_server.metrics import Metrics
+from ancestral_server.rpc.asking import ask
 from ancestral_server.runtime.program import Meaning
 from waiting import PATIENCE, eventually
 
@@ -52,6 +53,8 @@ class Doubler:
         self.inputs = {IMAGE: bundle_pb2.TensorSpec(name="x", meaning=IMAGE, dtype=toybundle.U8, shape=[1])}
         self.outputs = {MEAN: bundle_pb2.TensorSpec(name="y", meaning=MEAN, dtype=toybundle.F32, shape=[1])}
         self.row_bytes = {MEAN: 4}
+        self.role = bundle_pb2.Role(name="encode", graph="doubler.onnx")
+        self.label_count = 0
         self.gate = threading.Event()
         self.gate.set()
         self.sizes: list[int] = []
@@ -88,7 +91,8 @@ class Doubler:
 
 
 class Painter:
-    """A raster program of 4×3×1 images: a pixel is on where its uniform is below a half; the state counts rows.
+    """A raster program of 4×3×1 images: a pixel is on where its uniform is below a half. One state counts rows, others
+    tell what the sample was drawn from two and three rows above; a row's log-likelihood is the sum of all.
 
     `fail` makes every run fail, `poison` those that hold a row of the first samples of that seed; `error` is raised
     once by the next run. `fits` is how many samples fit into memory; `gate` holds every run.
@@ -96,6 +100,7 @@ class Painter:
 
     image_shape = (4, 3, 1)
     has_log_likelihood = True
+    rows_back = (1, 2, 3)
 
     def __init__(self) -> None:
         self.inputs = {spec.meaning: spec for spec in toybundle.ROW_INPUTS}
@@ -119,7 +124,7 @@ class Painter:
         return np.zeros((rows, *spec.shape), dtype)
 
     def fresh_states(self, rows: int) -> list[Array]:
-        return [np.zeros((rows, 1), np.float32)]
+        return [np.zeros((rows, 1), np.float32) for _ in self.rows_back]
 
     def check_row(self, row: Array, likelihood: Array, rows: int) -> None:
         assert len(row) == len(likelihood) == rows
@@ -136,8 +141,10 @@ class Painter:
             raise OutOfMemory("out of memory: the fake is full")
         self.sizes.append(len(states[0]))
         self.rows += 1
-        row = np.where(inputs[bundle_pb2.MEANING_UNIFORMS] < 0.5, 255, 0).astype(np.uint8)
-        return row, states[0][:, 0], [states[0] + 1]
+        uniforms = inputs[bundle_pb2.MEANING_UNIFORMS]
+        row = np.where(uniforms < 0.5, 255, 0).astype(np.uint8)
+        mark = _marks(uniforms[:, 0])
+        return row, np.sum(states, axis=0)[:, 0], [states[0] + 1, mark, mark.copy()]
 
     def _poisoned(self, rows: Array) -> bool:
         """Whether a row [W,C] of the poisonous samples is among these [B,W,C]."""
@@ -151,6 +158,18 @@ class Painter:
 def _first_pixels(seed: int) -> frozenset[float]:
     """The first number of every row of the first samples of a seed."""
     return frozenset(float(number) for number in uniforms_of_range(seed, 0, 16, (4, 3, 1))[:, :, 0].ravel())
+
+
+def _marks(uniforms: Array) -> Array:
+    """Whole numbers, whose sums are exact, by which rows are told apart."""
+    return np.floor(uniforms * 1024).astype(np.float32)
+
+
+def expected_likelihood(seed: int, first: int, n: int) -> Array:
+    """What a `Painter` says of its samples, [n]: rows are counted from 0, and each tells of those above it."""
+    marks = _marks(uniforms_of_range(seed, first, n, Painter.image_shape)[:, :, 0, 0])
+    height, (_, *backs) = Painter.image_shape[0], Painter.rows_back
+    return np.float32(sum(range(height))) + sum(marks[:, : height - back].sum(1) for back in backs)
 
 
 def expected_images(seed: int, first: int, n: int) -> Array:
@@ -229,7 +248,7 @@ async def double(
         wanted=[MEAN],
         priority=priority,
     )
-    await lane.ask(job)
+    await ask(lane, job)
     return [float(value) for value in job.output(MEAN)[:, 0]]
 
 
@@ -249,7 +268,7 @@ async def paint(
         first_index=first,
         priority=priority,
     )
-    return await lane.ask(job)
+    return await ask(lane, job)
 
 
 until = eventually

@@ -26,10 +26,19 @@ from ancestral_server.runtime.session import Runtime
 UNBOUNDED = Limits(images=10**7, calls=10**7, seconds=math.inf)
 
 
-def sharp_pixelcnn(shape: ImageShape, *, seed: int = 1, label_count: int = 0, sharpness: float = 8.0) -> GatedPixelCNN:
+def sharp_pixelcnn(
+    shape: ImageShape,
+    *,
+    seed: int = 1,
+    label_count: int = 0,
+    sharpness: float = 8.0,
+    row_dilations: tuple[int, ...] = (1,),
+) -> GatedPixelCNN:
     """A small untrained net with pronounced preferences: each draw depends on all before it, and there are no ties."""
     torch.manual_seed(seed)
-    settings = PixelCNNSettings(channels=16, vertical_layers=3, horizontal_layers=2, label_count=label_count)
+    settings = PixelCNNSettings(
+        channels=16, vertical_layers=3, horizontal_layers=2, label_count=label_count, row_dilations=row_dilations
+    )
     model = GatedPixelCNN(shape, settings)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

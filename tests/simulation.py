@@ -19,6 +19,7 @@ from ancestral_server.engine.policy import BatchPolicy, Immediate
 from ancestral_server.engine.raster import RasterScheduler
 from ancestral_server.engine.scheduler import Scheduler, Wait
 from ancestral_server.errors import ServerError
+from ancestral_server.runtime.program import RasterProgram
 from fakeprograms import IMAGE, MEAN, Doubler, Painter
 
 J = TypeVar("J", bound=Job)
@@ -166,7 +167,7 @@ def batches(
 
 
 def sampler(
-    program: Painter,
+    program: Painter | RasterProgram,
     *,
     slots: int = 4,
     limits: Limits | None = None,

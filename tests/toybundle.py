@@ -2,7 +2,7 @@
 
 The "tally" family: images 4×3×1 with 4 levels. Its encoder's mean is [sum of the bytes / 255, first byte / 255]; its
 score is minus the sum of the bytes / 255; its sampler paints level 3 where the uniform is below a half raised by what
-the row above left behind, else level 0.
+the row above left behind, or a row farther up, else level 0.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ def encode(images: np.ndarray[Any, Any], offset: float = 0.0) -> np.ndarray[Any,
     return np.stack([flat.sum(1) + np.float32(offset), flat[:, 0]], axis=1)
 
 
-def paint(uniforms: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """What the sampler must paint of [N,4,3,1] uniforms: images and log-likelihoods."""
-    lift = np.zeros(uniforms[:, 0].shape, np.float32)
+def paint(uniforms: np.ndarray[Any, Any], rows_back: int = 1) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """What the sampler must paint of [N,4,3,1] uniforms: images and log-likelihoods. `rows_back` as in `write`."""
+    lifts = [np.zeros(uniforms[:, 0].shape, np.float32)] * rows_back
     images = np.zeros(uniforms.shape, np.uint8)
     likelihood = np.zeros(len(uniforms), np.float32)
     for r in range(HEIGHT):
-        chance = np.float32(0.5) + lift
+        chance = np.float32(0.5) + lifts[r]
         on = uniforms[:, r] < chance
         images[:, r] = np.where(on, 255, 0)
         likelihood += np.log(np.where(on, chance, 1 - chance)).sum((1, 2))
-        lift = np.where(on, np.float32(0.25), np.float32(0))
+        lifts.append(np.where(on, np.float32(0.25), np.float32(0)))
     return images, likelihood
 
 
@@ -212,11 +212,11 @@ def roles() -> list[bundle_pb2.Role]:
     ]
 
 
-def golden(offset: float = 0.0) -> Arrays:
+def golden(offset: float = 0.0, rows_back: int = 1) -> Arrays:
     random = np.random.default_rng(5)
     images = random.integers(0, 256, (3, HEIGHT, WIDTH, 1), dtype=np.uint8)
     uniforms = random.random((3, HEIGHT, WIDTH, 1), dtype=np.float32)
-    painted, likelihood = paint(uniforms)
+    painted, likelihood = paint(uniforms, rows_back)
     code = encode(images, offset)
     return {
         "encode/in/image": images,
@@ -248,12 +248,14 @@ def write(
     layers: int = 0,
     scratch: int = 0,
     fragile: bool = False,
+    rows_back: int = 1,
     change: Callable[[bundle_pb2.Bundle], None] | None = None,
     graph: Callable[[onnx.ModelProto], None] | None = None,
 ) -> Path:
     """Write models/name/version and return it. `scale` other than 255 makes its encoder answer wrongly; `offset`
     is added to the encoder's total, so that versions can be told apart; `layers` makes a run of the encoder take
-    time, `scratch` memory, `fragile` fail where a byte is 255; `change` edits the manifest before it is written,
+    time, `scratch` memory, `fragile` fail where a byte is 255; the sampler reads its state `rows_back` rows later;
+    `change` edits the manifest before it is written,
     `graph` the encoder's graph.
     """
     folder = models / name / str(version)
@@ -265,7 +267,7 @@ def write(
         onnx.save(model, folder / "encode.onnx")
     sample_graph(folder / "sample.onnx")
     with (folder / "golden.npz").open("wb") as file:
-        np.savez(file, allow_pickle=False, **golden(offset))
+        np.savez(file, allow_pickle=False, **golden(offset, rows_back))
     manifest = bundle_pb2.Bundle(
         schema=1,
         name=name,
@@ -277,6 +279,9 @@ def write(
         roles=roles(),
         golden=bundle_pb2.Golden(path="golden.npz", tolerance=1e-5),
     )
+    if rows_back > 1:
+        manifest.schema = 2
+        manifest.roles[2].states[0].rows_back = rows_back
     for path in sorted(folder.iterdir()):
         manifest.files.append(listed(path))
     if change is not None:

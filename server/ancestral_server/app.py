@@ -24,7 +24,9 @@ from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import StartupError
 from ancestral_server.logs import announce
 from ancestral_server.metrics import Metrics
-from ancestral_server.rpc.server import Door
+from ancestral_server.rpc.credentials import Insecure
+from ancestral_server.rpc.roles import RoleMaker
+from ancestral_server.rpc.server import GrpcServer
 from ancestral_server.runtime import memory
 from ancestral_server.runtime.session import Runtime
 from ancestral_server.settings import Settings
@@ -66,9 +68,9 @@ async def serve(settings: Settings) -> None:
     metrics = Metrics(metadata.version("ancestral"))
     runtime = Runtime(settings.device, settings.threads, run_seconds=settings.load_seconds)
     arrivals = Arrivals()
-    catalog = Catalog(settings, runtime, metrics, arrivals)
-    # The door first: a port in use should be said before models are loaded for a minute. It answers only when open.
-    door = Door(catalog, metrics, arrivals, settings)
+    catalog = Catalog(settings, runtime, metrics, arrivals, RoleMaker(settings))
+    # The server first: a port in use should be said before models are loaded for a minute. It answers only when open.
+    server = GrpcServer(catalog, metrics, arrivals, settings, Insecure())
     endpoint = _metrics_endpoint(metrics, settings)
     try:
         if await _unless(stop, Watcher(catalog, settings).start()):
@@ -76,14 +78,14 @@ async def serve(settings: Settings) -> None:
             gc.collect()
             gc.freeze()
             gc.set_threshold(COLLECT_EVERY)
-            await door.open()
-            address, metrics_address = joined(settings.host, door.port), joined(settings.host, endpoint.port)
+            await server.open()
+            address, metrics_address = joined(settings.host, server.port), joined(settings.host, endpoint.port)
             log.info("serving", address=address, metrics=metrics_address, device=runtime.device)
             announce(settings.log_format, f"listening on {address}, metrics on {metrics_address}")
         ending = await stop
-        await door.shut()
+        await server.shut()
         await catalog.drain(ending.work_left(time.monotonic()), ending.words)
-        await door.flush(ending.over)
+        await server.flush(ending.over)
     finally:
         endpoint.close()
     log.info("stopped")

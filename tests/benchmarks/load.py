@@ -12,6 +12,7 @@ import numpy as np
 
 from ancestral_server.engine.endpoint import RasterEndpoint
 from ancestral_server.engine.job import Feed, RasterJob
+from ancestral_server.rpc.asking import answered, submit
 from rig import Rig, sample
 
 
@@ -63,9 +64,10 @@ async def _single(lane: RasterEndpoint, seed: int, due: float) -> tuple[float, f
     future = asyncio.get_running_loop().create_future()
     job = RasterJob(rows=1, future=future, seed=seed, feed=Feed(rows=True))
     first_row = 0.0
-    async for _index, row in lane.watch(job):
+    async for _index, row in submit(lane, job).events():
         if row == 0:
             first_row = time.perf_counter() - due
+    await answered(job)
     return time.perf_counter() - due, first_row
 
 
@@ -114,8 +116,9 @@ def crowd_beside_a_giant(rig: Rig, seconds: float, rounds: int, per_second: floa
         job = RasterJob(rows=giant, future=future, seed=1, feed=feed)
 
         async def follow() -> None:
-            async for _ in lane.watch(job):
+            async for _ in submit(lane, job).events():
                 pass
+            await answered(job)
 
         following = asyncio.create_task(follow())
         # The first images all finish together: begin to count when the slots are out of step or full at least.

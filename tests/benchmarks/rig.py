@@ -36,6 +36,7 @@ from ancestral_server.engine.raster import RasterScheduler
 from ancestral_server.engine.runners import PoolRunner
 from ancestral_server.engine.stats import LaneStats
 from ancestral_server.metrics import Metrics
+from ancestral_server.rpc.asking import ask
 from ancestral_server.runtime.program import RasterProgram
 from ancestral_server.runtime.session import Runtime
 from ancestral_server.settings import Settings
@@ -112,7 +113,7 @@ def rig(recipe: str, folder: Path, settings: Sequence[str] = ()) -> Iterator[Rig
 
 async def sample(lane: RasterEndpoint, count: int, seed: int = 0) -> RasterJob:
     """Ask a lane for samples, in a running event loop."""
-    return await lane.ask(RasterJob(rows=count, future=asyncio.get_running_loop().create_future(), seed=seed))
+    return await ask(lane, RasterJob(rows=count, future=asyncio.get_running_loop().create_future(), seed=seed))
 
 
 def seconds(work: Callable[[], Any]) -> float:

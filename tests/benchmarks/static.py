@@ -31,6 +31,10 @@ class StaticScheduler:
         return self._inner.queue
 
     @property
+    def waiting(self) -> int:
+        return self._inner.waiting
+
+    @property
     def seats(self) -> int:
         return self._inner.seats
 

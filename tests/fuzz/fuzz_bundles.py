@@ -32,6 +32,8 @@ from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.endpoint import OneShotEndpoint
 from ancestral_server.engine.job import OneShotJob
 from ancestral_server.metrics import Metrics
+from ancestral_server.rpc.asking import ask
+from ancestral_server.rpc.roles import RoleMaker
 from ancestral_server.runtime.session import Runtime
 from ancestral_server.settings import Settings
 
@@ -176,7 +178,7 @@ def _rehash(folder: Path) -> None:
 async def find(models: Path) -> ModelVersion | None:
     """What the catalog makes of the one bundle there."""
     settings = Settings(models=models, threads=1, max_batch=8, slots=8)
-    catalog = Catalog(settings, Runtime("cpu", 1), Metrics("0"), Arrivals())
+    catalog = Catalog(settings, Runtime("cpu", 1), Metrics("0"), Arrivals(), RoleMaker(settings))
     await Watcher(catalog, settings).refresh()
     found = list(catalog)
     assert len(found) <= 1, "there is one bundle"
@@ -194,7 +196,7 @@ async def wrongness(model: ModelVersion) -> str:
     job = OneShotJob(
         rows=len(images), future=future, inputs={bundle_pb2.MEANING_IMAGE: images}, wanted=[bundle_pb2.MEANING_MEAN]
     )
-    await asyncio.wait_for(lane.ask(job), CASE_SECONDS)
+    await asyncio.wait_for(ask(lane, job), CASE_SECONDS)
     got = job.output(bundle_pb2.MEANING_MEAN)
     return "" if np.allclose(got, toybundle.encode(images), atol=1e-3) else f"encode answers {got.tolist()}"
 
@@ -216,7 +218,7 @@ def try_one(seed: int, case: int) -> dict[str, Any]:
     random = np.random.default_rng([seed, case])
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder)
-        what = corrupt(toybundle.write(models), random)
+        what = corrupt(toybundle.write(models, rows_back=2), random)
         try:
             served, reason, fault = asyncio.run(judge(models))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a fault of the catalog

@@ -25,10 +25,10 @@ NO_RETRIES = ("grpc.enable_retries", 0)
 MAIN = "from ancestral_server.__main__ import main; main()"
 # What names a method, and is no text (or is text that names none).
 NO_TEXT = (b"/ancestral.v1.InferenceService/Enc\xffde", b"/\xff", b"\xc3", b"/\xed\xa0\x80/\xff", b"/nobody/Knows")
-# The server as it is with a version of gRPC whose parts `rpc.accepting` does not know.
+# The server as it is with a version of gRPC whose parts `grpc_workarounds.accepting` does not know.
 GRPCS_OWN = (
     "-c",
-    f"from ancestral_server.rpc import accepting; accepting.known = lambda: False\n{MAIN}",
+    f"from ancestral_server.rpc.grpc_workarounds import accepting; accepting.known = lambda: False\n{MAIN}",
 )
 
 # The server, in a greater hurry with those who connect and say nothing.

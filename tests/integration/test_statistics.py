@@ -15,6 +15,7 @@ from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN
 from ancestral_server.engine.endpoint import RasterEndpoint
 from ancestral_server.engine.job import Completion, RasterJob
+from ancestral_server.rpc.asking import ask
 from pixelcnns import exported, raster_lane, sharp_pixelcnn
 
 SAMPLES = 50_000
@@ -39,8 +40,8 @@ def draw(
 ) -> RasterJob:
     async def work() -> RasterJob:
         future = asyncio.get_running_loop().create_future()
-        return await lane.ask(
-            RasterJob(rows=count, future=future, seed=11, temperature=temperature, completion=completion)
+        return await ask(
+            lane, RasterJob(rows=count, future=future, seed=11, temperature=temperature, completion=completion)
         )
 
     return asyncio.run(work())

@@ -15,8 +15,8 @@ from ancestral_server.catalog import Catalog, ModelVersion, State
 from ancestral_server.ending import Ending
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.metrics import Metrics
-from ancestral_server.rpc import sockets
 from ancestral_server.rpc.draining import Draining
+from ancestral_server.rpc.grpc_workarounds import sockets
 from ancestral_server.runtime.session import Runtime
 from ancestral_server.settings import Settings
 

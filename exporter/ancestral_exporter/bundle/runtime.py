@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Mapping
 from functools import reduce
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ancestral.bundle import rules
 from ancestral.bundle.dtypes import ONNX_NAMES
 from ancestral.v1 import bundle_pb2, tensor_pb2
 
@@ -54,20 +56,27 @@ def run_role(session: Any, role: bundle_pb2.Role, feeds: Mapping[str, Array], he
 def _run_raster(session: Any, role: bundle_pb2.Role, feeds: Mapping[str, Array], height: int) -> Arrays:
     rowwise = {spec.name for spec in role.inputs if spec.meaning in ROWWISE}
     batch = len(next(iter(feeds.values())))
-    states = {spec.input: np.zeros((batch, *spec.shape), np.float32) for spec in role.states}
+    states = {spec.input: _above_the_image(spec, batch) for spec in role.states}
     names = [spec.name for spec in role.outputs]
     fetched = names + [spec.output for spec in role.states]
     rows: list[list[Array]] = []
     for row in range(height):
         now = {k: np.ascontiguousarray(v[:, row]) if k in rowwise else v for k, v in feeds.items()}
-        results = session.run(fetched, now | states)
+        results = session.run(fetched, now | {name: kept[0] for name, kept in states.items()})
         rows.append(results[: len(names)])
-        states = dict(zip(states, results[len(names) :], strict=True))
+        for kept, newest in zip(states.values(), results[len(names) :], strict=True):
+            kept.append(newest)
     outputs: Arrays = {}
     for spec, values in zip(role.outputs, zip(*rows, strict=True), strict=True):
         # Row by row as the server does: np.sum's order depends on how many images there are.
         outputs[spec.name] = np.stack(values, axis=1) if spec.meaning in ROWWISE else reduce(np.add, values)
     return outputs
+
+
+def _above_the_image(state: bundle_pb2.StateSpec, batch: int) -> deque[Array]:
+    """The rows of a state that are still to be read at the top row, oldest first: zeros. One more drops the oldest."""
+    back = rules.rows_back(state)
+    return deque([np.zeros((batch, *state.shape), np.float32)] * back, maxlen=back)
 
 
 def signature_problems(session: Any, role: bundle_pb2.Role) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 from google.protobuf import json_format
 
 from ancestral.bundle import rules
-from ancestral.bundle.manifest import MANIFEST, least_schema
+from ancestral.bundle.manifest import MANIFEST
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.compare import Tolerance, compare
 from ancestral_exporter.bundle.export import export_graph, graph_roles
@@ -164,7 +164,7 @@ def _manifest(
         metrics=metrics,
         provenance=provenance,
     )
-    manifest.schema = least_schema(manifest)
+    manifest.schema = rules.least_schema(manifest)
     return manifest
 
 

@@ -12,10 +12,11 @@ A dilated vertical layer looks d rows up instead of one, at three columns that l
 many weights (Yu & Koltun 2016, "Multi-Scale Context Aggregation by Dilated Convolutions").
 
 Windows that look at one row above and one pixel before make caching cheap (Ramachandran et al. 2017, "Fast Generation
-for Convolutional Autoregressive Models", section 2): d rows and one pixel of each layer are the whole state, and zeros
-are exactly the padding. The vertical stack runs once per row, over its whole width; only the horizontal stack runs
-pixel by pixel, so depth is better spent on the former. The head reads the last horizontal layer: with a 1×1 projection
-after every gate, the residual stream already is the sum of skip connections.
+for Convolutional Autoregressive Models", section 2): d rows and one pixel of each layer are the whole state, of which
+each row reads the oldest row and adds one, and zeros are exactly the padding. The vertical stack runs once per row,
+over its whole width; only the horizontal stack runs pixel by pixel, so depth is better spent on the former. The head
+reads the last horizontal layer: with a 1×1 projection after every gate, the residual stream already is the sum of skip
+connections.
 
 Letters: N images, H, W, C image axes, K levels, D channels, F input features per pixel, L layers.
 """
@@ -111,8 +112,8 @@ class PixelCNNSettings:
     row_dilations: how many rows up each vertical layer after the first looks; column_dilations: how many columns its
     taps lie apart. The second layer has the first entry, the third the second, and so on, from the first again when
     they are used up; entries that no layer is left for mean nothing. The last vertical layer sees as many rows above
-    as the sum of `first_window[0]` and all its row dilations, at the cost of an undilated one; a layer that looks d
-    rows up has d rows of state.
+    as the sum of `first_window[0]` and all its row dilations, at the cost of an undilated one: a layer that looks d
+    rows up has d rows of state, of which one is read and one is written at each row.
     """
 
     channels: Positive = 64

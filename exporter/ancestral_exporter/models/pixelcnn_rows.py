@@ -5,9 +5,10 @@
                              └─> links ─> Scan over the columns: horizontal stack, head, draw ─> row, log_likelihood
                                                                                              └─> next states
 
-It does by hand what no tracer does: it carries the last rows of each vertical layer's input, as many as its window
-looks up, and inside the Scan one pixel of each horizontal layer's input (Ramachandran et al. 2017, section 2). Fresh
-states are zeros, which are the padding, so samples at different rows may share a batch.
+It does by hand what no tracer does: of each vertical layer's input it takes the row that the layer's window looks up
+at, and gives the newest one, to be taken when it lies as far above (`StateSpec.rows_back`); and inside the Scan it
+carries one pixel of each horizontal layer's input (Ramachandran et al. 2017, section 2). Fresh states are zeros, which
+are the padding, so samples at different rows may share a batch.
 
 Written for speed on the CPU: convolutions are matrix products over [B·W, taps·channels] (convolution kernels are slow
 on an image of two rows), and the Scan's body, run W times a row, has as few nodes as possible, since at small batches
@@ -53,10 +54,7 @@ def role(image: ImageShape, net: NetWeights, file: str) -> bundle_pb2.Role:
             spec(name="row", meaning=bundle_pb2.MEANING_ROW, dtype=byte, shape=row),
             spec(name="log_likelihood", meaning=bundle_pb2.MEANING_LOG_LIKELIHOOD, dtype=real),
         ],
-        states=[
-            bundle_pb2.StateSpec(input=name, output=f"next_{name}", shape=shape)
-            for name, shape in _states(image, net).items()
-        ],
+        states=_states(image, net),
     )
 
 
@@ -65,16 +63,20 @@ def build(image: ImageShape, net: NetWeights) -> onnx.ModelProto:
     return _RowGraph(image, net).build()
 
 
-def _states(image: ImageShape, net: NetWeights) -> dict[str, list[int]]:
-    """Names and shapes without the batch: the last R rows of features, and of each later vertical layer's input the
-    last d, the row dilation, oldest first and end to end: d·W pixels.
-
-    Of the d rows only the oldest is read. Where a StateSpec could say so (`rows_back` = d), the server would keep them,
-    and the graph would take and give one row, [W,D]: `_RowGraph._above` would do for any d what it does for 1.
+def _states(image: ImageShape, net: NetWeights) -> list[bundle_pb2.StateSpec]:
+    """The last R rows of features, oldest first, all of which are read; and of each later vertical layer's input the
+    row that lies d, the row dilation, above.
     """
     first, *later = net.vertical
-    above = {f"above_{i}": [layer.dilation[0] * image.width, net.channels] for i, layer in enumerate(later, start=1)}
-    return {"rows": [first.taps[0], image.width, net.pixel_features]} | above
+    spec = bundle_pb2.StateSpec
+    states = [spec(input="rows", output="next_rows", shape=[first.taps[0], image.width, net.pixel_features])]
+    for i, layer in enumerate(later, start=1):
+        d = layer.dilation[0]
+        # 1 is what unset means.
+        back = d if d > 1 else None
+        shape = [image.width, net.channels]
+        states.append(spec(input=f"above_{i}", output=f"next_above_{i}", shape=shape, rows_back=back))
+    return states
 
 
 class _RowGraph:
@@ -92,9 +94,8 @@ class _RowGraph:
         uniforms = g.input("uniforms", FLOAT, ["batch", width, channels])
         temperature = g.input("temperature", FLOAT, ["batch"])
         label = g.input("label", INT64, ["batch"]) if self.net.label_count else None
-        states = {
-            name: g.input(name, FLOAT, ["batch", *shape]) for name, shape in _states(self.image, self.net).items()
-        }
+        specs = _states(self.image, self.net)
+        states = {spec.input: g.input(spec.input, FLOAT, ["batch", *spec.shape]) for spec in specs}
 
         self.batch = g.add("Shape", given, start=0, end=1)  # [1]
         seen, next_states = self._vertical(states, label)
@@ -107,8 +108,8 @@ class _RowGraph:
         newest = g.add("Unsqueeze", features, np.array([1]))  # [B,1,W,F]
         kept = g.add("Slice", states["rows"], np.array([1]), np.array([np.iinfo(np.int64).max]), np.array([1]))
         next_states["rows"] = g.add("Concat", kept, newest, axis=1)
-        for name, shape in _states(self.image, self.net).items():
-            g.output(f"next_{name}", next_states[name], FLOAT, ["batch", *shape])
+        for spec in specs:
+            g.output(spec.output, next_states[spec.input], FLOAT, ["batch", *spec.shape])
         return g.model()
 
     def _vertical(self, states: dict[str, str], label: str | None) -> tuple[list[str], dict[str, str]]:
@@ -120,8 +121,8 @@ class _RowGraph:
             if i == 0:
                 above = g.reshape(states["rows"], 0, layer.taps[0] * width, net.pixel_features)
             else:
-                here = g.reshape(seen[-1], -1, width, net.channels)
-                above, next_states[f"above_{i}"] = self._above(states[f"above_{i}"], here, layer.dilation[0])
+                next_states[f"above_{i}"] = here = g.reshape(seen[-1], -1, width, net.channels)
+                above = g.add("Concat", states[f"above_{i}"], here, axis=1)
             windows = self._windows(above, layer)
             signal, switch = _halves(layer.window, 1)
             biases = _halves(layer.bias, 0)
@@ -133,16 +134,6 @@ class _RowGraph:
             addend = [seen[-1]] if layer.residual else []
             seen.append(g.add("Gemm", gated, layer.project, *addend))
         return seen, next_states
-
-    def _above(self, state: str, here: str, dilation: int) -> tuple[str, str]:
-        """Of a state [B,d·W,D] and the layer's present input [B,W,D]: the two rows of a window, and the next state."""
-        g, width = self.graph, self.image.width
-        if dilation == 1:
-            return g.add("Concat", state, here, axis=1), here
-        axis, cut, end = np.array([1]), np.array([width]), np.array([dilation * width])
-        oldest = g.add("Slice", state, np.array([0]), cut, axis)
-        newer = g.add("Slice", state, cut, end, axis)
-        return g.add("Concat", oldest, here, axis=1), g.add("Concat", newer, here, axis=1)
 
     def _windows(self, rows_in: str, layer: LayerWeights) -> str:
         """[B,rows·W,inputs] -> [B·W, rows·columns·inputs]: what each window sees, zeros outside the image."""

@@ -7,18 +7,11 @@ from typing import Any
 
 from google.protobuf import json_format
 
+from ancestral.bundle.rules import SCHEMA
 from ancestral.v1 import bundle_pb2
 
 # The file of a bundle that holds its manifest.
 MANIFEST = "bundle.json"
-# The newest schema that is known here.
-SCHEMA = 2
-# What readers of an older schema would not understand, and since when it is there.
-_MEANINGS_SINCE: dict[int, int] = {
-    bundle_pb2.MEANING_LOG_WEIGHT: 2,
-    bundle_pb2.MEANING_PIXEL_MEAN: 2,
-    bundle_pb2.MEANING_PIXEL_VARIANCE: 2,
-}
 # Fields of a role that were there once: they change nothing, and older bundles have them.
 _RETIRED = frozenset({"lean"})
 
@@ -50,12 +43,6 @@ def parse(content: bytes, *, strict: bool = False) -> bundle_pb2.Bundle:
         return json_format.ParseDict(_without_retired(document), bundle_pb2.Bundle(), ignore_unknown_fields=not strict)
     except json_format.ParseError as error:
         raise NoManifest(f"is not a bundle manifest: {error}") from error
-
-
-def least_schema(manifest: bundle_pb2.Bundle) -> int:
-    """The lowest schema whose readers understand all of a manifest: it is written as that, so that they may read it."""
-    tensors = [tensor for role in manifest.roles for tensor in (*role.inputs, *role.outputs)]
-    return max([1, *(_MEANINGS_SINCE.get(tensor.meaning, 1) for tensor in tensors)])
 
 
 def _without_retired(document: dict[str, Any]) -> dict[str, Any]:

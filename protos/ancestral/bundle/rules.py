@@ -13,6 +13,8 @@ from pathlib import PurePosixPath
 from ancestral.bundle.dtypes import DTYPES
 from ancestral.v1 import bundle_pb2, tensor_pb2
 
+# The newest schema there is; see `least_schema`.
+SCHEMA = 2
 # A manifest is part of every reply that describes its model, and of one that lists all models. The largest of ours has
 # 12 KiB.
 MAX_MANIFEST_BYTES = 2**20
@@ -33,10 +35,31 @@ MAX_CLASSES = 4096
 MAX_VERSION = 2**63 - 1
 
 _LATENTS = (bundle_pb2.MEANING_LATENT, bundle_pb2.MEANING_MEAN, bundle_pb2.MEANING_LOG_VARIANCE)
+# Meanings that readers of schema 1 do not know.
+_SINCE_SCHEMA_2 = (
+    bundle_pb2.MEANING_LOG_WEIGHT,
+    bundle_pb2.MEANING_PIXEL_MEAN,
+    bundle_pb2.MEANING_PIXEL_VARIANCE,
+)
 # What has text run from right to left, in which a name could hide another: embeddings, overrides and isolates.
 _BIDIRECTIONAL = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
 # Control characters, line and paragraph separators, halves of surrogate pairs.
 _UNPRINTABLE = frozenset(("Cc", "Zl", "Zp", "Cs"))
+
+
+def rows_back(state: bundle_pb2.StateSpec) -> int:
+    """How many rows back a state is read."""
+    return state.rows_back if state.HasField("rows_back") else 1
+
+
+def least_schema(manifest: bundle_pb2.Bundle) -> int:
+    """The oldest schema that has all that a manifest uses: a server that knows it reads the manifest rightly."""
+    for role in manifest.roles:
+        if any(rows_back(state) > 1 for state in role.states):
+            return 2
+        if any(tensor.meaning in _SINCE_SCHEMA_2 for tensor in role.outputs):
+            return 2
+    return 1
 
 
 def problems(manifest: bundle_pb2.Bundle) -> Iterator[str]:
@@ -62,7 +85,7 @@ def limits(manifest: bundle_pb2.Bundle) -> Iterator[str]:
     yield from class_name_problems(manifest.class_names)
     yield from _many("roles", manifest.roles, MAX_ROLES)
     for i, role in enumerate(manifest.roles):
-        yield from _role_limits(f"roles[{i}]", role)
+        yield from _role_limits(f"roles[{i}]", role, image.height)
     yield from _many("files", manifest.files, MAX_FILES)
     for i, file in enumerate(manifest.files):
         yield from _path(f"files[{i}].path", file.path)
@@ -84,7 +107,8 @@ def limits(manifest: bundle_pb2.Bundle) -> Iterator[str]:
         yield from _text(f"provenance[{_shown(key)}]", manifest.provenance[key], MAX_TEXT, lines=True)
 
 
-def _role_limits(where: str, role: bundle_pb2.Role) -> Iterator[str]:
+def _role_limits(where: str, role: bundle_pb2.Role, height: int) -> Iterator[str]:
+    """height: H of the images."""
     yield from _text(f"{where}.name", role.name, MAX_LABEL, empty=False)
     yield from _text(f"{where}.graph", role.graph, MAX_PATH)
     if role.program not in (bundle_pb2.PROGRAM_ONE_SHOT, bundle_pb2.PROGRAM_RASTER):
@@ -101,11 +125,16 @@ def _role_limits(where: str, role: bundle_pb2.Role) -> Iterator[str]:
     for i, state in enumerate(role.states):
         yield from _text(f"{where}.states[{i}].input", state.input, MAX_LABEL, empty=False)
         yield from _text(f"{where}.states[{i}].output", state.output, MAX_LABEL, empty=False)
-        yield from _row(f"{where}.states[{i}]", tensor_pb2.DATA_TYPE_FLOAT32, state.shape)
+        back = rows_back(state)
+        # What lies farther up than the top row would be read by no row.
+        yield from _whole(f"{where}.states[{i}].rows_back", back, 1, max(1, height - 1))
+        yield from _row(f"{where}.states[{i}]", tensor_pb2.DATA_TYPE_FLOAT32, state.shape, rows=max(1, back))
 
 
 def contradictions(manifest: bundle_pb2.Bundle) -> Iterator[str]:
     """Fields that are within their limits, and do not fit each other."""
+    if manifest.schema < (least := least_schema(manifest)):
+        yield f"schema is {manifest.schema}, and a state with rows_back above 1 needs schema {least}"
     files = {file.path for file in manifest.files}
     if manifest.golden.path not in files:
         yield f"golden data {manifest.golden.path!r} is not among its files"
@@ -118,6 +147,8 @@ def contradictions(manifest: bundle_pb2.Bundle) -> Iterator[str]:
         names.add(role.name)
         if role.program == bundle_pb2.PROGRAM_RASTER and role.name != "sample":
             yield f"role {role.name}: only sample can be a raster program"
+        if role.states and role.program != bundle_pb2.PROGRAM_RASTER:
+            yield f"role {role.name}: only a raster program has states, it has {len(role.states)}"
         if role.graph not in files:
             yield f"role {role.name}: graph {role.graph!r} is not among its files"
         for side in (role.inputs, role.outputs):
@@ -227,8 +258,8 @@ def _number(field: str, value: float, least: float, below: float) -> Iterator[st
         yield f"{field} is {value}, must be finite{bounds}"
 
 
-def _row(field: str, dtype: int, shape: Sequence[int]) -> Iterator[str]:
-    """Of one row of a tensor."""
+def _row(field: str, dtype: int, shape: Sequence[int], rows: int = 1) -> Iterator[str]:
+    """Of one row of a tensor. rows: so many of them are kept at a time."""
     if dtype not in DTYPES:
         yield f"{field}.dtype {dtype} is unknown"
         return
@@ -236,8 +267,9 @@ def _row(field: str, dtype: int, shape: Sequence[int]) -> Iterator[str]:
         yield f"{field}.shape has {len(shape)} axes, must have at most {MAX_AXES}"
     elif any(axis < 1 for axis in shape):
         yield f"{field}.shape is {list(shape)}, each must be at least 1"
-    elif (size := math.prod(shape) * DTYPES[dtype].itemsize) > MAX_ROW_BYTES:
-        yield f"{field}.shape {list(shape)} makes {size} bytes, must make at most {MAX_ROW_BYTES}"
+    elif (size := rows * math.prod(shape) * DTYPES[dtype].itemsize) > MAX_ROW_BYTES:
+        what = f"{list(shape)}, of {rows} rows," if rows > 1 else f"{list(shape)}"
+        yield f"{field}.shape {what} makes {size} bytes, must make at most {MAX_ROW_BYTES}"
 
 
 def _text(field: str, text: str, most: int, *, empty: bool = True, lines: bool = False) -> Iterator[str]:

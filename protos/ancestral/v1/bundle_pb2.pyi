@@ -237,8 +237,10 @@ class Bundle(_message.Message):
     PROVENANCE_FIELD_NUMBER: _builtins.int
     CLASS_NAMES_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Version of this schema, 1 or 2: the lowest whose readers understand all of the manifest. 2 has MEANING_LOG_WEIGHT,
-    MEANING_PIXEL_MEAN and MEANING_PIXEL_VARIANCE. A server refuses a manifest that is newer than itself.
+    """Version of this schema, 1 or 2: the oldest that knows every field and meaning in use, so that as many servers as
+    possible read the manifest. 2 brought `StateSpec.rows_back`, and is needed where one is above 1; MEANING_LOG_WEIGHT,
+    MEANING_PIXEL_MEAN and MEANING_PIXEL_VARIANCE. A server refuses a manifest that is newer than itself, and one that uses
+    what its schema does not have.
     """
     name: _builtins.str
     """Model name, `[a-z0-9][a-z0-9._-]{0,63}`, equal to the folder's name."""
@@ -377,7 +379,7 @@ class Role(_message.Message):
 
     @_builtins.property
     def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateSpec]:
-        """States of a raster program, at most 1,024; empty for a one-shot program."""
+        """States of a raster program, at most 1,024; empty for a one-shot program, and refused there."""
 
     def __init__(
         self,
@@ -436,20 +438,32 @@ Global___TensorSpec: _TypeAlias = TensorSpec  # noqa: Y015
 
 @_typing.final
 class StateSpec(_message.Message):
-    """A float32 array that a raster program hands from row to row; zeros above the first row."""
+    """A float32 array that a raster program hands down the image: one run takes one of each state, [B]+shape, and gives one.
+    With d = `rows_back`, the run of row r of an image (r = 0 is the top one) is fed as `input` what the run of row r - d of
+    the same image gave as `output`; where r < d it is fed zeros. In between, whoever drives the graph keeps the d newest
+    outputs of every sample. r is a sample's own: samples of one run may be at different rows, and each begins with zeros,
+    whatever its place in the batch held before. A run that is repeated, for having failed, is fed the same arrays again.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INPUT_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
+    ROWS_BACK_FIELD_NUMBER: _builtins.int
     input: _builtins.str
     """Name of the graph's input."""
     output: _builtins.str
-    """Name of the graph's output that is fed to `input` on the next row."""
+    """Name of the graph's output that is fed to `input` `rows_back` rows further down."""
+    rows_back: _builtins.int
+    """How many rows back the state is read: 1 (the next row reads it) to H - 1, beyond which an image would read zeros alone;
+    1 where H is 1. Unset means 1. More than 1 needs schema 2.
+    """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Shape without the batch axis, at most 8 axes, each >= 1, and at most 2^30 bytes."""
+        """Shape of one row without the batch axis, at most 8 axes, each >= 1; the `rows_back` rows that are kept of a sample have
+        at most 2^30 bytes.
+        """
 
     def __init__(
         self,
@@ -457,12 +471,15 @@ class StateSpec(_message.Message):
         input: _builtins.str = ...,
         output: _builtins.str = ...,
         shape: _abc.Iterable[_builtins.int] | None = ...,
+        rows_back: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_rows_back", b"_rows_back", "rows_back", b"rows_back"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "output", b"output", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rows_back", b"_rows_back", "input", b"input", "output", b"output", "rows_back", b"rows_back", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__rows_back: _TypeAlias = _typing.Literal["rows_back"]  # noqa: Y015
+    _WhichOneofArgType__rows_back: _TypeAlias = _typing.Literal["_rows_back", b"_rows_back"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rows_back) -> _WhichOneofReturnType__rows_back | None: ...
 
 Global___StateSpec: _TypeAlias = StateSpec  # noqa: Y015
 

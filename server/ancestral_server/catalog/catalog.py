@@ -17,7 +17,7 @@ from ancestral_server.catalog import folder
 from ancestral_server.catalog.folder import Key
 from ancestral_server.catalog.loader import Loader
 from ancestral_server.catalog.shelf import Shelf
-from ancestral_server.catalog.version import ModelVersion, State
+from ancestral_server.catalog.version import NO_ROLES, ModelVersion, RoleMaker, State
 from ancestral_server.ending import LEAST_WORDS_SECONDS
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import BundleRefused, NotFound, ServerError, Stopping, Unavailable
@@ -51,9 +51,11 @@ def some(things: Collection[object]) -> str:
 class Catalog:
     """All versions of all models in a folder."""
 
-    def __init__(self, settings: Settings, runtime: Runtime, metrics: Metrics, arrivals: Arrivals) -> None:
+    def __init__(
+        self, settings: Settings, runtime: Runtime, metrics: Metrics, arrivals: Arrivals, roles: RoleMaker = NO_ROLES
+    ) -> None:
         self._root = settings.models
-        self._loader = Loader(settings, runtime, metrics, arrivals)
+        self._loader = Loader(settings, runtime, metrics, arrivals, roles)
         self._metrics = metrics
         # What is, by name and version; a version that has left it drains in `_leaving` and is found by no call.
         self.versions: dict[Key, ModelVersion] = {}
@@ -63,8 +65,8 @@ class Catalog:
         self._serving = Shelf()
         self._open = self._serving
         self._shown = Shelf()
-        # How often they have changed: what a call has found, others will find as long as they do not.
-        self.changes = 0
+        # How often they have changed.
+        self._changes = 0
         # Held until a load is over, or has taken long.
         self.loading = asyncio.Lock()
         # The loads that go on.
@@ -209,7 +211,7 @@ class Catalog:
     @property
     def progress(self) -> tuple[int, ...]:
         """Something that differs from what it was as long as anything happens."""
-        return self.changes, *map(self._loader.steps, self.loads)
+        return self._changes, *map(self._loader.steps, self.loads)
 
     async def _load_and_replace(self, key: Key) -> ModelVersion | None:
         try:
@@ -297,7 +299,7 @@ class Catalog:
         gone = now is None or now.state is State.NOT_SERVING
         self._shown.set(key, next(reversed(leaving)) if leaving and gone else now)
         self._metrics.model(*key, None if now is None or now.unloaded or now.state is State.LOADING else now.serving)
-        self.changes += 1
+        self._changes += 1
         self.on_change([key])
 
     # ---- the end
@@ -309,7 +311,7 @@ class Catalog:
         """
         self.stopping.set()
         self._open = Shelf()
-        self.changes += 1
+        self._changes += 1
         models = [model for model in self.versions.values() if model.serving]
         models += [model for leaving in self._leaving.values() for model in leaving]
         running = [asyncio.ensure_future(model.unused()) for model in models]

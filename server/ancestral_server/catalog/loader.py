@@ -14,16 +14,10 @@ from ancestral.v1 import bundle_pb2
 from ancestral_server.catalog import folder
 from ancestral_server.catalog.folder import Key
 from ancestral_server.catalog.retry import passing
-from ancestral_server.catalog.version import ModelVersion, State
+from ancestral_server.catalog.version import NO_ROLES, ModelVersion, RoleMaker, State
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
-from ancestral_server.engine.endpoint import (
-    EndpointSettings,
-    OneShotEndpoint,
-    RasterEndpoint,
-    one_shot_endpoint,
-    raster_endpoint,
-)
+from ancestral_server.engine.endpoint import EndpointSettings, one_shot_endpoint, raster_endpoint
 from ancestral_server.engine.policy import Adaptive, AdaptiveTuning
 from ancestral_server.engine.pool import INTERACTIVE_NICENESS, WorkerPool, lower_thread_priority
 from ancestral_server.errors import BundleError, OutOfMemory, Overdue
@@ -83,7 +77,10 @@ class Load:
 class Loader:
     """Loads versions, each on a thread of its own, and waits no longer than `--load-seconds` and a little more."""
 
-    def __init__(self, settings: Settings, runtime: Runtime, metrics: Metrics, arrivals: Arrivals) -> None:
+    def __init__(
+        self, settings: Settings, runtime: Runtime, metrics: Metrics, arrivals: Arrivals, roles: RoleMaker = NO_ROLES
+    ) -> None:
+        self._roles = roles
         self._settings = settings
         self._runtime = runtime
         self._metrics = metrics
@@ -217,14 +214,14 @@ class Loader:
         replay(bundle, model.programs)
         for name, program in model.programs.items():
             check_labels(program)
-            model.endpoints[name] = self._endpoint(load, bundle, program)
+            self._serve_role(load, bundle, name, program)
         model.device = self._runtime.device
         for endpoint in model.endpoints.values():
             endpoint.start()
 
     def _one_shot(self, load: Load, bundle: Bundle, role: bundle_pb2.Role, *, on_caller: bool) -> OneShotProgram:
         session = self._session(load, bundle, role, on_caller=on_caller)
-        return OneShotProgram(role, session, bundle.manifest)
+        return OneShotProgram(role, session, bundle.manifest, self._roles.needs(role.name))
 
     def _session(self, load: Load, bundle: Bundle, role: bundle_pb2.Role, *, on_caller: bool) -> Session:
         """A session on the role's graph, which other roles may share."""
@@ -236,13 +233,16 @@ class Loader:
             sessions[key] = self._runtime.open(bundle.graph(role), on_caller=on_caller, trial=load.trial)
         return sessions[key]
 
-    def _endpoint(self, load: Load, bundle: Bundle, program: Program) -> OneShotEndpoint | RasterEndpoint:
-        """The lanes of a role, warm. OutOfMemory if not even one row fits."""
-        model, role = load.model, program.role
-        name = f"{model.name}:{model.version} {role.name}"
-        metrics = self._metrics.lane(model.name, model.version, role.name)
+    def _serve_role(self, load: Load, bundle: Bundle, role: str, program: Program) -> None:
+        """Make the lanes of a role, warm, and what calls see of it. OutOfMemory if not even one row fits."""
+        model = load.model
+        name = f"{model.name}:{model.version} {role}"
+        metrics = self._metrics.lane(model.name, model.version, role)
         if isinstance(program, RasterProgram):
-            return raster_endpoint(name, program, metrics, self._endpoints)
-        assert isinstance(program, OneShotProgram)
-        single_thread = partial(self._one_shot, load, bundle, role, on_caller=True)
-        return one_shot_endpoint(name, program, single_thread, metrics, self._endpoints)
+            raster = model.endpoints[role] = raster_endpoint(name, program, metrics, self._endpoints)
+            model.roles[role] = self._roles.raster(model, program, raster)
+        elif isinstance(program, OneShotProgram):
+            single_thread = partial(self._one_shot, load, bundle, program.role, on_caller=True)
+            one_shot = one_shot_endpoint(name, program, single_thread, metrics, self._endpoints)
+            model.endpoints[role] = one_shot
+            model.roles[role] = self._roles.one_shot(model, program, one_shot)

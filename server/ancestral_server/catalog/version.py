@@ -6,13 +6,14 @@ import asyncio
 from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
+from typing import Protocol
 
 from ancestral.v1 import bundle_pb2
 from ancestral_server.catalog.folder import Key, Stamp
 from ancestral_server.engine.endpoint import OneShotEndpoint, RasterEndpoint
 from ancestral_server.errors import RoleMissing
 from ancestral_server.runtime import memory
-from ancestral_server.runtime.program import Program
+from ancestral_server.runtime.program import Needs, OneShotProgram, Program, RasterProgram
 from ancestral_server.runtime.session import Session
 
 
@@ -23,6 +24,35 @@ class State(Enum):
     SERVING = "serving"
     DRAINING = "draining"
     NOT_SERVING = "not serving"
+
+
+class RoleMaker(Protocol):
+    """Makes what calls see of the roles of a version that is being loaded, on the loader's thread. The catalog keeps it
+    with the version, and knows nothing of it.
+    """
+
+    def needs(self, role: str) -> Needs:
+        """The tensors that a one-shot role of that name must have."""
+
+    def one_shot(self, model: ModelVersion, program: OneShotProgram, endpoint: OneShotEndpoint) -> object: ...
+
+    def raster(self, model: ModelVersion, program: RasterProgram, endpoint: RasterEndpoint) -> object: ...
+
+
+class NoRoles:
+    """For a catalog that no calls come to."""
+
+    def needs(self, role: str) -> Needs:
+        return Needs()
+
+    def one_shot(self, model: ModelVersion, program: OneShotProgram, endpoint: OneShotEndpoint) -> object:
+        return None
+
+    def raster(self, model: ModelVersion, program: RasterProgram, endpoint: RasterEndpoint) -> object:
+        return None
+
+
+NO_ROLES = NoRoles()
 
 
 @dataclass(eq=False)
@@ -43,6 +73,8 @@ class ModelVersion:
     # By graph, and whether it computes on the thread that calls it.
     sessions: dict[tuple[str, bool], Session] = field(default_factory=dict)
     endpoints: dict[str, OneShotEndpoint | RasterEndpoint] = field(default_factory=dict)
+    # What calls see of each role, made by whoever answers them: see `RoleMaker`.
+    roles: dict[str, object] = field(default_factory=dict)
     # Why it does not serve; of one that serves, why what lies in its folder now was refused.
     problem: str = ""
     # The file that it was refused for, relative to its folder; empty if none is to blame.
@@ -71,16 +103,14 @@ class ModelVersion:
     def refused(self) -> bool:
         return self.state is State.NOT_SERVING and not self.unloaded
 
-    def endpoint(self, role: str, field: str = "model") -> OneShotEndpoint | RasterEndpoint:
-        """RoleMissing if the model cannot do that, with what it can do; `field` is where the request names it."""
-        if role not in self.endpoints:
-            raise RoleMissing(
-                self.name,
-                f"model {self.name} (version {self.version}) has no role {role!r}; "
-                f"it has {', '.join(sorted(self.endpoints))}",
-                field,
-            )
-        return self.endpoints[role]
+    def missing(self, role: str, field: str = "model") -> RoleMissing:
+        """The error that the model cannot do that, with what it can do; `field` is where the request names it."""
+        return RoleMissing(
+            self.name,
+            f"model {self.name} (version {self.version}) has no role {role!r}; "
+            f"it has {', '.join(sorted(self.endpoints))}",
+            field,
+        )
 
     def refused_anew(self, fresh: ModelVersion) -> None:
         """It goes on serving; what lies in its folder now was refused."""
@@ -126,6 +156,5 @@ class ModelVersion:
             endpoint.close()
         for session in self.sessions.values():
             session.close()
-        # The programs stay: a reply that is being packed looks at their tensors.
-        self.endpoints, self.sessions = {}, {}
+        self.endpoints, self.roles, self.sessions = {}, {}, {}
         memory.give_back()

@@ -1,7 +1,7 @@
 """The engine: from a job to its answer. Knows nothing of gRPC.
 
     Endpoint                one role of one model version; two lanes of a one-shot role, one of a sampler
-     └ Lane                 ask, submit, watch, close, healthy; the lock; tells the callers
+     └ Lane                 submit, turn, close, healthy; the lock; tells the callers
         ├ Scheduler         decides: submit, next, finish, fail, abandon. No thread, no clock, no event loop
         │  ├ OneShotScheduler   which rows the next batch holds (batching), whether it waits for company (policy)
         │  └ RasterScheduler    which samples are in the slots, and paint their next row together

@@ -147,8 +147,10 @@ def deal(pieces: Sequence[Piece], outputs: Mapping[Meaning, Array]) -> list[OneS
     runs at a time may have rows of one job.
     """
     finished, at = [], 0
+    rows = sum([piece.rows for piece in pieces])
     for piece in pieces:
         job, stop = piece.job, at + piece.rows
+        job.batch_size = max(job.batch_size, rows)
         for meaning in job.wanted:
             job.pieces.setdefault(meaning, {})[piece.start] = outputs[meaning][at:stop]
         at = stop

@@ -9,7 +9,7 @@ import contextlib
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -93,10 +93,6 @@ class OneShotEndpoint(Endpoint):
             return self.bulk
         return self.interactive
 
-    async def ask(self, job: OneShotJob) -> OneShotJob:
-        """See `Lane.ask`."""
-        return await self.lane(job).ask(job)
-
     def submit(self, job: OneShotJob) -> None:
         """See `Lane.submit`."""
         self.lane(job).submit(job)
@@ -113,13 +109,9 @@ class RasterEndpoint(Endpoint):
     def lanes(self) -> Sequence[Lane[RasterJob]]:
         return (self.lane,)
 
-    async def ask(self, job: RasterJob) -> RasterJob:
-        """See `Lane.ask`."""
-        return await self.lane.ask(job)
-
-    def watch(self, job: RasterJob) -> AsyncGenerator[tuple[int, int | None]]:
-        """See `Lane.watch`."""
-        return self.lane.watch(job)
+    def submit(self, job: RasterJob) -> None:
+        """See `Lane.submit`."""
+        self.lane.submit(job)
 
     def begin_no_more(self, job: RasterJob) -> None:
         """See `RasterScheduler.begin_no_more`."""

@@ -7,7 +7,7 @@ import enum
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -107,6 +107,8 @@ class Job:
     done: int = 0
     # The lane has given its answer: a result or an error.
     answered: bool = False
+    # Rows in the largest run that held any of these, without padding; 0 before the first.
+    batch_size: int = 0
 
     @property
     def waiting(self) -> int:
@@ -124,6 +126,41 @@ class Job:
     def departed(self, now: float) -> bool:
         """Nobody waits for the answer any more, or its time is up."""
         return self.cancelled or self.answered or now >= self.deadline
+
+    # ---- for whoever has submitted it, on the event loop
+
+    async def answer(self) -> None:
+        """Wait until the job is done, and its answer lies in it. ServerError if it expires or fails."""
+        try:
+            await self.future
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+
+    async def events(self) -> AsyncGenerator[tuple[int, int | None]]:
+        """What happens to a job that has a feed, as it happens, until it is answered, well or not; see `Feed`. Whoever
+        stops listening before that has left.
+        """
+        feed = self.feed
+        assert feed is not None, "to be watched a job needs a feed"
+        self.future.add_done_callback(lambda _: feed.changed.set())
+        over = False
+        try:
+            while not over:
+                await feed.changed.wait()
+                feed.changed.clear()
+                over = self.future.done()
+                while feed.events:
+                    yield feed.events.popleft()
+        finally:
+            if not over:
+                self.leave()
+
+    def leave(self) -> None:
+        """Nobody waits for the answer any more."""
+        self.cancelled = True
+        if not self.future.cancel() and not self.future.cancelled():
+            self.future.exception()  # seen, or asyncio would report it as lost
 
 
 @dataclass(slots=True, eq=False)

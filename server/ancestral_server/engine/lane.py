@@ -9,7 +9,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -31,7 +31,7 @@ _NONE: Answers[Any] = Answers()
 
 
 class Lane(Generic[J]):
-    """A queue of one role of one model version. `ask`, `submit`, `watch` are the event loop's; `turn` is the runner's.
+    """A queue of one role of one model version. `submit` is the event loop's; `turn` is the runner's.
 
     probe: runs once on nothing, to see whether the program still works; raises if it does not.
     called: told the time of every call that comes, time.monotonic() seconds.
@@ -75,7 +75,7 @@ class Lane(Generic[J]):
     @property
     def queued(self) -> int:
         """How many requests wait for a run."""
-        return len(self.scheduler.queue)
+        return self.scheduler.waiting
 
     @property
     def turns(self) -> int:
@@ -90,18 +90,10 @@ class Lane(Generic[J]):
     def start(self) -> None:
         self._runner.start(self)
 
-    async def ask(self, job: J) -> J:
-        """Admit the job and wait for it. ServerError if it is refused, expires or fails."""
-        self.submit(job)
-        try:
-            await job.future
-        except asyncio.CancelledError:
-            job.cancelled = True
-            raise
-        return job
-
     def submit(self, job: J) -> None:
-        """Admit the job, or raise what it is refused with: Unavailable, Overloaded or Infeasible."""
+        """Admit the job, or raise what it is refused with: Unavailable, Overloaded or Infeasible. Its future is done
+        when the job is: see `Job.answer` and `Job.events`.
+        """
         now = self._clock()
         with self._lock:
             if self._closing or not self._supervisor.healthy:
@@ -116,28 +108,6 @@ class Lane(Generic[J]):
                 raise
         self._called(now)
         self._runner.wake()
-
-    async def watch(self, job: J) -> AsyncGenerator[tuple[int, int | None]]:
-        """Admit a job that has a feed and tell its events as they happen; see `Feed`. ServerError as from `ask`."""
-        feed = job.feed
-        assert feed is not None, "to be watched a job needs a feed"
-        self.submit(job)
-        job.future.add_done_callback(lambda _: feed.changed.set())
-        try:
-            while True:
-                await feed.changed.wait()
-                feed.changed.clear()
-                answered = job.future.done()
-                while feed.events:
-                    yield feed.events.popleft()
-                if answered:
-                    job.future.result()
-                    break
-        finally:
-            # Both do nothing once the job is answered; without the second an error that comes later would be reported
-            # as one that nobody took.
-            job.cancelled = True
-            job.future.cancel()
 
     def decide(self, decision: Callable[[float], None]) -> None:
         """Have the scheduler decide something beside its verbs, given the time; whom that answers is told."""
@@ -203,7 +173,7 @@ class Lane(Generic[J]):
         with self._lock:
             step = self.scheduler.next(self._clock(), seat)
             answers = self._take_answers()
-            more = bool(self.scheduler.queue)
+            more = bool(self.scheduler.waiting)
         owed.append(answers)
         self._tell(answers)
         if isinstance(step, Wait):
@@ -236,10 +206,10 @@ class Lane(Generic[J]):
         with self._lock:
             was_healthy = self._supervisor.healthy
             failures = self._supervisor.failed(seat, self._clock())
-            self.scheduler.abandon(failed, seat)
+            self._abandon(failed, seat)
             if not self._supervisor.healthy:
                 # Not begun, so it is safe and worthwhile to ask again: another replica, or this one in a moment.
-                self.scheduler.abandon(Unavailable(self.name, self._why_closed))
+                self._abandon(Unavailable(self.name, self._why_closed))
             answers = self._take_answers()
         for decided in owed:
             self._post([*((job, failed) for job in decided.finished), *decided.failed])
@@ -250,6 +220,13 @@ class Lane(Generic[J]):
         self._runner.wake()
         self.stats.restarted()
         log.error("lane failed", lane=self.name, seat=seat, failures=failures, exc_info=error)
+
+    def _abandon(self, error: ServerError, seat: int | None = None) -> None:
+        """What fails after all are answered, for want of memory say, must not keep them from hearing it."""
+        try:
+            self.scheduler.abandon(error, seat)
+        except Exception:
+            log.exception("lane did not begin anew", lane=self.name, seat=seat)
 
     def _try_again(self, seat: int, pause: float) -> Wait | None:
         """Probe a seat that is down, if it is time."""

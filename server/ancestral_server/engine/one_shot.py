@@ -42,14 +42,14 @@ log = structlog.get_logger()
 
 @dataclass(slots=True, eq=False)
 class BatchStep:
-    """A run of some rows of some jobs, padded to B = `size`."""
+    """A run of some rows of some jobs, padded to B = `size`; until it is decided upon, the rows taken for it so far."""
 
     program: OneShotProgram
-    pieces: list[Piece]
-    size: int
     began: float
+    pieces: list[Piece] = field(default_factory=list)
+    size: int = 0
     # When it should end.
-    due: float
+    due: float = 0.0
     gathered: float = 0.0
     outputs: Mapping[Meaning, Array] = field(default_factory=dict)
 
@@ -105,7 +105,7 @@ class OneShotScheduler:
         self._seats = seats
         self._longest = longest
         self._fixed = fixed
-        # What the seats run.
+        # What the seats run, or are about to: rows are here from the moment that they are taken.
         self._running: dict[int, BatchStep] = {}
         # Rows of failed runs, to be run again in parts that are not mixed.
         self._again: deque[list[Piece]] = deque()
@@ -118,6 +118,10 @@ class OneShotScheduler:
     @property
     def seats(self) -> int:
         return self._seats
+
+    @property
+    def waiting(self) -> int:
+        return len(self.queue) + len(self._again)
 
     # ---- the verbs
 
@@ -134,25 +138,34 @@ class OneShotScheduler:
 
     def next(self, now: float, seat: int) -> BatchStep | Wait:
         self.answers.depart(self.queue.departed(now), self.name)
-        most = self.most_rows(now)
-        pieces = self._take_again(now, most)
-        if not pieces:
-            if not self.queue:
-                self._since = None
-                return IDLE
-            if self._since is None:
-                self._since = now
-            if (wait := self._policy.wait(self._view(now))) is not None:
-                return wait
-            self._since = None
-            pieces = self._take(now, most)
-        size = self.size(sum([piece.rows for piece in pieces]), now)
-        step = BatchStep(self._program, pieces, size, now, now + self.costs.seconds(size))
-        self._running[seat] = step
+        # First: should any of this fail, `abandon` finds whose rows were taken.
+        step = self._running[seat] = BatchStep(self._program, now)
+        if (wait := self._decide(step, now)) is not None:
+            del self._running[seat]
+            return wait
+        step.size = self.size(step.rows, now)
+        step.due = now + self.costs.seconds(step.size)
         return step
 
+    def _decide(self, step: BatchStep, now: float) -> Wait | None:
+        """Take rows for a step; how long to wait instead, if it is too soon."""
+        most = self.most_rows(now)
+        self._take_again(step.pieces, most, now)
+        if step.pieces:
+            return None
+        if not self.queue:
+            self._since = None
+            return IDLE
+        if self._since is None:
+            self._since = now
+        if (wait := self._policy.wait(self._view(now))) is not None:
+            return wait
+        self._since = None
+        self._take(step.pieces, most, now)
+        return None
+
     def pending(self, seat: int) -> bool:
-        return bool(self.queue or self._again)
+        return bool(self.waiting)
 
     def finish(self, step: BatchStep, now: float, seat: int) -> None:
         self.costs.learn(step.size, now - step.began, now)
@@ -228,31 +241,30 @@ class OneShotScheduler:
             seconds=self.costs.seconds,
         )
 
-    def _take_again(self, now: float, most: int) -> list[Piece]:
-        """As much as a run may hold of the rows that have to be run again, without those whose callers have left."""
-        while self._again:
-            pieces = self._again.popleft()
-            gone = [job for job in jobs_of(pieces) if job.departed(now)]
+    def _take_again(self, pieces: list[Piece], most: int, now: float) -> None:
+        """Add as much as a run may hold of the rows that have to be run again, not those whose callers have left."""
+        while self._again and not pieces:
+            failed = self._again[0]
+            gone = [job for job in jobs_of(failed) if job.departed(now)]
             if gone:
                 self.queue.remove(gone)
                 self.answers.depart(gone, self.name)
-                pieces = [piece for piece in pieces if not piece.job.answered]
-            first, rest = cut(pieces, most)
+            first, rest = cut([piece for piece in failed if not piece.job.answered], most)
+            pieces += first
             if rest:
-                self._again.appendleft(rest)
-            if first:
-                return first
-        return []
+                self._again[0] = rest
+            else:
+                self._again.popleft()
 
-    def _take(self, now: float, most: int) -> list[Piece]:
-        """As much of what is queued as a run may hold."""
+    def _take(self, pieces: list[Piece], most: int, now: float) -> None:
+        """Add as much of what is queued as a run may hold."""
         room = most
         if not self._fixed:
             rows, seconds = self.queue.total_rows, self.costs.seconds
-            if (idle := self._seats - len(self._running)) > 1:
+            # Those that run nothing, and the one that asks.
+            if (idle := self._seats - len(self._running) + 1) > 1:
                 rows = min(rows, share(rows, idle, enough(self._sizes, seconds)))
             room = fill(rows, most, self._sizes, seconds)
-        pieces = []
         for jobs in self.queue.order():
             while room and jobs:
                 job = jobs[0]
@@ -262,7 +274,6 @@ class OneShotScheduler:
                     job.started = now
                 self.queue.take(job, rows)
                 room -= rows
-        return pieces
 
     # ---- its pace, see `admission.Pace`
 

@@ -99,6 +99,11 @@ class RasterScheduler:
         return len(self._slots)
 
     @property
+    def waiting(self) -> int:
+        # What is to be run again lies in the slots of a seat, which asks for it.
+        return len(self.queue)
+
+    @property
     def capacity(self) -> int:
         """How many samples are painted at a time, at most."""
         return sum(slots.capacity for slots in self._slots)
@@ -178,12 +183,17 @@ class RasterScheduler:
         self._give_up(jobs, told)
 
     def abandon(self, error: ServerError, seat: int | None = None) -> None:
-        for each in range(self.seats) if seat is None else [seat]:
-            slots, self._slots[each] = self._slots[each], Slots(self._program, self._slots[each].capacity)
+        seats = range(self.seats) if seat is None else [seat]
+        for each in seats:
+            slots = self._slots[each]
             self._again[each].clear()
             self._give_up(_jobs_of(slots, range(slots.used)), error)
         if seat is None:
             self.answers.fail(self.queue.clear(), error)
+        # Last, when all are answered, since there may be no memory for them. New ones, since a run that goes on may
+        # still write to the others.
+        for each in seats:
+            self._slots[each] = Slots(self._program, self._slots[each].capacity)
 
     def begin_no_more(self, job: RasterJob, now: float) -> None:
         """Let a submitted job end with the samples that have begun, the first ones; `rows` says how many."""
@@ -200,11 +210,10 @@ class RasterScheduler:
     def _drop_departed(self, slots: Slots, now: float) -> None:
         """Free the slots, and forget the waiting rows, of those who have left or whose time is up."""
         gone = [slot for slot in range(slots.used) if _job_of(slots, slot).departed(now)]
-        departed = _jobs_of(slots, gone)
-        slots.drop(gone)
-        if departed:
+        if departed := _jobs_of(slots, gone):
             self.queue.remove(departed)
             self.answers.depart(departed, self.name)
+        slots.drop(gone)
         self.answers.depart(self.queue.departed(now), self.name)
 
     def _give_up(self, jobs: Collection[RasterJob], error: ServerError) -> None:
@@ -216,12 +225,30 @@ class RasterScheduler:
         """Place this seat's share of the waiting samples, one per request in turn."""
         most = min(slots.capacity, share(self.queue.total_rows + self.used, self.seats, 0))
         while slots.used < most and (job := self._whose_turn(slots)):
-            if job.taken == 0:
-                job.started = now
-                job.images = np.empty((job.rows, *self._program.image_shape), np.uint8)
-                job.log_likelihood = np.empty(job.rows, np.float32)
-            slots.place(job, job.taken)
-            self.queue.take(job, 1)
+            try:
+                self._begin(job, slots, now)
+            except Exception as error:  # noqa: BLE001 - whatever it is, others must not wait behind this job for ever
+                self._refuse(job, error)
+
+    def _begin(self, job: RasterJob, slots: Slots, now: float) -> None:
+        """Place the next sample of a job."""
+        if job.taken == 0:
+            job.started = now
+            job.images = np.empty((job.rows, *self._program.image_shape), np.uint8)
+            job.log_likelihood = np.empty(job.rows, np.float32)
+        slots.place(job, job.taken)
+        self.queue.take(job, 1)
+
+    def _refuse(self, job: RasterJob, error: Exception) -> None:
+        """Answer a job of which a sample could not be placed."""
+        log.error("samples cannot begin", lane=self.name, rows=job.rows, reason=str(error), exc_info=True)
+        told: ServerError = Internal(f"{self.name}: the call's samples cannot begin: {error}")
+        if isinstance(error, MemoryError):
+            few = "ask for fewer at a time" if job.rows > 1 else "try it again later"
+            told = OutOfMemory(
+                f"{self.name}: {job.rows} images of one call do not fit into memory now: {few} ({error})"
+            )
+        self._give_up([job], told)
 
     def _whose_turn(self, slots: Slots) -> RasterJob | None:
         """The request whose turn it is; into the last few slots come only interactive ones that have none yet."""
@@ -240,10 +267,11 @@ class RasterScheduler:
         return 0
 
     def _tell_rows(self, slots: Slots, count: int) -> dict[int, RasterJob]:
-        """Tell the rows that were just painted to those who asked for them; whom, by identity."""
+        """Tell the `count` rows that were just painted together to those who asked for them; whom, by identity."""
         told: dict[int, RasterJob] = {}
         for slot in range(count):
             job = _job_of(slots, slot)
+            job.batch_size = max(job.batch_size, count)
             if job.feed is None or not job.feed.rows:
                 continue
             index, row = int(slots.index[slot]), int(slots.row[slot]) - 1

@@ -99,6 +99,10 @@ class Scheduler(Protocol[J, S]):
         """What waits for a run."""
 
     @property
+    def waiting(self) -> int:
+        """How many requests wait for a run that any seat may take: what is queued, and what is to be run again."""
+
+    @property
     def seats(self) -> int:
         """How many runs may go on at the same time."""
 

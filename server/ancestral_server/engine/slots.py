@@ -13,13 +13,14 @@ from ancestral.bundle.noise import uniforms
 from ancestral.v1 import bundle_pb2
 from ancestral_server.engine.batching import check_rows
 from ancestral_server.engine.job import RasterJob
+from ancestral_server.runtime.history import History
 from ancestral_server.runtime.program import Meaning, RasterProgram
 from ancestral_server.runtime.session import Array
 
 
 class Slots:
-    """Slots 0 to `used` - 1 are in use. Each is at a row of its own: a fresh sample's states are zeros, so samples at
-    different rows share a run without masks.
+    """Slots 0 to `used` - 1 are in use. Each is at a row of its own: a sample's states are zeros where it has no rows
+    yet, so samples at different rows share a run without masks.
     """
 
     def __init__(self, program: RasterProgram, capacity: int) -> None:
@@ -38,7 +39,7 @@ class Slots:
         # By-row inputs are kept whole, [S,H,W,C].
         for meaning in (bundle_pb2.MEANING_GIVEN, bundle_pb2.MEANING_KNOWN, bundle_pb2.MEANING_UNIFORMS):
             self._inputs[meaning] = np.zeros((capacity, *shape), self._inputs[meaning].dtype)
-        self._states = program.fresh_states(0)
+        self._history = History(program)
 
     def place(self, job: RasterJob, index: int) -> None:
         """Begin sample `index` of a job in the next free slot."""
@@ -57,9 +58,7 @@ class Slots:
             inputs[bundle_pb2.MEANING_KNOWN][slot] = False
         else:
             inputs[bundle_pb2.MEANING_GIVEN][slot], inputs[bundle_pb2.MEANING_KNOWN][slot] = job.completion.of(index)
-        for state in self._states:
-            if slot < len(state):
-                state[slot] = 0
+        self._history.clear(slot)
         self.used = slot + 1
 
     def drop(self, slots: list[int]) -> None:
@@ -76,19 +75,16 @@ class Slots:
         arrays: list[Array] = [self.index, self.row, self.images, self.log_likelihood]
         for array in (*arrays, *self._inputs.values()):
             array[target] = array[source]
-        for state in self._states:
-            # A sample that no run has painted yet may lie beyond the states: its own are zeros.
-            if target < len(state):
-                state[target] = state[source] if source < len(state) else 0
+        self._history.move(source, target)
 
     def bring_forward(self, jobs: Collection[int]) -> int:
         """Put the samples of some jobs, given by identity, into the first slots; how many they are."""
         chosen = [slot for slot in range(self.used) if id(self.jobs[slot]) in jobs]
         order = [*chosen, *(slot for slot in range(self.used) if id(self.jobs[slot]) not in jobs)]
-        self._states = [_resized(state, self.used) for state in self._states]
+        self._history.reorder(order)
         self.jobs[: self.used] = [self.jobs[slot] for slot in order]
         arrays: list[Array] = [self.index, self.row, self.images, self.log_likelihood]
-        for array in (*arrays, *self._inputs.values(), *self._states):
+        for array in (*arrays, *self._inputs.values()):
             array[: self.used] = array[order]
         return len(chosen)
 
@@ -99,8 +95,6 @@ class Slots:
         Afterwards their `row` is one more than the row that was painted. A run that fails leaves everything as it was.
         """
         size = sum(sizes)
-        self._states = [_resized(state, self.used) for state in self._states]
-        others = [state[count:] for state in self._states] if count < self.used else []
         # What a run holds beyond these is the first of them again: nothing of other requests can make it fail.
         chosen = np.arange(size)
         chosen[count:] = 0
@@ -110,10 +104,8 @@ class Slots:
             meaning: array[chosen, row] if array.ndim == self.images.ndim else array[every]
             for meaning, array in self._inputs.items()
         }
-        painted, likelihood, states = self._run(inputs, [state[every] for state in self._states], sizes)
-        if others:
-            states = [np.concatenate([after[:count], other]) for after, other in zip(states, others, strict=True)]
-        self._states = states
+        painted, likelihood, states = self._run(inputs, [s[every] for s in self._history.oldest(self.used)], sizes)
+        self._history.add(states, count, self.used)
         self.images[np.arange(count), row[:count]] = painted[:count]
         if likelihood is not None:
             self.log_likelihood[:count] += likelihood[:count]
@@ -143,10 +135,3 @@ class Slots:
             np.concatenate(found) if found else None,
             [np.concatenate(parts) for parts in zip(*joined, strict=True)],
         )
-
-
-def _resized(state: Array, size: int) -> Array:
-    """The state of the first `size` slots; fresh ones, zeros, where there are fewer."""
-    if len(state) >= size:
-        return state[:size]
-    return np.concatenate([state, np.zeros((size - len(state), *state.shape[1:]), state.dtype)])

@@ -1,8 +1,6 @@
-"""The door: protos to arrays, errors to status codes, calls to lanes. The only package that knows gRPC."""
+"""The way in: protos to arrays, errors to status codes, calls to lanes. The only package that knows gRPC."""
 
-import os
+from ancestral_server.rpc.grpc_workarounds import event_engine
 
-# Must be set before gRPC is imported. Its EventEngine, the default since 1.80, reads sockets on threads of its own,
-# which wake grpc.aio's thread, which wakes the event loop. As before, the second of these reads them itself: a call
-# costs a tenth less. A later gRPC that no longer knows the name says so and goes on; a test would tell.
-os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
+# Before anything imports gRPC.
+event_engine.leave_out()

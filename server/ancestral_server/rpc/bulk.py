@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 from google.protobuf.message import DecodeError
 
 from ancestral.v1 import inference_service_pb2 as pb
-from ancestral_server.catalog import Catalog, ModelVersion
-from ancestral_server.engine.endpoint import OneShotEndpoint
+from ancestral_server.catalog import Catalog
 from ancestral_server.engine.job import OneShotJob, Priority
 from ancestral_server.errors import (
     DeadlineExceeded,
@@ -29,11 +28,15 @@ from ancestral_server.errors import (
     ServerError,
     Unavailable,
 )
-from ancestral_server.rpc import convert, oneshot
+from ancestral_server.rpc import convert
+from ancestral_server.rpc.asking import answered, submit
 from ancestral_server.rpc.draining import Draining
-from ancestral_server.rpc.observed import request_id
-from ancestral_server.rpc.parsing import Context
-from ancestral_server.rpc.repeats import Form, Request
+from ancestral_server.rpc.grpc_workarounds.reading import Context
+from ancestral_server.rpc.recording import current
+from ancestral_server.rpc.roles import role_of
+from ancestral_server.rpc.roles.base import Req, Res, ServiceRole
+from ancestral_server.rpc.roles.encode import Encode
+from ancestral_server.rpc.roles.score import Score
 from ancestral_server.rpc.status import message_error
 from ancestral_server.settings import Settings
 
@@ -50,30 +53,29 @@ _OF_THE_STREAM = (Unavailable, DeadlineExceeded, Infeasible)
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What the streams of a role do in their own way. `role` also names the fields of their messages."""
+class Kind(Generic[Req, Res]):
+    """What the streams of a role do in their own way. `name` is the field of their messages that holds a request, and
+    of their responses that holds a reply.
+    """
 
-    role: str
-    reply: Callable[[ModelVersion, OneShotJob], Any]
+    role: type[ServiceRole[Req, Res]]
+    name: str
     response: type[Any]
 
 
-ENCODE = Kind("encode", oneshot.encode_reply, pb.EncodeStreamResponse)
-SCORE = Kind("score", oneshot.score_reply, pb.ScoreStreamResponse)
+ENCODE = Kind(Encode, "encode", pb.EncodeStreamResponse)
+SCORE = Kind(Score, "score", pb.ScoreStreamResponse)
 
 
 async def stream(
-    kind: Kind,
+    kind: Kind[Req, Res],
     messages: AsyncIterator[Any],
     context: Context,
     catalog: Catalog,
     settings: Settings,
     draining: Draining,
 ) -> AsyncGenerator[Any]:
-    """The answers to `messages`, each a `Request`.
-
-    ServerError if the stream cannot go on; Drained if the server stops before its end.
-    """
+    """The answers to `messages`. ServerError if the stream cannot go on; Drained if the server stops before its end."""
     window = _Window(kind, context, catalog, settings)
     reader = asyncio.create_task(window.read(messages))
     reader.add_done_callback(window.read_all)
@@ -83,7 +85,7 @@ async def stream(
             reader.cancel()
         with draining.calling(reader.cancel):
             while await window.holds_any(reader):
-                yield kind.response(index=index, **await window.outcome())
+                yield await window.answer(index)
                 window.leave()
                 index += 1
         if reader.cancelled() and draining.begun:
@@ -95,15 +97,15 @@ async def stream(
         window.abandon()
 
 
-class _Window:
+class _Window(Generic[Req, Res]):
     """The messages that were read and are not answered, in order: each a job in the lane, or its error."""
 
-    def __init__(self, kind: Kind, context: Context, catalog: Catalog, settings: Settings) -> None:
+    def __init__(self, kind: Kind[Req, Res], context: Context, catalog: Catalog, settings: Settings) -> None:
         self._kind = kind
         self._context = context
         self._catalog = catalog
         self._settings = settings
-        self._bound: tuple[ModelVersion, OneShotEndpoint] | None = None
+        self._bound: ServiceRole[Req, Res] | None = None
         # Holds the model, so that it is not unloaded, until the stream ends.
         self._holds = ExitStack()
         self._messages: deque[OneShotJob | ServerError] = deque()
@@ -124,10 +126,10 @@ class _Window:
             except StopAsyncIteration:
                 return
             except DecodeError as error:
-                self._enter(InvalidArgument(self._kind.role, f"is in a message that cannot be parsed: {error}"))
+                self._enter(InvalidArgument(self._kind.name, f"is in a message that cannot be parsed: {error}"))
                 continue
             try:
-                self._enter(await self._admit(message))
+                self._enter(await self._admit(getattr(message, self._kind.name)))
             except _OF_THE_STREAM:
                 raise
             except ServerError as error:
@@ -140,41 +142,41 @@ class _Window:
             return False
         return self._images >= self._most_images or messages >= MESSAGE_BATCHES_AHEAD * self._settings.max_batch
 
-    async def _admit(self, request: Request) -> OneShotJob:
+    async def _admit(self, request: Req) -> OneShotJob:
         """The job of a request, in the lane. A full lane is waited for: the caller feels it as backpressure."""
-        role = self._kind.role
-        model, endpoint = self._bind(request.form)
+        role = self._bind(request)
         # Somebody who sends a stream does not wait for each of its answers.
-        job = oneshot.job(role, model, request, self._settings, self._context, f"{role}.", unset=Priority.BATCH)
+        job = role.job(request, self._context, f"{self._kind.name}.", unset=Priority.BATCH)
         while True:
             try:
-                endpoint.submit(job)
+                return submit(role.endpoint, job)
             except Overloaded as full:
                 await asyncio.sleep(min(full.retry_seconds, LONGEST_PAUSE_SECONDS))
-            else:
-                return job
 
-    def _bind(self, request: Form) -> tuple[ModelVersion, OneShotEndpoint]:
-        """The model that the stream is bound to, by this message or an earlier one, and its lane."""
-        role = self._kind.role
-        if self._bound is None:
-            name = convert.model_name(f"{role}.model", request.model)
-            model = self._catalog.find(name, convert.version(f"{role}.version", request.version))
-            endpoint = oneshot.endpoint(model, role, f"{role}.model")
-            self._bound = self._holds.enter_context(model), endpoint
-            self._most_images = TURNS_AHEAD * endpoint.rows_at_a_time
-            return self._bound
-        model, _ = self._bound
+    def _bind(self, request: Req) -> ServiceRole[Req, Res]:
+        """The role that the stream is bound to, by this message or an earlier one."""
+        prefix, role = self._kind.name, self._bound
+        if role is None:
+            name = convert.model_name(f"{prefix}.model", request.model)
+            model = self._catalog.find(name, convert.version(f"{prefix}.version", request.version))
+            self._bound = role = role_of(model, self._kind.role, f"{prefix}.model")
+            self._holds.enter_context(model)
+            self._most_images = TURNS_AHEAD * role.endpoint.rows_at_a_time
+            return role
         if request.model:
-            convert.model_name(f"{role}.model", request.model)
-        for field, found, bound in (("model", request.model, model.name), ("version", request.version, model.version)):
+            convert.model_name(f"{prefix}.model", request.model)
+        served = role.served
+        for field, found, bound in (
+            ("model", request.model, served.name),
+            ("version", request.version, served.version),
+        ):
             if found and found != bound:
                 raise InvalidArgument(
-                    f"{role}.{field}",
+                    f"{prefix}.{field}",
                     f"is {found!r}, must be unset or {bound!r}: an earlier message bound the stream to model "
-                    f"{model.name} version {model.version}",
+                    f"{served.name} version {served.version}",
                 )
-        return self._bound
+        return role
 
     def _enter(self, message: OneShotJob | ServerError) -> None:
         self._messages.append(message)
@@ -195,22 +197,23 @@ class _Window:
             await self._change()
         return bool(self._messages)
 
-    async def outcome(self) -> dict[str, Any]:
-        """The answer to the first message, by its field in the response."""
+    async def answer(self, index: int) -> Any:
+        """The answer to the first message, which is that of this index."""
         message = self._messages[0]
         try:
             if isinstance(message, ServerError):
                 raise message
-            await message.future
+            await answered(message)
         except _OF_THE_STREAM:
             raise
         except ServerError as error:
-            # As in `observed`: it would keep the message that it comes from.
+            # As in `interceptor`: it would keep the message that it comes from.
             error.__traceback__ = None
-            return {"error": message_error(error, request_id.get())}
-        assert self._bound is not None
-        model, _ = self._bound
-        return {self._kind.role: self._kind.reply(model, message)}
+            return self._kind.response(index=index, error=message_error(error, current.get().request_id))
+        assert self._bound is not None, "a job is that of a role"
+        reply = self._kind.response(index=index)
+        self._bound.write(getattr(reply, self._kind.name), message)
+        return reply
 
     def leave(self) -> None:
         """The answer to the first message was sent."""
@@ -222,9 +225,7 @@ class _Window:
         self._holds.close()
         for message in self._messages:
             if isinstance(message, OneShotJob):
-                message.cancelled = True
-                if not message.future.cancel() and not message.future.cancelled():
-                    message.future.exception()  # seen, or asyncio would report it as lost
+                message.leave()
         # Now: the error that ended the stream may hold this window until garbage is collected.
         self._messages.clear()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,19 +49,29 @@ class Limit(NamedTuple):
         return f"{self.most} ({self.setting})"
 
 
-def batch(field: str, tensor: tensor_pb2.Tensor, spec: bundle_pb2.TensorSpec, limit: Limit) -> Array:
-    """The array [N, *spec.shape] of spec's dtype, 1 <= N <= limit."""
-    return elements(f"{field}.data", tensor.data, DTYPES[spec.dtype], batch_shape(field, tensor, spec, limit))
+@dataclass(frozen=True, slots=True)
+class BatchCheck:
+    """What a tensor of a request has to be: [N, *shape] of a type, 1 <= N <= limit."""
 
+    number: int
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+    limit: Limit
 
-def batch_shape(field: str, tensor: tensor_pb2.Tensor, spec: bundle_pb2.TensorSpec, limit: Limit) -> tuple[int, ...]:
-    """The shape [N, *spec.shape] of a tensor of spec's dtype, 1 <= N <= limit, whatever its data."""
-    if tensor.dtype != spec.dtype:
-        got = _dtype_name(tensor.dtype)
-        raise InvalidArgument(f"{field}.dtype", f"is {got}, must be {_dtype_name(spec.dtype)}")
-    shape = axes(f"{field}.shape", tensor.shape)
-    check_shape(f"{field}.shape", shape, tuple(spec.shape), limit)
-    return shape
+    @staticmethod
+    def of(spec: bundle_pb2.TensorSpec, limit: Limit) -> BatchCheck:
+        """That of a tensor of the manifest."""
+        return BatchCheck(spec.dtype, DTYPES[spec.dtype], tuple(spec.shape), limit)
+
+    def array(self, field: str, tensor: tensor_pb2.Tensor) -> Array:
+        """The array [N, *shape] of a tensor that is what it has to be; not to be written to."""
+        if tensor.dtype != self.number:
+            raise InvalidArgument(
+                f"{field}.dtype", f"is {_dtype_name(tensor.dtype)}, must be {_dtype_name(self.number)}"
+            )
+        shape = axes(f"{field}.shape", tensor.shape)
+        check_shape(f"{field}.shape", shape, self.shape, self.limit)
+        return elements(f"{field}.data", tensor.data, self.dtype, shape)
 
 
 def axes(field: str, shape: Sequence[int]) -> tuple[int, ...]:
@@ -78,16 +89,11 @@ def check_shape(field: str, shape: tuple[int, ...], wanted: tuple[int, ...], lim
         raise InvalidArgument(field, f"has N = {shape[0]}, must be 1 to {limit}")
 
 
-def check_bytes(field: str, count: int, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
-    """Refuse so many bytes where a tensor of that type and shape needs others."""
-    expected = math.prod(shape) * dtype.itemsize
-    if count != expected:
-        raise InvalidArgument(field, f"has {count} bytes, shape {_show(shape)} needs {expected}")
-
-
 def elements(field: str, data: bytes, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Array:
     """The array of that type and shape whose little-endian bytes are `data`."""
-    check_bytes(field, len(data), dtype, shape)
+    expected = math.prod(shape) * dtype.itemsize
+    if len(data) != expected:
+        raise InvalidArgument(field, f"has {len(data)} bytes, shape {_show(shape)} needs {expected}")
     if dtype.kind == "b" and data.translate(None, b"\x00\x01"):
         raise InvalidArgument(field, "holds bytes other than 0 and 1, which are all that a bool can be")
     array: Array = np.frombuffer(data, dtype).reshape(shape)
@@ -175,8 +181,8 @@ def completion(
         ("given", request.given, tensor_pb2.DATA_TYPE_UINT8),
         ("known", request.known, tensor_pb2.DATA_TYPE_BOOL),
     ):
-        spec = bundle_pb2.TensorSpec(dtype=dtype, shape=image_shape)
-        array = batch(f"{prefix}{field}", tensor_, spec, Limit(count, f"{prefix}count"))
+        check = BatchCheck(dtype, DTYPES[dtype], image_shape, Limit(count, f"{prefix}count"))
+        array = check.array(f"{prefix}{field}", tensor_)
         if len(array) not in (1, count):
             raise InvalidArgument(f"{prefix}{field}.shape", f"has N = {len(array)}, must be 1 or count = {count}")
         arrays.append(array)

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ancestral_server.rpc import sockets
-from ancestral_server.rpc.parsing import Context
+from ancestral_server.rpc.grpc_workarounds import sockets
+from ancestral_server.rpc.grpc_workarounds.reading import Context
 
 # How often to look at the end whether everything was sent; so often the event loop turns for what came last; callers
 # that send nothing for so long have heard that their streams have ended; and how long they are waited for at most,

@@ -10,7 +10,7 @@ from ancestral_server.catalog import Catalog, Key, ModelVersion, State
 from ancestral_server.catalog.folder import version_of
 from ancestral_server.errors import InvalidArgument, PortShared
 from ancestral_server.rpc import convert
-from ancestral_server.rpc.parsing import Context
+from ancestral_server.rpc.grpc_workarounds.reading import Context
 from ancestral_server.settings import Settings
 
 # Of a page of models: a client takes 4 MiB unless it is told to take more. One model has at most half a MiB.

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import grpc
 import structlog
 from google.protobuf import descriptor_pool
-from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from ancestral.v1 import inference_service_pb2, inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
 from ancestral_server.addresses import bound, joined
@@ -20,13 +17,18 @@ from ancestral_server.catalog import Catalog, Key
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import StartupError
 from ancestral_server.metrics import Metrics
-from ancestral_server.rpc import accepting
+from ancestral_server.rpc.credentials import Credentials
 from ancestral_server.rpc.draining import Draining
+from ancestral_server.rpc.foreign_services import ForeignServices
+from ancestral_server.rpc.grpc_workarounds import accepting
+from ancestral_server.rpc.grpc_workarounds.health_list import Health
+from ancestral_server.rpc.grpc_workarounds.reflecting import add_reflection
 from ancestral_server.rpc.inference import InferenceServicer
+from ancestral_server.rpc.interceptor import CallInterceptor
 from ancestral_server.rpc.models import ModelServicer
-from ancestral_server.rpc.observed import Observed
 from ancestral_server.rpc.open_inference.servicer import OpenInferenceServicer
-from ancestral_server.rpc.parsing import Forgiving
+from ancestral_server.rpc.recorders import CallLog, CallMetrics
+from ancestral_server.rpc.recording import CallRecorder, Recorders
 from ancestral_server.rpc.refusals import RefusalLog
 from ancestral_server.settings import Settings
 from inference import open_inference_service_pb2, open_inference_service_pb2_grpc
@@ -60,65 +62,45 @@ def why_not(host: str, port: int) -> str:
     return "gRPC refuses it"
 
 
-class _Pools:
-    """Several pools of descriptors, searched in turn, to whoever asks for one."""
+class GrpcServer:
+    """The listening server and its health.
 
-    def __init__(self, *pools: DescriptorPool) -> None:
-        self._pools = pools
+    recorders: who is told what becomes of calls, beside metrics and the log.
+    """
 
-    def __getattr__(self, method: str) -> Callable[..., Any]:
-        def find(*of: Any) -> Any:
-            for pool in self._pools[:-1]:
-                with suppress(KeyError):
-                    return getattr(pool, method)(*of)
-            return getattr(self._pools[-1], method)(*of)
-
-        return find
-
-
-async def _list(
-    servicer: Any, request: health_pb2.HealthListRequest, context: grpc.aio.ServicerContext[Any, Any]
-) -> health_pb2.HealthListResponse:
-    """The health of the server, its services and its models, by the names that Check takes."""
-    statuses = {name: health_pb2.HealthCheckResponse(status=status) for name, status in servicer._server_status.items()}
-    return health_pb2.HealthListResponse(statuses=statuses)
-
-
-# grpcio-health-checking's own, with the one method of the protocol that its asyncio form lacks (as of 1.85).
-Health: Any = type("Health", (health.aio.HealthServicer,), {"List": _list})
-
-
-class Door:
-    """The listening server and its health."""
-
-    def __init__(self, catalog: Catalog, metrics: Metrics, arrivals: Arrivals, settings: Settings) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        metrics: Metrics,
+        arrivals: Arrivals,
+        settings: Settings,
+        credentials: Credentials,
+        recorders: Sequence[CallRecorder] = (),
+    ) -> None:
         self._catalog = catalog
         self._settings = settings
+        self._credentials = credentials
         self._health = Health()
         # What health says of the models, by name; and the versions that are no longer as they were then.
         self._told: dict[str, int] = {}
         self._changed: set[Key] = set()
         self._news = asyncio.Event()
         self._draining = Draining()
-        inference = InferenceServicer(catalog, settings, self._draining)
         self._refusals = RefusalLog()
-        observed: Any = Observed(
-            metrics, arrivals, self._draining, inference.readers, self._refusals, log_calls=settings.log_calls
-        )
-        inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(inference, observed)
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(catalog, settings), observed)
+        recorder = Recorders([CallMetrics(metrics), CallLog(self._refusals, all_calls=settings.log_calls), *recorders])
+        ours: Any = CallInterceptor(recorder, arrivals, self._draining)
+        inference = InferenceServicer(catalog, settings, self._draining)
+        inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(inference, ours)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(catalog, settings), ours)
         open_inference_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            OpenInferenceServicer(catalog, settings), observed
+            OpenInferenceServicer(catalog, settings), ours
         )
-        others: Any = Forgiving()
+        others: Any = ForeignServices()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, others)
-        names = (*(service.full_name for service in _SERVICES), health.SERVICE_NAME, reflection.SERVICE_NAME)
-        # Not by its own `enable_server_reflection`, which wants a server and not who stands in for one.
-        finder: Any = _Pools(descriptor_pool.Default(), inference_pool.Default())
-        reflecting = reflection.aio.ReflectionServicer(names, finder)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, others)
-        self._handlers = (observed, others)
-        # What goes on while the door is open; and former servers that still finish what they had begun.
+        names = (*(service.full_name for service in _SERVICES), health.SERVICE_NAME)
+        add_reflection(names, (descriptor_pool.Default(), inference_pool.Default()), others)
+        self._handlers = (ours, others)
+        # What goes on while the server is open; and former servers that still finish what they had begun.
         self._keepers: list[asyncio.Task[None]] = []
         self._ended: set[asyncio.Task[None]] = set()
         try:
@@ -144,7 +126,7 @@ class Door:
                 ("grpc.server.max_pending_requests_hard_limit", MOST_PENDING_CALLS),
             ],
         )
-        return server, server.add_insecure_port(joined(self._settings.host, port))
+        return server, self._credentials.add_port(server, joined(self._settings.host, port))
 
     def _pings(self) -> list[tuple[str, int]]:
         """How often clients may ping while the server sends nothing, with calls and without; gRPC's own bounds are 5

@@ -7,6 +7,7 @@ import numpy as np
 from ancestral.v1 import bundle_pb2
 from ancestral_server.errors import BundleError, OutOfMemory, Overdue
 from ancestral_server.runtime.bundle import Bundle
+from ancestral_server.runtime.history import History
 from ancestral_server.runtime.program import OneShotProgram, Program, RasterProgram
 from ancestral_server.runtime.session import Array
 
@@ -38,12 +39,13 @@ def replay_raster(
     """Paint whole images from whole-image inputs ([B,H,W,C]; temperature and label [B]) row by row."""
     by_row = (bundle_pb2.MEANING_GIVEN, bundle_pb2.MEANING_KNOWN, bundle_pb2.MEANING_UNIFORMS)
     batch = len(inputs[bundle_pb2.MEANING_TEMPERATURE])
-    states = program.fresh_states(batch)
+    history = History(program)
     images = np.zeros((batch, *program.image_shape), np.uint8)
     total = np.zeros(batch, np.float32)
     for r in range(program.image_shape[0]):
         row_inputs = {m: np.ascontiguousarray(a[:, r]) if m in by_row else a for m, a in inputs.items()}
-        images[:, r], likelihood, states = program.run_row(row_inputs, states)
+        images[:, r], likelihood, states = program.run_row(row_inputs, history.oldest(batch))
+        history.add(states, batch, batch)
         if likelihood is not None:
             total += likelihood
     return {bundle_pb2.MEANING_ROW: images, bundle_pb2.MEANING_LOG_LIKELIHOOD: total}

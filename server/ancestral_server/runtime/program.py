@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from ancestral.bundle import rules
 from ancestral.bundle.dtypes import DTYPES
 from ancestral.v1 import bundle_pb2, tensor_pb2
 from ancestral_server.errors import BundleError
@@ -103,26 +104,27 @@ class Program:
         return self._zeros[key]
 
 
-# What the RPC of a one-shot role reads and writes, one of each entry; roles that no RPC asks for may be anything.
-_IMAGE, _LATENT = (bundle_pb2.MEANING_IMAGE,), (bundle_pb2.MEANING_LATENT,)
-_ONE_SHOT_NEEDS: dict[str, tuple[tuple[Sequence[Meaning], ...], tuple[Sequence[Meaning], ...]]] = {
-    "sample": ((), (_IMAGE,)),
-    "encode": ((_IMAGE,), ((bundle_pb2.MEANING_MEAN,),)),
-    "decode": ((_LATENT,), (_IMAGE,)),
-    "features": ((_IMAGE,), ((bundle_pb2.MEANING_FEATURES,),)),
-    "score": ((_IMAGE,), ((bundle_pb2.MEANING_LOG_LIKELIHOOD, bundle_pb2.MEANING_LOG_WEIGHT),)),
-    "classify": ((_IMAGE,), ((bundle_pb2.MEANING_LOGITS,),)),
-}
+class Needs(NamedTuple):
+    """The tensors, by meaning, that whoever asks for a one-shot role reads and writes, of each entry one; roles that
+    nobody of ours asks for may be anything.
+    """
+
+    inputs: tuple[Sequence[Meaning], ...] = ()
+    outputs: tuple[Sequence[Meaning], ...] = ()
+
+
+NO_NEEDS = Needs()
 
 
 class OneShotProgram(Program):
     """Arrays in, one run, arrays out; axis 0 is the batch."""
 
-    def __init__(self, role: bundle_pb2.Role, session: Session, manifest: bundle_pb2.Bundle) -> None:
+    def __init__(
+        self, role: bundle_pb2.Role, session: Session, manifest: bundle_pb2.Bundle, needs: Needs = NO_NEEDS
+    ) -> None:
         super().__init__(role, session, manifest)
-        inputs, outputs = _ONE_SHOT_NEEDS.get(role.name, ((), ()))
-        self._require("input", self.inputs, inputs)
-        self._require("output", self.outputs, outputs)
+        self._require("input", self.inputs, needs.inputs)
+        self._require("output", self.outputs, needs.outputs)
         # Looked up at each run: a message makes a new string of its name whenever it is asked.
         self._input_names = {meaning: tensor.name for meaning, tensor in self.inputs.items()}
         self._output_names = {meaning: tensor.name for meaning, tensor in self.outputs.items()}
@@ -141,7 +143,7 @@ class OneShotProgram(Program):
 
 
 class RasterProgram(Program):
-    """One run paints one image row [B,W,C] for all running samples; states are carried by the caller."""
+    """One run paints one image row [B,W,C] for all running samples; the caller keeps the states, see `History`."""
 
     REQUIRED_INPUTS = (
         (bundle_pb2.MEANING_GIVEN,),
@@ -157,6 +159,8 @@ class RasterProgram(Program):
         for state in role.states:
             for name, found in ((state.input, session.inputs), (state.output, session.outputs)):
                 self._check(name, tensor_pb2.DATA_TYPE_FLOAT32, state.shape, found)
+        # Of each state: how many rows down the image a run's output is the input.
+        self.rows_back = [rules.rows_back(state) for state in role.states]
         self._names = [tensor.name for tensor in role.outputs] + [state.output for state in role.states]
         self._row = [tensor.meaning for tensor in role.outputs].index(bundle_pb2.MEANING_ROW)
         meanings = [tensor.meaning for tensor in role.outputs]
@@ -165,13 +169,15 @@ class RasterProgram(Program):
         self.has_log_likelihood = self._log_likelihood is not None
 
     def fresh_states(self, rows: int) -> list[Array]:
-        """The states of samples that have not begun: zeros."""
+        """What the top row of samples reads of each state: zeros."""
         return [np.zeros((rows, *state.shape), np.float32) for state in self.role.states]
 
     def run_row(
         self, inputs: Mapping[Meaning, Array], states: Sequence[Array]
     ) -> tuple[Array, Array | None, list[Array]]:
-        """Painted row [B,W,C] uint8, its log-likelihood [B] (None if the model has none), next states."""
+        """Painted row [B,W,C] uint8, its log-likelihood [B] (None if the model has none), and of each state the row
+        that is read `rows_back` rows further down.
+        """
         feeds = {self.inputs[meaning].name: array for meaning, array in inputs.items()}
         feeds.update((state.input, array) for state, array in zip(self.role.states, states, strict=True))
         arrays = self._session.run(self._names, feeds)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ancestral.bundle.noise import uniforms_of_range
+from ancestral.bundle.rules import rows_back
 from ancestral_exporter import tiles
 from ancestral_exporter.bundle.feeds import Subjects, make_feeds
 from ancestral_exporter.bundle.runtime import Arrays, run_role
@@ -232,21 +233,19 @@ def test_states_are_bitwise_the_same_and_samples_at_different_rows_share_a_batch
     feeds = feeds_of(graph, GREY, 2)
     alone = run_role(session, graph.role, feeds, GREY.height)
     outputs = [s.name for s in graph.role.outputs] + [s.output for s in graph.role.states]
-    inputs = [s.input for s in graph.role.states]
     late = 3  # sample 1 begins when sample 0 is at this row
-    states = {s.input: np.zeros((1, *s.shape), np.float32) for s in graph.role.states}
     rows: list[list[np.ndarray[Any, Any]]] = [[], []]
+    # Of each state the rows that a sample's runs gave; zeros above its image.
+    given = [{s.input: [np.zeros(s.shape, np.float32)] * rows_back(s) for s in graph.role.states} for _ in range(2)]
     for step in range(GREY.height + late):
         running = [i for i in range(2) if 0 <= step - i * late < GREY.height]
-        if step == late:
-            states = {name: np.concatenate([value, np.zeros_like(value)]) for name, value in states.items()}
-        elif step == GREY.height:
-            states = {name: value[1:] for name, value in states.items()}
         now = {k: np.stack([v[i, step - i * late] for i in running]) for k, v in feeds.items() if k != "temperature"}
-        results = session.run(outputs, now | states | {"temperature": feeds["temperature"][running]})
+        read = {s.input: np.stack([given[i][s.input][-rows_back(s)] for i in running]) for s in graph.role.states}
+        results = session.run(outputs, now | read | {"temperature": feeds["temperature"][running]})
         for place, i in enumerate(running):
             rows[i].append(results[0][place])
-        states = dict(zip(inputs, results[2:], strict=True))
+            for state, newest in zip(graph.role.states, results[2:], strict=True):
+                given[i][state.input].append(newest[place])
     np.testing.assert_array_equal(np.stack([np.stack(r) for r in rows]), alone["row"])
 
 
@@ -255,10 +254,11 @@ def test_a_dilation_is_state_and_nothing_else() -> None:
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), dilated.parameters(), strict=True))
     (one, _), (other, _) = raster(plain), raster(dilated)
     assert one.multiply_adds == other.multiply_adds
-    shapes = [[list(state.shape) for state in graph.role.states] for graph in (one, other)]
+    # One row of each state crosses per run, however far up it is read.
     width, channels = TALL.width, plain.settings.channels
-    assert shapes[0] == [[2, width, 1], *[[width, channels]] * 3]
-    assert shapes[1] == [[2, width, 1], *([rows * width, channels] for rows in (1, 2, 4))]
+    for graph, backs in ((one, [1, 1, 1, 1]), (other, [1, 1, 2, 4])):
+        assert [list(state.shape) for state in graph.role.states] == [[2, width, 1], *[[width, channels]] * 3]
+        assert [rows_back(state) for state in graph.role.states] == backs
 
 
 def test_dilations_are_taken_in_turn() -> None:

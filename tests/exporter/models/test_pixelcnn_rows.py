@@ -1,4 +1,4 @@
-"""The row graph of a PixelCNN, built from random arrays: which rows its states hold, and which of them it reads."""
+"""The row graph of a PixelCNN, built from random arrays: which rows its states are, and who reads them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from ancestral.bundle.rules import rows_back
 from ancestral_exporter.models import pixelcnn_rows
 from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.pixelcnn_weights import Array, LayerWeights, NetWeights, multiply_adds
@@ -94,32 +95,29 @@ def test_the_role_is_what_the_graph_has(rows: Rows) -> None:
     assert {value.name for value in rows.session.get_outputs()} == set(answers)
     for state in rows.role.states:
         assert answers[state.output].shape == (BATCH, *state.shape)
-    heights = [state.shape[0] // IMAGE.width for state in rows.role.states[1:]]
-    assert heights == [dilation for dilation, _ in DILATIONS]
+    (whole, *above) = rows.role.states
+    assert (list(whole.shape), rows_back(whole)) == ([2, IMAGE.width, IMAGE.channels], 1)
+    assert [list(state.shape) for state in above] == [[IMAGE.width, CHANNELS]] * len(DILATIONS)
+    assert [rows_back(state) for state in above] == [dilation for dilation, _ in DILATIONS]
+    # Unset is what servers know that know nothing of it.
+    assert [state.HasField("rows_back") for state in above] == [dilation > 1 for dilation, _ in DILATIONS]
 
 
-def test_a_state_moves_up_one_row_a_run(rows: Rows) -> None:
+def test_the_row_that_a_state_gives_is_of_this_run_alone(rows: Rows) -> None:
+    """The state has no say in it, being of the layer that looks at it."""
     feeds = rows.feeds()
     answers = rows.run(feeds)
     for state in rows.role.states[1:]:
-        before, after = feeds[state.input], answers[state.output]
-        np.testing.assert_array_equal(after[:, : -IMAGE.width], before[:, IMAGE.width :])
-        # The newest row is of this run; the state has no say in it, being of the layer that looks at it.
-        other = rows.run({**feeds, state.input: -before})
-        np.testing.assert_array_equal(other[state.output][:, -IMAGE.width :], after[:, -IMAGE.width :])
+        other = rows.run({**feeds, state.input: -feeds[state.input]})
+        np.testing.assert_array_equal(other[state.output], answers[state.output])
+        assert (other["log_likelihood"] != answers["log_likelihood"]).all()
 
 
-def test_a_layer_reads_the_oldest_row_of_its_state_alone(rows: Rows) -> None:
-    feeds = rows.feeds()
-    answers = rows.run(feeds)
-    for state in rows.role.states[1:]:
-        whole = feeds[state.input]
-        newer, oldest = whole.copy(), whole.copy()
-        newer[:, IMAGE.width :] *= -1
-        oldest[:, : IMAGE.width] *= -1
-        for name in ("row", "log_likelihood"):
-            np.testing.assert_array_equal(rows.run({**feeds, state.input: newer})[name], answers[name])
-        assert (rows.run({**feeds, state.input: oldest})["log_likelihood"] != answers["log_likelihood"]).all()
+def test_a_dilation_changes_no_node_of_the_graph() -> None:
+    """But where its windows' columns lie."""
+    ones, others = [(1, columns) for _, columns in DILATIONS], DILATIONS
+    graphs = [pixelcnn_rows.build(IMAGE, random_net(IMAGE, dilations)) for dilations in (ones, others)]
+    assert graphs[0].SerializeToString(deterministic=True) == graphs[1].SerializeToString(deterministic=True)
 
 
 @pytest.mark.parametrize("column", range(IMAGE.width))

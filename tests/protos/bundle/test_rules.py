@@ -83,6 +83,11 @@ def test_good_manifests_have_no_problems(good: bundle_pb2.Bundle) -> None:
         ("roles.0.outputs.0.shape", [2**40], "makes 4398046511104 bytes, must make at most"),
         ("roles.2.states.0.shape", [-1], "roles[2].states[0].shape is [-1]"),
         ("roles.2.states.0.input", "", "roles[2].states[0].input is empty"),
+        ("roles.2.states.0.rows_back", 0, "roles[2].states[0].rows_back is 0, must be 1 to 3"),
+        ("roles.2.states.0.rows_back", -1, "roles[2].states[0].rows_back is -1, must be 1 to 3"),
+        ("roles.2.states.0.rows_back", 4, "roles[2].states[0].rows_back is 4, must be 1 to 3"),
+        ("roles.2.states.0.rows_back", 2, "schema is 1, and a state with rows_back above 1 needs schema 2"),
+        ("roles.0.states", [{"input": "a", "output": "b"}], "role encode: only a raster program has states, it has 1"),
         ("roles.2.name", "decode", "role decode: only sample can be a raster program"),
         ("files.0.path", "/etc/passwd", "files[0].path '/etc/passwd' leads out of the bundle"),
         ("files.0.path", "a/../../b", "leads out of the bundle"),
@@ -120,6 +125,8 @@ def test_what_is_beyond_a_limit_is_named_with_its_value(
         ("description", "Größe 3 × 4, 数字\u00a0🙂"),
         ("image.levels", 256),
         ("roles.0.outputs", []),
+        ("roles.2.states.0.rows_back", 1),
+        ("roles.2.states.0.rows_back", 3),
         ("files.0.path", "x" * 255),
         ("golden.pixel_tolerance", 0.999),
         ("metrics", [{"name": "n", "value": -1e308, "unit": "", "split": ""}] * 1024),
@@ -128,6 +135,35 @@ def test_what_is_beyond_a_limit_is_named_with_its_value(
 )
 def test_what_is_within_the_limits_is_fine(good: bundle_pb2.Bundle, where: str, value: Any) -> None:
     assert list(rules.limits(changed(good, where, value))) == []
+
+
+def test_the_rows_that_are_kept_of_a_state_are_bounded_together(good: bundle_pb2.Bundle) -> None:
+    manifest = bundle_pb2.Bundle()
+    manifest.CopyFrom(good)
+    (state,) = manifest.roles[2].states
+    state.shape[:], state.rows_back = [2**27], 2
+    assert list(rules.limits(manifest)) == []
+    state.rows_back = 3
+    assert list(rules.limits(manifest)) == [
+        "roles[2].states[0].shape [134217728], of 3 rows, makes 1610612736 bytes, must make at most 1073741824"
+    ]
+
+
+def test_a_schema_is_needed_that_has_all_that_is_used(good: bundle_pb2.Bundle) -> None:
+    """An older server would read the state one row back and paint something else."""
+    manifest = bundle_pb2.Bundle()
+    manifest.CopyFrom(good)
+    assert rules.least_schema(manifest) == 1
+    (state,) = manifest.roles[2].states
+    for back in (1, 2):
+        state.rows_back = back
+        assert rules.least_schema(manifest) == back
+    assert any("needs schema 2" in problem for problem in rules.problems(manifest))
+    manifest.schema = 2
+    assert list(rules.problems(manifest)) == []
+    # A manifest may be of a newer schema than it needs.
+    state.ClearField("rows_back")
+    assert list(rules.problems(manifest)) == []
 
 
 def test_log_weights_need_noise_and_moments_of_pixels_come_in_pairs(good: bundle_pb2.Bundle) -> None:

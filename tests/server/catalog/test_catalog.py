@@ -37,6 +37,7 @@ from ancestral_server.engine.job import OneShotJob
 from ancestral_server.engine.one_shot import OneShotScheduler
 from ancestral_server.errors import BundleRefused, Infeasible, Internal, Stopping, Unavailable
 from ancestral_server.metrics import Metrics
+from ancestral_server.rpc.asking import ask
 from ancestral_server.runtime.session import Graph, Runtime, Session
 from ancestral_server.settings import Settings
 from waiting import PATIENCE
@@ -139,11 +140,11 @@ def test_the_sessions_of_a_version_end_with_it_whoever_refers_to_its_lanes(
         return sum(session() is not None for session in opened)
 
     async def work(catalog: Catalog, watcher: Watcher) -> None:
-        lane = catalog.find("tally", 0).endpoint("encode")
+        lane = catalog.find("tally", 0).endpoints["encode"]
         assert isinstance(lane, OneShotEndpoint)
         late = OneShotJob(rows=1, future=asyncio.get_running_loop().create_future(), deadline=time.monotonic() - 1)
         with pytest.raises(Infeasible):
-            await lane.ask(late)
+            await ask(lane, late)
         assert open_ones() > 0
         await catalog.unload("tally", 0)
         assert open_ones() == 0
@@ -336,7 +337,7 @@ def test_a_lane_that_fails_turns_the_health_of_its_version_until_it_is_back(
         with monkeypatch.context() as patch:
             patch.setattr(lane.scheduler, "finish", lambda *_: 1 / 0)
             with pytest.raises(Internal, match="division by zero"):
-                await encoder.ask(job)
+                await ask(encoder, job)
             assert await changed.get() == [("tally", 1)]
         assert model.serving
         assert await changed.get() == [("tally", 1)]

@@ -26,6 +26,7 @@ from ancestral_server.engine.endpoint import OneShotEndpoint
 from ancestral_server.engine.job import OneShotJob
 from ancestral_server.errors import BundleRefused, Internal, Stopping
 from ancestral_server.metrics import Metrics
+from ancestral_server.rpc.asking import ask
 from ancestral_server.runtime.session import Runtime
 from ancestral_server.settings import Settings
 
@@ -61,7 +62,7 @@ async def encode(model: ModelVersion, *first_bytes: int) -> list[Any]:
         image[0, 0, 0] = byte
         future = asyncio.get_running_loop().create_future()
         jobs.append(OneShotJob(rows=1, future=future, inputs={IMAGE: image}, wanted=[MEAN]))
-    outcomes = await asyncio.gather(*map(endpoint.ask, jobs), return_exceptions=True)
+    outcomes = await asyncio.gather(*(ask(endpoint, job) for job in jobs), return_exceptions=True)
     return [outcome if isinstance(outcome, BaseException) else outcome.output(MEAN)[0, 1] for outcome in outcomes]
 
 

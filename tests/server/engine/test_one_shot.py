@@ -447,6 +447,56 @@ def test_a_failure_halfway_through_a_decision_leaves_nobody_without_an_answer(
     assert isinstance(lane.outcome(job), Internal)
 
 
+@pytest.mark.parametrize("when", ["the second request is taken", "rows to be run again are taken", "all are taken"])
+def test_a_failure_after_rows_were_taken_leaves_nobody_without_an_answer(
+    doubler: Doubler, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    lane = batches(doubler)
+    assert isinstance(lane.scheduler, OneShotScheduler)
+    queue = lane.scheduler.queue
+    # Of the last one rows stay in the queue, or in those that are to be run again.
+    jobs = [lane.submit(images(*values)) for values in ((1,), (2, 3), (4, 5, 6))]
+    if when.startswith("rows"):
+        lane.end(lane.begin(), error=OutOfMemory("out of memory: the fake is full"))
+    with monkeypatch.context() as patch:
+        take = queue.take
+        if when.startswith("the"):
+            patch.setattr(queue, "take", lambda job, rows: take(job, rows) if job is jobs[0] else 1 / 0)
+        else:
+            patch.setattr(lane.scheduler, "size", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            lane.begin()
+    # As a lane does then.
+    lane.abandon(Internal("no"), seat=0)
+    lane.work()
+    told = [lane.outcome(job) for job in jobs]
+    assert isinstance(told[0], Internal)
+    assert [outcome is None or isinstance(outcome, Internal) for outcome in told] == [True] * 3
+    assert lane.scheduler.waiting == queue.total_rows == 0
+    other = lane.submit(images(9))
+    lane.work()
+    assert doubled(other) == [18]
+
+
+@pytest.mark.parametrize("error", [OutOfMemory("out of memory: the fake is full"), RuntimeError("of somebody's")])
+def test_rows_that_are_to_be_run_again_are_waiting_for_any_seat(doubler: Doubler, error: Exception) -> None:
+    """A lane wakes a seat that idles as long as any are waiting, also where nothing is queued."""
+    lane = batches(doubler, seats=2)
+    jobs = [lane.submit(images(value, value)) for value in (1, 2)]
+    assert lane.scheduler.waiting == 2
+    step = lane.begin(0)
+    assert lane.begin(1) == IDLE
+    assert not lane.scheduler.waiting
+    lane.end(step, 0, error=error)
+    assert not lane.scheduler.queue
+    assert lane.scheduler.waiting
+    halves = [lane.begin(seat) for seat in range(2)]
+    assert not lane.scheduler.waiting
+    for seat, half in enumerate(halves):
+        lane.end(half, seat)
+    assert [doubled(job) for job in jobs] == [[2, 2], [4, 4]]
+
+
 def test_a_run_that_loses_rows_gives_nobody_the_rows_of_others(
     doubler: Doubler, monkeypatch: pytest.MonkeyPatch
 ) -> None:

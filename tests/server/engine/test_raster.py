@@ -21,7 +21,7 @@ from ancestral_server.errors import (
     Overloaded,
     Unavailable,
 )
-from fakeprograms import Painter, expected_images
+from fakeprograms import Painter, expected_images, expected_likelihood
 from simulation import CANCELLED, Simulation, sampler, samples
 
 BATCH = Priority.BATCH
@@ -34,9 +34,13 @@ def used(lane: Simulation[RasterJob]) -> int:
 
 
 def right(job: RasterJob) -> bool:
-    """Whether a job got its own samples; each began with a fresh state, whatever stood in its slot before."""
+    """Whether a job got its own samples; each began with fresh states, whatever stood in its slot before, and read its
+    own rows of them.
+    """
     images = expected_images(job.seed, job.first_index, job.rows)
-    return bool(np.array_equal(job.images[: job.rows], images) and (job.log_likelihood[: job.rows] == 6).all())
+    likelihood = expected_likelihood(job.seed, job.first_index, job.rows)
+    same = np.array_equal(job.images[: job.rows], images), np.array_equal(job.log_likelihood[: job.rows], likelihood)
+    return all(same)
 
 
 def test_samples_of_all_requests_share_the_rows_and_are_their_own(painter: Painter) -> None:
@@ -305,6 +309,55 @@ def test_a_row_that_loses_samples_gives_nobody_the_pixels_of_others(
     assert lane.outcome(innocent) is None
     assert right(innocent)
     assert "the graph gave [0, 3, 1] for 1 rows" in str(lane.outcome(guilty))
+
+
+def test_a_call_that_memory_cannot_hold_is_refused_alone_and_others_go_on(painter: Painter) -> None:
+    # More bytes than any machine addresses.
+    huge = 2**52
+    lane = sampler(painter, limits=Limits(images=2 * huge))
+    before, giant, after = lane.submit(samples(2, seed=1)), samples(huge, seed=2), samples(2, seed=3)
+    lane.turn()
+    for job in (giant, after):
+        lane.submit(job)
+    lane.work()
+    told = lane.outcome(giant)
+    assert isinstance(told, OutOfMemory)
+    assert str(told).startswith(f"toy: {huge} images of one call do not fit into memory now: ask for fewer at a time (")
+    assert [lane.outcome(job) for job in (before, after)] == [None, None]
+    assert right(before)
+    assert right(after)
+    assert used(lane) == lane.scheduler.queue.total_rows == 0
+
+
+def test_a_call_whose_samples_cannot_begin_fails_alone(painter: Painter) -> None:
+    """By what it brings, some samples late: it holds slots then."""
+    lane = sampler(painter)
+    guilty, other = samples(5, seed=1), samples(5, seed=2)
+    guilty.indices = [0, 1]
+    for job in (guilty, other):
+        lane.submit(job)
+    lane.work()
+    assert isinstance(lane.outcome(guilty), Internal)
+    assert "the call's samples cannot begin: list index out of range" in str(lane.outcome(guilty))
+    assert lane.outcome(other) is None
+    assert right(other)
+    assert used(lane) == 0
+
+
+def test_all_are_answered_even_where_there_is_no_memory_to_begin_anew(
+    painter: Painter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = sampler(painter, seats=2)
+    jobs = [lane.submit(samples(3, seed=seed)) for seed in range(6)]
+    for seat in range(2):
+        lane.begin(seat)
+    with monkeypatch.context() as patch:
+        patch.setattr(painter, "blank", lambda *_: np.empty(2**55))
+        with pytest.raises(MemoryError):
+            lane.abandon(Unavailable("toy", "gone"))
+    lane.collect()
+    assert all(isinstance(lane.outcome(job), Unavailable) for job in jobs)
+    assert [lane.begin(seat) for seat in range(2)] == [IDLE, IDLE]
 
 
 @pytest.mark.parametrize("error", [Overdue("a run was ended after 60 s"), ValueError("a mistake of ours")])

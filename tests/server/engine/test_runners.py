@@ -24,7 +24,8 @@ from ancestral_server.engine.lane import Lane
 from ancestral_server.engine.policy import Adaptive, AdaptiveTuning, BatchPolicy, Immediate
 from ancestral_server.engine.pool import BACKGROUND_NICENESS, INTERACTIVE_NICENESS, WorkerPool
 from ancestral_server.engine.runners import LoopRunner, LoopTuning, PoolRunner, Runner, ThreadRunner
-from ancestral_server.errors import DeadlineExceeded, Infeasible, Internal, Overloaded, Unavailable
+from ancestral_server.errors import DeadlineExceeded, Infeasible, Internal, OutOfMemory, Overloaded, Unavailable
+from ancestral_server.rpc.asking import ask
 from ancestral_server.runtime.program import Meaning
 from fakeprograms import IMAGE, MEAN, Array, Doubler, batch_lane, double, run
 
@@ -302,7 +303,7 @@ def test_an_answer_is_kept_by_nobody_but_its_caller(lane: Lane[OneShotJob]) -> N
     async def work() -> None:
         inputs = {IMAGE: np.zeros((1, 1), np.uint8)}
         job = OneShotJob(1, asyncio.get_running_loop().create_future(), inputs=inputs, wanted=[MEAN])
-        await lane.ask(job)
+        await ask(lane, job)
         answer = weakref.ref(job.pieces[MEAN][0])
         del job
         # Whoever took the turn is done with it in a moment.
@@ -463,6 +464,29 @@ def test_two_workers_run_bulk_at_a_time(program: Watched) -> None:
             assert await task == [2.0 * value for value in range(20, 60)]
             assert lane.stats.requests == 1
         assert len(set(program.threads)) == 2
+
+    run(work())
+
+
+def test_rows_that_are_run_again_wake_a_worker_that_idles(program: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is queued: a run of 4 rows has not fitted into memory, and its halves are run at the same time."""
+    run_any = program.run
+
+    def run_two(inputs: Mapping[Meaning, Array], wanted: Sequence[Meaning]) -> dict[Meaning, Array]:
+        if len(inputs[IMAGE]) > 2:
+            raise OutOfMemory("out of memory: the fake is full")
+        return run_any(inputs, wanted)
+
+    async def work() -> None:
+        monkeypatch.setattr(program, "run", run_two)
+        program.gate.clear()
+        with batch_lane(program, OPEN, runner=PoolRunner(WorkerPool(2)), policy=Immediate(), seats=2) as lane:
+            task = asyncio.create_task(double(lane, 20, 21, 22, 23, priority=Priority.BATCH))
+            for _ in range(2):
+                await begun(program)
+            assert lane.turns == 2
+            program.gate.set()
+            assert await task == [40.0, 42.0, 44.0, 46.0]
 
     run(work())
 

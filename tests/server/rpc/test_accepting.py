@@ -7,13 +7,13 @@ from typing import Any
 
 import grpc
 
-from ancestral_server.rpc import accepting
-from ancestral_server.rpc.parsing import Forgiving
+from ancestral_server.rpc.foreign_services import ForeignServices
+from ancestral_server.rpc.grpc_workarounds import accepting
 
 
-def echoes() -> Forgiving:
+def echoes() -> ForeignServices:
     """A service of two methods; `Wait` answers when its caller has left."""
-    handlers = Forgiving()
+    handlers = ForeignServices()
 
     async def echo(request: bytes, context: Any) -> bytes:
         return request

@@ -13,17 +13,19 @@ from weakref import ref
 import pytest
 from structlog.testing import capture_logs
 
+from ancestral.v1 import bundle_pb2, tensor_pb2
 from ancestral.v1 import inference_service_pb2 as pb
-from ancestral.v1 import tensor_pb2
 from ancestral_server.catalog import ModelVersion, State
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.endpoint import OneShotEndpoint
 from ancestral_server.engine.job import OneShotJob
 from ancestral_server.engine.lane import Lane
 from ancestral_server.errors import Drained
-from ancestral_server.rpc import bulk, oneshot
+from ancestral_server.rpc import bulk
 from ancestral_server.rpc.draining import Draining
-from ancestral_server.rpc.repeats import Reader, Request
+from ancestral_server.rpc.roles import base
+from ancestral_server.rpc.roles.base import Served
+from ancestral_server.rpc.roles.encode import Encode
 from fakeprograms import Doubler, batch_lane, run, until
 from waiting import at_rest
 
@@ -41,15 +43,13 @@ class Source:
         self._images = images
         self._values = values
 
-    async def each(self) -> AsyncIterator[Request]:
-        read = Reader(pb.EncodeStreamRequest, "encode")
+    async def each(self) -> AsyncIterator[pb.EncodeStreamRequest]:
         for index in range(self._messages):
             value = self._values[index] if index < len(self._values) else 1
             data = bytes([value] * self._images)
             images = tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_UINT8, shape=[self._images, 1], data=data)
             self.read += 1
-            message = pb.EncodeStreamRequest(encode=pb.EncodeRequest(model="toy", images=images))
-            yield read(message.SerializeToString())
+            yield pb.EncodeStreamRequest(encode=pb.EncodeRequest(model="toy", images=images))
 
 
 @pytest.fixture
@@ -64,11 +64,12 @@ def lane(doubler: Doubler) -> Iterator[Lane[OneShotJob]]:
 
 
 def stream(lane: Lane[OneShotJob], doubler: Doubler, source: Source, draining: Draining | None = None) -> Any:
-    programs: Any = {"encode": doubler}
+    program: Any = doubler
     endpoint = OneShotEndpoint(
         lane.stats, interactive=lane, bulk=lane, most_interactive_rows=math.inf, rows_at_a_time=BATCH
     )
-    model = ModelVersion("toy", 1, State.SERVING, programs=programs, endpoints={"encode": endpoint})
+    role = Encode(Served("toy", 1, bundle_pb2.Bundle(), SETTINGS), program, endpoint)
+    model = ModelVersion("toy", 1, State.SERVING, endpoints={"encode": endpoint}, roles={"encode": role})
     catalog: Any = SimpleNamespace(find=lambda name, version: model)
     return bulk.stream(bulk.ENCODE, source.each(), CONTEXT, catalog, SETTINGS, draining or Draining())
 
@@ -169,7 +170,7 @@ def test_messages_that_fail_leave_nothing_for_the_garbage_collector(
         logs.clear()
         await until(lambda: [job() for job in jobs] == [None] * 6)
 
-    monkeypatch.setattr(oneshot, "OneShotJob", Watched)
+    monkeypatch.setattr(base, "OneShotJob", Watched)
     # Not rendered as for a terminal, with the variables of every frame, which keeps them.
     with capture_logs() as logs:
         run(work())

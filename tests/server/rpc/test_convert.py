@@ -23,7 +23,7 @@ LIMIT = convert.Limit(8, "--most")
 
 
 def test_a_tensor_survives_the_wire() -> None:
-    assert np.array_equal(convert.batch("images", convert.tensor(GOOD), SPEC, LIMIT), GOOD)
+    assert np.array_equal(convert.BatchCheck.of(SPEC, LIMIT).array("images", convert.tensor(GOOD)), GOOD)
 
 
 @pytest.mark.parametrize(
@@ -44,14 +44,14 @@ def test_a_wrong_tensor_is_refused_with_field_value_and_limit(
     tensor: tensor_pb2.Tensor, field: str, problem: str
 ) -> None:
     with pytest.raises(InvalidArgument, match=problem) as refusal:
-        convert.batch("images", tensor, SPEC, LIMIT)
+        convert.BatchCheck.of(SPEC, LIMIT).array("images", tensor)
     assert refusal.value.field == field
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_latents_must_be_finite(bad: float) -> None:
     with pytest.raises(InvalidArgument, match="finite"):
-        convert.batch("latents", convert.tensor(np.array([[0, bad]], np.float32)), LATENT, LIMIT)
+        convert.BatchCheck.of(LATENT, LIMIT).array("latents", convert.tensor(np.array([[0, bad]], np.float32)))
 
 
 @pytest.mark.parametrize("value", [float("nan"), -0.1, 100.5, float("inf")])

@@ -17,6 +17,7 @@ import pytest
 
 import hostile
 import toybundle
+from ancestral.bundle import rules
 from ancestral.v1 import bundle_pb2
 from ancestral_server.errors import BundleError
 from ancestral_server.runtime import bundle as bundles
@@ -41,7 +42,9 @@ def flip(path: Path) -> None:
 
 
 def newer_schema(path: Path) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 3, "invented_later": {"a": 1}}))
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "schema": rules.SCHEMA + 1, "invented_later": {"a": 1}})
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,7 +56,7 @@ def newer_schema(path: Path) -> None:
         ("golden.npz", flip, "SHA-256"),
         ("bundle.json", truncate, "not JSON"),
         ("bundle.json", Path.unlink, "is missing"),
-        ("bundle.json", newer_schema, "schema 3 is newer"),
+        ("bundle.json", newer_schema, "schema 3 is newer than the 2 that is known here: update Ancestral"),
         ("bundle.json", lambda path: path.write_text("[]"), "not a JSON object"),
         ("bundle.json", lambda path: path.write_text('{"schema": 1, "roles": 3}'), "not a bundle manifest"),
     ],

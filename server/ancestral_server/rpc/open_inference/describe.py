@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from ancestral_server.catalog import ModelVersion
 from ancestral_server.engine.stats import LaneStats
-from ancestral_server.rpc.open_inference.signature import Port, signature
+from ancestral_server.rpc.roles.base import Role
+from ancestral_server.rpc.roles.signature import Port
 from ancestral_server.settings import Settings
 from inference import model_config_pb2 as config_pb
 from inference import open_inference_service_pb2 as oip
@@ -16,24 +17,21 @@ PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
 
 
-def metadata(
-    name: str, model: ModelVersion, role: str, serving: Iterable[tuple[ModelVersion, str]]
-) -> oip.ModelMetadataResponse:
+def metadata(name: str, role: Role, device: str, serving: Iterable[ModelVersion]) -> oip.ModelMetadataResponse:
     """`serving`: the versions that answer to the name."""
-    known = signature(model.programs[role])
+    known = role.signature
     return oip.ModelMetadataResponse(
         name=name,
-        versions=[str(version.version) for version, _ in serving],
+        versions=[str(version.version) for version in serving],
         platform=PLATFORM,
         inputs=_tensors(known.inputs.values(), column=True),
         outputs=_tensors(known.outputs.values()),
-        properties={"role": role, "device": model.device},
+        properties={"role": role.name, "device": device},
     )
 
 
-def config(name: str, model: ModelVersion, role: str, settings: Settings) -> config_pb.ModelConfig:
-    program = model.programs[role]
-    known = signature(program)
+def config(name: str, role: Role, settings: Settings) -> config_pb.ModelConfig:
+    known = role.signature
     return config_pb.ModelConfig(
         name=name,
         platform=PLATFORM,
@@ -47,7 +45,7 @@ def config(name: str, model: ModelVersion, role: str, settings: Settings) -> con
             config_pb.ModelOutput(name=port.name, data_type=_type(port), dims=port.shape)
             for port in known.outputs.values()
         ],
-        default_model_filename=program.role.graph,
+        default_model_filename=role.graph,
         dynamic_batching=config_pb.ModelDynamicBatching(
             max_queue_delay_microseconds=round(settings.batch_wait_ms * 1000)
         ),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from importlib import metadata
-from typing import Any
 
 from ancestral_server.catalog import Catalog
 from ancestral_server.errors import InvalidArgument, NotFound, Unavailable
+from ancestral_server.rpc.grpc_workarounds.reading import Context
 from ancestral_server.rpc.open_inference import describe, infer, names
 from ancestral_server.rpc.open_inference.parameters import short
-from ancestral_server.rpc.open_inference.plans import Plans
-from ancestral_server.rpc.parsing import Context
+from ancestral_server.rpc.roles import role_at
 from ancestral_server.settings import Settings
 from inference import open_inference_service_pb2 as oip
 from inference import open_inference_service_pb2_grpc as oip_grpc
@@ -23,7 +22,6 @@ class OpenInferenceServicer(oip_grpc.GRPCInferenceServiceServicer):
     def __init__(self, catalog: Catalog, settings: Settings) -> None:
         self._catalog = catalog
         self._settings = settings
-        self._plans = Plans(catalog, settings)
         self._version = metadata.version("ancestral")
 
     async def ServerLive(self, request: oip.ServerLiveRequest, context: Context) -> oip.ServerLiveResponse:
@@ -45,19 +43,21 @@ class OpenInferenceServicer(oip_grpc.GRPCInferenceServiceServicer):
 
     async def ModelMetadata(self, request: oip.ModelMetadataRequest, context: Context) -> oip.ModelMetadataResponse:
         model, role = names.find(self._catalog, request.name, request.version, fields=_FIELDS)
-        return describe.metadata(request.name, model, role, names.serving(self._catalog, request.name))
+        serving = [version for version, _ in names.serving(self._catalog, request.name)]
+        return describe.metadata(request.name, role_at(model, role), model.device, serving)
 
     async def ModelInfer(self, request: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:
-        ask = infer.read(self._plans, request)
-        with ask.model as model:
-            endpoint: Any = model.endpoints[ask.plan.role]
-            if ask.plan.raster:
-                return infer.raster_reply(ask, await endpoint.ask(infer.raster_job(ask, context)))
-            return infer.reply(ask, await endpoint.ask(infer.job(ask, context)))
+        infer.check_id(request)
+        model, role = names.find(
+            self._catalog, request.model_name, request.model_version, fields=("model_name", "model_version")
+        )
+        with model:
+            call = infer.read(role_at(model, role), request)
+            return infer.reply(call, request, await call.role.tensors.infer(call.tensors, context))
 
     async def ModelConfig(self, request: oip.ModelConfigRequest, context: Context) -> oip.ModelConfigResponse:
         model, role = names.find(self._catalog, request.name, request.version, fields=_FIELDS)
-        return oip.ModelConfigResponse(config=describe.config(request.name, model, role, self._settings))
+        return oip.ModelConfigResponse(config=describe.config(request.name, role_at(model, role), self._settings))
 
     async def ModelStatistics(
         self, request: oip.ModelStatisticsRequest, context: Context

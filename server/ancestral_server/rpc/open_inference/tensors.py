@@ -6,15 +6,14 @@ Letters: N rows of a request.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 import numpy as np
 
 from ancestral_server.errors import InvalidArgument
 from ancestral_server.rpc import convert
 from ancestral_server.rpc.open_inference.parameters import refuse_other_ways, short
-from ancestral_server.rpc.open_inference.signature import INDEX, LABEL, TEMPERATURE, Port, Signature
+from ancestral_server.rpc.roles.signature import Port, Signature
 from ancestral_server.runtime.program import Meaning
 from ancestral_server.runtime.session import Array
 from inference import open_inference_service_pb2 as oip
@@ -29,25 +28,16 @@ _CONTENTS: dict[str, tuple[str, type[np.generic]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
-    """A tensor of a request as the request describes it."""
-
-    port: Port
-    shape: tuple[int, ...]
-    # Its path, and that of its raw elements.
-    field: str
-    raw_field: str
-    # The most that an element may be, and at least 0; None where there is no such bound.
-    most: float | None
+# A tensor of a request, [N, ...], as the request describes it.
+Input: TypeAlias = "tuple[Port, tuple[int, ...]]"
 
 
 def described(
-    request: oip.ModelInferRequest, signature: Signature, limit: convert.Limit, classes: int, *, raw: bool
+    request: oip.ModelInferRequest, signature: Signature, limit: convert.Limit, *, raw: bool
 ) -> Sequence[Input]:
-    """Every input of the signature, in the order of the request: [N, ...], the same N for all, 1 <= N <= limit.
+    """Every input of the signature, in the order of the request: the same N for all, 1 <= N <= limit.
 
-    classes: how many labels the model knows. raw: whether the elements are in raw_input_contents.
+    raw: whether the elements are in raw_input_contents.
     """
     inputs: dict[Meaning, Input] = {}
     rows = 0
@@ -69,7 +59,7 @@ def described(
         rows = shape[0]
         if raw and tensor.HasField("contents"):
             raise InvalidArgument(f"{field}.contents", "is set, must not be beside raw_input_contents")
-        inputs[port.meaning] = Input(port, shape, field, f"raw_input_contents[{i}]", _most(port, classes))
+        inputs[port.meaning] = port, shape
     for name, port in signature.inputs.items():
         if port.meaning not in inputs:
             raise InvalidArgument("inputs", f"has no {name!r}, must have {_names(signature.inputs)}")
@@ -83,14 +73,14 @@ def elements(inputs: Sequence[Input], request: oip.ModelInferRequest, raw: Seque
             "raw_input_contents", f"holds {len(raw)} tensors, must hold {len(inputs)}, one for each of inputs"
         )
     arrays = {}
-    for i, known in enumerate(inputs):
-        port = known.port
+    for i, (port, shape) in enumerate(inputs):
         if raw:
-            field, array = known.raw_field, convert.elements(known.raw_field, raw[i], port.dtype, known.shape)
+            field = f"raw_input_contents[{i}]"
+            array = convert.elements(field, raw[i], port.dtype, shape)
         else:
-            field, array = _typed(f"{known.field}.contents", request.inputs[i], port, known.shape)
-        if known.most is not None:
-            _check_values(field, array, known.most)
+            field, array = _typed(f"inputs[{i}].contents", request.inputs[i], port, shape)
+        if port.most is not None:
+            _check_values(field, array, port.most)
         arrays[port.meaning] = array
     return arrays
 
@@ -127,15 +117,6 @@ def _typed(
     if port.datatype == "UINT8" and values.max() > 255:
         raise InvalidArgument(where, f"holds {values.max()}, must hold 0 to 255")
     return where, convert.elements(where, values.astype(port.dtype).tobytes(), port.dtype, shape)
-
-
-def _most(port: Port, classes: int) -> float | None:
-    """What the meaning of a tensor allows at most; of images and the like, everything."""
-    if port.meaning == INDEX:
-        return convert.MAX_SEED
-    if port.meaning == LABEL:
-        return classes - 1
-    return convert.MAX_TEMPERATURE if port.meaning == TEMPERATURE else None
 
 
 def _check_values(field: str, array: Array, most: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -12,9 +13,10 @@ import pytest
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import DeadlineExceeded, Infeasible, ServerError
 from ancestral_server.metrics import Metrics
-from ancestral_server.rpc import observed
 from ancestral_server.rpc.draining import Draining
-from ancestral_server.rpc.refusals import RefusalLog
+from ancestral_server.rpc.grpc_workarounds import expiry
+from ancestral_server.rpc.interceptor import CallInterceptor
+from ancestral_server.rpc.recorders import CallMetrics
 from waiting import PATIENCE, at_rest
 
 
@@ -56,13 +58,20 @@ def answering(error: ServerError, jobs: list[weakref.ref[Job]] | None = None) ->
         await job.future
 
     metrics = Metrics("test")
-    methods = observed.Observed(metrics, Arrivals(), Draining(), {}, RefusalLog(), log_calls=False)
-    handler = methods._wrap("a.Service", "Method", grpc.unary_unary_rpc_method_handler(behaviour))
-    return handler.stream_unary, metrics.method("unary", "a.Service", "Method").handled
+    methods = CallInterceptor(CallMetrics(metrics), Arrivals(), Draining())
+    handlers: dict[str, Any] = {"Method": grpc.unary_unary_rpc_method_handler(behaviour)}
+    methods.add_registered_method_handlers("a.Service", handlers)
+
+    async def call(_: Any, context: Any) -> None:
+        details: Any = SimpleNamespace(method="/a.Service/Method", invocation_metadata=())
+        handler: Any = methods.service(details)
+        await handler.stream_unary(None, context)
+
+    return call, metrics.method("unary", "a.Service", "Method").handled
 
 
 def test_who_has_expired_is_told_nothing_since_grpc_ends_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(observed, "EXPIRY_SECONDS", 3600)
+    monkeypatch.setattr(expiry, "EXPIRY_SECONDS", 3600)
 
     async def work() -> None:
         answer, counted = answering(DeadlineExceeded("waited"))
@@ -80,7 +89,7 @@ def test_who_has_expired_is_told_nothing_since_grpc_ends_the_call(monkeypatch: p
 
 
 def test_who_has_expired_is_told_after_all_where_grpc_does_not_end_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(observed, "EXPIRY_SECONDS", 0.01)
+    monkeypatch.setattr(expiry, "EXPIRY_SECONDS", 0.01)
     answer, _ = answering(DeadlineExceeded("waited"))
     call = Call(-0.001)
     with pytest.raises(grpc.aio.AbortError):
@@ -90,7 +99,7 @@ def test_who_has_expired_is_told_after_all_where_grpc_does_not_end_the_call(monk
 
 @pytest.mark.parametrize("remaining", [None, 0.5])
 def test_who_has_time_left_is_told_at_once(monkeypatch: pytest.MonkeyPatch, remaining: float | None) -> None:
-    monkeypatch.setattr(observed, "EXPIRY_SECONDS", 3600)
+    monkeypatch.setattr(expiry, "EXPIRY_SECONDS", 3600)
     answer, _ = answering(Infeasible("needs more"))
     call = Call(remaining)
     with pytest.raises(grpc.aio.AbortError):

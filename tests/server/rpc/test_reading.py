@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from ancestral_server.rpc import parsing
+from ancestral_server.rpc.grpc_workarounds import reading
 from rpcs import Rpc, replies, rpcs_of
 from running import ServerProcess
 from waiting import PATIENCE
@@ -78,11 +78,11 @@ def test_a_read_ends_although_its_caller_has_left() -> None:
 
     async def work() -> None:
         context: Any = Slow()
-        reading = asyncio.ensure_future(parsing.one(context))
+        pending = asyncio.ensure_future(reading.one(context))
         await context.begun.wait()
-        reading.cancel()
+        pending.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await reading
+            await pending
         context.may_end.set()
         await asyncio.wait_for(context.ended.wait(), PATIENCE)
 

@@ -1,4 +1,4 @@
-"""What a role takes and gives in the protocol: tensors by name.
+"""The tensors of a role by name, as the Open Inference Protocol shows them.
 
 Letters: N rows of a request.
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from ancestral.v1 import bundle_pb2, tensor_pb2
+from ancestral_server.rpc import convert
 from ancestral_server.runtime.program import DTYPES, Meaning, Program, RasterProgram
 
 IMAGE = bundle_pb2.MEANING_IMAGE
@@ -44,6 +44,8 @@ class Port:
     shape: tuple[int, ...]
     # Of one row.
     bytes: int
+    # The most that an element may be, and at least 0; None where the meaning sets no such bound.
+    most: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class Signature:
     """
 
     draws: bool
+    # How many labels such a request can choose from; 0 where it has none to choose.
+    classes: int
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]
     # Outputs where the request names none, without and with a seed.
@@ -63,23 +67,13 @@ class Signature:
 
 
 def signature(program: Program) -> Signature:
-    """Made once per program; forgotten with it."""
-    known = _SIGNATURES.get(program)
-    if known is None:
-        known = _SIGNATURES[program] = _signature(program)
-    return known
-
-
-_SIGNATURES: WeakKeyDictionary[Program, Signature] = WeakKeyDictionary()
-
-
-def _signature(program: Program) -> Signature:
+    """The signature of a program, to be made once."""
     draws = isinstance(program, RasterProgram) or program.inputs.keys() <= {UNIFORMS, TEMPERATURE, LABEL}
     if draws:
-        inputs = [_port("index", INDEX, tensor_pb2.DATA_TYPE_INT64, ())]
+        inputs = [_port("index", INDEX, tensor_pb2.DATA_TYPE_INT64, (), convert.MAX_SEED)]
     else:
-        inputs = [_of(tensor) for meaning, tensor in program.inputs.items() if meaning != UNIFORMS]
-    outputs = [_of(tensor) for meaning, tensor in program.outputs.items() if meaning != bundle_pb2.MEANING_ROW]
+        inputs = [_of(tensor, program) for meaning, tensor in program.inputs.items() if meaning != UNIFORMS]
+    outputs = [_of(tensor, program) for meaning, tensor in program.outputs.items() if meaning != bundle_pb2.MEANING_ROW]
     if isinstance(program, RasterProgram):
         # What rows become, and under the name that one-shot samplers give it.
         outputs.insert(0, _port("image", IMAGE, tensor_pb2.DATA_TYPE_UINT8, program.image_shape))
@@ -87,6 +81,7 @@ def _signature(program: Program) -> Signature:
     certain = tuple(port for port in outputs if not (port.meaning == LATENT and UNIFORMS in program.inputs))
     return Signature(
         draws=draws,
+        classes=program.label_count if LABEL in program.inputs else 0,
         inputs={port.name: port for port in inputs},
         outputs={port.name: port for port in outputs},
         default=certain or tuple(outputs),
@@ -94,9 +89,14 @@ def _signature(program: Program) -> Signature:
     )
 
 
-def _of(tensor: bundle_pb2.TensorSpec) -> Port:
-    return _port(tensor.name, tensor.meaning, tensor.dtype, tuple(tensor.shape))
+def _of(tensor: bundle_pb2.TensorSpec, program: Program) -> Port:
+    most: float | None = None
+    if tensor.meaning == LABEL:
+        most = program.label_count - 1
+    elif tensor.meaning == TEMPERATURE:
+        most = convert.MAX_TEMPERATURE
+    return _port(tensor.name, tensor.meaning, tensor.dtype, tuple(tensor.shape), most)
 
 
-def _port(name: str, meaning: Meaning, dtype: int, shape: tuple[int, ...]) -> Port:
-    return Port(name, meaning, DATATYPES[dtype], DTYPES[dtype], shape, prod(shape) * DTYPES[dtype].itemsize)
+def _port(name: str, meaning: Meaning, dtype: int, shape: tuple[int, ...], most: float | None = None) -> Port:
+    return Port(name, meaning, DATATYPES[dtype], DTYPES[dtype], shape, prod(shape) * DTYPES[dtype].itemsize, most)

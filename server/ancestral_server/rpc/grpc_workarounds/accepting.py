@@ -1,12 +1,14 @@
 """A grpc.aio server that no method name ends.
 
-grpc.aio (1.85) takes all calls in one loop, which decodes each method's name as UTF-8: where that fails the loop ends,
-and the port closes. Here gRPC's core, which compares bytes, sorts calls by the names of our methods. Each method has a
-coroutine that takes its calls, and one more takes the calls of all other names and answers UNIMPLEMENTED without
-looking at the name. It costs a call less than that loop, which makes a task and a wait for each.
-
-The parts of grpc.aio that this takes the place of are not public. Where a later version has other ones, the server is
-grpc.aio's own, and `rpc.server` opens it again when it ends.
+What:   gRPC's core, which compares bytes, sorts calls by the names of our methods. Each method has a coroutine that
+        takes its calls, and one more takes the calls of all other names and answers UNIMPLEMENTED without looking at
+        the name. Where a later gRPC has other parts than those that this takes the place of, which are not public, the
+        server is grpc.aio's own, and `rpc.server` opens it again when it ends.
+Why:    grpc.aio takes all calls in one loop, which decodes each method's name as UTF-8: where that fails the loop ends,
+        and the port closes.
+Since:  1.85.
+Costs:  less for each call than grpc.aio's loop, which makes a task and a wait for it.
+Goes:   tests/integration/test_door.py::test_grpcs_own_server_is_opened_again_and_ends_gracefully
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from typing import Any
 
 import grpc
 
-from ancestral_server.rpc.parsing import Handler, Registered
+from ancestral_server.rpc.grpc_workarounds.reading import Handler
+from ancestral_server.rpc.registered import Registered
 
 _core: Any = importlib.import_module("grpc._cython.cygrpc")
 _aio: Any = importlib.import_module("grpc.aio._server")

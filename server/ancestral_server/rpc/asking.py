@@ -1,0 +1,65 @@
+"""The one way to have a lane do something: a job of a call, submitted and waited for, and what its reply says of it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from typing import Protocol, TypeVar
+
+from ancestral.v1 import timing_pb2
+from ancestral_server.engine.job import Job
+from ancestral_server.rpc.grpc_workarounds.reading import Context
+from ancestral_server.rpc.recording import current
+
+J = TypeVar("J", bound=Job)
+Takes = TypeVar("Takes", bound=Job, contravariant=True)
+
+
+class Lane(Protocol[Takes]):
+    """What takes jobs: the endpoint of a role, or one of its lanes."""
+
+    def submit(self, job: Takes) -> None:
+        """Take a job, or raise what it is refused with."""
+
+
+def caller(context: Context, timeout: float = math.inf) -> tuple[asyncio.Future[None], float]:
+    """What a job knows of the call: where to answer, and until when, at most `timeout` seconds from now."""
+    remaining = context.time_remaining()
+    seconds = timeout if remaining is None else min(remaining, timeout)
+    return asyncio.get_running_loop().create_future(), time.monotonic() + seconds
+
+
+def submit(lane: Lane[J], job: J) -> J:
+    """Have a lane take a job. Unavailable, Overloaded or Infeasible if it does not."""
+    lane.submit(job)
+    call = current.get()
+    call.recorder.admitted(call, job)
+    return job
+
+
+async def answered(job: J) -> J:
+    """A job that was submitted, once it is done; ServerError if it expires or fails."""
+    await job.answer()
+    call = current.get()
+    call.recorder.ran(call, job)
+    return job
+
+
+async def ask(lane: Lane[J], job: J) -> J:
+    """A job, done. ServerError if it is refused, expires or fails."""
+    return await answered(submit(lane, job))
+
+
+def fill_info(info: timing_pb2.ReplyInfo, model: str, version: int, job: Job) -> None:
+    """Write into an empty `info`, a reply's, who answered and where the time went until now."""
+    now = time.monotonic()
+    info.request_id = current.get().request_id
+    info.model = model
+    info.version = version
+    timing = info.timing
+    timing.queue_seconds = job.queue_seconds
+    # Of a stream that still runs, compute time is what has passed since it began.
+    timing.compute_seconds = (job.finished or now) - job.started
+    timing.total_seconds = now - job.submitted
+    timing.batch_size = job.batch_size

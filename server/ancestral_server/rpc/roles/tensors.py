@@ -1,0 +1,99 @@
+"""The face of a role in the Open Inference Protocol: tensors in by meaning, tensors out, whatever the role is called.
+
+Letters: N rows of a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ancestral_server.engine.endpoint import OneShotEndpoint, RasterEndpoint
+from ancestral_server.engine.job import OneShotJob, Priority, RasterJob, Streams
+from ancestral_server.rpc.asking import ask, caller
+from ancestral_server.rpc.grpc_workarounds.reading import Context
+from ancestral_server.rpc.roles.signature import IMAGE, INDEX, LABEL, LATENT, LOG_LIKELIHOOD, TEMPERATURE, UNIFORMS
+from ancestral_server.runtime.program import Meaning, OneShotProgram
+from ancestral_server.runtime.session import Array
+
+
+@dataclass(frozen=True, slots=True)
+class TensorCall:
+    """A request that was read and found good."""
+
+    rows: int
+    # [N, ...]; of a role that draws INDEX alone.
+    inputs: Mapping[Meaning, Array]
+    wanted: Sequence[Meaning]
+    seed: int
+    priority: Priority
+    # At most so many, beside the deadline of the call.
+    timeout_seconds: float
+    # Of a role that draws.
+    temperature: float
+    label: int
+
+
+class Tensors(Protocol):
+    async def infer(self, call: TensorCall, context: Context) -> Sequence[Array]:
+        """The wanted outputs [N, ...], in order. ServerError if the call is refused, expires or fails."""
+
+
+class OneShotTensors:
+    """Of a role whose answer is one run."""
+
+    def __init__(self, program: OneShotProgram, endpoint: OneShotEndpoint) -> None:
+        self._endpoint = endpoint
+        self._inputs = frozenset(program.inputs)
+        self._noise = tuple(program.inputs[UNIFORMS].shape) if UNIFORMS in program.inputs else None
+        # An encoder's moments do not depend on its noise, which costs more to draw than they do.
+        self._noise_for = LATENT if LATENT in program.outputs else None
+
+    async def infer(self, call: TensorCall, context: Context) -> Sequence[Array]:
+        job = OneShotJob(
+            call.rows,
+            *caller(context, call.timeout_seconds),
+            priority=call.priority,
+            inputs=self._inputs_of(call),
+            wanted=call.wanted,
+        )
+        await ask(self._endpoint, job)
+        return [job.output(meaning) for meaning in call.wanted]
+
+    def _inputs_of(self, call: TensorCall) -> Mapping[Meaning, Array | Streams]:
+        """The tensors of the request, or what its parameters say, and the noise."""
+        inputs: dict[Meaning, Array | Streams] = dict(call.inputs)
+        index = inputs.pop(INDEX, None)
+        if index is not None:
+            if TEMPERATURE in self._inputs:
+                inputs[TEMPERATURE] = np.full(call.rows, call.temperature, np.float32)
+            if LABEL in self._inputs:
+                inputs[LABEL] = np.full(call.rows, call.label, np.int64)
+        if self._noise is not None and (self._noise_for is None or self._noise_for in call.wanted):
+            indices = None if index is None else call.inputs[INDEX].tolist()
+            inputs[UNIFORMS] = Streams(call.seed, 0, self._noise, indices)
+        return inputs
+
+
+class RasterTensors:
+    """Of a role that paints row by row."""
+
+    def __init__(self, endpoint: RasterEndpoint) -> None:
+        self._endpoint = endpoint
+
+    async def infer(self, call: TensorCall, context: Context) -> Sequence[Array]:
+        job = RasterJob(
+            call.rows,
+            *caller(context, call.timeout_seconds),
+            priority=call.priority,
+            seed=call.seed,
+            indices=call.inputs[INDEX].tolist(),
+            temperature=call.temperature,
+            label=call.label,
+        )
+        await ask(self._endpoint, job)
+        arrays = {IMAGE: job.images, LOG_LIKELIHOOD: job.log_likelihood}
+        return [arrays[meaning] for meaning in call.wanted]
