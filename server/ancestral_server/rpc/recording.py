@@ -6,8 +6,9 @@ A call goes on under one `Call`, which `current` gives to whatever works for it,
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import grpc
 
@@ -28,8 +29,7 @@ class Method:
         return f"/{self.service}/{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """How a call ended. error: what it was refused or failed with; None for one that went well or whose caller left."""
 
     code: grpc.StatusCode
@@ -66,38 +66,43 @@ class CallRecorder:
 
 
 class Recorders(CallRecorder):
-    """Several recorders, told one after another."""
+    """Several recorders, told one after another; of each event only those that record it."""
 
     def __init__(self, recorders: Sequence[CallRecorder]) -> None:
-        self._recorders = tuple(recorders)
+        def of(event: str) -> tuple[Callable[..., None], ...]:
+            nothing = getattr(CallRecorder, event)
+            return tuple(getattr(each, event) for each in recorders if getattr(type(each), event) is not nothing)
+
+        self._serve, self._begin, self._received = of("serve"), of("begin"), of("received")
+        self._admitted, self._ran, self._sent, self._ended = of("admitted"), of("ran"), of("sent"), of("ended")
 
     def serve(self, method: Method) -> None:
-        for recorder in self._recorders:
-            recorder.serve(method)
+        for tell in self._serve:
+            tell(method)
 
     def begin(self, call: Call) -> None:
-        for recorder in self._recorders:
-            recorder.begin(call)
+        for tell in self._begin:
+            tell(call)
 
     def received(self, call: Call) -> None:
-        for recorder in self._recorders:
-            recorder.received(call)
+        for tell in self._received:
+            tell(call)
 
     def admitted(self, call: Call, job: Job) -> None:
-        for recorder in self._recorders:
-            recorder.admitted(call, job)
+        for tell in self._admitted:
+            tell(call, job)
 
     def ran(self, call: Call, job: Job) -> None:
-        for recorder in self._recorders:
-            recorder.ran(call, job)
+        for tell in self._ran:
+            tell(call, job)
 
     def sent(self, call: Call) -> None:
-        for recorder in self._recorders:
-            recorder.sent(call)
+        for tell in self._sent:
+            tell(call)
 
     def ended(self, call: Call, end: End) -> None:
-        for recorder in self._recorders:
-            recorder.ended(call, end)
+        for tell in self._ended:
+            tell(call, end)
 
 
 @dataclass(slots=True, eq=False)

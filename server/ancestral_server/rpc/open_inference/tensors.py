@@ -39,30 +39,34 @@ def described(
 
     raw: whether the elements are in raw_input_contents.
     """
-    inputs: dict[Meaning, Input] = {}
+    inputs: dict[str, Input] = {}
     rows = 0
-    for i, tensor in enumerate(request.inputs):
-        field = f"inputs[{i}]"
-        port = signature.inputs.get(tensor.name) or _no_such(f"{field}.name", tensor.name, signature.inputs, "input")
-        if port.meaning in inputs:
-            raise InvalidArgument(f"{field}.name", f"is {port.name!r} a second time, each input is given once")
+    for i, tensor in enumerate(request.inputs[:]):
+        name = tensor.name
+        port = signature.inputs.get(name)
+        if port is None:
+            _no_such(f"inputs[{i}].name", name, signature.inputs, "input")
+        if name in inputs:
+            raise InvalidArgument(f"inputs[{i}].name", f"is {name!r} a second time, each input is given once")
         if tensor.parameters:
-            refuse_other_ways(field, tensor.parameters)
+            refuse_other_ways(f"inputs[{i}]", tensor.parameters)
         if tensor.datatype != port.datatype:
-            raise InvalidArgument(f"{field}.datatype", f"is {short(tensor.datatype)!r}, must be {port.datatype!r}")
-        shape = convert.axes(f"{field}.shape", tensor.shape)
+            field = f"inputs[{i}].datatype"
+            raise InvalidArgument(field, f"is {short(tensor.datatype)!r}, must be {port.datatype!r}")
+        shape = convert.axes(f"inputs[{i}].shape", tensor.shape)
         if not port.shape and len(shape) == 2 and shape[1] == 1:
             shape = shape[:1]  # as the metadata has it, [N,1]
-        convert.check_shape(f"{field}.shape", shape, port.shape, limit)
+        convert.check_shape(f"inputs[{i}].shape", shape, port.shape, limit)
         if rows and shape[0] != rows:
-            raise InvalidArgument(f"{field}.shape", f"has N = {shape[0]}, must be {rows} as in the inputs before it")
+            field = f"inputs[{i}].shape"
+            raise InvalidArgument(field, f"has N = {shape[0]}, must be {rows} as in the inputs before it")
         rows = shape[0]
         if raw and tensor.HasField("contents"):
-            raise InvalidArgument(f"{field}.contents", "is set, must not be beside raw_input_contents")
-        inputs[port.meaning] = port, shape
-    for name, port in signature.inputs.items():
-        if port.meaning not in inputs:
-            raise InvalidArgument("inputs", f"has no {name!r}, must have {_names(signature.inputs)}")
+            raise InvalidArgument(f"inputs[{i}].contents", "is set, must not be beside raw_input_contents")
+        inputs[name] = port, shape
+    if len(inputs) < len(signature.inputs):
+        missing = next(name for name in signature.inputs if name not in inputs)
+        raise InvalidArgument("inputs", f"has no {missing!r}, must have {_names(signature.inputs)}")
     return list(inputs.values())
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from ancestral.v1 import bundle_pb2, timing_pb2
 from ancestral.v1.priority_pb2 import Priority as WirePriority
@@ -73,6 +73,9 @@ class Role:
         self.graph = program.role.graph
         self.signature = signature(program)
         self.tensors = tensors
+        # Rows of a request by tensors.
+        self.most_rows = served.limit("max_sample_count" if self.signature.draws else "max_images")
+        self.room = served.room
 
     def fill_info(self, info: timing_pb2.ReplyInfo, job: Job) -> None:
         """Write into a reply who answered, and where the time went until now."""
@@ -93,11 +96,10 @@ class OneShotRole(Role):
 
     def check_room(self, field: str, rows: int, row_bytes: int) -> None:
         """Refuse before any work what would not fit a reply; `field` asks for so many rows."""
-        convert.reply_size(field, rows, row_bytes, self.served.room)
+        convert.reply_size(field, rows, row_bytes, self.room)
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """What a request asks of a one-shot endpoint: N rows of inputs, and the outputs that it wants of them."""
 
     rows: int

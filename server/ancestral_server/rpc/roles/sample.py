@@ -132,7 +132,7 @@ class Sample(Role):
     async def sample(self, request: pb.SampleRequest, context: Context) -> pb.SampleResponse:
         call = self.read(request)
         # Before any work.
-        convert.reply_size("count", call.count, self._sample_bytes, self.served.room)
+        convert.reply_size("count", call.count, self._sample_bytes, self.room)
         drawn = await self._sampler.draw(call, context)
         reply = pb.SampleResponse(seed=call.seed, first_index=call.first)
         self.fill_info(reply.info, drawn.job)

@@ -14,6 +14,7 @@ import numpy as np
 from ancestral.v1 import bundle_pb2, tensor_pb2
 from ancestral_server.rpc import convert
 from ancestral_server.runtime.program import DTYPES, Meaning, Program, RasterProgram
+from inference import open_inference_service_pb2 as oip
 
 IMAGE = bundle_pb2.MEANING_IMAGE
 UNIFORMS = bundle_pb2.MEANING_UNIFORMS
@@ -46,6 +47,8 @@ class Port:
     bytes: int
     # The most that an element may be, and at least 0; None where the meaning sets no such bound.
     most: float | None
+    # As a reply with one row describes it, to be copied, which is faster than to put it together.
+    described: oip.ModelInferResponse.InferOutputTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,4 +102,6 @@ def _of(tensor: bundle_pb2.TensorSpec, program: Program) -> Port:
 
 
 def _port(name: str, meaning: Meaning, dtype: int, shape: tuple[int, ...], most: float | None = None) -> Port:
-    return Port(name, meaning, DATATYPES[dtype], DTYPES[dtype], shape, prod(shape) * DTYPES[dtype].itemsize, most)
+    size, datatype = prod(shape) * DTYPES[dtype].itemsize, DATATYPES[dtype]
+    described = oip.ModelInferResponse.InferOutputTensor(name=name, datatype=datatype, shape=(1, *shape))
+    return Port(name, meaning, datatype, DTYPES[dtype], shape, size, most, described)

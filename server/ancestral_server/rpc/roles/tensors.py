@@ -6,8 +6,7 @@ Letters: N rows of a request.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,8 +19,7 @@ from ancestral_server.runtime.program import Meaning, OneShotProgram
 from ancestral_server.runtime.session import Array
 
 
-@dataclass(frozen=True, slots=True)
-class TensorCall:
+class TensorCall(NamedTuple):
     """A request that was read and found good."""
 
     rows: int
