@@ -20,12 +20,12 @@ from typing import Any, Literal
 import numpy as np
 
 import reports
-from ancestral.bundle.rules import forms
+from ancestral.bundle.dtypes import DTYPES
 from ancestral.v1 import bundle_pb2
 from ancestral_server.errors import BundleError
 from ancestral_server.runtime.bundle import Bundle, read_bundle
 from ancestral_server.runtime.golden import replay, replay_raster
-from ancestral_server.runtime.program import DTYPES, Meaning, OneShotProgram, Program, RasterProgram
+from ancestral_server.runtime.program import Meaning, OneShotProgram, Program, RasterProgram
 from ancestral_server.runtime.session import Runtime, cuda_problem
 
 BATCH = 64
@@ -103,7 +103,7 @@ def newest(models: Path) -> list[Path]:
 
 
 def check_bundle(runtime: Runtime, bundle: Bundle, device: Literal["cpu", "cuda"]) -> list[Result]:
-    return [check_role(runtime, bundle, role, device) for role in forms(bundle.manifest)]
+    return [check_role(runtime, bundle, role, device) for role in bundle.manifest.roles]
 
 
 def check_role(runtime: Runtime, bundle: Bundle, role: bundle_pb2.Role, device: Literal["cpu", "cuda"]) -> Result:

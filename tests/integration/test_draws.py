@@ -1,4 +1,4 @@
-"""Score with many draws, Decode with its moments, Encode with its draw: what is served against PyTorch's own answers."""
+"""Score with many draws, Decode with its moments, Encode with its draw: what is served against PyTorch's answers."""
 
 from __future__ import annotations
 
@@ -165,16 +165,16 @@ def test_what_version_0_2_0_wrote_is_served_as_it_was(served: Served) -> None:
     assert (scores.draws, scores.exact) == (1, False)
 
 
-SCORE = {"images": tensor(IMAGES)}
+SOME = tensor(IMAGES)
 OLD_IMAGES = tensor(np.zeros((1, 4, 4, 1), np.uint8))
 
 
 @pytest.mark.parametrize(
     ("request_", "field", "problem"),
     [
-        (pb.ScoreRequest(model="vae", draws=0, **SCORE), "draws", "is 0, must be 1 to 5000"),
-        (pb.ScoreRequest(model="vae", draws=-1, **SCORE), "draws", "is -1, must be 1 to 5000"),
-        (pb.ScoreRequest(model="vae", draws=5001, **SCORE), "draws", "is 5001, must be 1 to 5000"),
+        (pb.ScoreRequest(model="vae", draws=0, images=SOME), "draws", "is 0, must be 1 to 5000"),
+        (pb.ScoreRequest(model="vae", draws=-1, images=SOME), "draws", "is -1, must be 1 to 5000"),
+        (pb.ScoreRequest(model="vae", draws=5001, images=SOME), "draws", "is 5001, must be 1 to 5000"),
         (
             pb.ScoreRequest(model="vae", draws=3000, images=tensor(np.zeros((400, 8, 8, 1), np.uint8))),
             "draws",
@@ -183,12 +183,12 @@ OLD_IMAGES = tensor(np.zeros((1, 4, 4, 1), np.uint8))
         (
             pb.ScoreRequest(model="tally", draws=2, images=tensor(np.zeros((1, 4, 3, 1), np.uint8))),
             "draws",
-            "is 2, must be unset or 1: the likelihood of tally is exact",
+            "is 2, must be unset or 1: the model's likelihood is exact",
         ),
         (
             pb.ScoreRequest(model="vae-0.2.0", draws=2, images=OLD_IMAGES),
             "draws",
-            "is 2, must be unset or 1: the score of vae-0.2.0 gives no log-weights; export it anew",
+            "is 2, must be unset or 1: its score gives no log-weights: export it anew",
         ),
         (
             pb.DecodeRequest(model="vae-0.2.0", include_variance=True, latents=tensor(np.zeros((1, 2), np.float32))),
@@ -210,9 +210,11 @@ def test_wrong_requests_name_field_value_and_limit(
 
 
 def test_a_message_of_a_stream_is_refused_alone(served: Served) -> None:
-    with served.client.score_stream("vae", IMAGES[:2], draws=5001) as parts:
-        with pytest.raises(InvalidArgument, match=r"score\.draws: is 5001, must be 1 to 5000"):
-            next(parts)
+    with (
+        served.client.score_stream("vae", IMAGES[:2], draws=5001) as parts,
+        pytest.raises(InvalidArgument, match=r"score\.draws: is 5001, must be 1 to 5000"),
+    ):
+        next(parts)
     assert served.client.score("vae", IMAGES[:1]).draws == 1
 
 
@@ -224,6 +226,8 @@ def test_the_open_inference_protocol(served: Served) -> None:
     latents = np.random.default_rng(1).standard_normal((3, 4)).astype(np.float32)
     decoded = served.client.decode("vae", latents, include_variance=True)
     assert list(infer(served.infer, ask("vae.decode", latent=latents))) == ["image"]
+    assert decoded.mean is not None
+    assert decoded.variance is not None
     named = infer(served.infer, ask("vae.decode", latent=latents, outputs=("pixel_variance", "pixel_mean")))
     assert np.array_equal(named["pixel_mean"], decoded.mean)
     assert np.array_equal(named["pixel_variance"], decoded.variance)

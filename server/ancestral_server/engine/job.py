@@ -7,7 +7,7 @@ import enum
 import math
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -57,8 +57,9 @@ class Repeated:
         return self.array[np.arange(start, stop) // self.times]
 
 
-# What a job brings for an input, axis 0 = rows.
+# What a job brings for an input, axis 0 = rows; what makes an answer of a job's outputs.
 RowSource: TypeAlias = Array | NoiseStreams | Repeated
+Derived: TypeAlias = "Callable[[OneShotJob], Array]"
 
 
 class Priority(enum.IntEnum):
@@ -69,7 +70,7 @@ class Priority(enum.IntEnum):
 
 
 @dataclass(slots=True, eq=False)
-class Feed:
+class ProgressEvents:
     """What a streaming caller has not yet been told, from whoever runs the lane's turns to the event loop.
 
     Events are small and the pixels lie in the job, so a slow reader holds little memory. (i, r): row r of sample i is
@@ -96,7 +97,7 @@ class Job:
     cancelled: bool = False
     priority: Priority = Priority.INTERACTIVE
     # For a caller that is told how the job gets on.
-    feed: Feed | None = None
+    feed: ProgressEvents | None = None
 
     submitted: float = field(default_factory=time.monotonic)
     started: float = 0.0
@@ -138,7 +139,7 @@ class Job:
             raise
 
     async def events(self) -> AsyncGenerator[tuple[int, int | None]]:
-        """What happens to a job that has a feed, as it happens, until it is answered, well or not; see `Feed`. Whoever
+        """What happens to a job that has a feed, as it happens, until it is answered, well or not; see `ProgressEvents`. Whoever
         stops listening before that has left.
         """
         feed = self.feed
@@ -169,6 +170,8 @@ class OneShotJob(Job):
 
     inputs: Mapping[Meaning, RowSource] = field(default_factory=dict)
     wanted: Sequence[Meaning] = ()
+    # Answers that no graph gives; see `derive`.
+    derived: Mapping[Meaning, Derived] = field(default_factory=dict)
     # Per wanted meaning the answered pieces, by their first row.
     pieces: dict[Meaning, dict[int, Array]] = field(default_factory=dict)
 
@@ -178,8 +181,13 @@ class OneShotJob(Job):
             return None
         return source[start:stop] if isinstance(source, np.ndarray) else source.rows(start, stop)
 
+    def derive(self) -> None:
+        """Make what is derived of the outputs, once they are all there."""
+        for meaning, made in self.derived.items():
+            self.pieces[meaning] = {0: made(self)}
+
     def output(self, meaning: Meaning) -> Array:
-        """The whole answer [rows, ...]."""
+        """The whole answer [rows, ...]; of what is derived, when that has been made, whatever its shape is."""
         pieces = self.pieces[meaning]
         return pieces[0] if len(pieces) == 1 else np.concatenate([pieces[start] for start in sorted(pieces)])
 

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ancestral.bundle.dtypes import DTYPES, NUMBERS
 from ancestral.bundle.rules import NAME
 from ancestral.v1 import bundle_pb2, priority_pb2, tensor_pb2
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.engine.job import Priority
 from ancestral_server.errors import InvalidArgument
-from ancestral_server.runtime.program import DTYPES
 from ancestral_server.runtime.session import Array
 from ancestral_server.settings import Settings
 
@@ -31,7 +31,6 @@ _PRIORITIES: dict[int, Priority] = {
     priority_pb2.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
     priority_pb2.PRIORITY_BATCH: Priority.BATCH,
 }
-_WIRE = {dtype: number for number, dtype in DTYPES.items()}
 
 
 class Limit(NamedTuple):
@@ -247,7 +246,7 @@ def tensor(array: Array) -> tensor_pb2.Tensor:
 
 def fill(wire: tensor_pb2.Tensor, array: Array) -> None:
     """Make an empty tensor, which may be a field of a reply, the wire form of an array: nothing is copied twice."""
-    wire.dtype = _WIRE[array.dtype]  # type: ignore[assignment]
+    wire.dtype = NUMBERS[array.dtype]
     wire.shape.extend(array.shape)
     wire.data = array.tobytes()
 

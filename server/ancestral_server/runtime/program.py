@@ -6,7 +6,7 @@ Letters: B rows of a batch, H, W, C image axes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -43,14 +43,11 @@ class Program:
         if unfed := session.inputs.keys() - fed:
             raise BundleError(role.graph, f"role {role.name}: the manifest does not say how to feed {sorted(unfed)}")
 
-    def _require(
-        self, side: str, tensors: Mapping[Meaning, bundle_pb2.TensorSpec], needs: Iterable[Sequence[Meaning]]
-    ) -> None:
-        """BundleError unless of each of `needs` one is there."""
-        for choice in needs:
-            if tensors.keys().isdisjoint(choice):
-                names = " or ".join(bundle_pb2.Meaning.Name(meaning) for meaning in choice)
-                raise BundleError(self.role.graph, f"role {self.role.name}: no {side} means {names}")
+    def _require(self, side: str, tensors: Mapping[Meaning, bundle_pb2.TensorSpec], *meanings: Meaning) -> None:
+        """BundleError unless one of these is there."""
+        if tensors.keys().isdisjoint(meanings):
+            names = " or ".join(bundle_pb2.Meaning.Name(meaning) for meaning in meanings)
+            raise BundleError(self.role.graph, f"role {self.role.name}: no {side} means {names}")
 
     def _check(
         self,
@@ -105,12 +102,14 @@ class Program:
 
 
 class Needs(NamedTuple):
-    """The tensors, by meaning, that whoever asks for a one-shot role reads and writes, of each entry one; roles that
-    nobody of ours asks for may be anything.
+    """The tensors, by meaning, that whoever asks for a one-shot role reads and writes; roles that nobody of ours asks
+    for may be anything.
     """
 
-    inputs: tuple[Sequence[Meaning], ...] = ()
-    outputs: tuple[Sequence[Meaning], ...] = ()
+    inputs: tuple[Meaning, ...] = ()
+    outputs: tuple[Meaning, ...] = ()
+    # At least one of these, where there are any.
+    one_output_of: tuple[Meaning, ...] = ()
 
 
 NO_NEEDS = Needs()
@@ -123,8 +122,12 @@ class OneShotProgram(Program):
         self, role: bundle_pb2.Role, session: Session, manifest: bundle_pb2.Bundle, needs: Needs = NO_NEEDS
     ) -> None:
         super().__init__(role, session, manifest)
-        self._require("input", self.inputs, needs.inputs)
-        self._require("output", self.outputs, needs.outputs)
+        for meaning in needs.inputs:
+            self._require("input", self.inputs, meaning)
+        for meaning in needs.outputs:
+            self._require("output", self.outputs, meaning)
+        if needs.one_output_of:
+            self._require("output", self.outputs, *needs.one_output_of)
         # Looked up at each run: a message makes a new string of its name whenever it is asked.
         self._input_names = {meaning: tensor.name for meaning, tensor in self.inputs.items()}
         self._output_names = {meaning: tensor.name for meaning, tensor in self.outputs.items()}
@@ -146,16 +149,17 @@ class RasterProgram(Program):
     """One run paints one image row [B,W,C] for all running samples; the caller keeps the states, see `History`."""
 
     REQUIRED_INPUTS = (
-        (bundle_pb2.MEANING_GIVEN,),
-        (bundle_pb2.MEANING_KNOWN,),
-        (bundle_pb2.MEANING_UNIFORMS,),
-        (bundle_pb2.MEANING_TEMPERATURE,),
+        bundle_pb2.MEANING_GIVEN,
+        bundle_pb2.MEANING_KNOWN,
+        bundle_pb2.MEANING_UNIFORMS,
+        bundle_pb2.MEANING_TEMPERATURE,
     )
 
     def __init__(self, role: bundle_pb2.Role, session: Session, manifest: bundle_pb2.Bundle) -> None:
         super().__init__(role, session, manifest)
-        self._require("input", self.inputs, self.REQUIRED_INPUTS)
-        self._require("output", self.outputs, ((bundle_pb2.MEANING_ROW,),))
+        for meaning in self.REQUIRED_INPUTS:
+            self._require("input", self.inputs, meaning)
+        self._require("output", self.outputs, bundle_pb2.MEANING_ROW)
         for state in role.states:
             for name, found in ((state.input, session.inputs), (state.output, session.outputs)):
                 self._check(name, tensor_pb2.DATA_TYPE_FLOAT32, state.shape, found)

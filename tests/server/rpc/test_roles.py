@@ -14,12 +14,13 @@ import toybundle
 from ancestral.v1 import bundle_pb2, tensor_pb2
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.catalog import ModelVersion, State
-from ancestral_server.engine.job import OneShotJob, Priority, Streams
+from ancestral_server.engine.job import NoiseStreams, OneShotJob, Priority
 from ancestral_server.errors import InvalidArgument, RoleMissing
 from ancestral_server.rpc.roles import RoleMaker, role_at, role_of
 from ancestral_server.rpc.roles.base import OneShotRole, Served
 from ancestral_server.rpc.roles.decode import Decode
 from ancestral_server.rpc.roles.encode import Encode
+from ancestral_server.runtime.program import Needs
 from ancestral_server.settings import Settings
 
 SETTINGS: Any = SimpleNamespace(max_images=8, max_message_bytes=10**6)
@@ -66,7 +67,7 @@ def test_a_request_becomes_a_job_with_its_own_pixels_and_noise() -> None:
         assert images.shape == (1, 2, 3, 1)
         assert (images == value).all()
         assert not images.flags.writeable
-        assert made.inputs[UNIFORMS] == Streams(7, 4 + value, (2,))
+        assert made.inputs[UNIFORMS] == NoiseStreams(7, 4 + value, (2,))
         assert (made.rows, list(made.wanted)) == (1, [MEAN, LATENT])
     assert list(job(role, request()).wanted) == [MEAN]
 
@@ -128,5 +129,5 @@ def test_a_role_that_no_method_asks_for_has_tensors_alone() -> None:
     model = ModelVersion("toy", 1, State.SERVING, manifest=bundle_pb2.Bundle())
     model.roles["segment"] = made.one_shot(model, program, ENDPOINT)
     assert type(role_at(model, "segment")) is OneShotRole
-    assert made.needs("segment") == ((), ())
+    assert made.needs("segment") == Needs()
     assert made.needs("encode").outputs == (MEAN,)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from ancestral_server.errors import InvalidArgument
 from ancestral_server.rpc import convert
@@ -43,12 +43,17 @@ def read(role: Role, request: oip.ModelInferRequest) -> InferCall:
         label = convert.sample_label("parameters[label]", asked.label, known.classes)
     elif asked.temperature is not None or asked.label is not None:
         name = "label" if asked.temperature is None else "temperature"
-        raise InvalidArgument(f"parameters[{name}]", f"is set, must be unset: {role.name} takes no such parameter")
+        _refuse(role, name)
+    if asked.draws is not None and known.limit is None:
+        _refuse(role, "draws")
     raw = request.raw_input_contents[:]
     inputs = tensors.described(request, known, role.most_rows, raw=bool(raw))
     ports = tensors.wanted(request, known, seeded=asked.seed is not None)
     rows = inputs[0][1][0]
     convert.reply_size("inputs[0].shape", rows, sum([port.bytes for port in ports]), role.room)
+    draws = 1
+    if asked.draws is not None and known.limit is not None:
+        draws = known.limit.check("parameters[draws]", asked.draws, rows)
     seed = asked.seed
     if seed is None:
         seed = secrets.randbelow(convert.MAX_SEED + 1) if known.draws else 0
@@ -61,8 +66,13 @@ def read(role: Role, request: oip.ModelInferRequest) -> InferCall:
         asked.timeout_seconds,
         1.0 if asked.temperature is None else asked.temperature,
         label,
+        draws,
     )
     return InferCall(role, ports, call)
+
+
+def _refuse(role: Role, parameter: str) -> NoReturn:
+    raise InvalidArgument(f"parameters[{parameter}]", f"is set, must be unset: {role.name} takes no such parameter")
 
 
 def reply(call: InferCall, request: oip.ModelInferRequest, outputs: Sequence[Array]) -> oip.ModelInferResponse:

@@ -11,7 +11,7 @@ from ancestral_server.errors import InvalidArgument
 from ancestral_server.rpc import convert
 from inference import open_inference_service_pb2 as oip
 
-KNOWN = ("label", "priority", "seed", "temperature", "timeout")
+KNOWN = ("draws", "label", "priority", "seed", "temperature", "timeout")
 # What clients send without being asked, and what a server without sequences and HTTP has no use for.
 IGNORED = ("sequence_id", "sequence_start", "sequence_end", "binary_data", "content_type", "headers", "triton_")
 # In seconds 285 years: nobody waits longer, and a float holds it exactly.
@@ -25,6 +25,7 @@ class Parameters:
     seed: int | None = None
     temperature: float | None = None
     label: int | None = None
+    draws: int | None = None
     priority: Priority = Priority.INTERACTIVE
     timeout_seconds: float = math.inf
 
@@ -33,7 +34,9 @@ _NONE = Parameters()
 
 
 def read(values: _Values) -> Parameters:
-    """Check every parameter of a request. How many labels there are depends on the model, and is not checked here."""
+    """Check every parameter of a request. How many labels and draws there may be depends on the model, and is not
+    checked here.
+    """
     if not values:
         return _NONE
     for name in values:
@@ -51,6 +54,7 @@ def read(values: _Values) -> Parameters:
         seed=None if seed is None else convert.seed("parameters[seed]", seed),
         temperature=None if temperature is None else convert.temperature("parameters[temperature]", temperature),
         label=_integer(values, "label"),
+        draws=_integer(values, "draws"),
         priority=Priority.BATCH if priority == 2 else Priority.INTERACTIVE,
         timeout_seconds=timeout / 1e6 if timeout else math.inf,
     )

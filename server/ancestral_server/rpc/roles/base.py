@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from ancestral.v1 import bundle_pb2, timing_pb2
 from ancestral.v1.priority_pb2 import Priority as WirePriority
 from ancestral_server.catalog import ModelVersion
 from ancestral_server.engine.endpoint import OneShotEndpoint
-from ancestral_server.engine.job import Job, OneShotJob, Priority, Streams
+from ancestral_server.engine.job import Derived, Job, OneShotJob, Priority, RowSource
 from ancestral_server.rpc import convert
 from ancestral_server.rpc.asking import caller, fill_info
 from ancestral_server.rpc.grpc_workarounds.reading import Context
@@ -103,8 +103,10 @@ class Work(NamedTuple):
     """What a request asks of a one-shot endpoint: N rows of inputs, and the outputs that it wants of them."""
 
     rows: int
-    inputs: Mapping[Meaning, Array | Streams]
+    inputs: Mapping[Meaning, RowSource]
     wanted: Sequence[Meaning]
+    # Answers that are made of the outputs.
+    derived: Mapping[Meaning, Derived] = field(default_factory=dict)
 
 
 class Asks(Protocol):
@@ -145,7 +147,9 @@ class ServiceRole(OneShotRole, ABC, Generic[Req, Res]):
         """The job that a request asks for; `unset` is the priority of one that names none."""
         work = self.read(request, prefix)
         priority = convert.priority(f"{prefix}priority", request.priority, unset)
-        return OneShotJob(work.rows, *caller(context), inputs=work.inputs, wanted=work.wanted, priority=priority)
+        return OneShotJob(
+            work.rows, *caller(context), inputs=work.inputs, wanted=work.wanted, derived=work.derived, priority=priority
+        )
 
     def write(self, reply: Res, job: OneShotJob) -> None:
         """Write all of a reply, which may be a field of a message: one that is put together from messages copies each
@@ -155,7 +159,7 @@ class ServiceRole(OneShotRole, ABC, Generic[Req, Res]):
         self.fill(reply, job)
 
 
-def labels_of(program: Program, field: str, values: Sequence[int], rows: int) -> dict[Meaning, Array | Streams]:
+def labels_of(program: Program, field: str, values: Sequence[int], rows: int) -> dict[Meaning, Array]:
     """The labels that a request gives for so many images, as inputs of a class-conditional model."""
     classes = program.label_count if LABEL in program.inputs else 0
     labels = convert.labels(field, values, rows, classes)

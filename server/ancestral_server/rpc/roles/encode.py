@@ -8,10 +8,11 @@ from __future__ import annotations
 from ancestral.v1 import bundle_pb2
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.engine.endpoint import OneShotEndpoint
-from ancestral_server.engine.job import OneShotJob, Streams
+from ancestral_server.engine.job import NoiseStreams, OneShotJob
 from ancestral_server.errors import RoleMissing
 from ancestral_server.rpc import convert
 from ancestral_server.rpc.roles.base import Served, ServiceRole, Work
+from ancestral_server.rpc.roles.draws import PosteriorDraw
 from ancestral_server.runtime.program import Needs, OneShotProgram
 
 IMAGE = bundle_pb2.MEANING_IMAGE
@@ -30,12 +31,14 @@ class Encode(ServiceRole[pb.EncodeRequest, pb.EncodeResponse]):
         self._images = convert.BatchCheck.of(program.inputs[IMAGE], served.limit("max_images"))
         self._moments = [meaning for meaning in (MEAN, LOG_VARIANCE) if meaning in program.outputs]
         self._moment_bytes = self.row_bytes(*self._moments)
-        # Shape of the noise of an image, where the encoder can draw.
+        # Shape of the noise of an image, where the graph draws z itself.
         self._noise: tuple[int, ...] | None = None
         if LATENT in program.outputs and UNIFORMS in program.inputs:
             self._noise = tuple(program.inputs[UNIFORMS].shape)
-            self._all = [*self._moments, LATENT]
-            self._all_bytes = self.row_bytes(*self._all)
+        # Else it is drawn of the moments, if there are two.
+        self._draws = PosteriorDraw.possible(program)
+        # z is as large as its mean.
+        self._all_bytes = self._moment_bytes + self.row_bytes(MEAN)
 
     def read(self, request: pb.EncodeRequest, prefix: str) -> Work:
         images = self._images.array(f"{prefix}images", request.images)
@@ -46,10 +49,12 @@ class Encode(ServiceRole[pb.EncodeRequest, pb.EncodeResponse]):
             return Work(rows, {IMAGE: images}, self._moments)
         field, name = f"{prefix}draw_seed", self.served.name
         seed = convert.seed(field, request.draw_seed)
-        if self._noise is None:
+        if self._noise is None and not self._draws:
             raise RoleMissing(name, f"{field}: the encoder of {name} is deterministic, draws nothing", field)
         self.check_room(f"{prefix}images", rows, self._all_bytes)
-        return Work(rows, {IMAGE: images, UNIFORMS: Streams(seed, first, self._noise)}, self._all)
+        if self._noise is None:
+            return Work(rows, {IMAGE: images}, self._moments, {LATENT: PosteriorDraw(seed, first)})
+        return Work(rows, {IMAGE: images, UNIFORMS: NoiseStreams(seed, first, self._noise)}, [*self._moments, LATENT])
 
     def fill(self, reply: pb.EncodeResponse, job: OneShotJob) -> None:
         convert.fill(reply.mean, job.output(MEAN))

@@ -5,15 +5,17 @@ Letters: N rows of a request.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
+from ancestral.bundle.dtypes import DTYPES
 from ancestral.v1 import bundle_pb2, tensor_pb2
 from ancestral_server.rpc import convert
-from ancestral_server.runtime.program import DTYPES, Meaning, Program, RasterProgram
+from ancestral_server.rpc.roles.draws import DrawLimit, PosteriorDraw
+from ancestral_server.runtime.program import Meaning, Program, RasterProgram
 from inference import open_inference_service_pb2 as oip
 
 IMAGE = bundle_pb2.MEANING_IMAGE
@@ -22,6 +24,11 @@ TEMPERATURE = bundle_pb2.MEANING_TEMPERATURE
 LABEL = bundle_pb2.MEANING_LABEL
 LATENT = bundle_pb2.MEANING_LATENT
 LOG_LIKELIHOOD = bundle_pb2.MEANING_LOG_LIKELIHOOD
+LOG_WEIGHT = bundle_pb2.MEANING_LOG_WEIGHT
+MEAN = bundle_pb2.MEANING_MEAN
+# Outputs of graphs that others are made of, and that nobody else sees; outputs that are given where they are named.
+_MADE_OF = (bundle_pb2.MEANING_ROW, LOG_WEIGHT)
+_BY_NAME = (bundle_pb2.MEANING_PIXEL_MEAN, bundle_pb2.MEANING_PIXEL_VARIANCE)
 # The one tensor that no graph has: which samples of the seed's sequence are wanted.
 INDEX = bundle_pb2.MEANING_UNSPECIFIED
 
@@ -67,6 +74,8 @@ class Signature:
     # Outputs where the request names none, without and with a seed.
     default: tuple[Port, ...]
     default_seeded: tuple[Port, ...]
+    # Of the draws that its likelihoods are made of; None where it gives none of images that it is given.
+    limit: DrawLimit | None
 
 
 def signature(program: Program) -> Signature:
@@ -76,20 +85,35 @@ def signature(program: Program) -> Signature:
         inputs = [_port("index", INDEX, tensor_pb2.DATA_TYPE_INT64, (), convert.MAX_SEED)]
     else:
         inputs = [_of(tensor, program) for meaning, tensor in program.inputs.items() if meaning != UNIFORMS]
-    outputs = [_of(tensor, program) for meaning, tensor in program.outputs.items() if meaning != bundle_pb2.MEANING_ROW]
+    outputs = [_of(tensor, program) for meaning, tensor in program.outputs.items() if meaning not in _MADE_OF]
+    if LOG_WEIGHT in program.outputs:
+        outputs.append(_port(_unused("log_likelihood", outputs), LOG_LIKELIHOOD, tensor_pb2.DATA_TYPE_FLOAT32, ()))
+    if PosteriorDraw.possible(program):
+        size = tuple(program.outputs[MEAN].shape)
+        outputs.append(_port(_unused("latent", outputs), LATENT, tensor_pb2.DATA_TYPE_FLOAT32, size))
     if isinstance(program, RasterProgram):
         # What rows become, and under the name that one-shot samplers give it.
         outputs.insert(0, _port("image", IMAGE, tensor_pb2.DATA_TYPE_UINT8, program.image_shape))
+    usual = tuple(port for port in outputs if port.meaning not in _BY_NAME) or tuple(outputs)
     # Of an encoder, z drawn from q(z|x) is wanted by those who give a seed, or name it.
-    certain = tuple(port for port in outputs if not (port.meaning == LATENT and UNIFORMS in program.inputs))
+    drawn = UNIFORMS in program.inputs or PosteriorDraw.possible(program)
+    certain = tuple(port for port in usual if not (port.meaning == LATENT and drawn))
     return Signature(
         draws=draws,
         classes=program.label_count if LABEL in program.inputs else 0,
         inputs={port.name: port for port in inputs},
         outputs={port.name: port for port in outputs},
-        default=certain or tuple(outputs),
-        default_seeded=tuple(outputs),
+        default=certain or usual,
+        default_seeded=usual,
+        limit=None if draws else DrawLimit.of(program),
     )
+
+
+def _unused(name: str, ports: Sequence[Port]) -> str:
+    """A name for a tensor that no graph has: this one, unless a graph has another of that name."""
+    while any(port.name == name for port in ports):
+        name += "_"
+    return name
 
 
 def _of(tensor: bundle_pb2.TensorSpec, program: Program) -> Port:
