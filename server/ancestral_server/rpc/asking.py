@@ -12,8 +12,8 @@ from ancestral_server.engine.job import Job, OneShotJob
 from ancestral_server.rpc.grpc_workarounds.reading import Context
 from ancestral_server.rpc.recording import current
 
-# To derive an answer takes some 5 µs a row on one core, most of it the noise of z: more rows are left to a thread, so that
-# no call holds the event loop up for much longer than a millisecond.
+# To derive an answer takes some 5 µs a row on one core, most of it the noise of z: more rows are left to a thread, so
+# that no call holds the event loop up for much longer than a millisecond.
 MOST_DERIVED_ROWS = 256
 
 J = TypeVar("J", bound=Job)

@@ -193,7 +193,7 @@ class Session:
         # Of earlier runs, one for each thread that runs: to make one takes 3 µs.
         self._spare_options: list[ort.RunOptions] = []
         self.inputs = {i.name: (_DTYPES.get(i.type), _shape(i.shape)) for i in session.get_inputs()}
-        self.outputs = {o.name: (DTYPES.get(o.type), _shape(o.shape)) for o in session.get_outputs()}
+        self.outputs = {o.name: (_DTYPES.get(o.type), _shape(o.shape)) for o in session.get_outputs()}
 
     def loaded(self) -> None:
         """From now on every run has its own time."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from ancestral.v1 import bundle_pb2, timing_pb2
@@ -99,6 +100,9 @@ class OneShotRole(Role):
         convert.reply_size(field, rows, row_bytes, self.room)
 
 
+NOTHING: Mapping[Meaning, Derived] = MappingProxyType({})
+
+
 class Work(NamedTuple):
     """What a request asks of a one-shot endpoint: N rows of inputs, and the outputs that it wants of them."""
 
@@ -106,7 +110,7 @@ class Work(NamedTuple):
     inputs: Mapping[Meaning, RowSource]
     wanted: Sequence[Meaning]
     # Answers that are made of the outputs.
-    derived: Mapping[Meaning, Derived] = field(default_factory=dict)
+    derived: Mapping[Meaning, Derived] = NOTHING
 
 
 class Asks(Protocol):
