@@ -13,7 +13,7 @@ from ancestral_server.errors import InvalidArgument
 from ancestral_server.rpc import convert
 from ancestral_server.rpc.open_inference import parameters, tensors
 from ancestral_server.rpc.roles.base import Role
-from ancestral_server.rpc.roles.signature import Port
+from ancestral_server.rpc.roles.signature import Outputs
 from ancestral_server.rpc.roles.tensors import TensorCall
 from ancestral_server.runtime.session import Array
 from inference import open_inference_service_pb2 as oip
@@ -25,7 +25,7 @@ class InferCall(NamedTuple):
     """A request that was read and found good."""
 
     role: Role
-    ports: Sequence[Port]
+    outputs: Outputs
     tensors: TensorCall
 
 
@@ -46,23 +46,23 @@ def read(role: Role, request: oip.ModelInferRequest) -> InferCall:
         raise InvalidArgument(f"parameters[{name}]", f"is set, must be unset: {role.name} takes no such parameter")
     raw = request.raw_input_contents[:]
     inputs = tensors.described(request, known, role.most_rows, raw=bool(raw))
-    ports = tensors.wanted(request, known, seeded=asked.seed is not None)
+    outputs = tensors.wanted(request, known, seeded=asked.seed is not None)
     rows = inputs[0][1][0]
-    convert.reply_size("inputs[0].shape", rows, sum([port.bytes for port in ports]), role.room)
+    convert.reply_size("inputs[0].shape", rows, outputs.bytes, role.room)
     seed = asked.seed
     if seed is None:
         seed = secrets.randbelow(convert.MAX_SEED + 1) if known.draws else 0
     call = TensorCall(
         rows,
         tensors.elements(inputs, request, raw),
-        [port.meaning for port in ports],
+        outputs.meanings,
         seed,
         asked.priority,
         asked.timeout_seconds,
         1.0 if asked.temperature is None else asked.temperature,
         label,
     )
-    return InferCall(role, ports, call)
+    return InferCall(role, outputs, call)
 
 
 def reply(call: InferCall, request: oip.ModelInferRequest, outputs: Sequence[Array]) -> oip.ModelInferResponse:
@@ -72,7 +72,7 @@ def reply(call: InferCall, request: oip.ModelInferRequest, outputs: Sequence[Arr
     )
     rows = call.tensors.rows
     described, contents = reply.outputs, reply.raw_output_contents
-    for port, array in zip(call.ports, outputs, strict=True):
+    for port, array in zip(call.outputs.ports, outputs, strict=True):
         described.append(port.described)
         if rows != 1:
             described[-1].shape[0] = rows

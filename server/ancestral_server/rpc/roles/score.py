@@ -42,7 +42,7 @@ class Score(ServiceRole[pb.ScoreRequest, pb.ScoreResponse]):
         inputs = {IMAGE: images, **labels_of(self.program, f"{prefix}labels", request.labels, rows)}
         if self._noise is not None:
             inputs[UNIFORMS] = Streams(seed, first, self._noise)
-        self.check_room(f"{prefix}images", rows, self._score_bytes)
+        convert.reply_size(f"{prefix}images", rows, self._score_bytes, self.room)
         return Work(rows, inputs, [LOG_LIKELIHOOD])
 
     def fill(self, reply: pb.ScoreResponse, job: OneShotJob) -> None:

@@ -5,7 +5,7 @@ Letters: N rows of a request.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -52,6 +52,20 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a request wants: outputs, in order."""
+
+    ports: tuple[Port, ...]
+    meanings: tuple[Meaning, ...]
+    # Of one row of all of them.
+    bytes: int
+
+    @staticmethod
+    def of(ports: Sequence[Port]) -> Outputs:
+        return Outputs(tuple(ports), tuple(port.meaning for port in ports), sum(port.bytes for port in ports))
+
+
+@dataclass(frozen=True, slots=True)
 class Signature:
     """A role as the protocol shows it.
 
@@ -65,8 +79,8 @@ class Signature:
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]
     # Outputs where the request names none, without and with a seed.
-    default: tuple[Port, ...]
-    default_seeded: tuple[Port, ...]
+    default: Outputs
+    default_seeded: Outputs
 
 
 def signature(program: Program) -> Signature:
@@ -87,8 +101,8 @@ def signature(program: Program) -> Signature:
         classes=program.label_count if LABEL in program.inputs else 0,
         inputs={port.name: port for port in inputs},
         outputs={port.name: port for port in outputs},
-        default=certain or tuple(outputs),
-        default_seeded=tuple(outputs),
+        default=Outputs.of(certain or outputs),
+        default_seeded=Outputs.of(outputs),
     )
 
 
