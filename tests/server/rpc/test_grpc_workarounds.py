@@ -37,8 +37,8 @@ def test_grpc_still_reads_unary_messages_before_anybody_can_refuse_them() -> Non
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            call: Any = channel.unary_unary("/a.Service/Method")(b"x", timeout=60)
-            code: grpc.StatusCode = await call.code()
+            method: Any = channel.unary_unary("/a.Service/Method")
+            code: grpc.StatusCode = await method(b"x", timeout=60).code()
         await server.stop(0)
         return code
 
