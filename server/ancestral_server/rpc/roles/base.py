@@ -14,7 +14,7 @@ from ancestral.v1 import bundle_pb2, timing_pb2
 from ancestral.v1.priority_pb2 import Priority as WirePriority
 from ancestral_server.catalog import ModelVersion
 from ancestral_server.engine.endpoint import OneShotEndpoint
-from ancestral_server.engine.job import OneShotJob, Priority, Streams
+from ancestral_server.engine.job import NoiseStreams, OneShotJob, Priority
 from ancestral_server.rpc import convert
 from ancestral_server.rpc.asking import caller, fill_info
 from ancestral_server.rpc.grpc_workarounds.reading import Context
@@ -95,7 +95,7 @@ class Work(NamedTuple):
     """What a request asks of a one-shot endpoint: N rows of inputs, and the outputs that it wants of them."""
 
     rows: int
-    inputs: Mapping[Meaning, Array | Streams]
+    inputs: Mapping[Meaning, Array | NoiseStreams]
     wanted: Sequence[Meaning]
 
 
@@ -148,7 +148,7 @@ class ServiceRole(OneShotRole, ABC, Generic[Req, Res]):
         self.fill(reply, job)
 
 
-def labels_of(program: Program, field: str, values: Sequence[int], rows: int) -> dict[Meaning, Array | Streams]:
+def labels_of(program: Program, field: str, values: Sequence[int], rows: int) -> dict[Meaning, Array | NoiseStreams]:
     """The labels that a request gives for so many images, as inputs of a class-conditional model."""
     classes = program.label_count if LABEL in program.inputs else 0
     labels = convert.labels(field, values, rows, classes)
