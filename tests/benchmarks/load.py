@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ancestral_server.engine.endpoint import RasterEndpoint
-from ancestral_server.engine.job import Feed, RasterJob
+from ancestral_server.engine.job import ProgressEvents, RasterJob
 from ancestral_server.rpc.asking import answered, submit
 from rig import Rig, sample
 
@@ -62,7 +62,7 @@ async def poisson(lane: RasterEndpoint, rate: float, seconds: float, seed: int) 
 async def _single(lane: RasterEndpoint, seed: int, due: float) -> tuple[float, float]:
     """Seconds until the image and until its first row."""
     future = asyncio.get_running_loop().create_future()
-    job = RasterJob(rows=1, future=future, seed=seed, feed=Feed(rows=True))
+    job = RasterJob(rows=1, future=future, seed=seed, feed=ProgressEvents(rows=True))
     first_row = 0.0
     async for _index, row in submit(lane, job).events():
         if row == 0:
@@ -111,7 +111,7 @@ def crowd_beside_a_giant(rig: Rig, seconds: float, rounds: int, per_second: floa
         return float(np.median([job.compute_seconds for job in jobs]))
 
     async def giant_rate(with_singles: bool) -> tuple[float, list[RasterJob]]:
-        feed = Feed(rows=False)
+        feed = ProgressEvents(rows=False)
         future = asyncio.get_running_loop().create_future()
         job = RasterJob(rows=giant, future=future, seed=1, feed=feed)
 

@@ -140,9 +140,10 @@ def write_samples(out: Path, drawn: Samples, first: NDArray[np.uint8] | None = N
 
 def about(info: Info) -> None:
     """Where the time went, on stderr, so that stdout stays for results."""
+    batch = f", in a batch of {info.batch_size}" if info.batch_size else ""
     print(
         f"{shown(info.model)} version {info.version}: {info.total_seconds * 1000:.1f} ms in the server "
-        f"(queue {info.queue_seconds * 1000:.1f}, compute {info.compute_seconds * 1000:.1f})",
+        f"(queue {info.queue_seconds * 1000:.1f}, compute {info.compute_seconds * 1000:.1f}{batch})",
         file=sys.stderr,
     )
 
@@ -162,7 +163,8 @@ def joined(parts: BulkStream[_Result], images: int) -> _Result:
         for field in fields(found[0])
         if isinstance(getattr(found[0], field.name), np.ndarray)
     }
-    return replace(found[0], **arrays, info=replace(infos[0], **times))
+    largest = max(info.batch_size for info in infos)
+    return replace(found[0], **arrays, info=replace(infos[0], **times, batch_size=largest))
 
 
 def labels(text: str | None) -> NDArray[Any] | int | None:

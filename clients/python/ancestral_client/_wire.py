@@ -63,6 +63,7 @@ def _info(info: timing_pb2.ReplyInfo) -> Info:
         queue_seconds=timing.queue_seconds,
         compute_seconds=timing.compute_seconds,
         total_seconds=timing.total_seconds,
+        batch_size=timing.batch_size,
     )
 
 

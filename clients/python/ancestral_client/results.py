@@ -28,6 +28,9 @@ class Info:
     """From then until the last image was ready, on the server's clock."""
     total_seconds: float
     """From the parsed request to the packed reply, on the server's clock; the network is not in it."""
+    batch_size: int = 0
+    """Images in the run that the call's images were in, theirs among them; of several runs, in the largest. 0 where the
+    server does not tell."""
 
 
 # Arrays have no single truth value, so none of these compares by value.

@@ -18,7 +18,7 @@ from ancestral_server.runtime.session import Array
 
 
 @dataclass(frozen=True, slots=True)
-class Streams:
+class NoiseStreams:
     """Noise by the row: row i of a request is the start of stream (seed, first + i), or of (seed, indices[i])."""
 
     seed: int
@@ -40,7 +40,7 @@ class Priority(enum.IntEnum):
 
 
 @dataclass(slots=True, eq=False)
-class Feed:
+class ProgressEvents:
     """What a streaming caller has not yet been told, from whoever runs the lane's turns to the event loop.
 
     Events are small and the pixels lie in the job, so a slow reader holds little memory. (i, r): row r of sample i is
@@ -67,7 +67,7 @@ class Job:
     cancelled: bool = False
     priority: Priority = Priority.INTERACTIVE
     # For a caller that is told how the job gets on.
-    feed: Feed | None = None
+    feed: ProgressEvents | None = None
 
     submitted: float = field(default_factory=time.monotonic)
     started: float = 0.0
@@ -109,8 +109,8 @@ class Job:
             raise
 
     async def events(self) -> AsyncGenerator[tuple[int, int | None]]:
-        """What happens to a job that has a feed, as it happens, until it is answered, well or not; see `Feed`. Whoever
-        stops listening before that has left.
+        """What happens to a job that has a feed, as it happens, until it is answered, well or not: see
+        `ProgressEvents`. Whoever stops listening before that has left.
         """
         feed = self.feed
         assert feed is not None, "to be watched a job needs a feed"
@@ -138,7 +138,7 @@ class Job:
 class OneShotJob(Job):
     """Inputs by meaning, axis 0 = rows: an array, or streams that are drawn when the rows are taken."""
 
-    inputs: Mapping[Meaning, Array | Streams] = field(default_factory=dict)
+    inputs: Mapping[Meaning, Array | NoiseStreams] = field(default_factory=dict)
     wanted: Sequence[Meaning] = ()
     # Per wanted meaning the answered pieces, by their first row.
     pieces: dict[Meaning, dict[int, Array]] = field(default_factory=dict)
@@ -147,7 +147,7 @@ class OneShotJob(Job):
         source = self.inputs.get(meaning)
         if source is None:
             return None
-        return source.rows(start, stop) if isinstance(source, Streams) else source[start:stop]
+        return source.rows(start, stop) if isinstance(source, NoiseStreams) else source[start:stop]
 
     def output(self, meaning: Meaning) -> Array:
         """The whole answer [rows, ...]."""

@@ -6,8 +6,10 @@ A call goes on under one `Call`, which `current` gives to whatever works for it,
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -28,8 +30,7 @@ class Method:
         return f"/{self.service}/{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """How a call ended. error: what it was refused or failed with; None for one that went well or whose caller left."""
 
     code: grpc.StatusCode
@@ -66,38 +67,20 @@ class CallRecorder:
 
 
 class Recorders(CallRecorder):
-    """Several recorders, told one after another."""
+    """Several recorders, told one after another; of each event only those that record it."""
 
     def __init__(self, recorders: Sequence[CallRecorder]) -> None:
-        self._recorders = tuple(recorders)
+        for event in ("serve", "begin", "received", "admitted", "ran", "sent", "ended"):
+            nothing = getattr(CallRecorder, event)
+            tell = [getattr(each, event) for each in recorders if getattr(type(each), event) is not nothing]
+            if tell:
+                # Most events have one recorder, which is told without anything in between.
+                setattr(self, event, tell[0] if len(tell) == 1 else partial(_tell_all, tell))
 
-    def serve(self, method: Method) -> None:
-        for recorder in self._recorders:
-            recorder.serve(method)
 
-    def begin(self, call: Call) -> None:
-        for recorder in self._recorders:
-            recorder.begin(call)
-
-    def received(self, call: Call) -> None:
-        for recorder in self._recorders:
-            recorder.received(call)
-
-    def admitted(self, call: Call, job: Job) -> None:
-        for recorder in self._recorders:
-            recorder.admitted(call, job)
-
-    def ran(self, call: Call, job: Job) -> None:
-        for recorder in self._recorders:
-            recorder.ran(call, job)
-
-    def sent(self, call: Call) -> None:
-        for recorder in self._recorders:
-            recorder.sent(call)
-
-    def ended(self, call: Call, end: End) -> None:
-        for recorder in self._recorders:
-            recorder.ended(call, end)
+def _tell_all(recorders: Sequence[Callable[..., None]], *event: Any) -> None:
+    for tell in recorders:
+        tell(*event)
 
 
 @dataclass(slots=True, eq=False)

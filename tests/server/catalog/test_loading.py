@@ -262,7 +262,7 @@ def test_what_can_never_fit_is_refused_for_good_and_costs_the_others_nothing(tmp
         assert huge.problem.startswith("it does not fit into memory ever: it asks for more at once than this machine")
         assert not huge.passing
         # Nobody was told to give memory back.
-        assert shelf._loader._runtime._want.times == 0
+        assert shelf._loader._runtime._shortages.times == 0
         assert await encode(shelf.find("tally", 0), 51) == [answer(51)]
 
     run(tmp_path, work)

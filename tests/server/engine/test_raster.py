@@ -9,7 +9,7 @@ import pytest
 
 from ancestral.v1 import bundle_pb2
 from ancestral_server.engine.admission import Limits
-from ancestral_server.engine.job import Feed, Priority, RasterJob
+from ancestral_server.engine.job import Priority, ProgressEvents, RasterJob
 from ancestral_server.engine.raster import RasterScheduler
 from ancestral_server.engine.scheduler import IDLE
 from ancestral_server.errors import (
@@ -69,6 +69,7 @@ def test_seats_share_what_waits(painter: Painter) -> None:
         steps = [lane.begin(seat) for seat in range(2)]
     assert steps == [IDLE, IDLE]
     assert right(job)
+    assert job.batch_size == 4
 
 
 def test_a_short_request_does_not_wait_for_a_long_one(painter: Painter) -> None:
@@ -125,7 +126,7 @@ def test_a_job_that_begins_no_more_samples_ends_with_those_that_it_has_begun(pai
 def test_a_stream_hears_of_each_row_and_image_once_and_in_order(painter: Painter) -> None:
     lane = sampler(painter)
     job = samples(2)
-    job.feed = Feed(rows=True)
+    job.feed = ProgressEvents(rows=True)
     lane.submit(job)
     lane.work()
     events = list(job.feed.events)

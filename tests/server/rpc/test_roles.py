@@ -14,7 +14,7 @@ import toybundle
 from ancestral.v1 import bundle_pb2, tensor_pb2
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.catalog import ModelVersion, State
-from ancestral_server.engine.job import OneShotJob, Priority, Streams
+from ancestral_server.engine.job import NoiseStreams, OneShotJob, Priority
 from ancestral_server.errors import InvalidArgument, RoleMissing
 from ancestral_server.rpc.roles import RoleMaker, role_at, role_of
 from ancestral_server.rpc.roles.base import OneShotRole, Served
@@ -66,7 +66,7 @@ def test_a_request_becomes_a_job_with_its_own_pixels_and_noise() -> None:
         assert images.shape == (1, 2, 3, 1)
         assert (images == value).all()
         assert not images.flags.writeable
-        assert made.inputs[UNIFORMS] == Streams(7, 4 + value, (2,))
+        assert made.inputs[UNIFORMS] == NoiseStreams(7, 4 + value, (2,))
         assert (made.rows, list(made.wanted)) == (1, [MEAN, LATENT])
     assert list(job(role, request()).wanted) == [MEAN]
 

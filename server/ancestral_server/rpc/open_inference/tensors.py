@@ -13,7 +13,7 @@ import numpy as np
 from ancestral_server.errors import InvalidArgument
 from ancestral_server.rpc import convert
 from ancestral_server.rpc.open_inference.parameters import refuse_other_ways, short
-from ancestral_server.rpc.roles.signature import Port, Signature
+from ancestral_server.rpc.roles.signature import Outputs, Port, Signature
 from ancestral_server.runtime.program import Meaning
 from ancestral_server.runtime.session import Array
 from inference import open_inference_service_pb2 as oip
@@ -39,30 +39,34 @@ def described(
 
     raw: whether the elements are in raw_input_contents.
     """
-    inputs: dict[Meaning, Input] = {}
+    inputs: dict[str, Input] = {}
     rows = 0
-    for i, tensor in enumerate(request.inputs):
-        field = f"inputs[{i}]"
-        port = signature.inputs.get(tensor.name) or _no_such(f"{field}.name", tensor.name, signature.inputs, "input")
-        if port.meaning in inputs:
-            raise InvalidArgument(f"{field}.name", f"is {port.name!r} a second time, each input is given once")
+    for i, tensor in enumerate(request.inputs[:]):
+        name = tensor.name
+        port = signature.inputs.get(name)
+        if port is None:
+            _no_such(f"inputs[{i}].name", name, signature.inputs, "input")
+        if name in inputs:
+            raise InvalidArgument(f"inputs[{i}].name", f"is {name!r} a second time, each input is given once")
         if tensor.parameters:
-            refuse_other_ways(field, tensor.parameters)
+            refuse_other_ways(f"inputs[{i}]", tensor.parameters)
         if tensor.datatype != port.datatype:
-            raise InvalidArgument(f"{field}.datatype", f"is {short(tensor.datatype)!r}, must be {port.datatype!r}")
-        shape = convert.axes(f"{field}.shape", tensor.shape)
+            field = f"inputs[{i}].datatype"
+            raise InvalidArgument(field, f"is {short(tensor.datatype)!r}, must be {port.datatype!r}")
+        shape = convert.axes(f"inputs[{i}].shape", tensor.shape)
         if not port.shape and len(shape) == 2 and shape[1] == 1:
             shape = shape[:1]  # as the metadata has it, [N,1]
-        convert.check_shape(f"{field}.shape", shape, port.shape, limit)
+        convert.check_shape(f"inputs[{i}].shape", shape, port.shape, limit)
         if rows and shape[0] != rows:
-            raise InvalidArgument(f"{field}.shape", f"has N = {shape[0]}, must be {rows} as in the inputs before it")
+            field = f"inputs[{i}].shape"
+            raise InvalidArgument(field, f"has N = {shape[0]}, must be {rows} as in the inputs before it")
         rows = shape[0]
         if raw and tensor.HasField("contents"):
-            raise InvalidArgument(f"{field}.contents", "is set, must not be beside raw_input_contents")
-        inputs[port.meaning] = port, shape
-    for name, port in signature.inputs.items():
-        if port.meaning not in inputs:
-            raise InvalidArgument("inputs", f"has no {name!r}, must have {_names(signature.inputs)}")
+            raise InvalidArgument(f"inputs[{i}].contents", "is set, must not be beside raw_input_contents")
+        inputs[name] = port, shape
+    if len(inputs) < len(signature.inputs):
+        missing = next(name for name in signature.inputs if name not in inputs)
+        raise InvalidArgument("inputs", f"has no {missing!r}, must have {_names(signature.inputs)}")
     return list(inputs.values())
 
 
@@ -85,12 +89,12 @@ def elements(inputs: Sequence[Input], request: oip.ModelInferRequest, raw: Seque
     return arrays
 
 
-def wanted(request: oip.ModelInferRequest, signature: Signature, *, seeded: bool) -> Sequence[Port]:
+def wanted(request: oip.ModelInferRequest, signature: Signature, *, seeded: bool) -> Outputs:
     """The outputs that a request asks for, in its order."""
     if not request.outputs:
         return signature.default_seeded if seeded else signature.default
     ports: list[Port] = []
-    for i, output in enumerate(request.outputs):
+    for i, output in enumerate(request.outputs[:]):
         known = signature.outputs
         port = known.get(output.name) or _no_such(f"outputs[{i}].name", output.name, known, "output")
         if port in ports:
@@ -98,7 +102,7 @@ def wanted(request: oip.ModelInferRequest, signature: Signature, *, seeded: bool
         if output.parameters:
             refuse_other_ways(f"outputs[{i}]", output.parameters)
         ports.append(port)
-    return ports
+    return Outputs.of(ports)
 
 
 def _typed(

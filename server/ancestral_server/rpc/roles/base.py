@@ -8,13 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from ancestral.v1 import bundle_pb2, timing_pb2
 from ancestral.v1.priority_pb2 import Priority as WirePriority
 from ancestral_server.catalog import ModelVersion
 from ancestral_server.engine.endpoint import OneShotEndpoint
-from ancestral_server.engine.job import Job, OneShotJob, Priority, Streams
+from ancestral_server.engine.job import NoiseStreams, OneShotJob, Priority
 from ancestral_server.rpc import convert
 from ancestral_server.rpc.asking import caller, fill_info
 from ancestral_server.rpc.grpc_workarounds.reading import Context
@@ -73,10 +73,9 @@ class Role:
         self.graph = program.role.graph
         self.signature = signature(program)
         self.tensors = tensors
-
-    def fill_info(self, info: timing_pb2.ReplyInfo, job: Job) -> None:
-        """Write into a reply who answered, and where the time went until now."""
-        fill_info(info, self.served.name, self.served.version, job)
+        # Rows of a request by tensors.
+        self.most_rows = served.limit("max_sample_count" if self.signature.draws else "max_images")
+        self.room = served.room
 
 
 class OneShotRole(Role):
@@ -91,17 +90,12 @@ class OneShotRole(Role):
         """Bytes that so many outputs take in a reply for each row of a request."""
         return sum(self.program.row_bytes[meaning] for meaning in meanings)
 
-    def check_room(self, field: str, rows: int, row_bytes: int) -> None:
-        """Refuse before any work what would not fit a reply; `field` asks for so many rows."""
-        convert.reply_size(field, rows, row_bytes, self.served.room)
 
-
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """What a request asks of a one-shot endpoint: N rows of inputs, and the outputs that it wants of them."""
 
     rows: int
-    inputs: Mapping[Meaning, Array | Streams]
+    inputs: Mapping[Meaning, Array | NoiseStreams]
     wanted: Sequence[Meaning]
 
 
@@ -149,11 +143,12 @@ class ServiceRole(OneShotRole, ABC, Generic[Req, Res]):
         """Write all of a reply, which may be a field of a message: one that is put together from messages copies each
         of them.
         """
-        self.fill_info(reply.info, job)
+        served = self.served
+        fill_info(reply.info, served.name, served.version, job)
         self.fill(reply, job)
 
 
-def labels_of(program: Program, field: str, values: Sequence[int], rows: int) -> dict[Meaning, Array | Streams]:
+def labels_of(program: Program, field: str, values: Sequence[int], rows: int) -> dict[Meaning, Array | NoiseStreams]:
     """The labels that a request gives for so many images, as inputs of a class-conditional model."""
     classes = program.label_count if LABEL in program.inputs else 0
     labels = convert.labels(field, values, rows, classes)

@@ -28,7 +28,7 @@ class Decode(ServiceRole[pb.DecodeRequest, pb.DecodeResponse]):
 
     def read(self, request: pb.DecodeRequest, prefix: str) -> Work:
         latents = self._latents.array(f"{prefix}latents", request.latents)
-        self.check_room(f"{prefix}latents", len(latents), self._image_bytes)
+        convert.reply_size(f"{prefix}latents", len(latents), self._image_bytes, self.room)
         return Work(len(latents), {LATENT: latents}, [IMAGE])
 
     def fill(self, reply: pb.DecodeResponse, job: OneShotJob) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ancestral.v1 import bundle_pb2
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.engine.endpoint import OneShotEndpoint
-from ancestral_server.engine.job import OneShotJob, Streams
+from ancestral_server.engine.job import NoiseStreams, OneShotJob
 from ancestral_server.errors import RoleMissing
 from ancestral_server.rpc import convert
 from ancestral_server.rpc.roles.base import Served, ServiceRole, Work
@@ -42,14 +42,14 @@ class Encode(ServiceRole[pb.EncodeRequest, pb.EncodeResponse]):
         rows = len(images)
         first = convert.first_index(f"{prefix}first_index", request.first_index, rows)
         if not request.HasField("draw_seed"):
-            self.check_room(f"{prefix}images", rows, self._moment_bytes)
+            convert.reply_size(f"{prefix}images", rows, self._moment_bytes, self.room)
             return Work(rows, {IMAGE: images}, self._moments)
         field, name = f"{prefix}draw_seed", self.served.name
         seed = convert.seed(field, request.draw_seed)
         if self._noise is None:
             raise RoleMissing(name, f"{field}: the encoder of {name} is deterministic, draws nothing", field)
-        self.check_room(f"{prefix}images", rows, self._all_bytes)
-        return Work(rows, {IMAGE: images, UNIFORMS: Streams(seed, first, self._noise)}, self._all)
+        convert.reply_size(f"{prefix}images", rows, self._all_bytes, self.room)
+        return Work(rows, {IMAGE: images, UNIFORMS: NoiseStreams(seed, first, self._noise)}, self._all)
 
     def fill(self, reply: pb.EncodeResponse, job: OneShotJob) -> None:
         convert.fill(reply.mean, job.output(MEAN))

@@ -17,10 +17,10 @@ import numpy as np
 from ancestral.v1 import bundle_pb2
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.engine.endpoint import OneShotEndpoint, RasterEndpoint
-from ancestral_server.engine.job import Completion, Feed, Job, OneShotJob, Priority, RasterJob, Streams
+from ancestral_server.engine.job import Completion, Job, NoiseStreams, OneShotJob, Priority, ProgressEvents, RasterJob
 from ancestral_server.errors import Drained, RoleMissing
 from ancestral_server.rpc import convert
-from ancestral_server.rpc.asking import answered, ask, caller, submit
+from ancestral_server.rpc.asking import answered, ask, caller, fill_info, submit
 from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.grpc_workarounds.reading import Context
 from ancestral_server.rpc.roles.base import Role, Served
@@ -132,10 +132,10 @@ class Sample(Role):
     async def sample(self, request: pb.SampleRequest, context: Context) -> pb.SampleResponse:
         call = self.read(request)
         # Before any work.
-        convert.reply_size("count", call.count, self._sample_bytes, self.served.room)
+        convert.reply_size("count", call.count, self._sample_bytes, self.room)
         drawn = await self._sampler.draw(call, context)
         reply = pb.SampleResponse(seed=call.seed, first_index=call.first)
-        self.fill_info(reply.info, drawn.job)
+        fill_info(reply.info, self.served.name, self.served.version, drawn.job)
         convert.fill(reply.images, drawn.images)
         if drawn.log_likelihood is not None:
             convert.fill(reply.log_likelihood, drawn.log_likelihood)
@@ -149,7 +149,7 @@ class Sample(Role):
         async with aclosing(self._sampler.events(call, context, draining, rows=request.progress)) as events:
             async for event in events:
                 step = pb.SampleStreamResponse()
-                self.fill_info(step.info, event.job)
+                fill_info(step.info, self.served.name, self.served.version, event.job)
                 index = call.first + event.index
                 if isinstance(event, Row):
                     step.row.index, step.row.row = index, event.row
@@ -184,9 +184,9 @@ class OneShotSampler:
         self._wanted = [meaning for meaning in (IMAGE, LOG_LIKELIHOOD) if meaning in program.outputs]
 
     async def draw(self, call: SampleCall, context: Context) -> Drawn:
-        inputs: dict[Meaning, Array | Streams] = {}
+        inputs: dict[Meaning, Array | NoiseStreams] = {}
         if self._noise is not None:
-            inputs[UNIFORMS] = Streams(call.seed, call.first, self._noise)
+            inputs[UNIFORMS] = NoiseStreams(call.seed, call.first, self._noise)
         if TEMPERATURE in self._inputs:
             inputs[TEMPERATURE] = np.full(call.count, call.temperature, np.float32)
         if LABEL in self._inputs:
@@ -224,7 +224,7 @@ class RasterSampler:
     ) -> AsyncGenerator[Row | Image]:
         if draining.begun:
             raise Drained(call.first)
-        job = self._job(call, context, Feed(rows=rows))
+        job = self._job(call, context, ProgressEvents(rows=rows))
         # What has begun is finished when the server stops, and the caller told where to go on.
         with draining.calling(lambda: self._endpoint.begin_no_more(job)):
             submit(self._endpoint, job)
@@ -238,7 +238,7 @@ class RasterSampler:
         if job.rows < call.count:
             raise Drained(call.first + job.rows)
 
-    def _job(self, call: SampleCall, context: Context, feed: Feed | None = None) -> RasterJob:
+    def _job(self, call: SampleCall, context: Context, feed: ProgressEvents | None = None) -> RasterJob:
         return RasterJob(
             call.count,
             *caller(context),

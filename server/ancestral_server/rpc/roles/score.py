@@ -12,7 +12,7 @@ import numpy as np
 from ancestral.v1 import bundle_pb2
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.engine.endpoint import OneShotEndpoint
-from ancestral_server.engine.job import OneShotJob, Streams
+from ancestral_server.engine.job import NoiseStreams, OneShotJob
 from ancestral_server.rpc import convert
 from ancestral_server.rpc.roles.base import Served, ServiceRole, Work, labels_of
 from ancestral_server.runtime.program import Needs, OneShotProgram
@@ -41,8 +41,8 @@ class Score(ServiceRole[pb.ScoreRequest, pb.ScoreResponse]):
         first = convert.first_index(f"{prefix}first_index", request.first_index, rows)
         inputs = {IMAGE: images, **labels_of(self.program, f"{prefix}labels", request.labels, rows)}
         if self._noise is not None:
-            inputs[UNIFORMS] = Streams(seed, first, self._noise)
-        self.check_room(f"{prefix}images", rows, self._score_bytes)
+            inputs[UNIFORMS] = NoiseStreams(seed, first, self._noise)
+        convert.reply_size(f"{prefix}images", rows, self._score_bytes, self.room)
         return Work(rows, inputs, [LOG_LIKELIHOOD])
 
     def fill(self, reply: pb.ScoreResponse, job: OneShotJob) -> None:

@@ -5,7 +5,7 @@ Letters: N rows of a request.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -14,6 +14,7 @@ import numpy as np
 from ancestral.v1 import bundle_pb2, tensor_pb2
 from ancestral_server.rpc import convert
 from ancestral_server.runtime.program import DTYPES, Meaning, Program, RasterProgram
+from inference import open_inference_service_pb2 as oip
 
 IMAGE = bundle_pb2.MEANING_IMAGE
 UNIFORMS = bundle_pb2.MEANING_UNIFORMS
@@ -46,6 +47,22 @@ class Port:
     bytes: int
     # The most that an element may be, and at least 0; None where the meaning sets no such bound.
     most: float | None
+    # As a reply with one row describes it, to be copied, which is faster than to put it together.
+    described: oip.ModelInferResponse.InferOutputTensor
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a request wants: outputs, in order."""
+
+    ports: tuple[Port, ...]
+    meanings: tuple[Meaning, ...]
+    # Of one row of all of them.
+    bytes: int
+
+    @staticmethod
+    def of(ports: Sequence[Port]) -> Outputs:
+        return Outputs(tuple(ports), tuple(port.meaning for port in ports), sum(port.bytes for port in ports))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +79,8 @@ class Signature:
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]
     # Outputs where the request names none, without and with a seed.
-    default: tuple[Port, ...]
-    default_seeded: tuple[Port, ...]
+    default: Outputs
+    default_seeded: Outputs
 
 
 def signature(program: Program) -> Signature:
@@ -84,8 +101,8 @@ def signature(program: Program) -> Signature:
         classes=program.label_count if LABEL in program.inputs else 0,
         inputs={port.name: port for port in inputs},
         outputs={port.name: port for port in outputs},
-        default=certain or tuple(outputs),
-        default_seeded=tuple(outputs),
+        default=Outputs.of(certain or outputs),
+        default_seeded=Outputs.of(outputs),
     )
 
 
@@ -99,4 +116,6 @@ def _of(tensor: bundle_pb2.TensorSpec, program: Program) -> Port:
 
 
 def _port(name: str, meaning: Meaning, dtype: int, shape: tuple[int, ...], most: float | None = None) -> Port:
-    return Port(name, meaning, DATATYPES[dtype], DTYPES[dtype], shape, prod(shape) * DTYPES[dtype].itemsize, most)
+    size, datatype = prod(shape) * DTYPES[dtype].itemsize, DATATYPES[dtype]
+    described = oip.ModelInferResponse.InferOutputTensor(name=name, datatype=datatype, shape=(1, *shape))
+    return Port(name, meaning, datatype, DTYPES[dtype], shape, size, most, described)

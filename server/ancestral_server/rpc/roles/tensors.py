@@ -6,13 +6,12 @@ Letters: N rows of a request.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from ancestral_server.engine.endpoint import OneShotEndpoint, RasterEndpoint
-from ancestral_server.engine.job import OneShotJob, Priority, RasterJob, Streams
+from ancestral_server.engine.job import NoiseStreams, OneShotJob, Priority, RasterJob
 from ancestral_server.rpc.asking import ask, caller
 from ancestral_server.rpc.grpc_workarounds.reading import Context
 from ancestral_server.rpc.roles.signature import IMAGE, INDEX, LABEL, LATENT, LOG_LIKELIHOOD, TEMPERATURE, UNIFORMS
@@ -20,8 +19,7 @@ from ancestral_server.runtime.program import Meaning, OneShotProgram
 from ancestral_server.runtime.session import Array
 
 
-@dataclass(frozen=True, slots=True)
-class TensorCall:
+class TensorCall(NamedTuple):
     """A request that was read and found good."""
 
     rows: int
@@ -63,9 +61,9 @@ class OneShotTensors:
         await ask(self._endpoint, job)
         return [job.output(meaning) for meaning in call.wanted]
 
-    def _inputs_of(self, call: TensorCall) -> Mapping[Meaning, Array | Streams]:
+    def _inputs_of(self, call: TensorCall) -> Mapping[Meaning, Array | NoiseStreams]:
         """The tensors of the request, or what its parameters say, and the noise."""
-        inputs: dict[Meaning, Array | Streams] = dict(call.inputs)
+        inputs: dict[Meaning, Array | NoiseStreams] = dict(call.inputs)
         index = inputs.pop(INDEX, None)
         if index is not None:
             if TEMPERATURE in self._inputs:
@@ -74,7 +72,7 @@ class OneShotTensors:
                 inputs[LABEL] = np.full(call.rows, call.label, np.int64)
         if self._noise is not None and (self._noise_for is None or self._noise_for in call.wanted):
             indices = None if index is None else call.inputs[INDEX].tolist()
-            inputs[UNIFORMS] = Streams(call.seed, 0, self._noise, indices)
+            inputs[UNIFORMS] = NoiseStreams(call.seed, 0, self._noise, indices)
         return inputs
 
 
