@@ -27,7 +27,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -37,7 +37,9 @@ from torch.nn import functional
 from ancestral_exporter.models import pixelcnn_rows
 from ancestral_exporter.models.autoregressive import Autoregressive
 from ancestral_exporter.models.base import Count, ImageShape, Positive, RasterGraph, Share
+from ancestral_exporter.models.likelihoods import MIXTURES, check_mixtures
 from ancestral_exporter.models.pixelcnn_weights import Array, LayerWeights, NetWeights, multiply_adds
+from ancestral_exporter.models.values import MIXTURE, LogisticMixture
 
 
 def gate(activations: Tensor) -> Tensor:
@@ -107,7 +109,9 @@ class PixelCNNSettings:
     first_window: rows and (odd) columns that the first vertical layer sees of the rows above; first_pixels: pixels to
     the left that the first horizontal layer sees. They are cheap, having few input channels, and let a shallow net see
     farther. one_hot: feed the one-hot level beside its value, for levels that are more than points on a scale.
-    label_count: classes to condition on; 0 for none.
+    label_count: classes to condition on; 0 for none. likelihood: of a value's level, a softmax ("categorical"), or a
+    mixture of logistics, which learns 256 levels as a scale; mixtures: how many, likelihoods.MIXTURES where unset. Each
+    channel has a mixture of its own, which depends on the pixel's earlier channels through the head.
 
     row_dilations: how many rows up each vertical layer after the first looks; column_dilations: how many columns its
     taps lie apart. The second layer has the first entry, the third the second, and so on, from the first again when
@@ -125,10 +129,13 @@ class PixelCNNSettings:
     row_dilations: tuple[Positive, ...] = (1,)
     column_dilations: tuple[Positive, ...] = (1,)
     one_hot: bool = False
+    likelihood: Literal["categorical", "mixture-of-logistics"] = "categorical"
+    mixtures: Positive | None = None
     dropout: Share = 0.0
     label_count: Count = 0
 
     def __post_init__(self) -> None:
+        check_mixtures(self.likelihood, self.mixtures)
         if self.horizontal_layers > self.vertical_layers:
             raise ValueError(
                 f"horizontal_layers ({self.horizontal_layers}) must be no more than vertical_layers "
@@ -190,7 +197,11 @@ class GatedPixelCNN(Autoregressive):
         self.earlier = nn.ModuleList(
             nn.Linear(c * table.shape[1], self.head_channels, bias=False) for c in range(1, image.channels)
         )
-        self.logits = nn.ModuleList(nn.Linear(self.head_channels, image.levels) for _ in range(image.channels))
+        if settings.likelihood == MIXTURE:
+            self.values = LogisticMixture(image.levels, settings.mixtures or MIXTURES)
+        self.logits = nn.ModuleList(
+            nn.Linear(self.head_channels, self.values.parameters) for _ in range(image.channels)
+        )
         self._initialise()
 
     def _initialise(self) -> None:
@@ -250,6 +261,7 @@ class GatedPixelCNN(Autoregressive):
             hidden_bias=_array(self.hidden.bias),
             earlier=[_matrix(linear) for linear in self.earlier],
             logits=[(_matrix(linear), _array(linear.bias)) for linear in self.logits],
+            mixture=self.values if isinstance(self.values, LogisticMixture) else None,
         )
 
     def row_graph(self) -> RasterGraph:

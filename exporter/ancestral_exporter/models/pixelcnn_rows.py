@@ -100,11 +100,11 @@ class _RowGraph:
         self.batch = g.add("Shape", given, start=0, end=1)  # [1]
         seen, next_states = self._vertical(states, label)
         links = self._links(seen, label)
-        levels, features, logits = self._scan(given, known, uniforms, temperature, links)
+        levels, features, scores = self._scan(given, known, uniforms, temperature, links)
 
         painted = g.add("Where", known, given, bytes_of_levels(g, levels, self.image.levels))
         g.output("row", painted, UINT8, ["batch", width, channels])
-        g.output("log_likelihood", self._log_likelihood(logits, levels, known), FLOAT, ["batch"])
+        g.output("log_likelihood", self._log_likelihood(scores, known), FLOAT, ["batch"])
         newest = g.add("Unsqueeze", features, np.array([1]))  # [B,1,W,F]
         kept = g.add("Slice", states["rows"], np.array([1]), np.array([np.iinfo(np.int64).max]), np.array([1]))
         next_states["rows"] = g.add("Concat", kept, newest, axis=1)
@@ -189,7 +189,7 @@ class _RowGraph:
     def _scan(
         self, given: str, known: str, uniforms: str, temperature: str, links: list[tuple[str, str]]
     ) -> tuple[str, str, str]:
-        """Paint the row, pixel by pixel: levels [B,W,C], their features [B,W,F] and logits [B,W,C,K]."""
+        """Paint the row, pixel by pixel: levels [B,W,C], their features [B,W,F] and log-probabilities [B,W,C]."""
         g, net, image = self.graph, self.net, self.image
         coldest = np.array(COLDEST, np.float32)
         inverse = g.add("Div", np.array(1, np.float32), g.add("Max", temperature, coldest))
@@ -209,7 +209,9 @@ class _RowGraph:
             link_names.append(names)
             for name in names:
                 body.input(name, FLOAT, ["batch", net.channels])
-        draw = make_draw(g, body, uniforms, known, given_levels, inverse, net.feature_table, image.channels)
+        draw = make_draw(
+            g, body, uniforms, known, given_levels, inverse, net.feature_table, image.channels, net.mixture
+        )
         scanned += draw.scanned
 
         stream, carried_on = self._pixel(body, link_names)
@@ -235,8 +237,9 @@ class _RowGraph:
         )[len(carried) :]
         row_features = g.add("Transpose", results[0], perm=[1, 0, 2])  # [B,W,F]
         row_levels = [draw.row_levels(g, result) for result in results[1::2]]
-        row_logits = [draw.row_logits(g, result) for result in results[2::2]]
-        return g.add("Concat", *row_levels, axis=2), row_features, g.add("Concat", *row_logits, axis=2)
+        numbers = g.add("Concat", *(draw.row_numbers(g, result) for result in results[2::2]), axis=2)
+        drawn = g.add("Concat", *row_levels, axis=2)
+        return drawn, row_features, draw.log_probabilities(g, numbers, drawn)
 
     def _pixel(self, body: GraphBuilder, links: list[tuple[str, str]]) -> tuple[str, dict[str, str]]:
         """The horizontal stack at one pixel: its output [B,D] and the inputs that the next pixel will look back at."""
@@ -276,15 +279,12 @@ class _RowGraph:
             features.append(feature)
         return levels, features, logits
 
-    def _log_likelihood(self, logits: str, levels: str, known: str) -> str:
-        """[B]: the log-probabilities of the free pixels of the row, summed.
+    def _log_likelihood(self, scores: str, known: str) -> str:
+        """[B]: the log-probabilities [B,W,C] of the free pixels of the row, summed.
 
         By a matrix product for each sample, which adds in one order whatever the batch is: see bundle.reductions.
         """
         g, size = self.graph, self.image.width * self.image.channels
-        scores = g.add("LogSoftmax", logits, axis=3)
-        index = g.add("Unsqueeze", levels, np.array([3]))
-        scores = g.add("Squeeze", g.add("GatherElements", scores, index, axis=3), np.array([3]))
         free = g.add("Where", known, np.zeros(1, np.float32), scores)
         sums = g.add("MatMul", np.ones((1, size), np.float32), g.reshape(free, -1, size, 1))
         return g.reshape(sums, -1)

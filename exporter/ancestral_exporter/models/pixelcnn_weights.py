@@ -1,6 +1,7 @@
 """A PixelCNN's parameters as plain arrays, float32, laid out for a graph built by hand; and how many there are.
 
-Letters: C image channels, K levels, D channels of the stacks, D' of the head, F input features per pixel.
+Letters: C image channels, K levels, P numbers that a level is drawn by, D channels of the stacks, D' of the head, F
+input features per pixel.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from ancestral_exporter.models.values import LogisticMixture
 
 Array = np.ndarray[Any, Any]
 
@@ -46,7 +49,8 @@ class LayerWeights:
 class NetWeights:
     """The whole net. links: the vertical layer that each horizontal one reads.
 
-    logits: by image channel, the last layer and its bias. earlier: what each channel but the first adds to its hidden
+    logits: by image channel, the last layer and its bias, giving the P numbers of a level's distribution: K logits, or
+    what `mixture` makes of them. earlier: what each channel but the first adds to its hidden
     activations for the features of those before it in the same pixel.
     """
 
@@ -57,7 +61,8 @@ class NetWeights:
     hidden: Array  # [D,C·D']
     hidden_bias: Array  # [C·D']
     earlier: Sequence[Array]  # [c·F/C,D'] for c = 1, 2, ...
-    logits: Sequence[tuple[Array, Array]]  # [D',K], [K]
+    logits: Sequence[tuple[Array, Array]]  # [D',P], [P]
+    mixture: LogisticMixture | None = None
 
     @property
     def channels(self) -> int:

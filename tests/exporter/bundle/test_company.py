@@ -53,6 +53,9 @@ def nets() -> Iterator[tuple[str, Recipe, ImageShape]]:
         yield summary.name, recipe, image
     yield "odd gaussian", small("digits-vae", "likelihood=gaussian"), ODD
     yield "odd bernoulli", small("digits-vae", "likelihood=bernoulli"), ImageShape(5, 7, 1, 2)
+    for name in ("digits-vae", "digits-pixelcnn"):
+        mixture = small(name, "likelihood=mixture-of-logistics", "mixtures=3")
+        yield f"odd mixture {name}", mixture, ImageShape(5, 3, 3, 200)
     for name in ("digits-pixelcnn", "digits-semi-supervised", "digits-autoencoder", "digits-gan"):
         yield f"odd {name}", small(name), ODD
 

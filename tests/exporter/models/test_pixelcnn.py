@@ -18,6 +18,7 @@ from ancestral_exporter.bundle.runtime import Arrays, run_role
 from ancestral_exporter.models.base import ImageShape, RasterGraph
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN, PixelCNNSettings
 from ancestral_exporter.models.quantise import from_levels
+from ancestral_exporter.models.values import MIXTURE
 
 
 def make_model(shape: ImageShape, *, sharpness: float = 8.0, seed: int = 0, **options: Any) -> GatedPixelCNN:
@@ -64,6 +65,8 @@ GREY = ImageShape(6, 7, 1, 4)
 COLOUR = ImageShape(4, 5, 3, 5)
 BINARY = ImageShape(7, 6, 1, 2)
 TALL = ImageShape(13, 6, 1, 2)
+DEEP = ImageShape(5, 4, 1, 256)
+DEEP_COLOUR = ImageShape(4, 3, 3, 200)
 VARIANTS = [
     pytest.param(BINARY, {}, id="binary"),
     pytest.param(BINARY, {"one_hot": True, "label_count": 2}, id="binary-one-hot-labels"),
@@ -81,6 +84,8 @@ VARIANTS = [
     pytest.param(
         COLOUR, {"row_dilations": (1, 3), "column_dilations": (3, 1), "first_window": (3, 5)}, id="colour-dilated"
     ),
+    pytest.param(DEEP, {"likelihood": MIXTURE, "label_count": 3, "sharpness": 1}, id="grey-mixture-labels"),
+    pytest.param(DEEP_COLOUR, {"likelihood": MIXTURE, "mixtures": 3, "row_dilations": (2, 1)}, id="colour-mixture"),
     pytest.param(tiles.SHAPE, {"one_hot": True, "head_channels": 32, "first_pixels": 2}, id="colour-tiles"),
 ]
 
@@ -93,8 +98,8 @@ def test_logits_depend_on_exactly_the_pixels_before(shape: ImageShape, options: 
     labels = torch.zeros(1, dtype=torch.int64) if model.label_count else None
     features = torch.randn(1, model.pixel_features, shape.height, shape.width, requires_grad=True)
     model.pixel_inputs = lambda levels: features  # type: ignore[method-assign]
-    logits = model.level_logits(torch.zeros(1, *size, dtype=torch.int64), labels)[0]  # [H,W,C,K]
-    weights = torch.randn(shape.levels)
+    logits = model.level_logits(torch.zeros(1, *size, dtype=torch.int64), labels)[0]  # [H,W,C,P]
+    weights = torch.randn(logits.shape[-1])
     count = int(np.prod(size))
     seen = np.zeros((count, count), np.bool_)
     for i, at in enumerate(itertools.product(*map(range, size))):
