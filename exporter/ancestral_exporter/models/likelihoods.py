@@ -164,22 +164,24 @@ class MixtureOfLogistics(PixelLikelihood):
 
     def log_prob(self, parameters: Tensor, images: Tensor) -> Tensor:
         levels = to_levels(images, self.levels)
-        seen = [self._scaled(levels[..., c]) for c in range(self.channels)]
-        scores = [self.values.log_prob(self._given(parameters, seen[:c]), levels[..., c]) for c in range(self.channels)]
-        return torch.stack(scores, dim=-1).flatten(1).sum(1)
+        seen, channel = self._scaled(levels), torch.arange(self.channels, device=levels.device)
+        # All channels at once: a value moves those after its own, and is 0 to the others.
+        earlier = [seen[..., c : c + 1] * (channel > c) for c in range(self.channels - 1)]
+        return self.values.log_prob(self._given(parameters, earlier), levels).flatten(1).sum(1)
 
     def mean(self, parameters: Tensor) -> Tensor:
         """As `PixelLikelihood.mean`, but for half a level at most; later channels at the means of the earlier ones."""
         means: list[Tensor] = []
-        for _ in range(self.channels):
-            means.append(self.values.mean(self._given(parameters, [self._scaled(mean) for mean in means])))
+        for c in range(self.channels):
+            given = self._given(parameters[..., c, :], [self._scaled(mean) for mean in means])
+            means.append(self.values.mean(given))
         return torch.round(torch.stack(means, dim=-1) * (255 / (self.levels - 1))).to(torch.uint8)
 
     def sample(self, parameters: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
         """As `PixelLikelihood.sample`; temperature 0 takes the centre of a mixture's weightiest logistic."""
         drawn: list[Tensor] = []
         for c in range(self.channels):
-            given = self._given(parameters, [self._scaled(levels) for levels in drawn])
+            given = self._given(parameters[..., c, :], [self._scaled(levels) for levels in drawn])
             drawn.append(self.values.draw(given, uniforms[..., c], temperature.view(-1, 1, 1)))
         return from_levels(torch.stack(drawn, dim=-1), self.levels)
 
@@ -188,14 +190,11 @@ class MixtureOfLogistics(PixelLikelihood):
         return levels.float() * (2 / (self.levels - 1)) - 1
 
     def _given(self, parameters: Tensor, earlier: Sequence[Tensor]) -> Tensor:
-        """The mixture's parameters [N,H,W,3M] of the channel after the `earlier` ones, whose values are [N,H,W]."""
-        mixtures = self.values.mixtures
-        own, coefficients = (
-            parameters[..., len(earlier), :].float().split([3 * mixtures, (self.channels - 1) * mixtures], dim=-1)
-        )
-        logits, centres, rates = own.chunk(3, dim=-1)
-        for c, value in enumerate(earlier):
-            centres = centres + torch.tanh(coefficients[..., c * mixtures : (c + 1) * mixtures]) * value.unsqueeze(-1)
+        """The parameters [...,3M] of mixtures, of parameters [...,P] and the values [...] of earlier channels."""
+        count = self.values.mixtures
+        logits, centres, rates, *coefficients = parameters.float().split(count, dim=-1)
+        for coefficient, value in zip(coefficients, earlier, strict=False):
+            centres = centres + torch.tanh(coefficient) * value.unsqueeze(-1)
         return torch.cat([logits, centres, rates], dim=-1)
 
 
