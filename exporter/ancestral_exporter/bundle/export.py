@@ -15,6 +15,7 @@ from torch import Tensor
 from ancestral.v1 import bundle_pb2, tensor_pb2
 from ancestral_exporter.bundle.reductions import fix_order
 from ancestral_exporter.models.base import ForeignGraph, Graph, OneShotGraph, RasterGraph
+from ancestral_exporter.models.recurrence_graph import expand
 
 _TORCH_DTYPES = {
     tensor_pb2.DATA_TYPE_UINT8: torch.uint8,
@@ -102,6 +103,7 @@ def _trace(graph: OneShotGraph) -> onnx.ModelProto:
     assert program is not None
     model = program.model_proto
     without_traces(model)
+    expand(model)
     try:
         fix_order(model)
     except ValueError:
