@@ -12,9 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from ancestral.v1 import bundle_pb2, tensor_pb2
-from ancestral_exporter.models.base import ImageShape, LikelihoodModel, OneShotGraph, RasterGraph, Terms
+from ancestral_exporter.models.base import (
+    ClassifyGraph,
+    Graph,
+    ImageShape,
+    LikelihoodModel,
+    OneShotGraph,
+    RasterGraph,
+    Terms,
+)
 from ancestral_exporter.models.quantise import from_levels, to_levels
+from ancestral_exporter.models.roles import image_tensor, tensor
 from ancestral_exporter.models.values import Softmax, ValueDistribution
+
+# Classes of a model that has a "classify" role. One answer costs so many scores, and a training would end with hours of
+# verification where there are thousands.
+MOST_CLASSIFIED = 100
 
 
 class Autoregressive(LikelihoodModel):
@@ -22,7 +35,8 @@ class Autoregressive(LikelihoodModel):
 
     A family says what it makes of the values before (`hidden_activations`, whose last axis has `head_channels`
     entries), how that becomes the parameters of each value's distribution (`logits_of`), and how rows are painted at
-    less than a pass per value (`row_graph`). That distribution, `values`, is a softmax unless the family has another.
+    less than a pass per value (`row_graph`). That distribution, `values`, is a softmax unless the family has another. One
+    that is conditioned on classes tells them apart too, by Bayes' rule.
     """
 
     likelihood: ClassVar[bundle_pb2.Likelihood.ValueType] = bundle_pb2.LIKELIHOOD_EXACT
@@ -102,9 +116,11 @@ class Autoregressive(LikelihoodModel):
         scores = torch.where(known, 0.0, self.log_probabilities(levels, labels))
         return torch.where(known, given, from_levels(levels, self.image.levels)), scores.flatten(1).sum(1)
 
-    def graphs(self) -> list[OneShotGraph | RasterGraph]:
+    def graphs(self) -> list[Graph]:
         self.cpu().eval()
-        return [self._score_graph(), self.row_graph()]
+        score = self._score_graph()
+        graphs: list[Graph] = [score, self.row_graph()]
+        return [*graphs, self._classify_graph(score)] if 0 < self.label_count <= MOST_CLASSIFIED else graphs
 
     def _score_graph(self) -> OneShotGraph:
         shape = self.image
@@ -134,6 +150,16 @@ class Autoregressive(LikelihoodModel):
             ],
         )
         return OneShotGraph("score.onnx", [score, pooled], _Score(self))
+
+    def _classify_graph(self, score: OneShotGraph) -> ClassifyGraph:
+        role = bundle_pb2.Role(
+            name="classify",
+            program=bundle_pb2.PROGRAM_ONE_SHOT,
+            graph="classify.onnx",
+            inputs=[image_tensor(self.image)],
+            outputs=[tensor("logits", bundle_pb2.MEANING_LOGITS, (self.label_count,))],
+        )
+        return ClassifyGraph("classify.onnx", role, score, self.label_count)
 
 
 class _Score(nn.Module):

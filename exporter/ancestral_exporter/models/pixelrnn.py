@@ -9,7 +9,8 @@ A window over the pixels before (the paper's 7×7 of mask A) is followed by resi
 
     diagonal-bilstm       b b b b b     two LSTMs. One (s) comes from the upper left: its state sees those of the pixel
                           s s b b b     to the left and of the pixel above. The other (b) comes from the upper right and
-                          s x . . .     is moved down one row, so that it has seen only finished rows: all that is above.
+                          s x . . .     is moved down one row, so that it has seen only finished rows: all that is above,
+                                        but for the last pixel of the row above, which only the window can see.
 
 The paper's masks within a pixel are not here: its channels see each other in the head, as in our PixelCNN. Row by row
 the whole state is what the row above left: a row LSTM's hidden states and cells, and the hidden states of a diagonal one's
@@ -179,11 +180,11 @@ class PixelRNN(Autoregressive):
         table = torch.cat([values, torch.eye(image.levels)], dim=1) if settings.one_hot else values
         self.feature_table: Tensor
         self.register_buffer("feature_table", table, persistent=False)  # [K,F/C]
-        features = image.channels * table.shape[1]  # F
+        self.pixel_features = image.channels * table.shape[1]  # F
 
         rows, columns = settings.first_window
-        self.above = nn.Conv2d(features, channels, (rows, columns), padding=(rows, columns // 2))
-        self.before = nn.Conv2d(features, channels, (1, settings.first_pixels), bias=False)
+        self.above = nn.Conv2d(self.pixel_features, channels, (rows, columns), padding=(rows, columns // 2))
+        self.before = nn.Conv2d(self.pixel_features, channels, (1, settings.first_pixels), bias=False)
         self.layers = nn.ModuleList(
             Layer(settings.layer, settings.size, settings.label_count, settings.dropout)
             for _ in range(settings.layers)
