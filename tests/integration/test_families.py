@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import pytest
@@ -21,10 +21,11 @@ from ancestral_server.runtime.noise import uniforms_of_range
 from running import ServerProcess
 
 SHAPE = ImageShape(8, 8, 1, 17)
+Model: TypeAlias = Autoencoder | GAN | PixelRNN
 
 
 @pytest.fixture(scope="module")
-def models() -> dict[str, Autoencoder | GAN | PixelRNN]:
+def models() -> dict[str, Model]:
     torch.manual_seed(0)
     return {
         "autoencoder": Autoencoder(SHAPE, AutoencoderSettings(latent_size=3, channels=4, features=8)),
@@ -39,13 +40,13 @@ def sharp_pixelrnn(layer: Literal["row-lstm", "diagonal-bilstm"]) -> PixelRNN:
     model = PixelRNN(SHAPE, PixelRNNSettings(layer, size=6, layers=2))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.startswith("logits"):
+            if name.startswith("head.logits"):
                 parameter.mul_(8).add_(torch.randn_like(parameter), alpha=0.1)
     return model.eval()
 
 
 @pytest.fixture(scope="module")
-def client(models: dict[str, Autoencoder | GAN | PixelRNN], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def client(models: dict[str, Model], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     folder: Path = tmp_path_factory.mktemp("models")
     for name, model in models.items():
         write_bundle(model, name=name, models_dir=folder, golden_images=np.zeros((2, *SHAPE.hwc), np.uint8))
@@ -63,9 +64,7 @@ def test_a_gan_samples_by_seed_whatever_the_company(client: Client) -> None:
 
 
 @pytest.mark.parametrize("name", ["rows", "diagonals"])
-def test_a_pixelrnn_samples_what_its_slow_sampler_does(
-    name: str, client: Client, models: dict[str, Autoencoder | GAN | PixelRNN]
-) -> None:
+def test_a_pixelrnn_samples_what_its_slow_sampler_does(name: str, client: Client, models: dict[str, Model]) -> None:
     model = models[name]
     assert isinstance(model, PixelRNN)
     samples = client.sample(name, 70, seed=5)
@@ -91,7 +90,7 @@ def test_a_pixelrnn_completes_images(name: str, client: Client) -> None:
     assert (completed[:, 4:] != given[:, 4:]).any()
 
 
-def test_an_autoencoder_encodes_and_draws_again(client: Client, models: dict[str, Autoencoder | GAN | PixelRNN]) -> None:
+def test_an_autoencoder_encodes_and_draws_again(client: Client, models: dict[str, Model]) -> None:
     model = models["autoencoder"]
     assert isinstance(model, Autoencoder)
     images = np.random.default_rng(0).integers(0, 256, (9, *SHAPE.hwc), dtype=np.uint8)

@@ -35,8 +35,8 @@ class Autoregressive(LikelihoodModel):
 
     A family says what it makes of the values before (`hidden_activations`, whose last axis has `head_channels`
     entries), how that becomes the parameters of each value's distribution (`logits_of`), and how rows are painted at
-    less than a pass per value (`row_graph`). That distribution, `values`, is a softmax unless the family has another. One
-    that is conditioned on classes tells them apart too, by Bayes' rule.
+    less than a pass per value (`row_graph`). That distribution, `values`, is a softmax unless the family has another.
+    A model that is conditioned on classes tells them apart too, by Bayes' rule.
     """
 
     likelihood: ClassVar[bundle_pb2.Likelihood.ValueType] = bundle_pb2.LIKELIHOOD_EXACT

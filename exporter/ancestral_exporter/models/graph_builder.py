@@ -20,8 +20,8 @@ Constant = np.ndarray[Any, Any]
 class GraphBuilder:
     """Collects the nodes of one graph, or of a subgraph such as a Scan's body, which may use its outer graph's values.
 
-    An operand is the name of a value, or a numpy array that becomes a constant of this graph. The names of its values
-    begin with `prefix`, which keeps them apart from others where the nodes become part of a graph that is there already.
+    An operand is the name of a value, or a numpy array that becomes a constant of this graph. The names of values and
+    nodes begin with `prefix`, which tells them from those of a graph that these nodes become a part of.
     """
 
     def __init__(self, name: str, outer: GraphBuilder | None = None, prefix: str = "") -> None:

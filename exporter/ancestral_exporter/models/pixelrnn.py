@@ -9,14 +9,14 @@ A window over the pixels before (the paper's 7×7 of mask A) is followed by resi
 
     diagonal-bilstm       b b b b b     two LSTMs. One (s) comes from the upper left: its state sees those of the pixel
                           s s b b b     to the left and of the pixel above. The other (b) comes from the upper right and
-                          s x . . .     is moved down one row, so that it has seen only finished rows: all that is above,
-                                        but for the last pixel of the row above, which only the window can see.
+                          s x . . .     is moved down one row, so that it has seen only finished rows: all that is
+                                        above but the last pixel of the row above, which only the window can see.
 
 The paper's masks within a pixel are not here: its channels see each other in the head, as in our PixelCNN. Row by row
-the whole state is what the row above left: a row LSTM's hidden states and cells, and the hidden states of a diagonal one's
-two directions. So a row is painted in one run, pixel by pixel through all layers (`pixelrnn_rows`); the direction that
-comes from the right runs over it when it is finished. A training runs a layer over all images and rows, or diagonals, at
-once: the map is skewed, so that a diagonal is a column (section 3.2).
+the whole state is what the row above left: a row LSTM's hidden states and cells, and the hidden states of a diagonal
+one's two directions. So a row is painted in one run, pixel by pixel through all layers (`pixelrnn_rows`); the direction
+that comes from the right runs over it when it is finished. A training takes the pixels of a row, or of a diagonal, in
+one step: the map is skewed, so that a diagonal is a column (section 3.2).
 
 Letters: N images, H, W, C image axes, K levels, S size of a state, D = 2S channels between layers, F input features per
 pixel, T = H+W−1 diagonals.
@@ -27,9 +27,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -37,13 +36,8 @@ from torch.nn import functional
 from ancestral_exporter.models import pixelrnn_rows
 from ancestral_exporter.models.autoregressive import Autoregressive
 from ancestral_exporter.models.base import Count, ImageShape, Positive, RasterGraph, Share
-from ancestral_exporter.models.pixelrnn_weights import (
-    Array,
-    DirectionWeights,
-    LayerWeights,
-    NetWeights,
-    multiply_adds,
-)
+from ancestral_exporter.models.head import Head, array, level_features, matrix
+from ancestral_exporter.models.pixelrnn_weights import DirectionWeights, LayerWeights, NetWeights, multiply_adds
 from ancestral_exporter.models.recurrence import convolutional_lstm, skew, unskew
 
 
@@ -53,9 +47,10 @@ class RowLSTM(nn.Module):
     # A state sees the columns to the left, its own, and to the right, a row above.
     OFFSETS = (-1, 0, 1)
 
-    def __init__(self, size: int, label_count: int) -> None:
+    def __init__(self, size: int, label_count: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.inputs = nn.Linear(2 * 2 * size, 4 * size)
+        self.dropout = nn.Dropout(dropout)
         self.states = nn.Parameter(torch.empty(1, len(self.OFFSETS) * size, 4 * size))
         self.label = nn.Embedding(label_count, 4 * size) if label_count else None
 
@@ -65,15 +60,15 @@ class RowLSTM(nn.Module):
         if self.label is not None:
             gates = gates + self.label(labels)[:, None, None]
         by_row = gates.movedim(1, 0).unsqueeze(1)  # [H,1,N,W,4S]
-        return convolutional_lstm(by_row, self.states, self.OFFSETS)[:, 0].movedim(0, 1)
+        return convolutional_lstm(by_row, self.dropout(self.states), self.OFFSETS)[:, 0].movedim(0, 1)
 
     def weights(self) -> tuple[DirectionWeights, None]:
         return (
             DirectionWeights(
-                inputs=_array(self.inputs.weight.T),
-                bias=_array(self.inputs.bias),
-                above=_array(self.states[0]),
-                label=None if self.label is None else _array(self.label.weight),
+                inputs=matrix(self.inputs),
+                bias=array(self.inputs.bias),
+                above=array(self.states[0]),
+                label=None if self.label is None else array(self.label.weight),
             ),
             None,
         )
@@ -85,9 +80,10 @@ class DiagonalBiLSTM(nn.Module):
     # Along a diagonal, the row above has its pixel above, and the own row the pixel beside, one step before.
     OFFSETS = (-1, 0)
 
-    def __init__(self, size: int, label_count: int) -> None:
+    def __init__(self, size: int, label_count: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.size = size
+        self.dropout = nn.Dropout(dropout)
         self.inputs = nn.Linear(2 * size, 2 * 4 * size)  # both directions
         self.states = nn.Parameter(torch.empty(2, len(self.OFFSETS) * size, 4 * size))
         self.label = nn.Embedding(label_count, 2 * 4 * size) if label_count else None
@@ -99,7 +95,7 @@ class DiagonalBiLSTM(nn.Module):
         forward, backward = gates.chunk(2, dim=3)
         both = torch.stack([forward, backward.flip(2)])  # [2,N,H,W,4S]
         # What is beyond the image adds nothing to any gate, and so has zeros for a state.
-        states = unskew(convolutional_lstm(skew(both), self.states, self.OFFSETS), inputs.shape[2])
+        states = unskew(convolutional_lstm(skew(both), self.dropout(self.states), self.OFFSETS), inputs.shape[2])
         finished = functional.pad(states[1].flip(2), (0, 0, 0, 0, 1, 0))[:, :-1]
         return states[0] + finished
 
@@ -107,11 +103,11 @@ class DiagonalBiLSTM(nn.Module):
         def direction(index: int) -> DirectionWeights:
             part = slice(4 * self.size * index, 4 * self.size * (index + 1))
             return DirectionWeights(
-                inputs=_array(self.inputs.weight[part].T),
-                bias=_array(self.inputs.bias[part]),
-                above=_array(self.states[index, : self.size]),
-                beside=_array(self.states[index, self.size :]),
-                label=None if self.label is None else _array(self.label.weight[:, part]),
+                inputs=array(self.inputs.weight[part].T),
+                bias=array(self.inputs.bias[part]),
+                above=array(self.states[index, : self.size]),
+                beside=array(self.states[index, self.size :]),
+                label=None if self.label is None else array(self.label.weight[:, part]),
             )
 
         return direction(0), direction(1)
@@ -125,16 +121,16 @@ class Layer(nn.Module):
 
     def __init__(self, kind: str, size: int, label_count: int, dropout: float) -> None:
         super().__init__()
-        self.lstm = KINDS[kind](size, label_count)
+        self.lstm = KINDS[kind](size, label_count, dropout)
         self.dropout = nn.Dropout(dropout)
         self.project = nn.Linear(size, 2 * size, bias=False)  # the next gates have a bias
 
     def forward(self, inputs: Tensor, labels: Tensor | None) -> Tensor:
-        return cast(Tensor, inputs + self.project(self.dropout(self.lstm(inputs, labels))))
+        return cast(Tensor, inputs + self.project(self.dropout(self.lstm(self.dropout(inputs), labels))))
 
     def weights(self) -> LayerWeights:
         forward, backward = self.lstm.weights()
-        return LayerWeights(forward, backward, _array(self.project.weight.T))
+        return LayerWeights(forward, backward, matrix(self.project))
 
 
 @dataclass(frozen=True)
@@ -175,26 +171,16 @@ class PixelRNN(Autoregressive):
         self.label_count = settings.label_count
         self.head_channels = settings.head_channels or channels
 
-        # A level's features: its value in [-1,1], then its one-hot code. Zeros stand for what lies outside the image.
-        values = torch.linspace(-1, 1, image.levels)[:, None]  # [K,1]
-        table = torch.cat([values, torch.eye(image.levels)], dim=1) if settings.one_hot else values
-        self.feature_table: Tensor
-        self.register_buffer("feature_table", table, persistent=False)  # [K,F/C]
+        table = level_features(image.levels, one_hot=settings.one_hot)
         self.pixel_features = image.channels * table.shape[1]  # F
 
         rows, columns = settings.first_window
         self.above = nn.Conv2d(self.pixel_features, channels, (rows, columns), padding=(rows, columns // 2))
         self.before = nn.Conv2d(self.pixel_features, channels, (1, settings.first_pixels), bias=False)
         self.layers = nn.ModuleList(
-            Layer(settings.layer, settings.size, settings.label_count, settings.dropout)
-            for _ in range(settings.layers)
+            Layer(settings.layer, settings.size, settings.label_count, settings.dropout) for _ in range(settings.layers)
         )
-        # One hidden layer per channel of the pixel; channel c also sees the channels before it in the same pixel.
-        self.hidden = nn.Linear(channels, image.channels * self.head_channels)
-        self.earlier = nn.ModuleList(
-            nn.Linear(c * table.shape[1], self.head_channels, bias=False) for c in range(1, image.channels)
-        )
-        self.logits = nn.ModuleList(nn.Linear(self.head_channels, image.levels) for _ in range(image.channels))
+        self.head = Head(table, image.channels, channels, self.head_channels, self.values)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -210,45 +196,34 @@ class PixelRNN(Autoregressive):
         # Residual streams add up L projections; keep their sum near unit variance.
         for layer in self.layers:
             cast(Layer, layer).project.weight.data.div_(math.sqrt(len(self.layers)))
-        for linear in self.logits:
-            cast(nn.Linear, linear).weight.data.mul_(0.5)
+        self.head.calm()
 
     def pixel_inputs(self, levels: Tensor) -> Tensor:
         """Features [N,F,H,W] float32 of levels [N,H,W,C] int64."""
-        return self.feature_table[levels].flatten(3).permute(0, 3, 1, 2)
+        return self.head.features(levels)
 
     def hidden_activations(self, levels: Tensor, labels: Tensor | None) -> Tensor:
         """The last hidden activations [N,H,W,C,D'] of levels [N,H,W,C]: all that the logits are linear in."""
         features = self.pixel_inputs(levels)
-        height, width = features.shape[2:]
+        height = features.shape[2]
         left = functional.pad(features, (self.before.kernel_size[1], 0))[..., :-1]
         stream = (self.above(features)[:, :, :height] + self.before(left)).permute(0, 2, 3, 1)  # [N,H,W,D]
         for layer in self.layers:
             stream = layer(stream, labels)
-
-        hidden = self.hidden(functional.relu(stream))  # [N,H,W,C·D']
-        pixel = features.permute(0, 2, 3, 1)  # [N,H,W,F]
-        channels = list(hidden.split(self.head_channels, dim=3))
-        for i, earlier in enumerate(self.earlier):
-            channels[i + 1] = channels[i + 1] + earlier(pixel[..., : earlier.in_features])
-        return functional.relu(torch.stack(channels, dim=3))
+        return self.head.activations(stream.permute(0, 3, 1, 2), features)
 
     def logits_of(self, hidden: Tensor) -> Tensor:
-        return torch.stack([linear(hidden[:, :, :, c]) for c, linear in enumerate(self.logits)], dim=3)
+        return cast(Tensor, self.head(hidden))
 
     def weights(self) -> NetWeights:
         """The present weights as arrays, the convolutions' as matrices over windows with channels last."""
         return NetWeights(
-            feature_table=_array(self.feature_table),
             taps=self.settings.first_window,
-            above=_array(self.above.weight.permute(2, 3, 1, 0).flatten(0, 2)),
-            before=_array(self.before.weight.permute(2, 3, 1, 0).flatten(0, 2)),
-            bias=_array(self.above.bias),
+            above=matrix(self.above),
+            before=matrix(self.before),
+            bias=array(self.above.bias),
             layers=[cast(Layer, layer).weights() for layer in self.layers],
-            hidden=_array(self.hidden.weight.T),
-            hidden_bias=_array(self.hidden.bias),
-            earlier=[_array(linear.weight.T) for linear in self.earlier],
-            logits=[(_array(linear.weight.T), _array(linear.bias)) for linear in self.logits],
+            head=self.head.weights(),
         )
 
     def row_graph(self) -> RasterGraph:
@@ -260,8 +235,3 @@ class PixelRNN(Autoregressive):
             self.sample_by_passes,
             multiply_adds(net, self.image.height * self.image.width),
         )
-
-
-def _array(tensor: Any) -> Array:
-    """A copy, float32."""
-    return np.array(tensor.detach().cpu().numpy(), np.float32)

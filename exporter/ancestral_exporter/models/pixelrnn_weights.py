@@ -1,27 +1,22 @@
 """A PixelRNN's parameters as plain arrays, float32, laid out for a graph built by hand; and how many there are.
 
-Letters: C image channels, K levels, S size of a state, D = 2S channels between layers, D' of the head, F input features
-per pixel. What feeds an LSTM's gates has 4S columns: first the output gates, then those that forget, those that let in,
-and the candidates.
+Letters: S size of a state, D = 2S channels between layers, F input features per pixel. What feeds an LSTM's gates has 4S
+columns: first the output gates, then those that forget, those that let in, and the candidates.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-
-Array = np.ndarray[Any, Any]
+from ancestral_exporter.models.row_graph import Array, HeadWeights
 
 
 @dataclass(frozen=True)
 class DirectionWeights:
-    """One LSTM that runs over the image. inputs: over the layer's input at the pixel before, where the layer looks there,
-    and at its own, end to end.
+    """One LSTM that runs over the image.
 
+    inputs: over the layer's input at the pixel before, where the layer looks there, and at its own, end to end.
     above: over the hidden states of the row above, at one column or at three. beside: over that of the pixel that the
     LSTM comes from within the row; None where it only runs down. label: only where there are classes.
     """
@@ -58,37 +53,24 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class NetWeights:
-    """The whole net. taps: rows and columns of the first layer's window on the rows above.
+    """The whole net. taps: rows and columns of the first window on the rows above."""
 
-    logits: by image channel, the last layer and its bias. earlier: what each channel but the first adds to its hidden
-    activations for the features of those before it in the same pixel.
-    """
-
-    feature_table: Array  # [K,F/C]
     taps: tuple[int, int]
     above: Array  # [rows·columns·F,D]
     before: Array  # [pixels to the left·F,D]
     bias: Array  # [D]
     layers: Sequence[LayerWeights]
-    hidden: Array  # [D,C·D']
-    hidden_bias: Array  # [C·D']
-    earlier: Sequence[Array]  # [c·F/C,D'] for c = 1, 2, ...
-    logits: Sequence[tuple[Array, Array]]  # [D',K], [K]
+    head: HeadWeights
 
     @property
     def channels(self) -> int:
         """D."""
-        return len(self.hidden)
+        return self.head.channels
 
     @property
     def size(self) -> int:
         """S."""
         return self.channels // 2
-
-    @property
-    def pixel_features(self) -> int:
-        """F."""
-        return len(self.above) // math.prod(self.taps)
 
     @property
     def label_count(self) -> int:
@@ -117,6 +99,6 @@ def multiply_adds(net: NetWeights, pixels: int) -> dict[str, int]:
             *(layer.project for layer in net.layers),
             *(direction.beside for direction in backward if direction.beside is not None),
         ],
-        "head": [net.hidden, *net.earlier, *(weight for weight, _ in net.logits)],
+        "head": net.head.matrices(),
     }
     return {name: pixels * sum(matrix.size for matrix in matrices) for name, matrices in parts.items()}

@@ -27,9 +27,9 @@ def make_model(shape: ImageShape, *, sharpness: float = 8.0, seed: int = 0, **op
     model = GatedPixelCNN(shape, PixelCNNSettings(**options)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.startswith("logits") and name.endswith("bias"):
+            if name.startswith("head.logits") and name.endswith("bias"):
                 parameter.normal_()  # no ties at the first pixel
-            elif name.startswith("logits"):
+            elif name.startswith("head.logits"):
                 parameter.mul_(sharpness)
             elif "window" in name or "project" in name:
                 parameter.mul_(2)

@@ -29,9 +29,9 @@ def make_model(shape: ImageShape, **options: Any) -> PixelRNN:
     model = PixelRNN(shape, PixelRNNSettings(**{"size": 6, "layers": 2, "first_window": (2, 3), **options})).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.startswith("logits") and name.endswith("bias"):
+            if name.startswith("head.logits") and name.endswith("bias"):
                 parameter.normal_()  # no ties at the first pixel
-            elif name.startswith("logits"):
+            elif name.startswith("head.logits"):
                 parameter.mul_(8)
             elif "lstm" in name or "project" in name:
                 parameter.mul_(2)
@@ -66,8 +66,8 @@ def test_row_graph_paints_what_naive_sampling_paints(kind: str, shape: ImageShap
 def test_diagonal_logits_depend_on_the_pixels_before_but_one(shape: ImageShape, columns: int) -> None:
     """One layer is enough: its two directions see all between them, but for the end of the row above.
 
-    The direction from the right has read, at the last pixel of that row, what is before it. So the paper's net sees that
-    pixel through the first window alone.
+    The direction from the right has read, at the last pixel of that row, what is before it. So the paper's net sees
+    that pixel through the first window alone.
     """
     model = make_model(shape, layers=1, first_window=(1, columns), first_pixels=1)
     seen = dependences(model, model.pixel_features).reshape(2 * shape.hwc)
