@@ -140,8 +140,9 @@ class PixelRNNSettings:
     layer: the kind of all layers. size: S, of an LSTM's state; the maps between layers have 2S channels. layers: how
     many. head_channels: width of the hidden layer of the head, per image channel; 2S when unset. first_window: rows and
     (odd) columns that the first window sees of the rows above; first_pixels: pixels to the left that it sees. one_hot:
-    feed the one-hot level beside its value, for levels that are more than points on a scale. dropout: of what the LSTMs
-    say. label_count: classes to condition on; 0 for none.
+    feed the one-hot level beside its value, for levels that are more than points on a scale. dropout: of what the first
+    window says, of what the LSTMs are given and say, and of their recurrent weights (Merity et al. 2017, "Regularizing
+    and Optimizing LSTM Language Models"). label_count: classes to condition on; 0 for none.
     """
 
     layer: Literal["row-lstm", "diagonal-bilstm"] = "diagonal-bilstm"
@@ -177,6 +178,7 @@ class PixelRNN(Autoregressive):
         rows, columns = settings.first_window
         self.above = nn.Conv2d(self.pixel_features, channels, (rows, columns), padding=(rows, columns // 2))
         self.before = nn.Conv2d(self.pixel_features, channels, (1, settings.first_pixels), bias=False)
+        self.dropout = nn.Dropout(settings.dropout)
         self.layers = nn.ModuleList(
             Layer(settings.layer, settings.size, settings.label_count, settings.dropout) for _ in range(settings.layers)
         )
@@ -208,6 +210,7 @@ class PixelRNN(Autoregressive):
         height = features.shape[2]
         left = functional.pad(features, (self.before.kernel_size[1], 0))[..., :-1]
         stream = (self.above(features)[:, :, :height] + self.before(left)).permute(0, 2, 3, 1)  # [N,H,W,D]
+        stream = self.dropout(stream)
         for layer in self.layers:
             stream = layer(stream, labels)
         return self.head.activations(stream.permute(0, 3, 1, 2), features)

@@ -1,7 +1,7 @@
 """A PixelRNN's parameters as plain arrays, float32, laid out for a graph built by hand; and how many there are.
 
-Letters: S size of a state, D = 2S channels between layers, F input features per pixel. What feeds an LSTM's gates has 4S
-columns: first the output gates, then those that forget, those that let in, and the candidates.
+Letters: S size of a state, D = 2S channels between layers, F input features per pixel. What feeds an LSTM's gates has
+4S columns: first the output gates, then those that forget, those that let in, and the candidates.
 """
 
 from __future__ import annotations

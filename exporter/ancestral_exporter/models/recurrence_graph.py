@@ -18,7 +18,7 @@ DOMAIN, OPERATOR, OFFSETS = "ancestral", "ConvolutionalLSTM", "offsets"
 
 
 def lstm_step(graph: GraphBuilder, switches: str, candidate: str, cell: str) -> tuple[str, str]:
-    """The next hidden state and cell [...,S], of the switches [...,3S] after a sigmoid and the candidate after a tanh."""
+    """The next hidden state and cell [...,S], of switches [...,3S] after a sigmoid and a candidate after a tanh."""
     output, forget, enter = graph.add_many("Split", 3, switches, axis=-1, num_outputs=3)
     cell = graph.add("Add", graph.add("Mul", forget, cell), graph.add("Mul", enter, candidate))
     return graph.add("Mul", output, graph.add("Tanh", cell)), cell
