@@ -162,14 +162,18 @@ def _first_pixels(seed: int) -> frozenset[float]:
 
 def _marks(uniforms: Array) -> Array:
     """Whole numbers, whose sums are exact, by which rows are told apart."""
-    return np.floor(uniforms * 1024).astype(np.float32)
+    marks: Array = np.floor(uniforms * 1024).astype(np.float32)
+    return marks
 
 
 def expected_likelihood(seed: int, first: int, n: int) -> Array:
     """What a `Painter` says of its samples, [n]: rows are counted from 0, and each tells of those above it."""
     marks = _marks(uniforms_of_range(seed, first, n, Painter.image_shape)[:, :, 0, 0])
     height, (_, *backs) = Painter.image_shape[0], Painter.rows_back
-    return np.float32(sum(range(height))) + sum(marks[:, : height - back].sum(1) for back in backs)
+    likelihood: Array = np.full(n, sum(range(height)), np.float32)
+    for back in backs:
+        likelihood += marks[:, : height - back].sum(1)
+    return likelihood
 
 
 def expected_images(seed: int, first: int, n: int) -> Array:

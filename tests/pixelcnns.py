@@ -42,7 +42,7 @@ def sharp_pixelcnn(
     model = GatedPixelCNN(shape, settings)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.startswith("logits"):
+            if name.startswith("head.logits"):
                 parameter.mul_(sharpness).add_(torch.randn_like(parameter), alpha=0.1)
     return model.eval()
 

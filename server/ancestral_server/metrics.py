@@ -50,7 +50,7 @@ REFUSALS = ("queue_full", "deadline")
 DROPS = ("expired", "cancelled")
 
 
-class Tally:
+class LockFreeHistogram:
     """A histogram with one writer at a time: a search and two additions, where the library's own instrument takes a
     lock for each of its values. A scrape may see a value that is half counted.
     """
@@ -69,7 +69,7 @@ class Tally:
 
 @dataclass(slots=True)
 class LaneMetrics:
-    """The instruments of one role. The tallies are written with the lock of its `LaneStats` held, the others lock
+    """The instruments of one role. The histograms are written with the lock of its `LaneStats` held, the others lock
     themselves.
     """
 
@@ -79,9 +79,9 @@ class LaneMetrics:
     _dropped: Mapping[str, Any]
     restarts: Any
     out_of_memory: Any
-    queue_seconds: Tally = field(default_factory=Tally)
-    compute_seconds: Tally = field(default_factory=Tally)
-    batch_size: Tally = field(default_factory=lambda: Tally(BATCH_BUCKETS))
+    queue_seconds: LockFreeHistogram = field(default_factory=LockFreeHistogram)
+    compute_seconds: LockFreeHistogram = field(default_factory=LockFreeHistogram)
+    batch_size: LockFreeHistogram = field(default_factory=lambda: LockFreeHistogram(BATCH_BUCKETS))
 
     def refused(self, reason: str) -> None:
         self._refused[reason].inc()
@@ -102,15 +102,15 @@ class MethodMetrics:
     received: int = 0
     sent: int = 0
     handled: collections.Counter[str] = field(default_factory=lambda: collections.Counter(dict.fromkeys(GRPC_CODES, 0)))
-    seconds: Tally = field(default_factory=Tally)
+    seconds: LockFreeHistogram = field(default_factory=LockFreeHistogram)
 
 
 RPC_LABELS = ("grpc_type", "grpc_service", "grpc_method")
 LANE_LABELS = ("model", "version", "role")
 
 
-class _Tallies:
-    """The tallies as text. Written here and not by the library, which takes tens of times as long for each line, and
+class _Histograms:
+    """The histograms as text. Written here and not by the library, which takes tens of times as long for each line, and
     holds the interpreter meanwhile: nearly all lines of a scrape are those of histograms.
     """
 
@@ -188,15 +188,15 @@ def _counter(name: str, text: str, counts: Mapping[str, int], open_metrics: bool
     return f"# HELP {family} {text}\n# TYPE {family} counter\n" + "".join(lines)
 
 
-def _histogram(name: str, text: str, tallies: Mapping[str, Tally]) -> str:
+def _histogram(name: str, text: str, histograms: Mapping[str, LockFreeHistogram]) -> str:
     """Tallies by their labels, of those that have a value."""
     lines = [f"# HELP {name} {text}\n# TYPE {name} histogram\n"]
-    for labels, tally in tallies.items():
-        counts, total = list(tally.counts), tally.total
+    for labels, histogram in histograms.items():
+        counts, total = list(histogram.counts), histogram.total
         if not any(counts):
             continue
         upto = 0
-        for bound, count in zip((*tally.bounds, "+Inf"), counts, strict=True):
+        for bound, count in zip((*histogram.bounds, "+Inf"), counts, strict=True):
             upto += count
             lines.append(f'{name}_bucket{{{labels},le="{bound}"}} {float(upto)}\n')
         lines.append(f"{name}_count{{{labels}}} {float(upto)}\n{name}_sum{{{labels}}} {total}\n")
@@ -212,7 +212,7 @@ class Metrics:
         PlatformCollector(registry=registry)
         Info("ancestral_server", "Version of the server.", registry=registry).info({"version": version})
 
-        self._tallies = _Tallies()
+        self._shown = _Histograms()
         self._queued = Gauge(
             "ancestral_queued_images", "Images admitted and not yet begun.", LANE_LABELS, registry=registry
         )
@@ -265,12 +265,12 @@ class Metrics:
         )
 
     def show(self, model: str, version: int, role: str, metrics: LaneMetrics) -> None:
-        """Show the tallies of a lane that serves, in place of those of the one before."""
-        self._tallies.lanes[model, str(version), role] = metrics
+        """Show the histograms of a lane that serves, in place of those of the one before."""
+        self._shown.lanes[model, str(version), role] = metrics
 
     def method(self, kind: str, service: str, method: str) -> MethodMetrics:
         """Visible at zero from now on."""
-        return self._tallies.methods.setdefault((kind, service, method), MethodMetrics())
+        return self._shown.methods.setdefault((kind, service, method), MethodMetrics())
 
     def model(self, name: str, version: int, serving: bool | None) -> None:
         """Whether a version answers calls or was refused; None: neither, it has no series."""
@@ -290,7 +290,7 @@ class Metrics:
         # By their names: to search all series for those of a version would take long where there are thousands.
         for role in self._roles.pop((model, version), ()):
             labels = model, version_, role
-            self._tallies.lanes.pop(labels, None)
+            self._shown.lanes.pop(labels, None)
             for instrument in (self._queued, self._restarts, self._out_of_memory):
                 instrument.remove(*labels)
             for counter, reasons in ((self._refused, REFUSALS), (self._dropped, DROPS)):
@@ -300,7 +300,7 @@ class Metrics:
     def scrape(self, open_metrics: bool) -> bytes:
         """All series as they are now, in one of the two formats of text."""
         others: bytes = (openmetrics if open_metrics else exposition).generate_latest(self.registry)
-        return self._tallies.text(open_metrics).encode() + others
+        return self._shown.text(open_metrics).encode() + others
 
     def serve(self, host: str, port: int) -> Endpoint:
         """Answer GET /metrics. OSError if the port is taken."""

@@ -45,7 +45,9 @@ async def serve_all(settings: Settings) -> int:
             f"{LAST_PORT} is the last"
         )
     with _reserved(settings.host, settings.port) as port:
-        return await _Crew([_command(settings, port, number) for number in range(settings.processes)]).work()
+        return await ProcessSupervisor(
+            [_command(settings, port, number) for number in range(settings.processes)]
+        ).work()
 
 
 @contextmanager
@@ -83,7 +85,7 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
 
 
-class _Crew:
+class ProcessSupervisor:
     def __init__(self, commands: list[list[str]]) -> None:
         self._commands = commands
         self._running: dict[int, asyncio.subprocess.Process] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -37,11 +38,12 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     torch.manual_seed(0)
     model = SemiSupervisedVAE(SHAPE, SemiSupervisedSettings(3, latent_size=2, channels=4, features=8)).eval()
     other = Autoencoder(SHAPE, AutoencoderSettings(latent_size=3, channels=4, features=8))
     folder: Path = tmp_path_factory.mktemp("models")
+    shutil.copytree(labelled, folder / "labelled")
     golden, labels = np.zeros((3, *SHAPE.hwc), np.uint8), np.arange(3)
     write_bundle(model, name="shells", models_dir=folder, golden_images=golden, golden_labels=labels, class_names=NAMES)
     write_bundle(other, name="codes", models_dir=folder, golden_images=golden)
@@ -61,6 +63,15 @@ def test_logits_probabilities_labels_and_names(served: Served) -> None:
     assert found.names == [NAMES[label] for label in found.labels]
     assert served.client.model("shells").class_names == NAMES
     assert "classify" in served.client.model("shells").roles
+
+
+def test_a_model_of_images_given_their_class_tells_classes_apart(served: Served) -> None:
+    """By Bayes' rule, with the scores that it gives itself: 3 classes that are equally probable."""
+    found = served.client.classify("labelled", IMAGES)
+    given = [served.client.score("labelled", IMAGES, labels=[label] * 40).log_likelihood for label in range(3)]
+    np.testing.assert_allclose(found.logits, np.stack(given, axis=1) - np.log(3), atol=1e-3)
+    assert found.labels.tolist() == np.argmax(given, axis=0).tolist()
+    np.testing.assert_array_equal(served.client.classify("labelled", IMAGES[7]).logits, found.logits[7:8])
 
 
 def test_an_image_is_of_its_class_whatever_the_company(served: Served) -> None:

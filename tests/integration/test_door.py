@@ -17,7 +17,7 @@ import messages
 import toybundle
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc
-from running import ServerProcess
+from running import PATIENT, ServerProcess
 from wire import inference, tensor, toy_images
 
 NO_RETRIES = ("grpc.enable_retries", 0)
@@ -147,5 +147,20 @@ def test_a_call_passes_through_no_thread_of_grpcs_event_engine(toy_server: Serve
     assert before > 0
     for _ in range(calls):
         stub.Encode(request, timeout=20)
-    # Thrice for each call otherwise.
     assert sleeps(toy_server.process.pid, "event_engine") - before < calls / 2
+
+
+def test_grpcs_event_engine_still_wakes_a_thread_for_every_call(
+    toy_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails where `grpc_workarounds.event_engine` may go."""
+    monkeypatch.setenv("GRPC_EXPERIMENTS", "")
+    calls, request = 100, pb.EncodeRequest(model="tally", images=tensor(toy_images(1)))
+    with ServerProcess(toy_models, *PATIENT) as server, grpc.insecure_channel(server.address) as channel:
+        stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
+        stub.Encode(request, timeout=20)
+        before = sleeps(server.process.pid, "event_engine")
+        for _ in range(calls):
+            stub.Encode(request, timeout=20)
+        # Up to three for each.
+        assert sleeps(server.process.pid, "event_engine") - before > calls

@@ -49,7 +49,7 @@ def models() -> dict[str, GatedPixelCNN]:
         with torch.no_grad():
             # Untrained logits are nearly flat; sharp ones make every draw depend on all before it, and leave no ties.
             for parameter_name, parameter in model.named_parameters():
-                if parameter_name.startswith("logits"):
+                if parameter_name.startswith("head.logits"):
                     parameter.mul_(8).add_(torch.randn_like(parameter), alpha=0.1)
         models[name] = model.eval()
     return models

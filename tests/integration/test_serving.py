@@ -66,6 +66,8 @@ def test_encode_and_score(toy_server: ServerProcess) -> None:
 def test_concurrent_single_calls_form_batches_and_each_gets_its_own_answer(toy_models: Path) -> None:
     images = toy_images(640)
 
+    sizes: list[int] = []
+
     async def ask_all(address: str) -> list[np.ndarray[Any, Any]]:
         async with grpc.aio.insecure_channel(address) as channel:
             stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
@@ -73,6 +75,7 @@ def test_concurrent_single_calls_form_batches_and_each_gets_its_own_answer(toy_m
             async def one(i: int) -> np.ndarray[Any, Any]:
                 request = pb.EncodeRequest(model="tally", images=tensor(images[i : i + 1]))
                 reply = await stub.Encode(request, timeout=60)
+                sizes.append(reply.info.timing.batch_size)
                 return array(reply.mean)
 
             replies = []
@@ -88,6 +91,8 @@ def test_concurrent_single_calls_form_batches_and_each_gets_its_own_answer(toy_m
         runs = server.metric("ancestral_batch_size_count", role="encode")
         assert total == len(images)
         assert total / runs > 8
+        # Each reply tells the size of its run: of a run of B there are B replies.
+        assert sum(1 / size for size in sizes) == pytest.approx(runs)
         assert server.metric("ancestral_request_queue_seconds_count", role="encode") == len(images)
 
 

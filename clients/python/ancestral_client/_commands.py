@@ -140,9 +140,10 @@ def write_samples(out: Path, drawn: Samples, first: NDArray[np.uint8] | None = N
 
 def about(info: Info) -> None:
     """Where the time went, on stderr, so that stdout stays for results."""
+    batch = f", in a batch of {info.batch_size}" if info.batch_size else ""
     print(
         f"{shown(info.model)} version {info.version}: {info.total_seconds * 1000:.1f} ms in the server "
-        f"(queue {info.queue_seconds * 1000:.1f}, compute {info.compute_seconds * 1000:.1f})",
+        f"(queue {info.queue_seconds * 1000:.1f}, compute {info.compute_seconds * 1000:.1f}{batch})",
         file=sys.stderr,
     )
 

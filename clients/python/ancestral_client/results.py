@@ -29,8 +29,8 @@ class Info:
     total_seconds: float
     """From the parsed request to the packed reply, on the server's clock; the network is not in it."""
     batch_size: int = 0
-    """Images in the largest run that images of the call were in, those of other calls among them; each draw of a score
-    counts as an image. 0 where the server is older than that."""
+    """Images in the run that the call's images were in, theirs among them; of several runs, in the largest. 0 where the
+    server does not tell."""
 
 
 # Arrays have no single truth value, so none of these compares by value.

@@ -15,16 +15,21 @@ from torch import Tensor
 
 from ancestral.bundle.dtypes import DTYPES
 from ancestral.v1 import bundle_pb2
+from ancestral_exporter.bundle.classify import by_class
 from ancestral_exporter.bundle.reductions import fix_order
-from ancestral_exporter.models.base import ForeignGraph, Graph, OneShotGraph, RasterGraph
+from ancestral_exporter.models.base import ClassifyGraph, ForeignGraph, Graph, OneShotGraph, RasterGraph
+from ancestral_exporter.models.recurrence_graph import expand
 
 # Bytes of a graph with its weights inside; protobuf writes no message of 2 GiB, and the weights are not all of it.
 _MOST_INSIDE = 2**30
 
 
 def export_graph(graph: Graph, folder: Path) -> None:
-    """Write `folder / graph.file`, and beside it large weights."""
-    model = _model(graph)
+    """Write `folder / graph.file`, and beside it large weights.
+
+    A graph that is made of another of the bundle finds that in the folder, and so comes after it.
+    """
+    model = _model(graph, folder)
     if model.ByteSize() > _MOST_INSIDE:
         weights = f"{graph.file}.weights"
         onnx.save_model(model, str(folder / graph.file), save_as_external_data=True, location=weights)
@@ -52,9 +57,11 @@ def output_names(graph: OneShotGraph) -> list[str]:
     return list(dict.fromkeys(spec.name for role in graph.roles for spec in role.outputs))
 
 
-def _model(graph: Graph) -> onnx.ModelProto:
+def _model(graph: Graph, folder: Path) -> onnx.ModelProto:
     if isinstance(graph, RasterGraph):
         return graph.build()
+    if isinstance(graph, ClassifyGraph):
+        return by_class(graph, onnx.load(folder / graph.score.file))
     return graph.model if isinstance(graph, ForeignGraph) else _trace(graph)
 
 
@@ -91,6 +98,7 @@ def _trace(graph: OneShotGraph) -> onnx.ModelProto:
     assert program is not None
     model = program.model_proto
     without_traces(model)
+    expand(model)
     try:
         fix_order(model)
     except ValueError:

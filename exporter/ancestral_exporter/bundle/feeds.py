@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from ancestral.bundle.noise import uniforms_of_range
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.export import input_names, output_names
 from ancestral_exporter.bundle.runtime import Array, Arrays
-from ancestral_exporter.models.base import ForeignGraph, Graph, RasterGraph
+from ancestral_exporter.models.base import ClassifyGraph, ForeignGraph, Graph, RasterGraph
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,26 @@ def original_answers(graph: Graph, role: bundle_pb2.Role, feeds: Mapping[str, Ar
         return graph.answers(feeds)
     if isinstance(graph, RasterGraph):
         return _raster_answers(graph, feeds)
+    if isinstance(graph, ClassifyGraph):
+        return _bayes_answers(graph, role, feeds)
     with torch.no_grad():
         results: tuple[Tensor, ...] = graph.module(*(torch.from_numpy(feeds[name]) for name in input_names(graph)))
     answers = dict(zip(output_names(graph), (value.numpy() for value in results), strict=True))
     return {spec.name: answers[spec.name] for spec in role.outputs}
+
+
+def _bayes_answers(graph: ClassifyGraph, role: bundle_pb2.Role, feeds: Mapping[str, Array]) -> Arrays:
+    score = graph.score.roles[0]
+    names = {spec.meaning: spec.name for spec in (*score.inputs, *score.outputs)}
+    images = feeds[role.inputs[0].name]
+    scores = []
+    for label in range(graph.labels):
+        given = {
+            names[bundle_pb2.MEANING_IMAGE]: images,
+            names[bundle_pb2.MEANING_LABEL]: np.full(len(images), label, np.int64),
+        }
+        scores.append(original_answers(graph.score, score, given)[names[bundle_pb2.MEANING_LOG_LIKELIHOOD]])
+    return {role.outputs[0].name: np.stack(scores, axis=1) - np.float32(math.log(graph.labels))}
 
 
 def _raster_answers(graph: RasterGraph, feeds: Mapping[str, Array]) -> Arrays:

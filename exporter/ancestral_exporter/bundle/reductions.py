@@ -8,6 +8,7 @@ each image has a product of its own: it adds in the same order whatever lies bes
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx
@@ -67,8 +68,16 @@ def fix_order(model: onnx.ModelProto) -> int:
         del model.graph.node[:]
         model.graph.node.extend(nodes)
         model.graph.initializer.extend(added)
-        used = {operand for node in nodes for operand in node.input}
+        used = set(operands(nodes))
         kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
         del model.graph.initializer[:]
         model.graph.initializer.extend(kept)
     return replaced
+
+
+def operands(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
+    """What the nodes read, and those of their bodies."""
+    for node in nodes:
+        yield from node.input
+        for attribute in node.attribute:
+            yield from operands(attribute.g.node)

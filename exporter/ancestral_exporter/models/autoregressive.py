@@ -1,32 +1,50 @@
 """Models that draw an image value by value, each given those before it: their likelihood, and how they plainly sample.
 
-Letters: N images, H, W, C image axes, K levels, D' features of a value.
+Letters: N images, H, W, C image axes, K levels, P parameters and D' features of a value.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ancestral.v1 import bundle_pb2, tensor_pb2
-from ancestral_exporter.models.base import LikelihoodModel, OneShotGraph, RasterGraph, Terms
-from ancestral_exporter.models.quantise import from_levels, inverse_cdf, to_levels
+from ancestral_exporter.models.base import (
+    ClassifyGraph,
+    Graph,
+    ImageShape,
+    LikelihoodModel,
+    OneShotGraph,
+    RasterGraph,
+    Terms,
+)
+from ancestral_exporter.models.quantise import from_levels, to_levels
+from ancestral_exporter.models.roles import image_tensor, tensor
+from ancestral_exporter.models.values import Softmax, ValueDistribution
+
+# Classes of a model that has a "classify" role. One answer costs so many scores, and a training would end with hours of
+# verification where there are thousands.
+MOST_CLASSIFIED = 100
 
 
 class Autoregressive(LikelihoodModel):
     """p(image) is the product of p(value | values before it), in raster order: rows, columns, channels. Exact, in nats.
 
     A family says what it makes of the values before (`hidden_activations`, whose last axis has `head_channels`
-    entries), how that becomes logits (`logits_of`), and how rows are painted at less than a pass per value
-    (`row_graph`).
+    entries), how that becomes the parameters of each value's distribution (`logits_of`), and how rows are painted at
+    less than a pass per value (`row_graph`). That distribution, `values`, is a softmax unless the family has another.
+    A model that is conditioned on classes tells them apart too, by Bayes' rule.
     """
 
     likelihood: ClassVar[bundle_pb2.Likelihood.ValueType] = bundle_pb2.LIKELIHOOD_EXACT
     head_channels: int
+
+    def __init__(self, image: ImageShape, settings: Any) -> None:
+        super().__init__(image, settings)
+        self.values: ValueDistribution = Softmax(image.levels)
 
     @abstractmethod
     def hidden_activations(self, levels: Tensor, labels: Tensor | None) -> Tensor:
@@ -37,19 +55,19 @@ class Autoregressive(LikelihoodModel):
 
     @abstractmethod
     def logits_of(self, hidden: Tensor) -> Tensor:
-        """Logits [N,H,W,C,K] of hidden activations [N,H,W,C,D']."""
+        """Parameters [N,H,W,C,P] for `values` of hidden activations [N,H,W,C,D']: K logits where it is a softmax."""
 
     @abstractmethod
     def row_graph(self) -> RasterGraph:
         """The graph that samples, `sample.onnx`; called on the CPU in evaluation mode."""
 
     def level_logits(self, levels: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Logits [N,H,W,C,K] of every pixel of levels [N,H,W,C] int64, given what is before it."""
+        """`logits_of` every value of levels [N,H,W,C] int64, given what is before it: [N,H,W,C,P]."""
         return self.logits_of(self.hidden_activations(levels, labels))
 
     def log_probabilities(self, levels: Tensor, labels: Tensor | None = None) -> Tensor:
         """Natural log of the probability [N,H,W,C] of every pixel's own level."""
-        return _pick(self.level_logits(levels, labels), levels)
+        return self.values.log_prob(self.level_logits(levels, labels), levels)
 
     def negative_log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Terms:
         levels = to_levels(images, self.image.levels)
@@ -69,8 +87,9 @@ class Autoregressive(LikelihoodModel):
             for column in range(width):
                 for channel in range(channels):
                     at = (slice(None), row, column, channel)
-                    logits = self.level_logits(levels, labels)[at]  # [N,K]
-                    levels[at] = torch.where(known[at], levels[at], inverse_cdf(logits, uniforms[at], temperature))
+                    logits = self.level_logits(levels, labels)[at]  # [N,P]
+                    drawn = self.values.draw(logits, uniforms[at], temperature)
+                    levels[at] = torch.where(known[at], levels[at], drawn)
         return self._painted(levels, given, known, labels)
 
     @torch.no_grad()
@@ -85,7 +104,7 @@ class Autoregressive(LikelihoodModel):
         """
         levels = torch.where(known, to_levels(given, self.image.levels), 0)
         for _ in range(levels[0].numel() + 1):
-            drawn = inverse_cdf(self.level_logits(levels, labels), uniforms, temperature[:, None, None, None])
+            drawn = self.values.draw(self.level_logits(levels, labels), uniforms, temperature[:, None, None, None])
             drawn = torch.where(known, levels, drawn)
             if torch.equal(drawn, levels):
                 break
@@ -97,9 +116,11 @@ class Autoregressive(LikelihoodModel):
         scores = torch.where(known, 0.0, self.log_probabilities(levels, labels))
         return torch.where(known, given, from_levels(levels, self.image.levels)), scores.flatten(1).sum(1)
 
-    def graphs(self) -> list[OneShotGraph | RasterGraph]:
+    def graphs(self) -> list[Graph]:
         self.cpu().eval()
-        return [self._score_graph(), self.row_graph()]
+        score = self._score_graph()
+        graphs: list[Graph] = [score, self.row_graph()]
+        return [*graphs, self._classify_graph(score)] if 0 < self.label_count <= MOST_CLASSIFIED else graphs
 
     def _score_graph(self) -> OneShotGraph:
         shape = self.image
@@ -130,6 +151,16 @@ class Autoregressive(LikelihoodModel):
         )
         return OneShotGraph("score.onnx", [score, pooled], _Score(self))
 
+    def _classify_graph(self, score: OneShotGraph) -> ClassifyGraph:
+        role = bundle_pb2.Role(
+            name="classify",
+            program=bundle_pb2.PROGRAM_ONE_SHOT,
+            graph="classify.onnx",
+            inputs=[image_tensor(self.image)],
+            outputs=[tensor("logits", bundle_pb2.MEANING_LOGITS, (self.label_count,))],
+        )
+        return ClassifyGraph("classify.onnx", role, score, self.label_count)
+
 
 class _Score(nn.Module):
     """What `score.onnx` computes: log-likelihood [N], mean features [N,C·D'], feature map [N,H,W,C·D']."""
@@ -141,11 +172,6 @@ class _Score(nn.Module):
     def forward(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         levels = to_levels(image, self.model.image.levels)
         hidden = self.model.hidden_activations(levels, label)
-        scores = _pick(self.model.logits_of(hidden), levels)
+        scores = self.model.values.log_prob(self.model.logits_of(hidden), levels)
         feature_map = hidden.flatten(3)
         return scores.flatten(1).sum(1), feature_map.mean(dim=(1, 2)), feature_map
-
-
-def _pick(logits: Tensor, levels: Tensor) -> Tensor:
-    """Log-softmax of logits [...,K] at levels [...]."""
-    return functional.log_softmax(logits.float(), dim=-1).gather(-1, levels.unsqueeze(-1)).squeeze(-1)

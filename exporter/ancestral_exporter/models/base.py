@@ -88,6 +88,20 @@ class RasterGraph:
 
 
 @dataclass(frozen=True)
+class ClassifyGraph:
+    """Bayes' rule on top of `score`, a graph of this bundle that scores an image given its class.
+
+    It runs it with each of `labels` classes in turn, so it costs as many runs, and the memory of one. The one output of
+    `role` are the logits [N,labels], log p(image | class) + log p(class) with classes equally probable.
+    """
+
+    file: str
+    role: bundle_pb2.Role
+    score: OneShotGraph
+    labels: int
+
+
+@dataclass(frozen=True)
 class ForeignGraph:
     """A graph that somebody else trained, with what makes it a role of ours around it.
 
@@ -100,7 +114,7 @@ class ForeignGraph:
     answers: Callable[[Mapping[str, np.ndarray[Any, Any]]], dict[str, np.ndarray[Any, Any]]]
 
 
-Graph = OneShotGraph | RasterGraph | ForeignGraph
+Graph = OneShotGraph | RasterGraph | ClassifyGraph | ForeignGraph
 
 
 class Bundled(Protocol):
@@ -176,7 +190,7 @@ class ImageModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def graphs(self) -> list[OneShotGraph | RasterGraph]:
+    def graphs(self) -> Sequence[Graph]:
         """The graphs of a bundle, on the CPU in evaluation mode, with masks and constants baked in."""
 
 

@@ -25,6 +25,7 @@ _OURS = {
     "semi-supervised-vae": "ancestral_exporter.models.semi_supervised:SemiSupervisedVAE",
     "autoencoder": "ancestral_exporter.models.autoencoder:Autoencoder",
     "gan": "ancestral_exporter.models.gan:GAN",
+    "pixelrnn": "ancestral_exporter.models.pixelrnn:PixelRNN",
 }
 
 

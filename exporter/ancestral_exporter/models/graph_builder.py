@@ -20,11 +20,13 @@ Constant = np.ndarray[Any, Any]
 class GraphBuilder:
     """Collects the nodes of one graph, or of a subgraph such as a Scan's body, which may use its outer graph's values.
 
-    An operand is the name of a value, or a numpy array that becomes a constant of this graph.
+    An operand is the name of a value, or a numpy array that becomes a constant of this graph. The names of values and
+    nodes begin with `prefix`, which tells them from those of a graph that these nodes become a part of.
     """
 
-    def __init__(self, name: str, outer: GraphBuilder | None = None) -> None:
+    def __init__(self, name: str, outer: GraphBuilder | None = None, prefix: str = "") -> None:
         self.name = name
+        self.prefix: str = outer.prefix if outer else prefix
         self._numbers: count[int] = outer._numbers if outer else count()
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
@@ -47,7 +49,7 @@ class GraphBuilder:
         self._outputs.append(helper.make_tensor_value_info(name, dtype, list(shape)))
 
     def constant(self, value: Constant) -> str:
-        name = f"constant_{next(self._numbers)}"
+        name = f"{self.prefix}constant_{next(self._numbers)}"
         self._constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
@@ -59,8 +61,8 @@ class GraphBuilder:
         """Append a node with several outputs; returns their names."""
         inputs = [value if isinstance(value, str) else self.constant(value) for value in operands]
         number = next(self._numbers)
-        names = [f"{op.lower()}_{number}" + (f"_{i}" if outputs > 1 else "") for i in range(outputs)]
-        self._nodes.append(helper.make_node(op, inputs, names, name=f"{op}_{number}", **attributes))
+        names = [f"{self.prefix}{op.lower()}_{number}" + (f"_{i}" if outputs > 1 else "") for i in range(outputs)]
+        self._nodes.append(helper.make_node(op, inputs, names, name=f"{self.prefix}{op}_{number}", **attributes))
         self._made.update(names)
         return names
 

@@ -1,6 +1,7 @@
 """p(x|z): what a decoder's output says about pixels.
 
-Parameters come as [N,H,W,C,P]: P numbers for each value of an image. Letters: N images, H, W, C image axes, K levels.
+Parameters come as [N,H,W,C,P]: P numbers for each value of an image. Letters: N images, H, W, C image axes, K levels,
+M logistics of a mixture.
 Everything a graph needs (moments, sample, log_prob) is exportable, and noise is always an argument.
 """
 
@@ -8,13 +9,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ancestral_exporter.errors import UsageError
+from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.quantise import from_levels, inverse_cdf, to_levels
+from ancestral_exporter.models.values import MIXTURE, LogisticMixture, softplus
 
 
 def normals(uniforms: Tensor) -> Tensor:
@@ -26,11 +30,6 @@ def normals(uniforms: Tensor) -> Tensor:
     wide = uniforms.double()
     radius = torch.sqrt(-2 * torch.log(1 - wide[:, 0]))
     return (radius * torch.cos(2 * math.pi * wide[:, 1])).to(uniforms.dtype)
-
-
-def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)) by a softmax of two: onnxruntime rounds its own softplus otherwise at the end of a batch."""
-    return -F.log_softmax(torch.stack([torch.zeros_like(x), x], dim=-1), dim=-1)[..., 0]
 
 
 def moments_of_levels(probabilities: Tensor, levels: int) -> tuple[Tensor, Tensor]:
@@ -167,15 +166,80 @@ class Gaussian(PixelLikelihood):
         return from_levels(torch.round(x.clamp(0, 1) * (self.levels - 1)), self.levels)
 
 
-LIKELIHOODS: dict[str, type[PixelLikelihood]] = {
+class MixtureOfLogistics(PixelLikelihood):
+    """For each value a mixture of M logistics, rounded to levels: a mass, with few parameters however many levels.
+
+    The centres of a pixel's later channels move linearly with its earlier ones, by coefficients that the decoder gives:
+    green with red, blue with both (Salimans et al. 2017, "PixelCNN++", section 2.2). Other than there each channel has
+    weights of its own for its mixture, so that one uniform draws it. P is (2 + C) M: those of `LogisticMixture`, then M
+    coefficients for each channel before the last, of which a channel uses those of the channels before it.
+    """
+
+    def __init__(self, levels: int, channels: int, mixtures: int) -> None:
+        super().__init__(levels)
+        self.channels = channels
+        self.values = LogisticMixture(levels, mixtures)
+        self.parameters_per_value = self.values.parameters + (channels - 1) * mixtures
+
+    def log_prob(self, parameters: Tensor, images: Tensor) -> Tensor:
+        levels = to_levels(images, self.levels)
+        seen, channel = self._scaled(levels), torch.arange(self.channels, device=levels.device)
+        # All channels at once: a value moves those after its own, and is 0 to the others.
+        earlier = [seen[..., c : c + 1] * (channel > c) for c in range(self.channels - 1)]
+        return self.values.log_prob(self._given(parameters, earlier), levels).flatten(1).sum(1)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """As `PixelLikelihood.mean`, but for half a level at most; later channels at the means of the earlier ones."""
+        means: list[Tensor] = []
+        for c in range(self.channels):
+            given = self._given(parameters[..., c, :], [self._scaled(mean) for mean in means])
+            means.append(self.values.mean(given))
+        return torch.round(torch.stack(means, dim=-1) * (255 / (self.levels - 1))).to(torch.uint8)
+
+    def sample(self, parameters: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
+        """As `PixelLikelihood.sample`; temperature 0 takes the centre of a mixture's weightiest logistic."""
+        drawn: list[Tensor] = []
+        for c in range(self.channels):
+            given = self._given(parameters[..., c, :], [self._scaled(levels) for levels in drawn])
+            drawn.append(self.values.draw(given, uniforms[..., c], temperature.view(-1, 1, 1)))
+        return from_levels(torch.stack(drawn, dim=-1), self.levels)
+
+    def _scaled(self, levels: Tensor) -> Tensor:
+        """[-1,1] for levels 0 to K − 1."""
+        return levels.float() * (2 / (self.levels - 1)) - 1
+
+    def _given(self, parameters: Tensor, earlier: Sequence[Tensor]) -> Tensor:
+        """The parameters [...,3M] of mixtures, of parameters [...,P] and the values [...] of earlier channels."""
+        count = self.values.mixtures
+        logits, centres, rates, *coefficients = parameters.float().split(count, dim=-1)
+        for coefficient, value in zip(coefficients, earlier, strict=False):
+            centres = centres + torch.tanh(coefficient) * value.unsqueeze(-1)
+        return torch.cat([logits, centres, rates], dim=-1)
+
+
+_BY_LEVELS: dict[str, type[Bernoulli | Categorical | Gaussian]] = {
     "bernoulli": Bernoulli,
     "categorical": Categorical,
     "gaussian": Gaussian,
 }
+LIKELIHOODS = (*_BY_LEVELS, MIXTURE)
+# Logistics of a value, where a recipe does not say. PixelCNN++ has 10 for pixels of any colour; a value needs fewer.
+MIXTURES = 5
 
 
-def likelihood(name: str, levels: int) -> PixelLikelihood:
-    """The likelihood of that name for images of K levels. Raises UsageError for an unknown one, or an unfit K."""
+def check_mixtures(likelihood: str, mixtures: int | None) -> None:
+    """Raises ValueError where a number of logistics is set and would mean nothing."""
+    if mixtures is not None and likelihood != MIXTURE:
+        raise ValueError(f"mixtures has no effect with likelihood = {likelihood!r}; leave it out")
+
+
+def likelihood(name: str, image: ImageShape, mixtures: int | None = None) -> PixelLikelihood:
+    """The likelihood of that name for such images; mixtures: M, MIXTURES where unset.
+
+    Raises UsageError for an unknown name, and where the images have too many or too few levels for it.
+    """
+    if name == MIXTURE:
+        return MixtureOfLogistics(image.levels, image.channels, mixtures or MIXTURES)
     if name not in LIKELIHOODS:
         raise UsageError(f"unknown likelihood {name!r}; there are: {', '.join(LIKELIHOODS)}")
-    return LIKELIHOODS[name](levels)
+    return _BY_LEVELS[name](image.levels)

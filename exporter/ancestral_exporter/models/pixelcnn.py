@@ -27,9 +27,8 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
-from typing import Any, ClassVar, cast
+from typing import ClassVar, Literal, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -37,7 +36,10 @@ from torch.nn import functional
 from ancestral_exporter.models import pixelcnn_rows
 from ancestral_exporter.models.autoregressive import Autoregressive
 from ancestral_exporter.models.base import Count, ImageShape, Positive, RasterGraph, Share
-from ancestral_exporter.models.pixelcnn_weights import Array, LayerWeights, NetWeights, multiply_adds
+from ancestral_exporter.models.head import Head, array, level_features, matrix
+from ancestral_exporter.models.likelihoods import MIXTURES, check_mixtures
+from ancestral_exporter.models.pixelcnn_weights import LayerWeights, NetWeights, multiply_adds
+from ancestral_exporter.models.values import MIXTURE, LogisticMixture
 
 
 def gate(activations: Tensor) -> Tensor:
@@ -91,11 +93,11 @@ class GatedLayer(nn.Module):
         return LayerWeights(
             taps=cast(tuple[int, int], self.window.kernel_size),
             dilation=cast(tuple[int, int], self.window.dilation),
-            window=_matrix(self.window),
-            bias=_array(self.window.bias),
-            project=_matrix(self.project),
-            link=None if self.link is None else _matrix(self.link),
-            label=None if self.label is None else _array(self.label.weight),
+            window=matrix(self.window),
+            bias=array(self.window.bias),
+            project=matrix(self.project),
+            link=None if self.link is None else matrix(self.link),
+            label=None if self.label is None else array(self.label.weight),
         )
 
 
@@ -107,7 +109,9 @@ class PixelCNNSettings:
     first_window: rows and (odd) columns that the first vertical layer sees of the rows above; first_pixels: pixels to
     the left that the first horizontal layer sees. They are cheap, having few input channels, and let a shallow net see
     farther. one_hot: feed the one-hot level beside its value, for levels that are more than points on a scale.
-    label_count: classes to condition on; 0 for none.
+    label_count: classes to condition on; 0 for none. likelihood: of a value's level, a softmax ("categorical"), or a
+    mixture of logistics, which learns 256 levels as a scale; mixtures: how many, likelihoods.MIXTURES where unset. Each
+    channel has a mixture of its own, which depends on the pixel's earlier channels through the head.
 
     row_dilations: how many rows up each vertical layer after the first looks; column_dilations: how many columns its
     taps lie apart. The second layer has the first entry, the third the second, and so on, from the first again when
@@ -125,10 +129,13 @@ class PixelCNNSettings:
     row_dilations: tuple[Positive, ...] = (1,)
     column_dilations: tuple[Positive, ...] = (1,)
     one_hot: bool = False
+    likelihood: Literal["categorical", "mixture-of-logistics"] = "categorical"
+    mixtures: Positive | None = None
     dropout: Share = 0.0
     label_count: Count = 0
 
     def __post_init__(self) -> None:
+        check_mixtures(self.likelihood, self.mixtures)
         if self.horizontal_layers > self.vertical_layers:
             raise ValueError(
                 f"horizontal_layers ({self.horizontal_layers}) must be no more than vertical_layers "
@@ -168,11 +175,7 @@ class GatedPixelCNN(Autoregressive):
         self.head_channels = settings.head_channels or channels
         layer = partial(GatedLayer, channels=channels, label_count=settings.label_count, dropout=settings.dropout)
 
-        # A level's features: its value in [-1,1], then its one-hot code. Zeros stand for what lies outside the image.
-        values = torch.linspace(-1, 1, image.levels)[:, None]  # [K,1]
-        table = torch.cat([values, torch.eye(image.levels)], dim=1) if settings.one_hot else values
-        self.feature_table: Tensor
-        self.register_buffer("feature_table", table, persistent=False)  # [K,F/C]
+        table = level_features(image.levels, one_hot=settings.one_hot)
         self.pixel_features = image.channels * table.shape[1]  # F
 
         self.vertical = nn.ModuleList([layer(self.pixel_features, window=settings.first_window, centred=True)])
@@ -185,12 +188,9 @@ class GatedPixelCNN(Autoregressive):
         )
         # Horizontal layer i reads vertical layer links[i]; the last reads the last, which sees farthest.
         self.links = [(i + 1) * vertical_layers // horizontal_layers - 1 for i in range(horizontal_layers)]
-        # One hidden layer per channel of the pixel; channel c also sees the channels before it in the same pixel.
-        self.hidden = nn.Conv2d(channels, image.channels * self.head_channels, 1)
-        self.earlier = nn.ModuleList(
-            nn.Linear(c * table.shape[1], self.head_channels, bias=False) for c in range(1, image.channels)
-        )
-        self.logits = nn.ModuleList(nn.Linear(self.head_channels, image.levels) for _ in range(image.channels))
+        if settings.likelihood == MIXTURE:
+            self.values = LogisticMixture(image.levels, settings.mixtures or MIXTURES)
+        self.head = Head(table, image.channels, channels, self.head_channels, self.values)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -206,12 +206,11 @@ class GatedPixelCNN(Autoregressive):
         for stack in (self.vertical, self.horizontal):
             for layer in stack:
                 cast(GatedLayer, layer).project.weight.data.div_(math.sqrt(len(stack)))
-        for linear in self.logits:
-            cast(nn.Linear, linear).weight.data.mul_(0.5)
+        self.head.calm()
 
     def pixel_inputs(self, levels: Tensor) -> Tensor:
         """Features [N,F,H,W] float32 of levels [N,H,W,C] int64."""
-        return self.feature_table[levels].flatten(3).permute(0, 3, 1, 2)
+        return self.head.features(levels)
 
     def hidden_activations(self, levels: Tensor, labels: Tensor | None) -> Tensor:
         """The last hidden activations [N,H,W,C,D'] of levels [N,H,W,C]: all that the logits are linear in."""
@@ -228,28 +227,18 @@ class GatedPixelCNN(Autoregressive):
         stream = pixel_before
         for layer, link in zip(self.horizontal, self.links, strict=True):
             stream = layer(stream, seen[link], labels)
-
-        hidden = self.hidden(functional.relu(stream)).permute(0, 2, 3, 1)  # [N,H,W,C·D']
-        pixel = features.permute(0, 2, 3, 1)  # [N,H,W,F]
-        channels = list(hidden.split(self.head_channels, dim=3))
-        for i, earlier in enumerate(self.earlier):
-            channels[i + 1] = channels[i + 1] + earlier(pixel[..., : earlier.in_features])
-        return functional.relu(torch.stack(channels, dim=3))
+        return self.head.activations(stream, features)
 
     def logits_of(self, hidden: Tensor) -> Tensor:
-        return torch.stack([linear(hidden[:, :, :, c]) for c, linear in enumerate(self.logits)], dim=3)
+        return cast(Tensor, self.head(hidden))
 
     def weights(self) -> NetWeights:
         """The present weights as arrays, the convolutions' as matrices over windows with channels last."""
         return NetWeights(
-            feature_table=_array(self.feature_table),
             vertical=[cast(GatedLayer, layer).weights() for layer in self.vertical],
             horizontal=[cast(GatedLayer, layer).weights() for layer in self.horizontal],
             links=self.links,
-            hidden=_matrix(self.hidden),
-            hidden_bias=_array(self.hidden.bias),
-            earlier=[_matrix(linear) for linear in self.earlier],
-            logits=[(_matrix(linear), _array(linear.bias)) for linear in self.logits],
+            head=self.head.weights(),
         )
 
     def row_graph(self) -> RasterGraph:
@@ -261,14 +250,3 @@ class GatedPixelCNN(Autoregressive):
             self.sample_by_passes,
             multiply_adds(net, self.image.height * self.image.width),
         )
-
-
-def _array(tensor: Any) -> Array:
-    """A copy, float32."""
-    return np.array(tensor.detach().cpu().numpy(), np.float32)
-
-
-def _matrix(module: Any) -> Array:
-    """A convolution's weight [out,in,rows,columns] as [rows·columns·in,out], a linear layer's [out,in] as [in,out]."""
-    weight = module.weight
-    return _array(weight.permute(2, 3, 1, 0).flatten(0, 2) if weight.ndim == 4 else weight.T)

@@ -1,6 +1,6 @@
 """A PixelCNN's parameters as plain arrays, float32, laid out for a graph built by hand; and how many there are.
 
-Letters: C image channels, K levels, D channels of the stacks, D' of the head, F input features per pixel.
+Letters: D channels of the stacks.
 """
 
 from __future__ import annotations
@@ -8,11 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-
-Array = np.ndarray[Any, Any]
+from ancestral_exporter.models.row_graph import Array, HeadWeights
 
 
 @dataclass(frozen=True)
@@ -44,30 +41,17 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class NetWeights:
-    """The whole net. links: the vertical layer that each horizontal one reads.
+    """The whole net. links: the vertical layer that each horizontal one reads."""
 
-    logits: by image channel, the last layer and its bias. earlier: what each channel but the first adds to its hidden
-    activations for the features of those before it in the same pixel.
-    """
-
-    feature_table: Array  # [K,F/C]
     vertical: Sequence[LayerWeights]
     horizontal: Sequence[LayerWeights]
     links: Sequence[int]
-    hidden: Array  # [D,C·D']
-    hidden_bias: Array  # [C·D']
-    earlier: Sequence[Array]  # [c·F/C,D'] for c = 1, 2, ...
-    logits: Sequence[tuple[Array, Array]]  # [D',K], [K]
+    head: HeadWeights
 
     @property
     def channels(self) -> int:
         """D."""
-        return len(self.hidden)
-
-    @property
-    def pixel_features(self) -> int:
-        """F."""
-        return self.vertical[0].inputs
+        return self.head.channels
 
     @property
     def label_count(self) -> int:
@@ -85,7 +69,7 @@ def multiply_adds(net: NetWeights, pixels: int) -> dict[str, int]:
     parts = {
         "vertical": [*_products(net.vertical), *links],
         "horizontal": _products(net.horizontal),
-        "head": [net.hidden, *net.earlier, *(weight for weight, _ in net.logits)],
+        "head": net.head.matrices(),
     }
     return {name: pixels * sum(matrix.size for matrix in matrices) for name, matrices in parts.items()}
 

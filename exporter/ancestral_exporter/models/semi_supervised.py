@@ -33,7 +33,7 @@ from ancestral_exporter.models.base import (
     Share,
     Terms,
 )
-from ancestral_exporter.models.likelihoods import PixelLikelihood, likelihood, normals
+from ancestral_exporter.models.likelihoods import PixelLikelihood, check_mixtures, likelihood, normals
 from ancestral_exporter.models.quantise import inverse_cdf
 from ancestral_exporter.models.roles import image_tensor, one_shot, tensor
 from ancestral_exporter.models.vae import Decoder, Encoder
@@ -43,19 +43,23 @@ from ancestral_exporter.models.vae import Decoder, Encoder
 class SemiSupervisedSettings:
     """The `[model]` section of a recipe of the family "semi-supervised-vae".
 
-    label_count: K. latent_size: Z. likelihood, channels, features, blocks: as of the VAE. label_weight: of the
-    classifier's log-loss of a labelled image (α of equation 9).
+    label_count: K. latent_size: Z. likelihood, mixtures, channels, features, blocks: as of the VAE. label_weight: of
+    the classifier's log-loss of a labelled image (α of equation 9).
     """
 
     label_count: Positive
     latent_size: Positive = 16
     likelihood: str = "categorical"
+    mixtures: Positive | None = None
     channels: Positive = 32
     features: Positive = 256
     blocks: Count = 0
     encoder_dropout: Share = 0.0
     decoder_dropout: Share = 0.0
     label_weight: NotNegative = 50.0
+
+    def __post_init__(self) -> None:
+        check_mixtures(self.likelihood, self.mixtures)
 
 
 class SemiSupervisedVAE(LikelihoodModel):
@@ -72,7 +76,7 @@ class SemiSupervisedVAE(LikelihoodModel):
     def __init__(self, image: ImageShape, settings: SemiSupervisedSettings) -> None:
         super().__init__(image, settings)
         self.label_count, self.latent_size = settings.label_count, settings.latent_size
-        self.pixels: PixelLikelihood = likelihood(settings.likelihood, image.levels)
+        self.pixels: PixelLikelihood = likelihood(settings.likelihood, image, settings.mixtures)
         self.discrete = self.pixels.discrete
         widths = (settings.channels, 2 * settings.channels)
         self.encoder = Encoder(image, widths, settings.blocks, settings.features, settings.encoder_dropout)

@@ -27,7 +27,13 @@ from ancestral_exporter.models.base import (
     Share,
     Terms,
 )
-from ancestral_exporter.models.likelihoods import PixelLikelihood, likelihood, nearest_bytes, normals
+from ancestral_exporter.models.likelihoods import (
+    PixelLikelihood,
+    check_mixtures,
+    likelihood,
+    nearest_bytes,
+    normals,
+)
 from ancestral_exporter.models.quantise import to_levels
 from ancestral_exporter.models.roles import image_tensor, one_shot, tensor
 
@@ -128,7 +134,8 @@ def _quarter(image: ImageShape) -> tuple[int, int]:
 class VAESettings:
     """The `[model]` section of a recipe of the family "vae".
 
-    likelihood: p(x|z), one of likelihoods.LIKELIHOODS. latent_size: Z. channels, blocks, features: M, the residual
+    likelihood: p(x|z), one of likelihoods.LIKELIHOODS. mixtures: logistics of a value where it is a mixture of them,
+    likelihoods.MIXTURES where unset. latent_size: Z. channels, blocks, features: M, the residual
     blocks after each change of size, and F, of the decoder; of the encoder too unless `encoder_...` says otherwise: the
     encoder is asked for one image at a time, so it may have to be light.
 
@@ -140,6 +147,7 @@ class VAESettings:
 
     latent_size: Positive
     likelihood: str = "categorical"
+    mixtures: Positive | None = None
     channels: Positive = 32
     features: Positive = 256
     blocks: Count = 1
@@ -151,6 +159,9 @@ class VAESettings:
     kl_warmup_fraction: Share = 0.0
     beta: NotNegative = 1.0
     free_bits: NotNegative = 0.0
+
+    def __post_init__(self) -> None:
+        check_mixtures(self.likelihood, self.mixtures)
 
 
 class VAE(LikelihoodModel):
@@ -164,7 +175,7 @@ class VAE(LikelihoodModel):
         super().__init__(image, settings)
         self.latent_size = settings.latent_size
         self.feature_count = settings.encoder_features or settings.features
-        self.pixels: PixelLikelihood = likelihood(settings.likelihood, image.levels)
+        self.pixels: PixelLikelihood = likelihood(settings.likelihood, image, settings.mixtures)
         self.discrete = self.pixels.discrete
         self.encoder = Encoder(
             image,

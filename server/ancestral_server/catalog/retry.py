@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ancestral_server.catalog.folder import Key
 from ancestral_server.errors import OutOfMemory
-from ancestral_server.runtime.session import out_of_memory
+from ancestral_server.runtime.onnxruntime_workarounds.messages import out_of_memory
 
 # The first pause, doubled each time, and the longest: a bundle that never fits takes what memory there is while it is
 # tried, which those that serve should seldom feel.

@@ -139,8 +139,8 @@ class Job:
             raise
 
     async def events(self) -> AsyncGenerator[tuple[int, int | None]]:
-        """What happens to a job that has a feed, as it happens, until it is answered, well or not. Whoever stops
-        listening before that has left.
+        """What happens to a job that has a feed, as it happens, until it is answered, well or not: see
+        `ProgressEvents`. Whoever stops listening before that has left.
         """
         feed = self.feed
         assert feed is not None, "to be watched a job needs a feed"

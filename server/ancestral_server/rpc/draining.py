@@ -24,7 +24,7 @@ LONGEST_HEARING_SECONDS = 5.0
 
 
 class Draining:
-    """Begun once, by the door. Streams come to an early end then; what is short just finishes."""
+    """Begun once, by the server. Streams come to an early end then; what is short just finishes."""
 
     def __init__(self) -> None:
         self.begun = False

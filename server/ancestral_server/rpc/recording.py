@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -69,40 +70,17 @@ class Recorders(CallRecorder):
     """Several recorders, told one after another; of each event only those that record it."""
 
     def __init__(self, recorders: Sequence[CallRecorder]) -> None:
-        def of(event: str) -> tuple[Callable[..., None], ...]:
+        for event in ("serve", "begin", "received", "admitted", "ran", "sent", "ended"):
             nothing = getattr(CallRecorder, event)
-            return tuple(getattr(each, event) for each in recorders if getattr(type(each), event) is not nothing)
+            tell = [getattr(each, event) for each in recorders if getattr(type(each), event) is not nothing]
+            if tell:
+                # Most events have one recorder, which is told without anything in between.
+                setattr(self, event, tell[0] if len(tell) == 1 else partial(_tell_all, tell))
 
-        self._serve, self._begin, self._received = of("serve"), of("begin"), of("received")
-        self._admitted, self._ran, self._sent, self._ended = of("admitted"), of("ran"), of("sent"), of("ended")
 
-    def serve(self, method: Method) -> None:
-        for tell in self._serve:
-            tell(method)
-
-    def begin(self, call: Call) -> None:
-        for tell in self._begin:
-            tell(call)
-
-    def received(self, call: Call) -> None:
-        for tell in self._received:
-            tell(call)
-
-    def admitted(self, call: Call, job: Job) -> None:
-        for tell in self._admitted:
-            tell(call, job)
-
-    def ran(self, call: Call, job: Job) -> None:
-        for tell in self._ran:
-            tell(call, job)
-
-    def sent(self, call: Call) -> None:
-        for tell in self._sent:
-            tell(call)
-
-    def ended(self, call: Call, end: End) -> None:
-        for tell in self._ended:
-            tell(call, end)
+def _tell_all(recorders: Sequence[Callable[..., None]], *event: Any) -> None:
+    for tell in recorders:
+        tell(*event)
 
 
 @dataclass(slots=True, eq=False)

@@ -6,8 +6,6 @@ import contextlib
 import ctypes
 import io
 import math
-import os
-import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -15,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-# Must be set before the import: it writes a device id and a database into the user's cache otherwise.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ancestral.bundle.dtypes import DTYPES, ONNX_NAMES
 from ancestral_server.errors import BundleError, OutOfMemory, Overdue, StartupError
 from ancestral_server.runtime import memory
+from ancestral_server.runtime.onnxruntime_workarounds import bare_run
+from ancestral_server.runtime.onnxruntime_workarounds.gpu_nodes import CUDA, nodes_off_the_gpu
+from ancestral_server.runtime.onnxruntime_workarounds.messages import brief, out_of_memory, requested_bytes
 from ancestral_server.runtime.watchdog import Watchdog
 
 Array = NDArray[Any]
@@ -31,7 +29,6 @@ Device = Literal["cpu", "cuda"]
 
 # By onnxruntime's name.
 _DTYPES = {ONNX_NAMES[number]: dtype for number, dtype in DTYPES.items()}
-_CUDA = "CUDAExecutionProvider"
 # Only what ends the process. What goes wrong is raised; onnxruntime would also write it to stderr, in red, between the
 # lines of the log, and for every part of a run that is tried again.
 _SILENT = 4
@@ -42,25 +39,6 @@ _CUDA_OPTIONS = {
     "cudnn_conv_algo_search": "HEURISTIC",
     "arena_extend_strategy": "kSameAsRequested",
 }
-# Beside a GPU, onnxruntime computes shapes on the CPU, on purpose, with a few integers at a time; these are the
-# operators that do. Any other node there would copy a whole batch to and fro.
-_OF_SHAPES = frozenset(
-    (
-        "Add",
-        "Cast",
-        "Concat",
-        "Constant",
-        "Div",
-        "Gather",
-        "Mul",
-        "Shape",
-        "Size",
-        "Slice",
-        "Squeeze",
-        "Sub",
-        "Unsqueeze",
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -129,7 +107,7 @@ class Runtime:
         if (on or self.device) == "cuda":
             # Not session.disable_cpu_ep_fallback: it refuses the nodes that compute shapes as well.
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-            providers = [(_CUDA, _CUDA_OPTIONS), *providers]
+            providers = [(CUDA, _CUDA_OPTIONS), *providers]
         trial = trial or Trial()
         self._watchdog.watch(options, trial.end, _cancel_load)
         try:
@@ -139,7 +117,7 @@ class Runtime:
             if time.monotonic() >= trial.end:
                 raise Overdue(f"loading {graph.name} went on for too long and was ended") from error
             if out_of_memory(error):
-                raise OutOfMemory(f"{graph.name}: {_brief(error)}", hopeless=self._shortages.note(error)) from error
+                raise OutOfMemory(f"{graph.name}: {brief(error)}", hopeless=self._shortages.note(error)) from error
             raise BundleError(graph.name, f"onnxruntime refuses it: {_refusal(error, graph)}") from error
         finally:
             self._watchdog.done(options)
@@ -160,8 +138,8 @@ class OutOfMemoryCounter:
         """Have every session give back what it can spare; unless somebody asked for more at once than there is of
         memory, whom that would not help. Whether it is so.
         """
-        asked = _ASKED.search(str(error))
-        hopeless = asked is not None and int(asked[1]) > memory.total()
+        requested = requested_bytes(error)
+        hopeless = requested is not None and requested > memory.total()
         if not hopeless:
             self.times += 1
         return hopeless
@@ -185,7 +163,7 @@ class Session:
     ) -> None:
         self._session = session
         self._shortages = shortages or OutOfMemoryCounter()
-        self._seen = self._shortages.times
+        self._shortages_seen = self._shortages.times
         self._arena = arena
         self._watchdog = watchdog or Watchdog()
         self._run_seconds = run_seconds
@@ -211,10 +189,10 @@ class Session:
         OutOfMemory if it did not fit, Overdue if it went on for too long, RuntimeError for what else onnxruntime
         raises. A run can be ended between two operators, and between two turns of a loop.
         """
-        shrink_arena = self._seen != self._shortages.times
+        shrink_arena = self._shortages_seen != self._shortages.times
         if shrink_arena:
             # Someone lacks memory: what the arena keeps of earlier runs, for later ones, goes back after this one.
-            options, self._seen = _run_options(), self._shortages.times
+            options, self._shortages_seen = _run_options(), self._shortages.times
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", self._arena)
         else:
             options = self._options()
@@ -223,14 +201,13 @@ class Session:
         end = began + self._run_seconds if trial is None else trial.end
         self._watchdog.watch(options, end, _end_run)
         try:
-            # Past the Python class around it, whose checks of what the programs have checked cost a lone image 30 µs.
-            arrays = list(self._session._sess.run(outputs, inputs, options))
+            arrays = bare_run.run(self._session, outputs, inputs, options)
         except Exception as error:
             if options.terminate:
                 raise Overdue(f"a run was ended after {time.monotonic() - began:.3g} s") from error
             if out_of_memory(error):
-                raise OutOfMemory(f"out of memory: {_brief(error)}", hopeless=self._shortages.note(error)) from error
-            raise RuntimeError(_brief(error)) from error
+                raise OutOfMemory(f"out of memory: {brief(error)}", hopeless=self._shortages.note(error)) from error
+            raise RuntimeError(brief(error)) from error
         finally:
             self._watchdog.done(options)
         if trial is not None:
@@ -261,42 +238,9 @@ def _cancel_load(options: ort.SessionOptions) -> None:
     options.set_load_cancellation_flag(True)
 
 
-def nodes_off_the_gpu(session: ort.InferenceSession) -> list[str]:
-    """Nodes of a graph, as OPERATOR NAME, that run on the CPU although they compute more than shapes.
-
-    The session must have been opened with `session.record_ep_graph_assignment_info`.
-    """
-    return [
-        f"{node.op_type} {node.name}".strip()
-        for part in session.get_provider_graph_assignment_info()
-        if part.ep_name != _CUDA
-        for node in part.get_nodes()
-        if node.op_type not in _OF_SHAPES
-    ]
-
-
-# onnxruntime has no type of its own for it. Of its arena, of the C++ library, of CUDA, cuDNN and cuBLAS, in this order.
-_OUT_OF_MEMORY = re.compile(
-    r"failed to allocate memory|smaller than requested bytes"
-    r"|bad_alloc|bad allocation"
-    r"|out of memory|cudaErrorMemoryAllocation"
-    r"|CUDNN_STATUS_\w*ALLOC|CUBLAS_STATUS_ALLOC_FAILED|CUBLAS failure 3\b",
-    re.IGNORECASE,
-)
-# How many bytes an arena was asked for.
-_ASKED = re.compile(r"requested (?:buffer of size|bytes of) ?(\d+)")
-# Of CUDA's failures onnxruntime tells the signature of a C++ template, twice, and the name of the machine.
-_OF_CUDA = re.compile(r"\S*cuda_call\.cc:.*?(CU[A-Z]+ failure .*?) ; GPU=.*? ; expr=(.*)", re.DOTALL)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether a run failed for want of memory, so that a smaller one may succeed."""
-    return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None
-
-
 def cuda_problem() -> str | None:
     """Why CUDA cannot be used here, naming the missing library; None if it can."""
-    if _CUDA not in ort.get_available_providers():
+    if CUDA not in ort.get_available_providers():
         return "this build of onnxruntime has no CUDA provider (install onnxruntime-gpu)"
     if sys.platform != "linux":
         return f"the CUDA provider needs Linux, this is {sys.platform}"
@@ -328,7 +272,7 @@ def _shape(shape: Sequence[int | str | None]) -> tuple[int | None, ...]:
 
 def _refusal(error: Exception, graph: Graph | Path) -> str:
     """What onnxruntime says of a graph, in a line."""
-    told = _brief(error)
+    told = brief(error)
     if not isinstance(graph, Graph):
         return told
     # Our own folder means nothing to anybody.
@@ -336,9 +280,3 @@ def _refusal(error: Exception, graph: Graph | Path) -> str:
     if "external" not in told.lower():
         return told
     return f"{told}; a graph may keep data only in files of the manifest, inside of the bundle"
-
-
-def _brief(error: Exception) -> str:
-    """What an error says, in a line."""
-    told = _OF_CUDA.sub(r"\1: \2", str(error)).strip()
-    return (told.splitlines() or [type(error).__name__])[0].rstrip("; ")

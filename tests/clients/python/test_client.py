@@ -49,6 +49,7 @@ def test_samples_repeat(client: Client) -> None:
     assert samples.info.version == 1
     assert len(samples.info.request_id) == 32
     assert 0 < samples.info.compute_seconds <= samples.info.total_seconds
+    assert 1 <= samples.info.batch_size <= 6
     tail = client.sample("tally", 2, seed=7, first_index=4)
     assert np.array_equal(tail.images, samples.images[4:])
     assert tail.first_index == 4

@@ -34,6 +34,7 @@ ODD = ImageShape(5, 3, 1, 3)
 SMALL = {
     "vae": ("latent_size=3", "channels=4", "features=9", "encoder_features=9"),
     "pixelcnn": ("channels=8", "vertical_layers=2", "horizontal_layers=2", "head_channels=11"),
+    "pixelrnn": ("size=5", "layers=2", "head_channels=11"),
     "semi-supervised-vae": ("latent_size=3", "channels=4", "features=9"),
     "autoencoder": ("latent_size=3", "channels=4", "features=9"),
     "gan": ("latent_size=3", "channels=4", "features=9"),
@@ -53,7 +54,11 @@ def nets() -> Iterator[tuple[str, Recipe, ImageShape]]:
         yield summary.name, recipe, image
     yield "odd gaussian", small("digits-vae", "likelihood=gaussian"), ODD
     yield "odd bernoulli", small("digits-vae", "likelihood=bernoulli"), ImageShape(5, 7, 1, 2)
-    for name in ("digits-pixelcnn", "digits-semi-supervised", "digits-autoencoder", "digits-gan"):
+    for name in ("digits-vae", "digits-pixelcnn"):
+        mixture = small(name, "likelihood=mixture-of-logistics", "mixtures=3")
+        yield f"odd mixture {name}", mixture, ImageShape(5, 3, 3, 200)
+    yield "odd row-lstm", small("digits-pixelrnn", "layer=row-lstm", "label_count=3"), ODD
+    for name in ("digits-pixelcnn", "digits-pixelrnn", "digits-semi-supervised", "digits-autoencoder", "digits-gan"):
         yield f"odd {name}", small(name), ODD
 
 

@@ -37,8 +37,8 @@ def test_bundle_holds_what_it_says(pristine: Path) -> None:
     assert manifest.label_count == 2
     assert [metric.value for metric in manifest.metrics] == [1.5, 2]  # given, and measured of the graphs
     assert manifest.provenance == {"seed": "0"}
-    assert {role.name for role in manifest.roles} == {"score", "features", "sample"}
-    files = {"CARD.md", "golden.npz", "sample.onnx", "score.onnx"}
+    assert {role.name for role in manifest.roles} == {"score", "features", "sample", "classify"}
+    files = {"CARD.md", "classify.onnx", "golden.npz", "sample.onnx", "score.onnx"}
     assert {file.path for file in manifest.files} == files
     assert {path.name for path in pristine.iterdir()} == files | {"bundle.json"}
     assert [path.name for path in pristine.parent.iterdir()] == ["1"]  # no temporary folder stays

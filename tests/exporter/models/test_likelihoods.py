@@ -11,13 +11,18 @@ from torch import Tensor
 
 from ancestral.bundle.noise import uniforms_of_range
 from ancestral_exporter.errors import UsageError
-from ancestral_exporter.models.likelihoods import Gaussian, likelihood, nearest_bytes, normals
+from ancestral_exporter.models.base import ImageShape
+from ancestral_exporter.models.likelihoods import Gaussian, PixelLikelihood, likelihood, nearest_bytes, normals
 from ancestral_exporter.models.quantise import from_levels
+
+
+def of(name: str, levels: int) -> PixelLikelihood:
+    return likelihood(name, ImageShape(2, 2, 1, levels))
 
 
 def parameters(name: str, levels: int, count: int = 1) -> Tensor:
     """Random parameters [count,2,2,1,P]: the same for every image."""
-    wanted = likelihood(name, levels).parameters_per_value
+    wanted = of(name, levels).parameters_per_value
     one = torch.randn(1, 2, 2, 1, wanted, generator=torch.Generator().manual_seed(1))
     return one.expand(count, -1, -1, -1, -1)
 
@@ -29,7 +34,7 @@ def constant_images(levels: int) -> Tensor:
 
 def level_probabilities(name: str, levels: int) -> Tensor:
     """p(level k) [K,2,2] by the likelihood's own log_prob, one pixel at a time."""
-    pixels = likelihood(name, levels)
+    pixels = of(name, levels)
     found = torch.zeros(levels, 2, 2)
     for row in range(2):
         for column in range(2):
@@ -38,45 +43,61 @@ def level_probabilities(name: str, levels: int) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize(("name", "levels"), [("categorical", 17), ("categorical", 2), ("bernoulli", 2)])
+@pytest.mark.parametrize(
+    ("name", "levels"), [("categorical", 17), ("categorical", 2), ("bernoulli", 2), ("mixture-of-logistics", 17)]
+)
 class TestDiscrete:
     def test_probabilities_sum_to_one(self, name: str, levels: int) -> None:
         torch.testing.assert_close(level_probabilities(name, levels).sum(0), torch.ones(2, 2))
 
     def test_pixels_add_up(self, name: str, levels: int) -> None:
         images = constant_images(levels)
-        whole = likelihood(name, levels).log_prob(parameters(name, levels, levels), images)
+        whole = of(name, levels).log_prob(parameters(name, levels, levels), images)
         torch.testing.assert_close(whole, level_probabilities(name, levels).log().sum((1, 2)))
 
     def test_samples_have_these_frequencies(self, name: str, levels: int) -> None:
         count = 20_000
         uniforms = torch.from_numpy(np.random.default_rng(0).random((count, 2, 2, 1), np.float32))
-        images = likelihood(name, levels).sample(parameters(name, levels, count), uniforms, torch.ones(count))
+        images = of(name, levels).sample(parameters(name, levels, count), uniforms, torch.ones(count))
         seen = torch.stack([(images == byte).float().mean(0)[..., 0] for byte in constant_images(levels)[:, 0, 0, 0]])
         torch.testing.assert_close(seen.sum(0), torch.ones(2, 2))
         torch.testing.assert_close(seen, level_probabilities(name, levels), atol=0.015, rtol=0)
 
-    def test_temperature_zero_is_the_most_likely_level(self, name: str, levels: int) -> None:
-        uniforms = torch.rand(50, 2, 2, 1, generator=torch.Generator().manual_seed(2))
-        images = likelihood(name, levels).sample(parameters(name, levels, 50), uniforms, torch.zeros(50))
-        best = from_levels(level_probabilities(name, levels).argmax(0), levels)
-        assert (images[..., 0] == best).all()
+    def test_mean_is_the_nearest_byte(self, name: str, levels: int) -> None:
+        expected = (level_probabilities(name, levels) * constant_images(levels)[:, :1, :1, 0]).sum(0)
+        found = of(name, levels).mean(parameters(name, levels))[0, ..., 0]
+        assert found.dtype == torch.uint8
+        # A mixture's mean is of intensities that are not rounded to levels yet.
+        assert (found.float() - expected).abs().max() <= (0.6 if name == "mixture-of-logistics" else 0.501)
 
-    def test_moments_are_those_of_the_levels(self, name: str, levels: int) -> None:
-        probabilities, values = level_probabilities(name, levels), constant_images(levels)[:, :1, :1, 0].float()
-        expected = (probabilities * values).sum(0)
-        mean, variance = (found[0, ..., 0] for found in likelihood(name, levels).moments(parameters(name, levels)))
-        torch.testing.assert_close(mean, expected)
-        torch.testing.assert_close(variance, (probabilities * (values - expected) ** 2).sum(0))
-        assert (nearest_bytes(mean).float() - expected).abs().max() <= 0.501
 
-    def test_the_variance_of_a_certain_pixel_keeps_its_digits(self, name: str, levels: int) -> None:
-        pixels = likelihood(name, levels)
-        given = torch.zeros(1, 2, 2, 1, pixels.parameters_per_value)
-        given[..., -1] = 20  # any other level has a probability of e^-20
-        others = constant_images(levels)[:-1, 0, 0, 0].double()
-        expected = math.exp(-20) * ((255 - others) ** 2).sum().item()
-        assert pixels.moments(given)[1].flatten().tolist() == [pytest.approx(expected, rel=1e-3)] * 4
+@pytest.mark.parametrize(("name", "levels"), [("categorical", 17), ("categorical", 2), ("bernoulli", 2)])
+def test_temperature_zero_is_the_most_likely_level(name: str, levels: int) -> None:
+    uniforms = torch.rand(50, 2, 2, 1, generator=torch.Generator().manual_seed(2))
+    images = of(name, levels).sample(parameters(name, levels, 50), uniforms, torch.zeros(50))
+    best = from_levels(level_probabilities(name, levels).argmax(0), levels)
+    assert (images[..., 0] == best).all()
+
+
+def test_colours_of_a_mixture_are_drawn_as_they_are_scored_jointly() -> None:
+    """Green depends on red, blue on both, and each has one uniform."""
+    levels, count = 4, 50_000
+    pixels = likelihood("mixture-of-logistics", ImageShape(1, 1, 3, levels), 2)
+    given = 2 * torch.randn(1, 1, 1, 3, pixels.parameters_per_value, generator=torch.Generator().manual_seed(3))
+    every = torch.cartesian_prod(*[torch.arange(levels)] * 3)
+    images = from_levels(every, levels).view(-1, 1, 1, 3)
+    expected = pixels.log_prob(given.expand(len(images), -1, -1, -1, -1), images).exp()
+    assert expected.sum().item() == pytest.approx(1, abs=1e-5)
+    uniforms = torch.from_numpy(np.random.default_rng(0).random((count, 1, 1, 3), np.float32))
+    drawn = pixels.sample(given.expand(count, -1, -1, -1, -1), uniforms, torch.ones(count))
+    seen = (drawn.view(-1, 1, 3) == images.view(1, -1, 3)).all(-1).float().mean(0)
+    torch.testing.assert_close(seen, expected, atol=0.01, rtol=0)
+    # Not independent: the joint probabilities are no product of the channels' own.
+    cube = expected.view(levels, levels, levels)
+    alone = torch.einsum("i,j,k->ijk", cube.sum((1, 2)), cube.sum((0, 2)), cube.sum((0, 1)))
+    assert (cube - alone).abs().max() > 0.02
+    mean = (expected[:, None] * images.view(-1, 3)).sum(0)
+    assert (pixels.mean(given).view(3).float() - mean).abs().max() < 0.5 * 255 / (levels - 1)
 
 
 def test_gaussian_is_the_textbook_density() -> None:
@@ -121,7 +142,11 @@ def test_normals_are_standard_and_finite() -> None:
 
 
 def test_wrong_requests() -> None:
-    with pytest.raises(UsageError, match="unknown likelihood 'poisson'; there are: bernoulli, categorical, gaussian"):
-        likelihood("poisson", 17)
+    with pytest.raises(
+        UsageError, match="unknown likelihood 'poisson'; there are: bernoulli, categorical, gaussian, mix"
+    ):
+        of("poisson", 17)
     with pytest.raises(UsageError, match="2 levels, not 17"):
-        likelihood("bernoulli", 17)
+        of("bernoulli", 17)
+    with pytest.raises(UsageError, match="3 levels or more, not 2"):
+        of("mixture-of-logistics", 2)

@@ -6,19 +6,18 @@ import itertools
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
-from torch import Tensor
 
 from ancestral.bundle.noise import uniforms_of_range
 from ancestral.bundle.rules import rows_back
 from ancestral_exporter import tiles
-from ancestral_exporter.bundle.feeds import Subjects, make_feeds
-from ancestral_exporter.bundle.runtime import Arrays, run_role
-from ancestral_exporter.models.base import ImageShape, RasterGraph
+from ancestral_exporter.bundle.runtime import run_role
+from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN, PixelCNNSettings
 from ancestral_exporter.models.quantise import from_levels
+from ancestral_exporter.models.values import MIXTURE
+from rasters import dependences, feeds_of, random_levels, raster, torch_feeds
 
 
 def make_model(shape: ImageShape, *, sharpness: float = 8.0, seed: int = 0, **options: Any) -> GatedPixelCNN:
@@ -28,43 +27,21 @@ def make_model(shape: ImageShape, *, sharpness: float = 8.0, seed: int = 0, **op
     model = GatedPixelCNN(shape, PixelCNNSettings(**options)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.startswith("logits") and name.endswith("bias"):
+            if name.startswith("head.logits") and name.endswith("bias"):
                 parameter.normal_()  # no ties at the first pixel
-            elif name.startswith("logits"):
+            elif name.startswith("head.logits"):
                 parameter.mul_(sharpness)
             elif "window" in name or "project" in name:
                 parameter.mul_(2)
     return model
 
 
-def raster(model: GatedPixelCNN) -> tuple[RasterGraph, Any]:
-    graph = next(g for g in model.graphs() if isinstance(g, RasterGraph))
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(graph.build().SerializeToString(), options, ["CPUExecutionProvider"])
-    return graph, session
-
-
-def random_levels(shape: ImageShape, count: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    size = (count, shape.height, shape.width, shape.channels)
-    return torch.randint(0, shape.levels, size, generator=generator)
-
-
-def feeds_of(graph: RasterGraph, shape: ImageShape, count: int, labels: int = 0, seed: int = 5) -> Arrays:
-    images = from_levels(random_levels(shape, count, seed), shape.levels).numpy()
-    return make_feeds(graph.role, Subjects(images, np.arange(count) % labels if labels else None, seed))
-
-
-def torch_feeds(feeds: Arrays) -> list[Tensor | None]:
-    names = ("given", "known", "uniforms", "temperature", "label")
-    return [torch.from_numpy(feeds[name]) if name in feeds else None for name in names]
-
-
 GREY = ImageShape(6, 7, 1, 4)
 COLOUR = ImageShape(4, 5, 3, 5)
 BINARY = ImageShape(7, 6, 1, 2)
 TALL = ImageShape(13, 6, 1, 2)
+DEEP = ImageShape(5, 4, 1, 256)
+DEEP_COLOUR = ImageShape(4, 3, 3, 200)
 VARIANTS = [
     pytest.param(BINARY, {}, id="binary"),
     pytest.param(BINARY, {"one_hot": True, "label_count": 2}, id="binary-one-hot-labels"),
@@ -82,6 +59,8 @@ VARIANTS = [
     pytest.param(
         COLOUR, {"row_dilations": (1, 3), "column_dilations": (3, 1), "first_window": (3, 5)}, id="colour-dilated"
     ),
+    pytest.param(DEEP, {"likelihood": MIXTURE, "label_count": 3, "sharpness": 1}, id="grey-mixture-labels"),
+    pytest.param(DEEP_COLOUR, {"likelihood": MIXTURE, "mixtures": 3, "row_dilations": (2, 1)}, id="colour-mixture"),
     pytest.param(tiles.SHAPE, {"one_hot": True, "head_channels": 32, "first_pixels": 2}, id="colour-tiles"),
 ]
 
@@ -90,20 +69,8 @@ VARIANTS = [
 def test_logits_depend_on_exactly_the_pixels_before(shape: ImageShape, options: dict[str, Any]) -> None:
     # Deep enough to see the whole image, so that a blind spot would be a missing dependence.
     model = make_model(shape, **options | {"vertical_layers": 8, "horizontal_layers": 8})
-    size = (shape.height, shape.width, shape.channels)
-    labels = torch.zeros(1, dtype=torch.int64) if model.label_count else None
-    features = torch.randn(1, model.pixel_features, shape.height, shape.width, requires_grad=True)
-    model.pixel_inputs = lambda levels: features  # type: ignore[method-assign]
-    logits = model.level_logits(torch.zeros(1, *size, dtype=torch.int64), labels)[0]  # [H,W,C,K]
-    weights = torch.randn(shape.levels)
-    count = int(np.prod(size))
-    seen = np.zeros((count, count), np.bool_)
-    for i, at in enumerate(itertools.product(*map(range, size))):
-        (gradient,) = torch.autograd.grad(logits[at] @ weights, features, retain_graph=True)
-        # [F,H,W] -> a pixel's channel is seen when any of its features is.
-        by_channel = gradient[0].reshape(shape.channels, -1, shape.height, shape.width).abs().sum(1)
-        seen[i] = (by_channel.permute(1, 2, 0).flatten() != 0).numpy()
-    np.testing.assert_array_equal(seen, np.tri(count, k=-1, dtype=np.bool_))
+    seen = dependences(model, model.pixel_features)
+    np.testing.assert_array_equal(seen, np.tri(shape.values, k=-1, dtype=np.bool_))
 
 
 @pytest.mark.parametrize("shape", [ImageShape(2, 3, 1, 3), ImageShape(1, 2, 3, 2)])

@@ -12,7 +12,8 @@ import pytest
 from ancestral.bundle.rules import rows_back
 from ancestral_exporter.models import pixelcnn_rows
 from ancestral_exporter.models.base import ImageShape
-from ancestral_exporter.models.pixelcnn_weights import Array, LayerWeights, NetWeights, multiply_adds
+from ancestral_exporter.models.pixelcnn_weights import LayerWeights, NetWeights, multiply_adds
+from ancestral_exporter.models.row_graph import Array, HeadWeights
 
 IMAGE = ImageShape(9, 5, 2, 3)
 CHANNELS, HIDDEN, BATCH = 6, 7, 4
@@ -39,7 +40,6 @@ def random_net(image: ImageShape, dilations: Sequence[tuple[int, int]] = DILATIO
 
     features = image.channels  # the value of each
     return NetWeights(
-        feature_table=np.linspace(-1, 1, image.levels, dtype=np.float32)[:, None],
         vertical=[
             layer(features, (2, 3), (1, 1), linked=False),
             *(layer(CHANNELS, (2, 3), dilation, linked=False) for dilation in dilations),
@@ -49,10 +49,13 @@ def random_net(image: ImageShape, dilations: Sequence[tuple[int, int]] = DILATIO
             layer(CHANNELS, (1, 2), (1, 1), linked=True),
         ],
         links=[0, len(dilations)],
-        hidden=array(CHANNELS, image.channels * HIDDEN),
-        hidden_bias=array(image.channels * HIDDEN),
-        earlier=[array(c, HIDDEN) for c in range(1, image.channels)],
-        logits=[(array(HIDDEN, image.levels), array(image.levels)) for _ in range(image.channels)],
+        head=HeadWeights(
+            feature_table=np.linspace(-1, 1, image.levels, dtype=np.float32)[:, None],
+            hidden=array(CHANNELS, image.channels * HIDDEN),
+            hidden_bias=array(image.channels * HIDDEN),
+            earlier=[array(c, HIDDEN) for c in range(1, image.channels)],
+            logits=[(array(HIDDEN, image.levels), array(image.levels)) for _ in range(image.channels)],
+        ),
     )
 
 

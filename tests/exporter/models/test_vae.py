@@ -95,10 +95,13 @@ def test_exported_graphs_equal_the_model(tmp_path: Path) -> None:
     verify_model(model, tmp_path).raise_if_failed()
 
 
-@pytest.mark.parametrize("name", ["bernoulli", "gaussian"])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("bernoulli", None), ("gaussian", None), ("mixture-of-logistics", ImageShape(5, 6, 3, 256))],
+)
 @pytest.mark.parametrize("role", ["sample", "score", "decode"])
-def test_exported_likelihoods_equal_the_model(name: str, role: str, tmp_path: Path) -> None:
-    model = make(name)
+def test_exported_likelihoods_equal_the_model(name: str, shape: ImageShape | None, role: str, tmp_path: Path) -> None:
+    model = make(name, shape)
     graph = next(graph for graph in model.graphs() if graph.file == f"{role}.onnx")
     export_graph(graph, tmp_path)
     feeds = make_feeds(graph_roles(graph)[0], Subjects(some_images(model.image, 8).numpy(), None, 0))

@@ -41,6 +41,7 @@ def test_a_request_larger_than_a_batch_is_split_and_joined(doubler: Doubler) -> 
     assert doubler.sizes == [4, 4, 2]
     assert lane.outcome(job) is None
     assert doubled(job) == [2.0 * i for i in range(1, 11)]
+    assert job.batch_size == 4
 
 
 def test_several_requests_share_a_run_and_get_their_own_rows(doubler: Doubler) -> None:
@@ -49,6 +50,8 @@ def test_several_requests_share_a_run_and_get_their_own_rows(doubler: Doubler) -
     assert lane.work() == [5]
     assert doubler.sizes == [8]
     assert [doubled(job) for job in jobs] == [[2.0], [4.0, 6.0], [8.0, 10.0]]
+    # Without padding.
+    assert [job.batch_size for job in jobs] == [5, 5, 5]
 
 
 def test_where_runs_have_one_size_none_is_of_another(doubler: Doubler) -> None:
@@ -486,12 +489,12 @@ def test_rows_that_are_to_be_run_again_are_waiting_for_any_seat(doubler: Doubler
     assert lane.scheduler.waiting == 2
     step = lane.begin(0)
     assert lane.begin(1) == IDLE
-    assert not lane.scheduler.waiting
+    assert lane.scheduler.waiting == 0
     lane.end(step, 0, error=error)
     assert not lane.scheduler.queue
-    assert lane.scheduler.waiting
+    assert lane.scheduler.waiting > 0
     halves = [lane.begin(seat) for seat in range(2)]
-    assert not lane.scheduler.waiting
+    assert lane.scheduler.waiting == 0
     for seat, half in enumerate(halves):
         lane.end(half, seat)
     assert [doubled(job) for job in jobs] == [[2, 2], [4, 4]]

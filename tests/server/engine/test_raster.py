@@ -69,6 +69,7 @@ def test_seats_share_what_waits(painter: Painter) -> None:
         steps = [lane.begin(seat) for seat in range(2)]
     assert steps == [IDLE, IDLE]
     assert right(job)
+    assert job.batch_size == 4
 
 
 def test_a_short_request_does_not_wait_for_a_long_one(painter: Painter) -> None:

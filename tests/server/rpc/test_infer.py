@@ -49,11 +49,11 @@ def test_numbered_requests_keep_their_ids_and_elements(role: Encode) -> None:
         request = ask("tally", id=str(i), image=pixels(i, rows=2))
         call = read(role, request)
         assert np.array_equal(call.tensors.inputs[IMAGE], pixels(i, rows=2))
-        reply = infer.reply(call, request, [np.array([[i], [i]], np.float32)])
+        reply = infer.reply(call, request, [np.array([[i, i], [i, i]], np.float32)])
         assert (reply.id, reply.model_name, reply.model_version) == (str(i), "tally", "1")
         (output,) = reply.outputs
-        assert (output.name, output.datatype, list(output.shape)) == ("code", "FP32", [2, 1])
-        assert reply.raw_output_contents[0] == np.array([i, i], np.float32).tobytes()
+        assert (output.name, output.datatype, list(output.shape)) == ("code", "FP32", [2, 2])
+        assert reply.raw_output_contents[0] == np.array([i, i, i, i], np.float32).tobytes()
 
 
 def other(**parameters: int) -> oip.ModelInferRequest:

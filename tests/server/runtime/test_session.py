@@ -15,7 +15,9 @@ from onnx import TensorProto, helper
 
 import toybundle
 from ancestral_server.errors import OutOfMemory
-from ancestral_server.runtime.session import Runtime, Session, nodes_off_the_gpu, out_of_memory
+from ancestral_server.runtime.onnxruntime_workarounds.gpu_nodes import nodes_off_the_gpu
+from ancestral_server.runtime.onnxruntime_workarounds.messages import out_of_memory
+from ancestral_server.runtime.session import Runtime, Session
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,7 @@ answer = run(256)
 assert run(1) == answer
 kept = resident()
 with contextlib.suppress(OutOfMemory):
-    Session(Full(), runtime._want).run([], {})
+    Session(Full(), runtime._shortages).run([], {})
 assert run(1) == answer
 print(kept - resident())
 assert run(256) == answer

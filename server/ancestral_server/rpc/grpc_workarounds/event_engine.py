@@ -5,7 +5,7 @@ Why:    the EventEngine, the default since 1.80, reads sockets on threads of its
         which wakes the event loop. As before it, grpc.aio's reads them itself: a call costs a tenth less (d948ac6).
 Since:  1.80; looked at in 1.85.
 Costs:  a name that a later gRPC may not know; it says so in a line of its log then, and goes on.
-Goes:   tests/server/rpc/test_grpc_workarounds.py::test_grpcs_event_engine_still_wakes_a_thread_for_every_call
+Goes:   tests/integration/test_door.py::test_grpcs_event_engine_still_wakes_a_thread_for_every_call
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Since:  1.85.
 Costs:  nothing that could be measured; `asyncio.shield` would do what `read` does with a task for each message, which
         costs a tenth of a call (35a19e6). It leans on how asyncio's futures tell a task that they are waited for.
 Goes:   tests/server/rpc/test_grpc_workarounds.py::test_grpc_still_reads_unary_messages_before_anybody_can_refuse_them
-        and ::test_grpc_still_keeps_what_a_cancelled_read_was_for
+        and ::test_grpc_is_the_one_that_was_looked_at, since a read that is kept shows in memory only
 """
 
 from __future__ import annotations

@@ -2,11 +2,13 @@
 
 What:   registers gRPC's own reflection service by its generated function, over a finder that asks one pool after
         another.
-Why:    grpcio-reflection's `enable_server_reflection` wants a grpc.aio server of grpc.aio's own, and one pool; ours are
-        two, since the Open Inference Protocol's names may be registered by tritonclient as well.
+Why:    grpcio-reflection's `enable_server_reflection` gives whoever is no `grpc.aio.Server`, as what stands in for ours
+        (`rpc.registered`), a service of threads; and it takes one pool, while ours are two, since the names of the Open
+        Inference Protocol may be registered by tritonclient as well.
 Since:  1.85.
 Costs:  nothing: reflection is asked once a client.
-Goes:   tests/server/rpc/test_grpc_workarounds.py::test_grpcs_reflection_still_wants_a_server_of_its_own
+Goes:   tests/server/rpc/test_grpc_workarounds.py::
+        test_grpcs_reflection_still_takes_a_stand_in_for_a_server_of_threads
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Why:    gRPC says of no answer whether it has left the process, and gives no con
         unsent or unread when it ends, the kernel answers with a reset, and what was on its way is lost.
 Since:  1.85.
 Costs:  a look at each file descriptor every 20 ms, while the server ends.
-Goes:   tests/server/rpc/test_grpc_workarounds.py::test_grpc_still_says_of_no_answer_whether_it_has_left_the_process
+Goes:   tests/server/rpc/test_grpc_workarounds.py::test_grpc_is_the_one_that_was_looked_at
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from ancestral_server.errors import InvalidArgument
 from ancestral_server.rpc import convert
 from ancestral_server.rpc.open_inference import parameters, tensors
 from ancestral_server.rpc.roles.base import Role
-from ancestral_server.rpc.roles.signature import Port
+from ancestral_server.rpc.roles.signature import Outputs
 from ancestral_server.rpc.roles.tensors import TensorCall
 from ancestral_server.runtime.session import Array
 from inference import open_inference_service_pb2 as oip
@@ -25,7 +25,7 @@ class InferCall(NamedTuple):
     """A request that was read and found good."""
 
     role: Role
-    ports: Sequence[Port]
+    outputs: Outputs
     tensors: TensorCall
 
 
@@ -48,9 +48,9 @@ def read(role: Role, request: oip.ModelInferRequest) -> InferCall:
         _refuse(role, "draws")
     raw = request.raw_input_contents[:]
     inputs = tensors.described(request, known, role.most_rows, raw=bool(raw))
-    ports = tensors.wanted(request, known, seeded=asked.seed is not None)
+    outputs = tensors.wanted(request, known, seeded=asked.seed is not None)
     rows = inputs[0][1][0]
-    convert.reply_size("inputs[0].shape", rows, sum([port.bytes for port in ports]), role.room)
+    convert.reply_size("inputs[0].shape", rows, outputs.bytes, role.room)
     draws = 1
     if asked.draws is not None and known.limit is not None:
         draws = known.limit.check("parameters[draws]", asked.draws, rows)
@@ -60,7 +60,7 @@ def read(role: Role, request: oip.ModelInferRequest) -> InferCall:
     call = TensorCall(
         rows,
         tensors.elements(inputs, request, raw),
-        [port.meaning for port in ports],
+        outputs.meanings,
         seed,
         asked.priority,
         asked.timeout_seconds,
@@ -68,7 +68,7 @@ def read(role: Role, request: oip.ModelInferRequest) -> InferCall:
         label,
         draws,
     )
-    return InferCall(role, ports, call)
+    return InferCall(role, outputs, call)
 
 
 def _refuse(role: Role, parameter: str) -> NoReturn:
@@ -82,7 +82,7 @@ def reply(call: InferCall, request: oip.ModelInferRequest, outputs: Sequence[Arr
     )
     rows = call.tensors.rows
     described, contents = reply.outputs, reply.raw_output_contents
-    for port, array in zip(call.ports, outputs, strict=True):
+    for port, array in zip(call.outputs.ports, outputs, strict=True):
         described.append(port.described)
         if rows != 1:
             described[-1].shape[0] = rows

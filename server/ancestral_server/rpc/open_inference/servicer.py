@@ -28,7 +28,7 @@ class OpenInferenceServicer(oip_grpc.GRPCInferenceServiceServicer):
         return oip.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: oip.ServerReadyRequest, context: Context) -> oip.ServerReadyResponse:
-        # The door opens when every model is warm.
+        # The server opens when every model is warm.
         return oip.ServerReadyResponse(ready=not self._catalog.stopping.is_set())
 
     async def ModelReady(self, request: oip.ModelReadyRequest, context: Context) -> oip.ModelReadyResponse:

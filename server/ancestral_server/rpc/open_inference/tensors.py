@@ -13,7 +13,7 @@ import numpy as np
 from ancestral_server.errors import InvalidArgument
 from ancestral_server.rpc import convert
 from ancestral_server.rpc.open_inference.parameters import refuse_other_ways, short
-from ancestral_server.rpc.roles.signature import Port, Signature
+from ancestral_server.rpc.roles.signature import Outputs, Port, Signature
 from ancestral_server.runtime.program import Meaning
 from ancestral_server.runtime.session import Array
 from inference import open_inference_service_pb2 as oip
@@ -89,12 +89,12 @@ def elements(inputs: Sequence[Input], request: oip.ModelInferRequest, raw: Seque
     return arrays
 
 
-def wanted(request: oip.ModelInferRequest, signature: Signature, *, seeded: bool) -> Sequence[Port]:
+def wanted(request: oip.ModelInferRequest, signature: Signature, *, seeded: bool) -> Outputs:
     """The outputs that a request asks for, in its order."""
     if not request.outputs:
         return signature.default_seeded if seeded else signature.default
     ports: list[Port] = []
-    for i, output in enumerate(request.outputs):
+    for i, output in enumerate(request.outputs[:]):
         known = signature.outputs
         port = known.get(output.name) or _no_such(f"outputs[{i}].name", output.name, known, "output")
         if port in ports:
@@ -102,7 +102,7 @@ def wanted(request: oip.ModelInferRequest, signature: Signature, *, seeded: bool
         if output.parameters:
             refuse_other_ways(f"outputs[{i}]", output.parameters)
         ports.append(port)
-    return ports
+    return Outputs.of(ports)
 
 
 def _typed(

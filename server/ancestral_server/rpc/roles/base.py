@@ -15,7 +15,7 @@ from ancestral.v1 import bundle_pb2, timing_pb2
 from ancestral.v1.priority_pb2 import Priority as WirePriority
 from ancestral_server.catalog import ModelVersion
 from ancestral_server.engine.endpoint import OneShotEndpoint
-from ancestral_server.engine.job import Derived, Job, OneShotJob, Priority, RowSource
+from ancestral_server.engine.job import Derived, OneShotJob, Priority, RowSource
 from ancestral_server.rpc import convert
 from ancestral_server.rpc.asking import caller, fill_info
 from ancestral_server.rpc.grpc_workarounds.reading import Context
@@ -78,10 +78,6 @@ class Role:
         self.most_rows = served.limit("max_sample_count" if self.signature.draws else "max_images")
         self.room = served.room
 
-    def fill_info(self, info: timing_pb2.ReplyInfo, job: Job) -> None:
-        """Write into a reply who answered, and where the time went until now."""
-        fill_info(info, self.served.name, self.served.version, job)
-
 
 class OneShotRole(Role):
     """A role whose answer is one run. One that no method of ours asks for is just this."""
@@ -94,10 +90,6 @@ class OneShotRole(Role):
     def row_bytes(self, *meanings: Meaning) -> int:
         """Bytes that so many outputs take in a reply for each row of a request."""
         return sum(self.program.row_bytes[meaning] for meaning in meanings)
-
-    def check_room(self, field: str, rows: int, row_bytes: int) -> None:
-        """Refuse before any work what would not fit a reply; `field` asks for so many rows."""
-        convert.reply_size(field, rows, row_bytes, self.room)
 
 
 NOTHING: Mapping[Meaning, Derived] = MappingProxyType({})
@@ -159,7 +151,8 @@ class ServiceRole(OneShotRole, ABC, Generic[Req, Res]):
         """Write all of a reply, which may be a field of a message: one that is put together from messages copies each
         of them.
         """
-        self.fill_info(reply.info, job)
+        served = self.served
+        fill_info(reply.info, served.name, served.version, job)
         self.fill(reply, job)
 
 

@@ -31,7 +31,7 @@ class Classify(ServiceRole[pb.ClassifyRequest, pb.ClassifyResponse]):
 
     def read(self, request: pb.ClassifyRequest, prefix: str) -> Work:
         images = self._images.array(f"{prefix}images", request.images)
-        self.check_room(f"{prefix}images", len(images), self._reply_bytes)
+        convert.reply_size(f"{prefix}images", len(images), self._reply_bytes, self.room)
         return Work(len(images), {IMAGE: images}, [LOGITS])
 
     def fill(self, reply: pb.ClassifyResponse, job: OneShotJob) -> None:

@@ -42,7 +42,7 @@ class Decode(ServiceRole[pb.DecodeRequest, pb.DecodeResponse]):
                 f"is true, must be unset: the decoder of {self.served.name} gives no variance",
             )
         wanted, row_bytes = asked
-        self.check_room(f"{prefix}latents", len(latents), row_bytes)
+        convert.reply_size(f"{prefix}latents", len(latents), row_bytes, self.room)
         return Work(len(latents), {LATENT: latents}, wanted)
 
     def fill(self, reply: pb.DecodeResponse, job: OneShotJob) -> None:

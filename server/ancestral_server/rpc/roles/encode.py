@@ -45,13 +45,13 @@ class Encode(ServiceRole[pb.EncodeRequest, pb.EncodeResponse]):
         rows = len(images)
         first = convert.first_index(f"{prefix}first_index", request.first_index, rows)
         if not request.HasField("draw_seed"):
-            self.check_room(f"{prefix}images", rows, self._moment_bytes)
+            convert.reply_size(f"{prefix}images", rows, self._moment_bytes, self.room)
             return Work(rows, {IMAGE: images}, self._moments)
         field, name = f"{prefix}draw_seed", self.served.name
         seed = convert.seed(field, request.draw_seed)
         if self._noise is None and not self._draws:
             raise RoleMissing(name, f"{field}: the encoder of {name} is deterministic, draws nothing", field)
-        self.check_room(f"{prefix}images", rows, self._all_bytes)
+        convert.reply_size(f"{prefix}images", rows, self._all_bytes, self.room)
         if self._noise is None:
             return Work(rows, {IMAGE: images}, self._moments, {LATENT: PosteriorDraw(seed, first)})
         return Work(rows, {IMAGE: images, UNIFORMS: NoiseStreams(seed, first, self._noise)}, [*self._moments, LATENT])

@@ -36,7 +36,7 @@ class Features(ServiceRole[pb.ExtractFeaturesRequest, pb.ExtractFeaturesResponse
                 raise RoleMissing(name, f"{field}: {name} has no feature map", field)
             wanted.append(FEATURE_MAP)
         labels = labels_of(self.program, f"{prefix}labels", request.labels, len(images))
-        self.check_room(f"{prefix}images", len(images), self.row_bytes(*wanted))
+        convert.reply_size(f"{prefix}images", len(images), self.row_bytes(*wanted), self.room)
         return Work(len(images), {IMAGE: images, **labels}, wanted)
 
     def fill(self, reply: pb.ExtractFeaturesResponse, job: OneShotJob) -> None:

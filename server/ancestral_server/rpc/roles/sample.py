@@ -20,7 +20,7 @@ from ancestral_server.engine.endpoint import OneShotEndpoint, RasterEndpoint
 from ancestral_server.engine.job import Completion, Job, NoiseStreams, OneShotJob, Priority, ProgressEvents, RasterJob
 from ancestral_server.errors import Drained, RoleMissing
 from ancestral_server.rpc import convert
-from ancestral_server.rpc.asking import answered, ask, caller, submit
+from ancestral_server.rpc.asking import answered, ask, caller, fill_info, submit
 from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.grpc_workarounds.reading import Context
 from ancestral_server.rpc.roles.base import Role, Served
@@ -135,7 +135,7 @@ class Sample(Role):
         convert.reply_size("count", call.count, self._sample_bytes, self.room)
         drawn = await self._sampler.draw(call, context)
         reply = pb.SampleResponse(seed=call.seed, first_index=call.first)
-        self.fill_info(reply.info, drawn.job)
+        fill_info(reply.info, self.served.name, self.served.version, drawn.job)
         convert.fill(reply.images, drawn.images)
         if drawn.log_likelihood is not None:
             convert.fill(reply.log_likelihood, drawn.log_likelihood)
@@ -149,7 +149,7 @@ class Sample(Role):
         async with aclosing(self._sampler.events(call, context, draining, rows=request.progress)) as events:
             async for event in events:
                 step = pb.SampleStreamResponse()
-                self.fill_info(step.info, event.job)
+                fill_info(step.info, self.served.name, self.served.version, event.job)
                 index = call.first + event.index
                 if isinstance(event, Row):
                     step.row.index, step.row.row = index, event.row

@@ -50,7 +50,7 @@ class Score(ServiceRole[pb.ScoreRequest, pb.ScoreResponse]):
         inputs = repeated(given, draws)
         if self._noise is not None:
             inputs[UNIFORMS] = NoiseStreams(seed, first, self._noise, draws=draws)
-        self.check_room(f"{prefix}images", rows, _SCORE_BYTES)
+        convert.reply_size(f"{prefix}images", rows, _SCORE_BYTES, self.room)
         if not self._limit.weighs:
             return Work(rows, inputs, [LOG_LIKELIHOOD])
         return Work(rows * draws, inputs, [LOG_WEIGHT], {LOG_LIKELIHOOD: Bound(draws)})

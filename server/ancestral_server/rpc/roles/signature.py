@@ -59,6 +59,20 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a request wants: outputs, in order."""
+
+    ports: tuple[Port, ...]
+    meanings: tuple[Meaning, ...]
+    # Of one row of all of them.
+    bytes: int
+
+    @staticmethod
+    def of(ports: Sequence[Port]) -> Outputs:
+        return Outputs(tuple(ports), tuple(port.meaning for port in ports), sum(port.bytes for port in ports))
+
+
+@dataclass(frozen=True, slots=True)
 class Signature:
     """A role as the protocol shows it.
 
@@ -72,8 +86,8 @@ class Signature:
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]
     # Outputs where the request names none, without and with a seed.
-    default: tuple[Port, ...]
-    default_seeded: tuple[Port, ...]
+    default: Outputs
+    default_seeded: Outputs
     # Of the draws that its likelihoods are made of; None where it gives none of images that it is given.
     limit: DrawLimit | None
 
@@ -103,8 +117,8 @@ def signature(program: Program) -> Signature:
         classes=program.label_count if LABEL in program.inputs else 0,
         inputs={port.name: port for port in inputs},
         outputs={port.name: port for port in outputs},
-        default=certain or usual,
-        default_seeded=usual,
+        default=Outputs.of(certain or usual),
+        default_seeded=Outputs.of(usual),
         limit=None if draws else DrawLimit.of(program),
     )
 
