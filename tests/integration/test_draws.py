@@ -154,6 +154,7 @@ def test_a_draw_is_that_of_the_definition(served: Served) -> None:
     whole = served.client.encode("vae", IMAGES, draw_seed=7).latent
     with served.client.encode_stream("vae", IMAGES, draw_seed=7, message_size=6) as parts:
         latents = np.concatenate([part.latent for part in parts if part.latent is not None])
+    assert whole is not None
     assert np.array_equal(latents, whole)
     asked = ask("vae", image=IMAGES, outputs=("latent", "mean"))
     assert np.array_equal(infer(served.infer, with_parameters(asked, seed=7))["latent"], latents)

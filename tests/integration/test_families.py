@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from ancestral.bundle.noise import uniforms_of_range
 from ancestral_client import Client
 from ancestral_client.errors import AncestralError
 from ancestral_exporter.bundle import write_bundle
@@ -17,7 +18,6 @@ from ancestral_exporter.models.autoencoder import Autoencoder, AutoencoderSettin
 from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.gan import GAN, GANSettings
 from ancestral_exporter.models.pixelrnn import PixelRNN, PixelRNNSettings
-from ancestral_server.runtime.noise import uniforms_of_range
 from running import ServerProcess
 
 SHAPE = ImageShape(8, 8, 1, 17)

@@ -12,7 +12,14 @@ from torch import Tensor
 from ancestral.bundle.noise import uniforms_of_range
 from ancestral_exporter.errors import UsageError
 from ancestral_exporter.models.base import ImageShape
-from ancestral_exporter.models.likelihoods import Gaussian, PixelLikelihood, likelihood, nearest_bytes, normals
+from ancestral_exporter.models.likelihoods import (
+    Gaussian,
+    MixtureOfLogistics,
+    PixelLikelihood,
+    likelihood,
+    nearest_bytes,
+    normals,
+)
 from ancestral_exporter.models.quantise import from_levels
 
 
@@ -65,10 +72,25 @@ class TestDiscrete:
 
     def test_mean_is_the_nearest_byte(self, name: str, levels: int) -> None:
         expected = (level_probabilities(name, levels) * constant_images(levels)[:, :1, :1, 0]).sum(0)
-        found = of(name, levels).mean(parameters(name, levels))[0, ..., 0]
+        found = nearest_bytes(of(name, levels).moments(parameters(name, levels))[0])[0, ..., 0]
         assert found.dtype == torch.uint8
         # A mixture's mean is of intensities that are not rounded to levels yet.
         assert (found.float() - expected).abs().max() <= (0.6 if name == "mixture-of-logistics" else 0.501)
+
+
+@pytest.mark.parametrize(("name", "levels"), [("categorical", 17), ("categorical", 2), ("bernoulli", 2)])
+def test_moments_are_those_of_the_levels(name: str, levels: int) -> None:
+    pixels, values = of(name, levels), constant_images(levels)[:, :1, :1, 0].float()
+    probabilities = level_probabilities(name, levels)
+    expected = (probabilities * values).sum(0)
+    mean, variance = (found[0, ..., 0] for found in pixels.moments(parameters(name, levels)))
+    torch.testing.assert_close(mean, expected)
+    torch.testing.assert_close(variance, (probabilities * (values - expected) ** 2).sum(0))
+    # Where a pixel is all but certain, any other level having a probability of e^-20, the variance keeps its digits.
+    given = torch.zeros(1, 2, 2, 1, pixels.parameters_per_value)
+    given[..., -1] = 20
+    certain = math.exp(-20) * ((255 - values[:-1].double()) ** 2).sum().item()
+    assert pixels.moments(given)[1].flatten().tolist() == [pytest.approx(certain, rel=1e-3)] * 4
 
 
 @pytest.mark.parametrize(("name", "levels"), [("categorical", 17), ("categorical", 2), ("bernoulli", 2)])
@@ -97,7 +119,20 @@ def test_colours_of_a_mixture_are_drawn_as_they_are_scored_jointly() -> None:
     alone = torch.einsum("i,j,k->ijk", cube.sum((1, 2)), cube.sum((0, 2)), cube.sum((0, 1)))
     assert (cube - alone).abs().max() > 0.02
     mean = (expected[:, None] * images.view(-1, 3)).sum(0)
-    assert (pixels.mean(given).view(3).float() - mean).abs().max() < 0.5 * 255 / (levels - 1)
+    assert (pixels.moments(given)[0].view(3) - mean).abs().max() < 0.5 * 255 / (levels - 1)
+
+
+def test_moments_of_colours_are_those_of_samples() -> None:
+    """Blue varies with red and green, beside what it varies by itself."""
+    pixels, count = likelihood("mixture-of-logistics", ImageShape(1, 1, 3, 256), 1), 20_000
+    assert isinstance(pixels, MixtureOfLogistics)
+    # Logit, centre, rate, and the slopes on red and on green.
+    given = torch.tensor([[0, 0, 1, 0, 0], [0, 0, 1, 0.8, 0], [0, 0, 2, -1.5, 2.0]]).view(1, 1, 1, 3, 5)
+    uniforms = torch.from_numpy(np.random.default_rng(0).random((count, 1, 1, 3), np.float32))
+    drawn = pixels.sample(given.expand(count, -1, -1, -1, -1), uniforms, torch.ones(count)).float()
+    mean, variance = pixels.moments(given)
+    torch.testing.assert_close(mean[0], drawn.mean(0), rtol=0, atol=1)
+    torch.testing.assert_close(variance[0], drawn.var(0), rtol=0.06, atol=0)
 
 
 def test_gaussian_is_the_textbook_density() -> None:
