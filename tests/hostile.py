@@ -196,10 +196,10 @@ def takes_labels(label_count: int) -> Callable[[bundle_pb2.Bundle], None]:
     return change
 
 
-def labelled_golden(offset: float = 0.0, golden: Any = toybundle.golden) -> toybundle.Arrays:
-    """The recorded answers of that."""
+def labelled_golden(*how: Any, golden: Any = toybundle.golden) -> toybundle.Arrays:
+    """The recorded answers of that; `how` as of `toybundle.golden`."""
     labels = np.array([0, 1, 2])
-    return {**golden(offset), "encode/in/label": labels, "score/in/label": labels}
+    return {**golden(*how), "encode/in/label": labels, "score/in/label": labels}
 
 
 def _field(number: int, content: bytes, length: bytes | None = None) -> bytes:

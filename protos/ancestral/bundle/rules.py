@@ -54,12 +54,17 @@ def rows_back(state: bundle_pb2.StateSpec) -> int:
 
 def least_schema(manifest: bundle_pb2.Bundle) -> int:
     """The oldest schema that has all that a manifest uses: a server that knows it reads the manifest rightly."""
+    return 1 if next(_newer_than_schema_1(manifest), None) is None else 2
+
+
+def _newer_than_schema_1(manifest: bundle_pb2.Bundle) -> Iterator[str]:
+    """What a manifest uses that schema 1 does not have."""
     for role in manifest.roles:
         if any(rows_back(state) > 1 for state in role.states):
-            return 2
-        if any(tensor.meaning in _SINCE_SCHEMA_2 for tensor in role.outputs):
-            return 2
-    return 1
+            yield "a state with rows_back above 1"
+        for tensor in role.outputs:
+            if tensor.meaning in _SINCE_SCHEMA_2:
+                yield bundle_pb2.Meaning.Name(tensor.meaning)
 
 
 def problems(manifest: bundle_pb2.Bundle) -> Iterator[str]:
@@ -133,8 +138,8 @@ def _role_limits(where: str, role: bundle_pb2.Role, height: int) -> Iterator[str
 
 def contradictions(manifest: bundle_pb2.Bundle) -> Iterator[str]:
     """Fields that are within their limits, and do not fit each other."""
-    if manifest.schema < (least := least_schema(manifest)):
-        yield f"schema is {manifest.schema}, and a state with rows_back above 1 needs schema {least}"
+    if manifest.schema < 2 and (newer := next(_newer_than_schema_1(manifest), None)) is not None:
+        yield f"schema is {manifest.schema}, and {newer} needs schema 2"
     files = {file.path for file in manifest.files}
     if manifest.golden.path not in files:
         yield f"golden data {manifest.golden.path!r} is not among its files"

@@ -172,6 +172,8 @@ def test_log_weights_need_noise_and_moments_of_pixels_come_in_pairs(good: bundle
     encode, score = manifest.roles[0], manifest.roles[1]
     weight, real = bundle_pb2.MEANING_LOG_WEIGHT, tensor_pb2.DATA_TYPE_FLOAT32
     score.outputs[0].meaning = weight
+    assert any("needs schema 2" in problem for problem in rules.problems(manifest))
+    manifest.schema = 2
     needs = "role score: gives MEANING_LOG_WEIGHT, so it must take MEANING_UNIFORMS, and its likelihood be LIKELIHOOD_"
     assert list(rules.problems(manifest)) == [f"{needs}LOWER_BOUND"]
     score.likelihood = bundle_pb2.LIKELIHOOD_LOWER_BOUND

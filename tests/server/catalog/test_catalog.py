@@ -216,7 +216,7 @@ def test_golden_data_that_verify_nothing_are_refused(tmp_path: Path, monkeypatch
 
     refused(tmp_path, "tolerance is inf, must be finite", change=boundless)
     golden = toybundle.golden
-    monkeypatch.setattr(toybundle, "golden", lambda offset: {name: a[:0] for name, a in golden(offset).items()})
+    monkeypatch.setattr(toybundle, "golden", lambda *how: {name: a[:0] for name, a in golden(*how).items()})
     refused(tmp_path, "is empty, so that it verifies nothing", scale=1)
 
 
