@@ -99,7 +99,8 @@ def test_each_alert_has_a_runbook_and_each_runbook_an_alert() -> None:
 
 
 def test_each_alert_is_seen_to_fire_and_to_be_silent() -> None:
-    fires, silent = set(), set()
+    fires: set[str] = set()
+    silent: set[str] = set()
     for test in TESTS:
         for wanted in test.get("alert_rule_test", ()):
             (fires if wanted.get("exp_alerts") else silent).add(wanted["alertname"])

@@ -321,7 +321,7 @@ def test_prometheus_serves_the_console_page_and_the_runbooks(prometheus: Prometh
 
 def routed(tool: Callable[[str], Path], *labels: str) -> str:
     """The receiver of an alert with these labels, by Alertmanager's own tool."""
-    command = [tool("amtool"), "config", "routes", "test", f"--config.file={ALERTMANAGER}", *labels]
+    command: list[str | Path] = [tool("amtool"), "config", "routes", "test", f"--config.file={ALERTMANAGER}", *labels]
     return subprocess.run(command, capture_output=True, text=True, timeout=500, check=True).stdout.strip()
 
 
