@@ -111,8 +111,8 @@ def test_prometheus_and_alertmanager_find_their_files_and_each_other(compose: di
     flags = dict(flag.partition("=")[::2] for flag in services["prometheus"]["command"])
     # Where the page's links to runbooks lead.
     consoles = Path(flags["--web.console.templates"])
-    mounted = {volume.rsplit(":", 2)[1] for volume in services["prometheus"]["volumes"]}
-    assert {str(consoles / "ancestral.html"), str(consoles / "runbooks")} <= mounted
+    targets = {volume.rsplit(":", 2)[1] for volume in services["prometheus"]["volumes"]}
+    assert {str(consoles / "ancestral.html"), str(consoles / "runbooks")} <= targets
 
 
 def test_the_exporter_job_trains_each_default_model_once(

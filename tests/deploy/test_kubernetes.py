@@ -42,7 +42,7 @@ def manifests(run_tool: RunTool, request: pytest.FixtureRequest) -> Manifests:
 
 
 def validate(path: Path) -> subprocess.CompletedProcess[str]:
-    command = [VALIDATE, "--strict", "-k", "1.35", path]
+    command: list[str | Path] = [VALIDATE, "--strict", "-k", "1.35", path]
     return subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
 
 

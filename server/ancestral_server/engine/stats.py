@@ -108,5 +108,11 @@ def _begun_with(step: RowStep) -> list[RasterJob]:
     Only whoever takes the turns of the step's seat writes into its slots. Samples that are finished have left them, so
     that nothing is told here of images of a single row.
     """
-    jobs = {id(job): job for job in step.slots.jobs[: step.slots.used] if job and job.started == step.began}
+    slots = step.slots
+    jobs = {
+        id(job): job
+        for slot, job in enumerate(slots.jobs[: slots.used])
+        # A run of those that failed in company leaves others as they were.
+        if job is not None and job.started == step.began and slots.row[slot]
+    }
     return list(jobs.values())

@@ -72,10 +72,15 @@ def test_a_model_is_seen_to_come_to_work_and_to_go(tmp_path: Path) -> None:
             assert value("images_total", role="encode") == 0
 
             # Twelve samples on eight slots: two requests, one of them larger than the slots.
-            await asyncio.gather(*(sampler.ask(RasterJob(rows=n, future=loop.create_future())) for n in (2, 10)))
+            samplings = [RasterJob(rows=n, future=loop.create_future()) for n in (2, 10)]
+            for sampling in samplings:
+                sampler.submit(sampling)
+            await asyncio.gather(*(sampling.future for sampling in samplings))
             image = np.zeros((3, 4, 3, 1), np.uint8)
             inputs, wanted = {bundle_pb2.MEANING_IMAGE: image}, [bundle_pb2.MEANING_MEAN]
-            await encoder.ask(OneShotJob(rows=3, future=loop.create_future(), inputs=inputs, wanted=wanted))
+            encoding = OneShotJob(rows=3, future=loop.create_future(), inputs=inputs, wanted=wanted)
+            encoder.submit(encoding)
+            await encoding.future
             await eventually(lambda: value("images_total", role="sample") == 12)
             assert value("rows_painted_total", role="sample") == 12 * toybundle.HEIGHT
             assert value("slots_in_use", role="sample") == 0
