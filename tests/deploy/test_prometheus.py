@@ -240,6 +240,14 @@ def variable_queries() -> dict[str, str]:
     return found
 
 
+def autoscaler_queries() -> dict[str, str]:
+    keda = yaml.safe_load((DEPLOY / "kubernetes" / "keda" / "scaledobject.yaml").read_text())
+    kserve = yaml.safe_load((DEPLOY / "kubernetes" / "kserve" / "digits.yaml").read_text())
+    (trigger,) = keda["spec"]["triggers"]
+    (metric,) = kserve["spec"]["predictor"]["autoScaling"]["metrics"]
+    return {"keda": trigger["metadata"]["query"], "kserve": metric["external"]["metric"]["query"]}
+
+
 def without_data(prometheus: Prometheus, queries: Mapping[str, str], parts: Mapping[str, str]) -> list[str]:
     """Which of the queries find nothing, nor may; `parts` are looked at in their selectors only, as what is compared
     with a limit finds nothing while all is well.
@@ -278,7 +286,7 @@ def traffic(prometheus: Prometheus, toy_server: ServerProcess) -> Iterator[None]
 
 
 def test_every_query_of_every_panel_page_rule_and_runbook_finds_data(prometheus: Prometheus, traffic: None) -> None:
-    queries = {**dashboard_queries(), **console_queries(), **variable_queries()}
+    queries = {**dashboard_queries(), **console_queries(), **variable_queries(), **autoscaler_queries()}
     parts = {**rule_queries(), **runbook_queries()}
     assert len(dashboard_queries()) > 50
     assert all(selectors(query) for query in {**queries, **parts}.values())
