@@ -33,11 +33,14 @@ pictures: $(INSTALLED) ## Train anew, run the demo, say which pictures of the RE
 install: $(INSTALLED) ## Make .venv with everything at the locked versions
 	@echo "Ready: $(BIN)/ancestral, $(BIN)/ancestral-server, $(BIN)/ancestral-exporter"
 
-tools: $(TOOLS) ## Fetch buf, promtool, prometheus, docker-compose and Triton's client into .tools/
+tools: $(TOOLS) ## Fetch the tools of check and test into .tools/: .ci/tools says which
 	@echo "Ready: $$(ls .tools/bin | xargs)"
 
 protos: $(INSTALLED) ## Generate the Python code of the protos anew
 	@.ci/stubs protos
+
+generated: $(INSTALLED) ## Write the dashboards, the console page and the page of metrics anew, from deploy/observability
+	@PYTHONPATH=deploy $(BIN)/python -m observability
 
 check: $(INSTALLED) $(TOOLS) ## Lint, format, types, protos, import rules
 	$(BIN)/ruff check .
@@ -112,8 +115,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@.ci/install $(VENV) $(PYTHON)
 	@touch $@
 
-$(TOOLS): .ci/tools .ci/triton-env | $(INSTALLED)
+$(TOOLS): .ci/tools .ci/triton-env .ci/kubernetes-env | $(INSTALLED)
 	@.ci/tools
 	@touch $@
 
-.PHONY: bench bench-front-end bench-perf-analyzer bench-isolation soak overload restarts fuzz demo pictures serve install tools protos check format test gpu-check perf-analyzer lock clean help
+.PHONY: bench bench-front-end bench-perf-analyzer bench-isolation soak overload restarts fuzz demo pictures serve install tools protos generated check format test gpu-check perf-analyzer lock clean help

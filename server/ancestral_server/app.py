@@ -18,6 +18,7 @@ import structlog
 
 from ancestral_server.addresses import joined
 from ancestral_server.catalog import Catalog, Watcher
+from ancestral_server.cpus import usable_cpus
 from ancestral_server.ending import STUCK_SECONDS, Ending
 from ancestral_server.endpoint import Endpoint
 from ancestral_server.engine.arrivals import Arrivals
@@ -39,6 +40,8 @@ SWITCH_SECONDS = 0.0005
 # Garbage in cycles, which calls hardly leave, is looked for after so many more objects. Python's own 700 are those of
 # the calls in flight: they would be looked through several times a batch, for a twentieth of the event loop's time.
 COLLECT_EVERY = 10_000
+# How often to look how late the event loop is.
+LAG_SECONDS = 0.25
 # Connections, to begin with: 1,024 file descriptors, the usual bound, are soon taken by callers that stay.
 OPEN_FILES = 65_536
 
@@ -67,11 +70,13 @@ async def serve(settings: Settings) -> None:
     _allow_many_files()
     metrics = Metrics(metadata.version("ancestral"))
     runtime = Runtime(settings.device, settings.threads, run_seconds=settings.load_seconds)
+    metrics.machine(device=runtime.device, threads=settings.threads, cpus=usable_cpus(), memory_bytes=memory.total())
     arrivals = Arrivals()
     catalog = Catalog(settings, runtime, metrics, arrivals, RoleMaker(settings))
     # The server first: a port in use should be said before models are loaded for a minute. It answers only when open.
     server = GrpcServer(catalog, metrics, arrivals, settings, Insecure())
     endpoint = _metrics_endpoint(metrics, settings)
+    watching = loop.create_task(_watch_lag(metrics))
     try:
         if await _unless(stop, Watcher(catalog, settings).start()):
             # What lives as long as the server need not be looked at by each collection of garbage.
@@ -87,6 +92,7 @@ async def serve(settings: Settings) -> None:
         await catalog.drain(ending.work_left(time.monotonic()), ending.words)
         await server.flush(ending.over)
     finally:
+        watching.cancel()
         endpoint.close()
     log.info("stopped")
 
@@ -103,6 +109,14 @@ def _allow_many_files() -> None:
         # macOS may refuse what it says is allowed.
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+async def _watch_lag(metrics: Metrics) -> None:
+    """Note how late the event loop wakes who sleeps; its timers themselves are right to a millisecond."""
+    while True:
+        due = time.monotonic() + LAG_SECONDS
+        await asyncio.sleep(LAG_SECONDS)
+        metrics.loop_lag.observe(max(0.0, time.monotonic() - due))
 
 
 async def _unless(stop: asyncio.Future[Any], work: Coroutine[Any, Any, None]) -> bool:

@@ -1,4 +1,4 @@
-"""What `ancestral-server` runs: flags to settings, settings to `app.serve`."""
+"""What `ancestral-server` runs: flags to settings, settings to `app.serve`; or `health` on another server."""
 
 from __future__ import annotations
 
@@ -9,21 +9,34 @@ import sys
 import structlog
 
 from ancestral_server import command_line, logs
-from ancestral_server.app import serve
 from ancestral_server.errors import StartupError
-from ancestral_server.processes import serve_all
+from ancestral_server.settings import Settings
 
 log = structlog.get_logger()
 
 
 def main() -> None:
-    """Exit code 0 after a graceful stop, 1 if the server cannot start as asked, 2 for wrong flags or variables."""
+    """Exit code 0 after a graceful stop, 1 if the server cannot start as asked, 2 for wrong flags or variables; of
+    `health` see there.
+    """
     try:
+        if sys.argv[1:2] == ["health"]:
+            from ancestral_server import health
+
+            sys.exit(health.main(sys.argv[2:], os.environ))
         settings, remarks = command_line.read(sys.argv[1:], os.environ)
     except command_line.WrongUsage as error:
         for line in str(error).splitlines():
             print(f"ancestral-server: {line}", file=sys.stderr)
         sys.exit(2)
+    _serve(settings, remarks)
+
+
+def _serve(settings: Settings, remarks: list[str]) -> None:
+    # Here, since `health` has no use for what they import: onnxruntime.
+    from ancestral_server.app import serve
+    from ancestral_server.processes import serve_all
+
     logs.configure(settings.log_format)
     for remark in remarks:
         log.warning(remark)

@@ -36,7 +36,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[Sett
     WrongUsage names each flag or variable that is wrong. Ends the process, with what was asked for, at --help and
     --version.
     """
-    variables, remarks = _from_environment(environment)
+    variables, remarks = from_environment(environment)
     flags, others = _parser().parse_known_args(arguments)
     if others:
         # What follows an unknown flag is most likely its value.
@@ -58,7 +58,7 @@ def _complaint(name: str, problem: Any) -> str:
     return f"{name}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})"
 
 
-def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, tuple[str, str]], list[str]]:
+def from_environment(environment: Mapping[str, str]) -> tuple[dict[str, tuple[str, str]], list[str]]:
     """Of each field that a variable sets, the variable's name and its value; and remarks on the other variables."""
     found: dict[str, tuple[str, str]] = {}
     remarks = []
@@ -93,16 +93,17 @@ def _unknown(text: str) -> str:
     return f"{name}: there is no such flag; {_nearest(name, map(_flag, Settings.model_fields))}"
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise WrongUsage(message.removeprefix("argument "))
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         "ancestral-server",
         description=Settings.__doc__,
-        epilog=f"Every flag is also an environment variable: --max-batch is {PREFIX}MAX_BATCH. Flags go first.",
+        epilog="`ancestral-server health` asks a running server whether it takes calls. "
+        f"Every flag is also an environment variable: --max-batch is {PREFIX}MAX_BATCH. Flags go first.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )

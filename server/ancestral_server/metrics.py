@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import collections
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Info, exposition
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info, Summary, exposition
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -48,6 +48,9 @@ GRPC_CODES = (
 # Why a lane refuses a request, and why it gives one up.
 REFUSALS = ("queue_full", "deadline")
 DROPS = ("expired", "cancelled")
+# How a load ends, and the replay of a bundle's recorded answers.
+LOADS = ("loaded", "refused")
+VERIFICATIONS = ("passed", "failed")
 
 
 class LockFreeHistogram:
@@ -79,9 +82,27 @@ class LaneMetrics:
     _dropped: Mapping[str, Any]
     restarts: Any
     out_of_memory: Any
+    # Of a role that paints images row by row: its slots, and those in use.
+    slots: Any = None
+    slots_in_use: Any = None
     queue_seconds: LockFreeHistogram = field(default_factory=LockFreeHistogram)
     compute_seconds: LockFreeHistogram = field(default_factory=LockFreeHistogram)
+    request_seconds: LockFreeHistogram = field(default_factory=LockFreeHistogram)
+    first_row_seconds: LockFreeHistogram = field(default_factory=LockFreeHistogram)
     batch_size: LockFreeHistogram = field(default_factory=lambda: LockFreeHistogram(BATCH_BUCKETS))
+    # Images answered, and seconds in which the role's graph ran.
+    images: int = 0
+    run_seconds: float = 0.0
+
+    @property
+    def rows_painted(self) -> float:
+        """Image rows; a batch of a role that paints is one row of so many samples."""
+        return self.batch_size.total
+
+    def watch_slots(self, capacity: int, used: Callable[[], int]) -> None:
+        """Have each scrape ask how many of a sampler's slots are in use."""
+        self.slots.set(capacity)
+        self.slots_in_use.set_function(used)
 
     def refused(self, reason: str) -> None:
         self._refused[reason].inc()
@@ -89,9 +110,11 @@ class LaneMetrics:
     def dropped(self, reason: str, requests: int) -> None:
         self._dropped[reason].inc(requests)
 
-    def record_request(self, queue_seconds: float, compute_seconds: float) -> None:
+    def record_request(self, images: int, queue_seconds: float, compute_seconds: float) -> None:
+        self.images += images
         self.queue_seconds.observe(queue_seconds)
         self.compute_seconds.observe(compute_seconds)
+        self.request_seconds.observe(queue_seconds + compute_seconds)
 
 
 @dataclass(slots=True)
@@ -117,6 +140,7 @@ class _Histograms:
     def __init__(self) -> None:
         self.methods: dict[tuple[str, ...], MethodMetrics] = {}
         self.lanes: dict[tuple[str, ...], LaneMetrics] = {}
+        self.loop_lag = LockFreeHistogram()
 
     def text(self, open_metrics: bool) -> str:
         # Copies: the loader's thread may add to it.
@@ -164,9 +188,43 @@ class _Histograms:
                     {labels: lane.compute_seconds for labels, lane in lanes.items()},
                 ),
                 _histogram(
+                    "ancestral_request_seconds",
+                    "Seconds from admission of a request until its last image was ready: queue and compute seconds.",
+                    {labels: lane.request_seconds for labels, lane in lanes.items()},
+                ),
+                _histogram(
+                    "ancestral_first_row_seconds",
+                    "Seconds from admission of a request of a raster role until its first image row was painted.",
+                    {labels: lane.first_row_seconds for labels, lane in lanes.items()},
+                ),
+                _histogram(
                     "ancestral_batch_size",
                     "Images in one run, without padding; of a raster role, samples in one row.",
                     {labels: lane.batch_size for labels, lane in lanes.items()},
+                ),
+                _counter(
+                    "ancestral_images",
+                    "Images of the requests that were answered.",
+                    {labels: lane.images for labels, lane in lanes.items()},
+                    open_metrics,
+                ),
+                _counter(
+                    "ancestral_rows_painted",
+                    "Image rows that a raster role has painted.",
+                    {labels: lane.rows_painted for labels, lane in lanes.items() if lane.slots is not None},
+                    open_metrics,
+                ),
+                _counter(
+                    "ancestral_run_seconds",
+                    "Seconds in which graphs ran; on the CPU several may run at a time.",
+                    {labels: lane.run_seconds for labels, lane in lanes.items()},
+                    open_metrics,
+                ),
+                _histogram(
+                    "ancestral_event_loop_lag_seconds",
+                    "How late the event loop, which reads and answers all calls, does what is due; looked at a few "
+                    "times a second.",
+                    {"": self.loop_lag},
                 ),
             )
         )
@@ -181,7 +239,7 @@ def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 
-def _counter(name: str, text: str, counts: Mapping[str, int], open_metrics: bool) -> str:
+def _counter(name: str, text: str, counts: Mapping[str, float], open_metrics: bool) -> str:
     """Counts by their labels. The two formats name the family differently, and its samples alike."""
     family = name if open_metrics else f"{name}_total"
     lines = [f"{name}_total{{{labels}}} {float(count)}\n" for labels, count in counts.items()]
@@ -196,15 +254,20 @@ def _histogram(name: str, text: str, histograms: Mapping[str, LockFreeHistogram]
         if not any(counts):
             continue
         upto = 0
+        before, own = (f"{labels},", f"{{{labels}}}") if labels else ("", "")
         for bound, count in zip((*histogram.bounds, "+Inf"), counts, strict=True):
             upto += count
-            lines.append(f'{name}_bucket{{{labels},le="{bound}"}} {float(upto)}\n')
-        lines.append(f"{name}_count{{{labels}}} {float(upto)}\n{name}_sum{{{labels}}} {total}\n")
+            lines.append(f'{name}_bucket{{{before}le="{bound}"}} {float(upto)}\n')
+        lines.append(f"{name}_count{own} {float(upto)}\n{name}_sum{own} {total}\n")
     return "".join(lines)
 
 
 class Metrics:
-    """One server's instruments, in a registry of their own so that two servers in a process do not mix."""
+    """One server's instruments, in a registry of their own so that two servers in a process do not mix.
+
+    Labels are names of models, versions and roles that are in the models folder, and words of this file: nothing that
+    a caller sends. What is said of a model goes when it does.
+    """
 
     def __init__(self, version: str) -> None:
         self.registry = registry = CollectorRegistry()
@@ -213,8 +276,26 @@ class Metrics:
         Info("ancestral_server", "Version of the server.", registry=registry).info({"version": version})
 
         self._shown = _Histograms()
+        self._device = Info("ancestral_device", "What runs the graphs, and on how many threads.", registry=registry)
+        self._cpus = Gauge("ancestral_cpus", "CPUs that this process may use.", registry=registry)
+        self._memory_limit = Gauge(
+            "ancestral_memory_limit_bytes",
+            "Memory that this process may have: the machine's, or its control group's.",
+            registry=registry,
+        )
+        self._stopping = Gauge(
+            "ancestral_server_stopping",
+            "1 from the signal to stop on, while calls that were let in are finished.",
+            registry=registry,
+        )
         self._queued = Gauge(
             "ancestral_queued_images", "Images admitted and not yet begun.", LANE_LABELS, registry=registry
+        )
+        self._slots = Gauge(
+            "ancestral_slots", "Samples that a raster role can paint at a time.", LANE_LABELS, registry=registry
+        )
+        self._slots_in_use = Gauge(
+            "ancestral_slots_in_use", "Samples that a raster role is painting.", LANE_LABELS, registry=registry
         )
         self._refused = Counter(
             "ancestral_requests_refused",
@@ -240,9 +321,23 @@ class Metrics:
             LANE_LABELS,
             registry=registry,
         )
+        # Of each lane, in whatever order.
+        self._of_lanes = (self._queued, self._slots, self._slots_in_use, self._restarts, self._out_of_memory)
         self._serving = Gauge(
             "ancestral_model_serving",
             "1 if the model version answers calls, 0 if it was refused at load.",
+            ("model", "version"),
+            registry=registry,
+        )
+        self._about = Info(
+            "ancestral_model",
+            "What a model version that serves is: its family, images (height x width x channels), roles and device.",
+            ("model", "version"),
+            registry=registry,
+        )
+        self._draining = Gauge(
+            "ancestral_model_draining",
+            "Replaced or removed loads of a model version that still have calls to finish.",
             ("model", "version"),
             registry=registry,
         )
@@ -251,9 +346,46 @@ class Metrics:
         self._loads = Counter(
             "ancestral_model_loads", "Bundles loaded, by outcome.", ("model", "outcome"), registry=registry
         )
+        self._load_seconds = Summary(
+            "ancestral_model_load_seconds",
+            "Seconds that loads took, by outcome: reading, verifying and warming up.",
+            ("model", "outcome"),
+            registry=registry,
+        )
+        self._verification_seconds = Summary(
+            "ancestral_model_verification_seconds",
+            "Seconds that the replay of a bundle's recorded answers took, by outcome.",
+            ("model", "outcome"),
+            registry=registry,
+        )
 
-    def lane(self, model: str, version: int, role: str) -> LaneMetrics:
-        """The instruments of a lane that is being made; one that serves under the same labels is still shown."""
+    # ---- the server
+
+    def machine(self, *, device: str, threads: int, cpus: int, memory_bytes: float) -> None:
+        """What the server runs on. memory_bytes: infinite where it is unknown."""
+        self._device.info({"device": device, "threads": str(threads)})
+        self._cpus.set(cpus)
+        self._memory_limit.set(memory_bytes)
+
+    def stopping(self) -> None:
+        self._stopping.set(1)
+
+    @property
+    def loop_lag(self) -> LockFreeHistogram:
+        """Seconds; written by the event loop only."""
+        return self._shown.loop_lag
+
+    def method(self, kind: str, service: str, method: str) -> MethodMetrics:
+        """Visible at zero from now on."""
+        return self._shown.methods.setdefault((kind, service, method), MethodMetrics())
+
+    # ---- lanes
+
+    def lane(self, model: str, version: int, role: str, *, raster: bool = False) -> LaneMetrics:
+        """The instruments of a lane that is being made; one that serves under the same labels is still shown.
+
+        raster: of a role that paints images row by row, which has slots.
+        """
         labels = (model, str(version), role)
         self._roles.setdefault((model, version), set()).add(role)
         return LaneMetrics(
@@ -262,27 +394,13 @@ class Metrics:
             {reason: self._dropped.labels(*labels, reason) for reason in DROPS},
             self._restarts.labels(*labels),
             self._out_of_memory.labels(*labels),
+            self._slots.labels(*labels) if raster else None,
+            self._slots_in_use.labels(*labels) if raster else None,
         )
 
     def show(self, model: str, version: int, role: str, metrics: LaneMetrics) -> None:
         """Show the histograms of a lane that serves, in place of those of the one before."""
         self._shown.lanes[model, str(version), role] = metrics
-
-    def method(self, kind: str, service: str, method: str) -> MethodMetrics:
-        """Visible at zero from now on."""
-        return self._shown.methods.setdefault((kind, service, method), MethodMetrics())
-
-    def model(self, name: str, version: int, serving: bool | None) -> None:
-        """Whether a version answers calls or was refused; None: neither, it has no series."""
-        if serving is None:
-            self._serving.remove(name, str(version))
-        else:
-            self._serving.labels(name, str(version)).set(serving)
-
-    def loaded(self, name: str, *, ok: bool) -> None:
-        # Both outcomes are there from the first on: an increase from nothing would be none.
-        for outcome, happened in (("loaded", ok), ("refused", not ok)):
-            self._loads.labels(name, outcome).inc(happened)
 
     def forget_lanes(self, model: str, version: int) -> None:
         """Drop the series of a version whose lanes are gone."""
@@ -291,11 +409,56 @@ class Metrics:
         for role in self._roles.pop((model, version), ()):
             labels = model, version_, role
             self._shown.lanes.pop(labels, None)
-            for instrument in (self._queued, self._restarts, self._out_of_memory):
+            for instrument in self._of_lanes:
                 instrument.remove(*labels)
             for counter, reasons in ((self._refused, REFUSALS), (self._dropped, DROPS)):
                 for reason in reasons:
                     counter.remove(*labels, reason)
+
+    # ---- models
+
+    def model(self, name: str, version: int, serving: bool | None) -> None:
+        """Whether a version answers calls or was refused; None: neither, it has no series."""
+        if serving is None:
+            self._serving.remove(name, str(version))
+        else:
+            self._serving.labels(name, str(version)).set(serving)
+        if not serving:
+            self._about.remove(name, str(version))
+
+    def about(self, name: str, version: int, texts: Mapping[str, str]) -> None:
+        """What a version that is about to serve is, by label."""
+        self._about.labels(name, str(version)).info(dict(texts))
+
+    def draining(self, name: str, version: int, loads: int) -> None:
+        """How many loads of a version have left and still have calls."""
+        if loads:
+            self._draining.labels(name, str(version)).set(loads)
+        else:
+            self._draining.remove(name, str(version))
+
+    def loaded(self, name: str, seconds: float, *, ok: bool) -> None:
+        # Both outcomes are there from the first on: an increase from nothing would be none.
+        for outcome, happened in zip(LOADS, (ok, not ok), strict=True):
+            self._loads.labels(name, outcome).inc(happened)
+            _observe(self._load_seconds.labels(name, outcome), seconds, happened)
+
+    def verified(self, name: str, seconds: float, *, ok: bool) -> None:
+        """A bundle's recorded answers were compared with what its graphs gave."""
+        for outcome, happened in zip(VERIFICATIONS, (ok, not ok), strict=True):
+            _observe(self._verification_seconds.labels(name, outcome), seconds, happened)
+
+    def forget_model(self, name: str) -> None:
+        """Drop what is said of a model of which no version is left."""
+        for instrument, outcomes in (
+            (self._loads, LOADS),
+            (self._load_seconds, LOADS),
+            (self._verification_seconds, VERIFICATIONS),
+        ):
+            for outcome in outcomes:
+                instrument.remove(name, outcome)
+
+    # ---- the port
 
     def scrape(self, open_metrics: bool) -> bytes:
         """All series as they are now, in one of the two formats of text."""
@@ -305,3 +468,9 @@ class Metrics:
     def serve(self, host: str, port: int) -> Endpoint:
         """Answer GET /metrics. OSError if the port is taken."""
         return Endpoint(self.scrape, listen(host, port))
+
+
+def _observe(summary: Any, seconds: float, happened: bool) -> None:
+    """Add to a summary what has happened; it is there at zero otherwise."""
+    if happened:
+        summary.observe(seconds)

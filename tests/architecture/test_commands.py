@@ -108,6 +108,7 @@ def without(command: str, module: str, *arguments: str) -> subprocess.CompletedP
         ("ancestral-server", "structlog", ("--version",)),
         ("ancestral-exporter", "typer", ()),
         # What is imported only when it is needed.
+        ("ancestral-server", "onnxruntime", ("--models", "models")),
         ("ancestral-exporter", "torch", ("train", "digits-vae", "--models", "models")),
         ("ancestral-demo", "sklearn", ("run",)),
     ],
@@ -124,6 +125,6 @@ def test_without_its_extra_a_command_says_which_one_it_needs(
 
 
 def test_a_module_of_our_own_that_is_missing_is_a_fault_and_no_missing_extra() -> None:
-    done = without("ancestral-server", "ancestral_server.app")
+    done = without("ancestral-server", "ancestral_server.app", "--models", ".")
     assert done.returncode == 1
     assert "Traceback" in done.stderr

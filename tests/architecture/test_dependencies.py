@@ -51,7 +51,8 @@ def test_what_is_installed_is_what_is_locked() -> None:
             installed[name] = metadata.version(name).partition("+")[0]
         except metadata.PackageNotFoundError:
             installed[name] = "missing"
-        assert re.fullmatch(r"[0-9][0-9a-z.]*", version), f"{name} is not pinned: {version}"
+        # An epoch stands before the exclamation mark.
+        assert re.fullmatch(r"([0-9]+!)?[0-9][0-9a-z.]*", version), f"{name} is not pinned: {version}"
     assert installed == locked()
 
 

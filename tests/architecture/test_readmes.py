@@ -44,6 +44,7 @@ MAKE = {
     "check": "CI",
     "test": "CI",
     "protos": "tests/architecture/test_generated.py, on a copy",
+    "generated": "tests/deploy/test_observability.py compares what it would write",
     "format": "changes the tree; check runs the same tools",
     "lock": "tests/architecture/test_dependencies.py checks its result",
     "bench": "tests/benchmarks/test_run.py, in short",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from ancestral_server import command_line
 from running import ServerProcess
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +35,7 @@ def compose(run_tool: RunTool) -> dict[str, Any]:
 
 def test_the_services_share_what_they_must(compose: dict[str, Any]) -> None:
     services = compose["services"]
-    assert set(services) == {"exporter", "server", "prometheus"}
+    assert set(services) == {"exporter", "server", "prometheus", "alertmanager", "grafana"}
     assert "models:/models:rw" in services["exporter"]["volumes"]
     assert "models:/models:ro" in services["server"]["volumes"]
     assert services["server"]["depends_on"] == {"exporter": {"condition": "service_completed_successfully"}}
@@ -41,7 +43,7 @@ def test_the_services_share_what_they_must(compose: dict[str, Any]) -> None:
 
 def test_ports_are_published_to_this_machine_only(compose: dict[str, Any]) -> None:
     ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
-    assert sorted(ports) == ["127.0.0.1:8500:8500/tcp", "127.0.0.1:9090:9090/tcp"]
+    assert sorted(ports) == [f"127.0.0.1:{port}:{port}/tcp" for port in (3000, 8500, 9090, 9093)]
 
 
 def test_what_compose_names_is_there(compose: dict[str, Any]) -> None:
@@ -63,18 +65,54 @@ def test_the_gpu_override_asks_for_a_gpu_and_lets_the_server_say_if_there_is_non
 
 
 def test_the_healthcheck_tells_a_serving_server_from_none(compose: dict[str, Any], toy_server: ServerProcess) -> None:
-    test = compose["services"]["server"]["healthcheck"]["test"]
-    assert test[:3] == ["CMD", "python", "-c"]
+    # The image's own, which Kubernetes and plain Docker have as well.
+    assert "healthcheck" not in compose["services"]["server"]
+    (text,) = re.findall(r"^HEALTHCHECK .* CMD (\[.*\])$", (ROOT / "server" / "Dockerfile").read_text(), re.MULTILINE)
+    command = json.loads(text)
+    command[0] = str(Path(sys.executable).parent / command[0])
 
     def exit_code(port: str, **more: str) -> int:
-        environment = {**os.environ, "ANCESTRAL_SERVER_PORT": port, **more}
-        command = [sys.executable, "-c", test[3]]
+        # As in the image: it listens everywhere.
+        environment = {**os.environ, "ANCESTRAL_SERVER_HOST": "0.0.0.0", "ANCESTRAL_SERVER_PORT": port, **more}
         return subprocess.run(command, env=environment, timeout=500, capture_output=True, check=False).returncode
 
     port = toy_server.address.rpartition(":")[2]
     assert exit_code(port) == 0
     assert exit_code(port, http_proxy="http://127.0.0.1:1", https_proxy="http://127.0.0.1:1") == 0
-    assert exit_code("1") != 0
+    assert exit_code("1") == 1
+
+
+def test_grafana_finds_its_data_source_and_its_dashboards(compose: dict[str, Any]) -> None:
+    mounted = {
+        target: Path(source)
+        for source, target, _ in (volume.rsplit(":", 2) for volume in compose["services"]["grafana"]["volumes"])
+    }
+    provisioning = mounted["/etc/grafana/provisioning"]
+    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
+    assert source["jsonData"]["timeInterval"] == config["global"]["scrape_interval"]
+    (provider,) = yaml.safe_load((provisioning / "dashboards" / "ancestral.yml").read_text())["providers"]
+    dashboards = mounted[provider["options"]["path"]]
+    assert len(list(dashboards.glob("*.json"))) == 4
+    home = Path(compose["services"]["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    assert (dashboards / home.name).is_file()
+
+
+def test_prometheus_and_alertmanager_find_their_files_and_each_other(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    for name in ("prometheus", "alertmanager"):
+        mounted = {
+            target: Path(source)
+            for source, target, _ in (volume.rsplit(":", 2) for volume in services[name]["volumes"])
+        }
+        (config,) = (flag.partition("=")[2] for flag in services[name]["command"] if flag.startswith("--config.file="))
+        assert (mounted[str(Path(config).parent)] / Path(config).name).is_file()
+    flags = dict(flag.partition("=")[::2] for flag in services["prometheus"]["command"])
+    # Where the page's links to runbooks lead.
+    consoles = Path(flags["--web.console.templates"])
+    targets = {volume.rsplit(":", 2)[1] for volume in services["prometheus"]["volumes"]}
+    assert {str(consoles / "ancestral.html"), str(consoles / "runbooks")} <= targets
 
 
 def test_the_exporter_job_trains_each_default_model_once(
@@ -155,3 +193,13 @@ def test_the_entry_points_exist() -> None:
         entry = re.search(r'^ENTRYPOINT \["([^"]+)"\]$', (ROOT / name).read_text(), re.MULTILINE)
         assert entry is not None
         assert entry[1] in scripts
+
+
+def test_the_unit_of_systemd_starts_the_server_and_waits_for_its_end() -> None:
+    unit = (ROOT / "deploy" / "systemd" / "ancestral-server.service").read_text()
+    found = dict(re.findall(r"^(\w+)=(.*)$", unit, re.MULTILINE))
+    program, *arguments = found["ExecStart"].split()
+    assert program == "/opt/ancestral/bin/ancestral-server"
+    settings, _ = command_line.read(arguments, {})
+    assert float(found["TimeoutStopSec"]) > settings.drain_seconds
+    assert "ancestral-server health" in found["ExecStartPost"]

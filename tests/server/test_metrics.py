@@ -50,7 +50,7 @@ def test_a_histogram_is_there_with_its_first_value(open_metrics: bool) -> None:
     metrics.method("unary", "ancestral.v1.InferenceService", "Decode")
     lane = metrics.lane("m", 1, "encode")
     metrics.show("m", 1, "encode", lane)
-    lane.record_request(0.5, 1e9)
+    lane.record_request(1, 0.5, 1e9)
     lane.batch_size.observe(3)
     found = samples(metrics, open_metrics)
     assert found["grpc_server_handling_seconds_count"] == {RPC: 1}
@@ -68,7 +68,7 @@ def test_names_of_any_letters_are_written_so_that_they_can_be_read(open_metrics:
     metrics, role = Metrics("1"), 'a"b\\c\nd\\n'
     lane = metrics.lane("m", 1, role)
     metrics.show("m", 1, role, lane)
-    lane.record_request(0.5, 0.5)
+    lane.record_request(1, 0.5, 0.5)
     assert samples(metrics, open_metrics)["ancestral_request_queue_seconds_count"] == {("m", "1", role): 1}
 
 

@@ -236,6 +236,7 @@ class Catalog:
             if (now := self.versions.get(key)) is not None:
                 now.stamp = fresh.stamp  # what it was unloaded from: no reason to load it again
             self._forget(key)
+            self._changed(key)
             return None
         if fresh.serving:
             for endpoint in fresh.endpoints.values():
@@ -299,6 +300,9 @@ class Catalog:
         gone = now is None or now.state is State.NOT_SERVING
         self._shown.set(key, next(reversed(leaving)) if leaving and gone else now)
         self._metrics.model(*key, None if now is None or now.unloaded or now.state is State.LOADING else now.serving)
+        self._metrics.draining(*key, len(leaving or ()))
+        if key[0] not in self._shown:
+            self._metrics.forget_model(key[0])
         self._changes += 1
         self.on_change([key])
 
@@ -310,6 +314,7 @@ class Catalog:
         words: seconds that those may take to hear so, and runs that go on to end.
         """
         self.stopping.set()
+        self._metrics.stopping()
         self._open = Shelf()
         self._changes += 1
         models = [model for model in self.versions.values() if model.serving]

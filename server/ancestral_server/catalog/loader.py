@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,10 @@ from ancestral_server.catalog.retry import passing
 from ancestral_server.catalog.version import NO_ROLES, ModelVersion, RoleMaker, State
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
-from ancestral_server.engine.endpoint import EndpointSettings, one_shot_endpoint, raster_endpoint
+from ancestral_server.engine.endpoint import EndpointSettings, RasterEndpoint, one_shot_endpoint, raster_endpoint
 from ancestral_server.engine.policy import Adaptive, AdaptiveTuning
 from ancestral_server.engine.pool import INTERACTIVE_NICENESS, WorkerPool, lower_thread_priority
+from ancestral_server.engine.raster import RasterScheduler
 from ancestral_server.errors import BundleError, OutOfMemory, Overdue
 from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.bundle import Bundle, read_bundle, read_manifest
@@ -57,6 +60,8 @@ class Load:
     def __init__(self, model: ModelVersion, trial: Trial) -> None:
         self.model = model
         self.trial = trial
+        # time.monotonic() seconds.
+        self.began = time.monotonic()
         # The model is as it will be.
         self.done = threading.Event()
         self._over = threading.Lock()
@@ -119,6 +124,7 @@ class Loader:
         self._refuse(
             late,
             Overdue("one of its operators cannot be ended: it keeps a thread and its memory for as long as it goes on"),
+            load.began,
         )
         return late
 
@@ -130,7 +136,6 @@ class Loader:
         # The threads that onnxruntime makes for its runs inherit it.
         lower_thread_priority(INTERACTIVE_NICENESS)
         model = load.model
-        began = time.monotonic()
         failure: Exception | None = None
         try:
             self._open(load)
@@ -146,9 +151,9 @@ class Loader:
             return
         try:
             if failure is not None:
-                self._refuse(model, failure)
+                self._refuse(model, failure, load.began)
             else:
-                self._serve(model, time.monotonic() - began)
+                self._serve(model, time.monotonic() - load.began)
         finally:
             load.done.set()
 
@@ -156,9 +161,13 @@ class Loader:
         for session in model.sessions.values():
             session.loaded()
         for role, endpoint in model.endpoints.items():
-            self._metrics.show(model.name, model.version, role, endpoint.stats.metrics)
+            metrics = endpoint.stats.metrics
+            self._metrics.show(model.name, model.version, role, metrics)
+            if isinstance(endpoint, RasterEndpoint):
+                metrics.watch_slots(endpoint.scheduler.capacity, _slots_in_use(endpoint.scheduler))
+        self._metrics.about(model.name, model.version, _about(model))
         model.state = State.SERVING
-        self._metrics.loaded(model.name, ok=True)
+        self._metrics.loaded(model.name, seconds, ok=True)
         log.info(
             "model serves",
             model=model.name,
@@ -168,7 +177,7 @@ class Loader:
             seconds=round(seconds, 3),
         )
 
-    def _refuse(self, model: ModelVersion, error: Exception) -> None:
+    def _refuse(self, model: ModelVersion, error: Exception, began: float) -> None:
         if isinstance(error, BundleError):
             model.problem_file, model.problem = error.file, str(error)
         elif isinstance(error, Overdue):
@@ -189,7 +198,7 @@ class Loader:
         model.close()
         # It is kept, to say why; nobody packs a reply of it.
         model.programs = {}
-        self._metrics.loaded(model.name, ok=False)
+        self._metrics.loaded(model.name, time.monotonic() - began, ok=False)
         log.error(
             "bundle refused",
             model=model.name,
@@ -211,13 +220,23 @@ class Loader:
                 model.programs[role.name] = RasterProgram(role, session, bundle.manifest)
             else:
                 model.programs[role.name] = self._one_shot(load, bundle, role, on_caller=False)
-        replay(bundle, model.programs)
+        self._verify(bundle, model)
         for name, program in model.programs.items():
             check_labels(program)
             self._serve_role(load, bundle, name, program)
         model.device = self._runtime.device
         for endpoint in model.endpoints.values():
             endpoint.start()
+
+    def _verify(self, bundle: Bundle, model: ModelVersion) -> None:
+        """Replay the bundle's recorded answers. What is broken off, as for want of memory, is no verdict."""
+        began = time.monotonic()
+        try:
+            replay(bundle, model.programs)
+        except BundleError:
+            self._metrics.verified(model.name, time.monotonic() - began, ok=False)
+            raise
+        self._metrics.verified(model.name, time.monotonic() - began, ok=True)
 
     def _one_shot(self, load: Load, bundle: Bundle, role: bundle_pb2.Role, *, on_caller: bool) -> OneShotProgram:
         session = self._session(load, bundle, role, on_caller=on_caller)
@@ -237,7 +256,7 @@ class Loader:
         """Make the lanes of a role, warm, and what calls see of it. OutOfMemory if not even one row fits."""
         model = load.model
         name = f"{model.name}:{model.version} {role}"
-        metrics = self._metrics.lane(model.name, model.version, role)
+        metrics = self._metrics.lane(model.name, model.version, role, raster=isinstance(program, RasterProgram))
         if isinstance(program, RasterProgram):
             raster = model.endpoints[role] = raster_endpoint(name, program, metrics, self._endpoints)
             model.roles[role] = self._roles.raster(model, program, raster)
@@ -246,3 +265,27 @@ class Loader:
             one_shot = one_shot_endpoint(name, program, single_thread, metrics, self._endpoints)
             model.endpoints[role] = one_shot
             model.roles[role] = self._roles.one_shot(model, program, one_shot)
+
+
+def _slots_in_use(scheduler: RasterScheduler) -> Callable[[], int]:
+    """Asks a scheduler without keeping it: what shows the answer may outlive it."""
+    reference = weakref.ref(scheduler)
+
+    def used() -> int:
+        there = reference()
+        return 0 if there is None else there.used
+
+    return used
+
+
+def _about(model: ModelVersion) -> dict[str, str]:
+    """What a loaded version is, for the metrics."""
+    manifest = model.manifest
+    assert manifest is not None, "a version that serves was read"
+    image = manifest.image
+    return {
+        "family": manifest.family,
+        "image": f"{image.height}x{image.width}x{image.channels}",
+        "roles": ",".join(sorted(model.endpoints)),
+        "device": model.device,
+    }

@@ -6,6 +6,8 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
+from ancestral_server.engine.job import RasterJob
+from ancestral_server.engine.raster import RowStep
 from ancestral_server.engine.scheduler import Answers, Step
 from ancestral_server.errors import DeadlineExceeded
 from ancestral_server.metrics import LaneMetrics
@@ -48,8 +50,12 @@ class LaneStats:
     def ran(self, step: Step, ran: float, done: float) -> None:
         """A run has ended, and then its rows were handed back, time.monotonic() seconds."""
         rows, requests, gathered = step.rows, step.requests, step.gathered
+        begun = _begun_with(step) if isinstance(step, RowStep) else ()
         with self._lock:
             self.metrics.batch_size.observe(rows)
+            self.metrics.run_seconds += ran - gathered
+            for job in begun:
+                self.metrics.first_row_seconds.observe(ran - job.submitted)
             runs = self.runs.get(rows)
             if runs is None:
                 runs = self.runs[rows] = Runs()
@@ -69,7 +75,7 @@ class LaneStats:
                 self.rows += job.rows
                 self.queue_seconds += job.queue_seconds
                 self.total_seconds += job.finished - job.submitted
-                self.metrics.record_request(job.queue_seconds, job.compute_seconds)
+                self.metrics.record_request(job.rows, job.queue_seconds, job.compute_seconds)
             self.failures += len(answers.failed)
             for job, error in answers.failed:
                 self.failure_seconds += now - job.submitted
@@ -94,3 +100,19 @@ class LaneStats:
         """`runs` in ascending order, as they are now."""
         with self._lock:
             return sorted(self.runs.items())
+
+
+def _begun_with(step: RowStep) -> list[RasterJob]:
+    """The requests whose first image row this run has painted: it was decided upon when their first sample was placed.
+
+    Only whoever takes the turns of the step's seat writes into its slots. Samples that are finished have left them, so
+    that nothing is told here of images of a single row.
+    """
+    slots = step.slots
+    jobs = {
+        id(job): job
+        for slot, job in enumerate(slots.jobs[: slots.used])
+        # A run of those that failed in company leaves others as they were.
+        if job is not None and job.started == step.began and slots.row[slot]
+    }
+    return list(jobs.values())
