@@ -20,8 +20,8 @@ import torch
 
 from ancestral_exporter import recipes
 from ancestral_exporter.bundle.write import write_bundle
+from ancestral_exporter.models.autoregressive import Autoregressive
 from ancestral_exporter.models.base import ImageModel, ImageShape
-from ancestral_exporter.models.pixelcnn import GatedPixelCNN
 from ancestral_server.catalog import Loader, ModelVersion
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
@@ -47,9 +47,9 @@ CORES = len(os.sched_getaffinity(0))
 
 @dataclass
 class Rig:
-    """A PixelCNN in PyTorch, as a bundle in `models`, and as the server would load it."""
+    """A model that samples pixel by pixel: in PyTorch, as a bundle in `models`, and as the server would load it."""
 
-    model: GatedPixelCNN
+    model: Autoregressive
     models: Path
     version: ModelVersion
 
@@ -100,7 +100,7 @@ def rig(recipe: str, folder: Path, settings: Sequence[str] = ()) -> Iterator[Rig
     """Write an untrained bundle of the recipe under `folder` and load it as the server does."""
     torch.set_num_threads(CORES)
     model, _ = untrained(recipe, folder, settings)
-    assert isinstance(model, GatedPixelCNN), f"{recipe} is not sampled pixel by pixel"
+    assert isinstance(model, Autoregressive), f"{recipe} is not sampled pixel by pixel"
     # Nobody is refused: what is compared is how long all take.
     server_settings = Settings(models=folder, device="cpu", max_queue_ms=3_600_000)
     version = Loader(server_settings, Runtime("cpu", CORES), Metrics("bench"), Arrivals()).load(recipe, 1)

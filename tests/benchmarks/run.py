@@ -43,6 +43,7 @@ def main() -> None:
         default=[2, 4, 8, 1],
         help="of the same net, dilated, that is compared with it; columns lie no more than 4 apart",
     )
+    parser.add_argument("--pixelrnn", default="mnist-pixelrnn", help="a PixelRNN recipe that is compared with it")
     parser.add_argument("--repeats", type=int, default=7, help="timings of each kind; medians are reported")
     parser.add_argument("--naive-seconds", type=float, default=8.0, help="longest that a naive loop may run")
     parser.add_argument("--load-seconds", type=float, default=8.0, help="length of each load")
@@ -60,8 +61,11 @@ def main() -> None:
         rows = sampling.measure(bench, options.batches, options.repeats, options.naive_seconds, bench.models)
         report["sampling"] = [asdict(row) for row in rows]
         with rig(options.recipe, Path(temporary, "dilated"), settings) as dilated:
-            report["dilated"] = sampling.beside_dilated(bench, dilated, options.batches, options.repeats)
+            report["dilated"] = sampling.beside(bench, dilated, options.batches, options.repeats)
         report["row_dilations"] = options.row_dilations
+        with rig(options.pixelrnn, Path(temporary, "pixelrnn")) as pixelrnn:
+            report["pixelrnn"] = sampling.beside(bench, pixelrnn, options.batches, options.repeats)
+        report["pixelrnn_recipe"] = options.pixelrnn
         with ServerProcess(bench.models) as server:
             report["through_server"] = sampling.through_server(bench, server.address, 64, options.repeats)
         report["poisson"] = load.compare_batching(bench, options.load_seconds, options.rounds)
@@ -93,14 +97,12 @@ def markdown(report: dict[str, Any]) -> str:
         f"The same net with its vertical windows dilated by {', '.join(map(str, report['row_dilations']))} rows, whose",
         "states are read as many rows back; CPU seconds of all threads:",
         "",
-        "| images | dilated, CPU s | undilated, CPU s | ratio |",
-        "|---:|---:|---:|---:|",
+        *_beside(report["dilated"], "dilated", "undilated"),
+        "",
+        f"A PixelRNN, `{report['pixelrnn_recipe']}`, beside the PixelCNN; CPU seconds of all threads:",
+        "",
+        *_beside(report["pixelrnn"], "PixelRNN", "PixelCNN"),
     ]
-    lines.extend(
-        f"| {row['batch']} | {row['dilated_cpu_seconds']:.3f} | {row['undilated_cpu_seconds']:.3f} "
-        f"| {row['ratio']:.3f} |"
-        for row in report["dilated"]
-    )
     server = report["through_server"]
     poisson = report["poisson"]
     lines += [
@@ -131,6 +133,18 @@ def markdown(report: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _beside(rows: list[dict[str, Any]], other: str, net: str) -> list[str]:
+    """A table of what `sampling.beside` found."""
+    return [
+        f"| images | {other}, CPU s | {net}, CPU s | ratio |",
+        "|---:|---:|---:|---:|",
+        *(
+            f"| {row['batch']} | {row['other_cpu_seconds']:.3f} | {row['cpu_seconds']:.3f} | {row['ratio']:.3f} |"
+            for row in rows
+        ),
+    ]
 
 
 def plot(report: dict[str, Any], path: Path) -> None:

@@ -150,9 +150,9 @@ def through_server(rig: Rig, address: str, batch: int, repeats: int) -> dict[str
     }
 
 
-def beside_dilated(rig: Rig, dilated: Rig, batches: list[int], repeats: int) -> list[dict[str, Any]]:
-    """By batch: CPU seconds of all threads to sample from the dilated net and from the undilated one, in turn, and
-    their ratio; all medians. What differs is a few per cent, less than what the clock sees of others on the machine.
+def beside(rig: Rig, other: Rig, batches: list[int], repeats: int) -> list[dict[str, Any]]:
+    """By batch: CPU seconds of all threads to sample from another net and from that of the rig, in turn, and their
+    ratio; all medians. What differs may be a few per cent, less than what the clock sees of others on the machine.
     """
     rows = []
     with asyncio.Runner() as runner:
@@ -163,14 +163,14 @@ def beside_dilated(rig: Rig, dilated: Rig, batches: list[int], repeats: int) -> 
             return time.process_time() - began
 
         for batch in batches:
-            one_sampling(dilated, batch)
+            one_sampling(other, batch)
             one_sampling(rig, batch)
-            pairs = [(one_sampling(dilated, batch), one_sampling(rig, batch)) for _ in range(repeats)]
+            pairs = [(one_sampling(other, batch), one_sampling(rig, batch)) for _ in range(repeats)]
             rows.append(
                 {
                     "batch": batch,
-                    "dilated_cpu_seconds": statistics.median(pair[0] for pair in pairs),
-                    "undilated_cpu_seconds": statistics.median(pair[1] for pair in pairs),
+                    "other_cpu_seconds": statistics.median(pair[0] for pair in pairs),
+                    "cpu_seconds": statistics.median(pair[1] for pair in pairs),
                     "ratio": statistics.median(a / b for a, b in pairs),
                 }
             )

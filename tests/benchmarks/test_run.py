@@ -13,7 +13,8 @@ BENCH = Path(__file__).parent / "run.py"
 def test_a_short_run_reports_every_figure(tmp_path: Path) -> None:
     out = tmp_path / "report"
     flags = "--recipe digits-pixelcnn --batches 1 3 --repeats 1 --naive-seconds 0.1 --load-seconds 1 --rounds 1"
-    command = [sys.executable, str(BENCH), *flags.split(), "--row-dilations", "2", "4", "--out", str(out)]
+    others = "--row-dilations 2 4 --pixelrnn digits-pixelrnn"
+    command = [sys.executable, str(BENCH), *flags.split(), *others.split(), "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(out.with_suffix(".json").read_text())
@@ -21,9 +22,9 @@ def test_a_short_run_reports_every_figure(tmp_path: Path) -> None:
     for row in report["sampling"]:
         timed = ("sample_seconds", "pass_seconds", "ratio", "speedup_naive_onnx", "speedup_naive_torch")
         assert all(row[key] > 0 for key in timed)
-    assert [row["batch"] for row in report["dilated"]] == [1, 3]
-    keys = ("dilated_cpu_seconds", "undilated_cpu_seconds", "ratio")
-    assert all(row[key] > 0 for row in report["dilated"] for key in keys)
+    for other in ("dilated", "pixelrnn"):
+        assert [row["batch"] for row in report[other]] == [1, 3]
+        assert all(row[key] > 0 for row in report[other] for key in ("other_cpu_seconds", "cpu_seconds", "ratio"))
     assert report["through_server"]["ratio"] > 0
     for kind in ("continuous", "static"):
         assert report["poisson"][kind]["images_per_second"] > 0
@@ -33,4 +34,5 @@ def test_a_short_run_reports_every_figure(tmp_path: Path) -> None:
     text = out.with_suffix(".md").read_text()
     assert "Poisson load" in text
     assert "dilated by 2, 4 rows" in text
+    assert "`digits-pixelrnn`, beside the PixelCNN" in text
     assert out.with_suffix(".png").stat().st_size > 1000

@@ -144,7 +144,7 @@ class _Rows:
         beside = np.stack([direction.beside for direction in directions.values() if direction.beside is not None])
 
         body = GraphBuilder("back", outer=g)
-        shape_of_state = [len(beside), "batch", net.size]
+        shape_of_state: list[int | str] = [len(beside), "batch", net.size]
         hidden, cell = body.input("hidden", FLOAT, shape_of_state), body.input("cell", FLOAT, shape_of_state)
         step = body.input("sums", FLOAT, [len(beside), "batch", 4 * net.size])
         total = body.add("Add", step, body.add("MatMul", hidden, beside))

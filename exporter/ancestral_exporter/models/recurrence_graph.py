@@ -56,7 +56,7 @@ def _scan(node: onnx.NodeProto, offsets: Sequence[int], groups: int, places: int
     title = f"{states}/"
     graph = GraphBuilder("lstm", prefix=title)
     body = GraphBuilder("step", outer=graph)
-    shape = [groups, "batch", places, size]
+    shape: list[int | str] = [groups, "batch", places, size]
     hidden, cell = body.input(f"{title}hidden", FLOAT, shape), body.input(f"{title}cell", FLOAT, shape)
     step = body.input(f"{title}sums", FLOAT, [groups, "batch", places, 4 * size])
     # Neighbours outside are the zeros that are put behind the last place.

@@ -25,8 +25,8 @@ import onnx
 
 from ancestral.v1 import bundle_pb2, tensor_pb2
 from ancestral_exporter.models.base import ImageShape
+from ancestral_exporter.models.draw import Draw, bytes_of_levels, levels_of_bytes, make_draw
 from ancestral_exporter.models.graph_builder import BOOL, FLOAT, INT64, UINT8, GraphBuilder
-from ancestral_exporter.models.pixelcnn_draw import Draw, bytes_of_levels, levels_of_bytes, make_draw
 from ancestral_exporter.models.quantise import COLDEST
 from ancestral_exporter.models.values import LogisticMixture
 
