@@ -36,6 +36,7 @@ def _serve(settings: Settings, remarks: list[str]) -> None:
     # Here, since `health` has no use for what they import: onnxruntime.
     from ancestral_server.app import serve
     from ancestral_server.processes import serve_all
+    from ancestral_server.rpc.grpc_workarounds import leaving
 
     logs.configure(settings.log_format)
     for remark in remarks:
@@ -49,9 +50,8 @@ def _serve(settings: Settings, remarks: list[str]) -> None:
         except StartupError as error:
             print(f"ancestral-server: {error}", file=sys.stderr)
             sys.exit(1)
-        # Everybody who was let in has been answered. What still arrives must hear UNAVAILABLE, which it does when the
-        # sockets close with the process; gRPC's own stop, and the end of the event loop, would tell it CANCELLED.
-        os._exit(0)
+        # Everybody who was let in has been answered.
+        leaving.leave()
 
 
 def _event_loop() -> asyncio.AbstractEventLoop:
