@@ -79,6 +79,11 @@ def with_labels(train: Split, count: int) -> Split:
     return Split(train.images, labels, train.binarise)
 
 
+def labelled_only(train: Split) -> Split:
+    """The images that have a label."""
+    return Split(train.images[train.labels >= 0], train.labels[train.labels >= 0], train.binarise)
+
+
 def binarise(images: Images, rng: np.random.Generator) -> Images:
     """Each pixel drawn as 255 with probability byte / 255, else 0; shape kept."""
     # u is one of 0..254, so byte 0 never and byte 255 always gives 255.

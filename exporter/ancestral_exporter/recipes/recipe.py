@@ -71,8 +71,8 @@ class Recipe:
         """
         if self.data.shift >= min(image.height, image.width):
             raise UsageError(
-                f"{self.name}: data.shift is {self.data.shift}, and images are {image.height}×{image.width}: it must be "
-                "smaller, so that something of each stays"
+                f"{self.name}: data.shift is {self.data.shift}, and images are {image.height}×{image.width}: it "
+                "must be smaller, so that something of each stays"
             )
         try:
             return self.model_type(image, self.model)

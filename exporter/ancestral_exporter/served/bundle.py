@@ -25,6 +25,8 @@ _BATCH, _MOST_VALUES = 250, 2**20
 
 _IMAGES = (bundle_pb2.MEANING_IMAGE, bundle_pb2.MEANING_ROW)
 
+_Given = Mapping[bundle_pb2.Meaning.ValueType, Array]
+
 
 class Served:
     """Roles of a bundle. label_count: classes that a role is conditioned on, 0 for none."""
@@ -79,7 +81,7 @@ class Served:
         return self._run(self.roles["decode"], len(latents), given)[bundle_pb2.MEANING_IMAGE]
 
     def scores(self, images: Array, labels: Array, draws: int, seed: int = 0) -> Array:
-        """Log-likelihoods [N, draws], nats, of images [N,H,W,C] uint8 of the classes [N], each with noise of its own."""
+        """Log-likelihoods [N, draws], nats, of images [N,H,W,C] uint8 of classes [N], each with noise of its own."""
         given = {
             bundle_pb2.MEANING_IMAGE: images.repeat(draws, axis=0),
             bundle_pb2.MEANING_LABEL: labels.repeat(draws),
@@ -100,7 +102,7 @@ class Served:
         outputs = self._run(self.roles["sample"], count, given, seed)
         return next(outputs[meaning] for meaning in _IMAGES if meaning in outputs)
 
-    def _run(self, role: bundle_pb2.Role, count: int, given: Mapping[int, Array], seed: int = 0) -> dict[int, Array]:
+    def _run(self, role: bundle_pb2.Role, count: int, given: _Given, seed: int = 0) -> dict[int, Array]:
         """A role's outputs by meaning. Noise is drawn here; an image to complete is unknown in every pixel."""
         session = self._session(role.graph)
         size = max(1, min(_BATCH, _MOST_VALUES // self.image.values))
@@ -121,7 +123,7 @@ class Served:
         role: bundle_pb2.Role,
         spec: bundle_pb2.TensorSpec,
         batch: slice,
-        given: Mapping[int, Array],
+        given: _Given,
         seed: int,
     ) -> Array:
         if spec.meaning in given:
@@ -137,7 +139,7 @@ class Served:
         if graph not in self._sessions:
             try:
                 self._sessions[graph] = open_session(self.folder / graph)
-            except Exception as error:  # noqa: BLE001 - onnxruntime raises many kinds
+            except Exception as error:  # onnxruntime raises many kinds
                 told = " ".join(str(error).split())
                 raise ExporterError(f"{self.folder / graph}: does not load: {told}") from error
         return self._sessions[graph]

@@ -26,12 +26,11 @@ from ancestral_exporter.errors import DataError, ExporterError, UsageError
 from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.recipes import data_from, from_settings
 from ancestral_exporter.served.bundle import Served
-from ancestral_exporter.served.judge import Judge, train_judge
+from ancestral_exporter.served.judge import FEATURES, Judge, train_judge
 from ancestral_exporter.served.latents import Latents, measure_latents
 from ancestral_exporter.served.likelihood import Likelihood, measure_likelihood
 from ancestral_exporter.served.probes import LABELLED, Probe, probe
 from ancestral_exporter.served.samples import (
-    FEATURES,
     Classes,
     Frechet,
     Memory,
@@ -107,7 +106,7 @@ class Evaluation:
 @dataclass
 class Seen:
     """Images [N,H,W,C] uint8 for pictures, where there are any: neighbours are the training images that are nearest to
-    the samples, distances [N] how near.
+    the samples.
     """
 
     samples: Array | None = None

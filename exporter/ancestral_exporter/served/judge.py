@@ -1,7 +1,7 @@
-"""A small classifier of the images: what samples are held against, and whose last hidden layer the Fréchet distance sees.
+"""A small classifier of the images: what samples are held against, and what the Fréchet distance looks through.
 
-It is the same net, made by the same steps with the same seed, for every bundle of a data set, so figures of one data set
-compare; they do not with another classifier's, nor with a published FID, which Inception's features make.
+It is the same net, made by the same steps with the same seed, for every bundle of a data set, so figures of one data
+set compare; they do not with another classifier's, nor with a published FID, which Inception's features make.
 
 Letters: N images, H, W, C image axes, F features, K classes.
 """
@@ -68,7 +68,7 @@ class Judge(nn.Module):
     @torch.no_grad()
     def look(self, images: Array) -> Judged:
         """Images [N,H,W,C] uint8 as this net sees them."""
-        features = torch.cat([self.features(part) for part in torch.from_numpy(images).split(_MOST_AT_ONCE)])
+        features = torch.cat([self.features(part) for part in torch.split(torch.from_numpy(images), _MOST_AT_ONCE)])
         probabilities = functional.softmax(self.head(features), dim=1)
         return Judged(features.numpy(), probabilities.numpy())
 

@@ -15,8 +15,7 @@ from ancestral_exporter.bundle.runtime import Array
 from ancestral_exporter.plots import grid, labelled_rows
 from ancestral_exporter.served.bundle import Served
 from ancestral_exporter.served.evaluation import Evaluation, Seen
-from ancestral_exporter.served.latents import Latents
-from ancestral_exporter.served.samples import nearest
+from ancestral_exporter.served.latents import ACTIVE_VARIANCE, Latents
 
 SAMPLES, NEIGHBOURS, RECONSTRUCTIONS = "samples.png", "neighbours.png", "reconstructions.png"
 MANIFOLD, TRAVERSALS = "manifold.png", "traversals.png"
@@ -32,12 +31,14 @@ def write_pictures(found: Evaluation, served: Served, seen: Seen, folder: Path) 
     pictures: dict[str, Image.Image] = {}
     if seen.samples is not None and seen.neighbours is not None:
         pictures[SAMPLES] = Image.fromarray(grid(seen.samples[:64], 8))
-        distances = np.array([nearest(a[None], b[None])[0][0] for a, b in zip(seen.samples, seen.neighbours, strict=True)])
-        closest = np.argsort(distances, kind="stable")[:_COLUMNS]
+        difference = (seen.samples.astype(np.float32) - seen.neighbours).reshape(len(seen.samples), -1)
+        closest = np.argsort((difference**2).sum(axis=1), kind="stable")[:_COLUMNS]
         rows = [("sample", seen.samples[closest]), ("nearest training image", seen.neighbours[closest])]
         pictures[NEIGHBOURS] = labelled_rows([rows])
     if seen.originals is not None and seen.decoded is not None:
-        chosen = [slice(first, first + _COLUMNS) for first in range(0, min(3 * _COLUMNS, len(seen.originals)), _COLUMNS)]
+        chosen = [
+            slice(first, first + _COLUMNS) for first in range(0, min(3 * _COLUMNS, len(seen.originals)), _COLUMNS)
+        ]
         pictures[RECONSTRUCTIONS] = labelled_rows(
             [[("original", seen.originals[part]), ("decoded", seen.decoded[part])] for part in chosen]
         )
@@ -59,9 +60,10 @@ def manifold_points(steps: int) -> Array:
 
 
 def _traversals(served: Served, latents: Latents) -> Image.Image:
-    """A row for each of the most telling latents, from -_REACH to _REACH, the others at 0."""
+    """A row for each of the most telling active latents, from -_REACH to _REACH, the others at 0."""
     worth = latents.divergences or latents.variances
-    order = sorted(range(len(worth)), key=lambda i: -worth[i])[:_LATENTS]
+    active = [i for i, variance in enumerate(latents.variances) if variance > ACTIVE_VARIANCE]
+    order = sorted(active or range(len(worth)), key=lambda i: -worth[i])[:_LATENTS]
     # An autoencoder's codes have no prior: their spread over images is their scale.
     scale = [1.0 if latents.divergences else latents.variances[i] ** 0.5 for i in order]
     rows = []

@@ -5,7 +5,7 @@ Letters: N images, D numbers of an image, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +58,7 @@ def probe(encodings: Mapping[str, tuple[Array, Array]], train_labels: Array, tes
     return found
 
 
-def _choose(labels: Array, classes: Sequence[int], count: int, random: np.random.Generator) -> Array:
+def _choose(labels: Array, classes: Array, count: int, random: np.random.Generator) -> Array:
     """Indices of so many images, without repetition; a classifier needs one of each class."""
     shuffled = random.permutation(len(labels))
     firsts = [int(np.flatnonzero(labels[shuffled] == label)[0]) for label in classes]

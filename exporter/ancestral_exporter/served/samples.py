@@ -1,4 +1,4 @@
-"""What a bundle's samples are: of which classes, how like test images as a whole, and whether copies of training images.
+"""What a bundle's samples are: of which classes, how like test images as a whole, and whether copies of training ones.
 
 Letters: N images, H, W, C image axes, F features.
 """
@@ -37,7 +37,7 @@ class Classes:
 
 
 def count_classes(samples: Judged, test: Judged, test_labels: Array, asked: Array | None) -> Classes:
-    """Compare samples with test images of the classes `test_labels`; asked: the samples' classes, where they have any."""
+    """Compare samples with test images of the classes `test_labels`. asked: the samples' classes, if there are any."""
     count = samples.probabilities.shape[1]
     return Classes(
         images=len(samples.features),
@@ -82,10 +82,10 @@ def frechet_distance(a: Array, b: Array) -> float:
 class Memory:
     """Whether samples are copies: their distances to the nearest of `pool` training and of as many test images.
 
-    Distances are Euclidean, of intensities in [0,1]. ratio: the median over the samples of the first by the second: 1 for
-    a model that has only learnt what images are like, towards 0 for one that repeats them. nearer: the share of samples
-    that are nearer to a training image; half of them where there is no difference. copies: samples that are a training
-    image, any of them, value for value.
+    Distances are Euclidean, of intensities in [0,1]. ratio: the median over the samples of the first by the second: 1
+    for a model that has only learnt what images are like, towards 0 for one that repeats them. nearer: the share of
+    samples that are nearer to a training image; half of them where there is no difference. copies: samples that are a
+    training image, any of them, value for value.
     """
 
     samples: int

@@ -85,13 +85,13 @@ def _nats(nats: float, error: float | None, bits: float | None) -> tuple[str, st
 def _latents(found: Evaluation) -> Rows:
     assert found.latents
     latents, divergences = found.latents, found.latents.divergences
-    title = f"{latents.active} of {len(latents.variances)} latents are active (variance of the mean > {ACTIVE_VARIANCE})"
+    title = (
+        f"{latents.active} of {len(latents.variances)} latents are active (variance of the mean > {ACTIVE_VARIANCE})"
+    )
     worth = divergences or latents.variances
     order = sorted(range(len(worth)), key=lambda i: -worth[i])[:_LATENTS]
     header = ("latent", "KL, nats", "variance of the mean") if divergences else ("latent", "variance of the mean")
-    rows = [
-        (str(i), *([f"{divergences[i]:.3f}"] if divergences else []), f"{latents.variances[i]:.4f}") for i in order
-    ]
+    rows = [(str(i), *([f"{divergences[i]:.3f}"] if divergences else []), f"{latents.variances[i]:.4f}") for i in order]
     if divergences:
         rows.append(("all", f"{sum(divergences):.2f}", ""))
     return Rows(title, header, tuple(rows))
@@ -125,7 +125,9 @@ def _percent(entry: Probe) -> str:
 
 
 def _classes(found: Classes, names: tuple[str, ...]) -> Rows:
-    title = f"Classes of {found.images} samples, by a classifier that is right on {found.test_accuracy:.1%} of test images"
+    title = (
+        f"Classes of {found.images} samples, by a classifier that is right on {found.test_accuracy:.1%} of test images"
+    )
     total, test_total = sum(found.histogram), sum(found.test_histogram)
     rows = [
         (names[i] if i < len(names) else str(i), f"{count / total:.1%}", f"{test / test_total:.1%}")
