@@ -108,7 +108,7 @@ def encoder_weights(bundle: Path, encoder: Encoder) -> dict[str, Tensor]:
     what = f"model.pretrained = {str(bundle)!r}"
     if not path.is_file():
         raise UsageError(
-            f"{what}: has no {_GRAPH}; give the folder of an autoencoder's or a VAE's bundle, NAME/VERSION"
+            f"{what}: no {_GRAPH} there; give the folder of an autoencoder's or a VAE's bundle, NAME/VERSION"
         )
     try:
         weights = {
