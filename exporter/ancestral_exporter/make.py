@@ -34,8 +34,9 @@ from ancestral_exporter.training import Fitted, Options, fit
 # Hidden, so that no server takes it for a model.
 WORK = ".training"
 _GOLDEN_IMAGES = 16
-# Of the importance-weighted bound on the card: half a minute for MNIST's VAE on one core. `evaluate` takes any numbers.
-_BOUND_IMAGES, _BOUND_DRAWS = 500, 50
+# Of the importance-weighted bound on the card: seconds for the digits, a quarter of a minute for MNIST's VAE.
+# `evaluate` takes any numbers.
+_BOUND_IMAGES, _BOUND_DRAWS = 250, 50
 # Lines about a person's files that were left out.
 _MOST_TOLD = 10
 
@@ -137,7 +138,9 @@ def _write(
             plots.write_curve(fitted.history, recipe.name, fitted.best_epoch, model.figure.name, unit, folder)
         text = images.description if images else f"none seen (the recipe is for {recipe.data.source})"
         levels = images.binarisation if images else "none"
-        measured = card.Measured(found, agreement, measure_cost(model, folder), *_through_graphs(model, folder, images))
+        measured = card.Measured(
+            found, agreement, measure_cost(model, folder), *_through_graphs(model, folder, images if fitted else None)
+        )
         page = card.card(recipe, model, text, levels, measured, fitted, made)
         (folder / card.CARD).write_text(page, encoding="utf-8")
         return [agreement.metric()] if agreement else []
@@ -166,7 +169,7 @@ def _write(
 def _through_graphs(
     model: ImageModel, folder: Path, images: data.Dataset | None
 ) -> tuple[Likelihood | None, Latents | None]:
-    """The importance-weighted bound of the first test images, and what the latents tell of them."""
+    """The importance-weighted bound of the first test images, and what the latents tell of them; of a trained model."""
     if images is None:
         return None, None
     served = Served(folder, (role for graph in model.graphs() for role in graph_roles(graph)), model.image, 0)

@@ -21,9 +21,9 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from ancestral_exporter.augmentation import shifted
 from ancestral_exporter.checkpoints import CHECKPOINT, Memory, ReplacingIO, resumable, saved_state
 from ancestral_exporter.data import Dataset as ImageData
 from ancestral_exporter.data import Split
@@ -158,18 +158,6 @@ class Fitting(lightning.LightningModule):
         rate = partial(one_cycle, warmup=schedule.warmup_fraction * steps, steps=steps)
         cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
-
-
-def shifted(images: Tensor, most: int) -> Tensor:
-    """Images [N,H,W,C] uint8, each moved by its own -most to `most` rows and columns, with 0 where nothing was."""
-    if not most:
-        return images
-    count, height, width, _ = images.shape
-    padded = functional.pad(images, (0, 0, most, most, most, most))
-    tops, lefts = torch.randint(0, 2 * most + 1, (2, count, 1), device=images.device)
-    rows = (tops + torch.arange(height, device=images.device))[:, :, None]  # [N,H,1]
-    columns = (lefts + torch.arange(width, device=images.device))[:, None, :]  # [N,1,W]
-    return padded[torch.arange(count, device=images.device)[:, None, None], rows, columns]
 
 
 def one_cycle(step: int, warmup: float, steps: int) -> float:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter import data
@@ -246,7 +245,5 @@ def test_probes_tell_good_encodings_from_bad_ones(monkeypatch: pytest.MonkeyPatc
 def test_labelled_rows_hold_every_image() -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
     picture = np.asarray(labelled_rows([[("one", images[:3])], [("two", images[3:])]]))
-    assert isinstance(labelled_rows([[("one", images[:3])]]), Image.Image)
-    for image in images:
-        colours = {tuple(pixel) for pixel in image.reshape(-1, 3).tolist()}
-        assert colours <= {tuple(pixel) for pixel in picture.reshape(-1, 3).tolist()}
+    there = {tuple(pixel) for pixel in np.unique(picture.reshape(-1, 3), axis=0).tolist()}
+    assert {tuple(pixel) for pixel in images.reshape(-1, 3).tolist()} <= there
