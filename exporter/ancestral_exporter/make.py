@@ -99,7 +99,9 @@ def _data(recipe: Recipe, folder: Path | None, announce: Announcer) -> data.Data
             )
         found = dataclasses.replace(found, train=data.labelled_only(found.train))
     elif recipe.data.labelled is not None and not recipe.model_type.takes_unlabelled:
-        raise DataError(f"{recipe.name}: data.labelled is for a family that learns from labels")
+        raise DataError(
+            f"{recipe.name}: data.labelled is for a family that learns from images without labels, or from labels alone"
+        )
     if labels and labels < len(found.classes):
         raise DataError(
             f"{recipe.name}: model.label_count is {labels}, but the images are of {len(found.classes)} classes: "

@@ -54,6 +54,10 @@ class Served:
         """Whether the role is there and has such an output."""
         return self.can(name) and any(spec.meaning == meaning for spec in self.roles[name].outputs)
 
+    def takes(self, name: str, meaning: bundle_pb2.Meaning.ValueType) -> bool:
+        """Whether the role is there and has such an input."""
+        return self.can(name) and any(spec.meaning == meaning for spec in self.roles[name].inputs)
+
     def means(self, images: Array) -> Array:
         """[N,Z] of images [N,H,W,C] uint8."""
         return self.moments(images)[bundle_pb2.MEANING_MEAN]

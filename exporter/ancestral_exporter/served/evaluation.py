@@ -158,6 +158,9 @@ class Evaluating:
         if not self.served.can("score"):
             self.missing["likelihood"] = "no role score"
             return
+        if self.served.takes("score", bundle_pb2.MEANING_LABEL) and not self.parts.labelled:
+            self.missing["likelihood"] = "it is of an image given its class, and the images have none"
+            return
         self.say(f"scoring {len(self.parts.test)} test images")
         density = any(metric.name == "negative_log_density" for metric in self.manifest.metrics)
         self.found["likelihood"] = measure_likelihood(
@@ -234,7 +237,9 @@ class Evaluating:
             self.missing |= dict.fromkeys(names, "no role sample")
             return
         parts = self.parts
-        labels = np.resize(parts.test_labels, self.amounts.samples)
+        # Of the classes that the test images have, or else of all in turn.
+        known = parts.test_labels if parts.labelled else np.arange(max(1, self.served.label_count))
+        labels = np.resize(known, self.amounts.samples)
         self.say(f"drawing {len(labels)} samples")
         samples = self.served.sample(labels, _SAMPLE_SEED)
         self.found["memory"], index = measure_memory(samples, parts.train, parts.test)

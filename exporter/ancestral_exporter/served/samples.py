@@ -105,8 +105,8 @@ def measure_memory(samples: Array, train: Array, test: Array) -> tuple[Memory, A
     to_train, _ = nearest(samples, train[chosen])
     to_test, _ = nearest(samples, test[:pool])
     to_any, index = nearest(samples, train)
-    # A distance of 0 to both is no difference.
-    ratio = np.divide(to_train, to_test, out=np.where(to_train > 0, np.inf, 1.0), where=to_test > 0)
+    # One value of one image by one of 255: what is at 0 of a test image is not infinitely far from the training ones.
+    ratio = to_train / np.maximum(to_test, 1 / 255)
     memory = Memory(
         samples=len(samples),
         pool=pool,
