@@ -30,10 +30,10 @@ class Subjects:
         return Subjects(self.images[index], None if self.labels is None else self.labels[index], self.seed)
 
 
-def philox_uniforms(seed: int, count: int, shape: tuple[int, ...], first: int = 0) -> Array:
-    """[count, *shape] float32 in [0,1), multiples of 2^-24: sample i, from `first` on, from Philox stream (seed, i)."""
+def philox_uniforms(seed: int, count: int, shape: tuple[int, ...]) -> Array:
+    """[count, *shape] float32 in [0,1), multiples of 2^-24: sample i from Philox stream (seed, i)."""
     size = int(np.prod(shape))
-    raw = [np.random.Philox(key=[seed, i]).random_raw(size) for i in range(first, first + count)]
+    raw = [np.random.Philox(key=[seed, i]).random_raw(size) for i in range(count)]
     return (np.stack(raw) >> np.uint64(40)).astype(np.float32).reshape(count, *shape) * np.float32(2.0**-24)
 
 

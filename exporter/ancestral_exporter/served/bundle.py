@@ -20,6 +20,8 @@ from ancestral_exporter.bundle.verify import MOST_PROBLEMS
 from ancestral_exporter.errors import ExporterError
 from ancestral_exporter.models.base import ImageShape
 
+# Scores that are asked for at once, each with a copy of its image and with noise.
+_SCORES = 20_000
 # Images of one run, and their values: a net for large images holds hundreds of times as many floats while it runs.
 _BATCH, _MOST_VALUES = 250, 2**20
 
@@ -86,12 +88,17 @@ class Served:
 
     def scores(self, images: Array, labels: Array, draws: int, seed: int = 0) -> Array:
         """Log-likelihoods [N, draws], nats, of images [N,H,W,C] uint8 of classes [N], each with noise of its own."""
-        given = {
-            bundle_pb2.MEANING_IMAGE: images.repeat(draws, axis=0),
-            bundle_pb2.MEANING_LABEL: labels.repeat(draws),
-        }
-        outputs = self._run(self.roles["score"], len(images) * draws, given, seed)
-        return outputs[bundle_pb2.MEANING_LOG_LIKELIHOOD].reshape(len(images), draws)
+        at_once = max(1, _SCORES // draws)
+        found = []
+        for i, first in enumerate(range(0, len(images), at_once)):
+            part = slice(first, first + at_once)
+            given = {
+                bundle_pb2.MEANING_IMAGE: images[part].repeat(draws, axis=0),
+                bundle_pb2.MEANING_LABEL: labels[part].repeat(draws),
+            }
+            outputs = self._run(self.roles["score"], len(images[part]) * draws, given, seed + i)
+            found.append(outputs[bundle_pb2.MEANING_LOG_LIKELIHOOD].reshape(-1, draws))
+        return np.concatenate(found)
 
     def sample(self, labels: Array, seed: int = 0, temperature: float = 1) -> Array:
         """Images [N,H,W,C] uint8, one of each class in labels [N] where the model has classes.
@@ -109,11 +116,21 @@ class Served:
     def _run(self, role: bundle_pb2.Role, count: int, given: _Given, seed: int = 0) -> dict[int, Array]:
         """A role's outputs by meaning. Noise is drawn here; an image to complete is unknown in every pixel."""
         session = self._session(role.graph)
+        raster = role.program == bundle_pb2.PROGRAM_RASTER
+        given = dict(given)
+        for spec in role.inputs:
+            shape = (count, *((self.image.height,) if raster else ()), *spec.shape)
+            if spec.meaning == bundle_pb2.MEANING_UNIFORMS:
+                given[spec.meaning] = philox_uniforms(seed, count, shape[1:])
+            elif spec.meaning not in given:
+                given[spec.meaning] = np.zeros(
+                    shape, np.bool_ if spec.meaning == bundle_pb2.MEANING_KNOWN else np.uint8
+                )
         size = max(1, min(_BATCH, _MOST_VALUES // self.image.values))
         parts: list[dict[int, Array]] = []
         for first in range(0, count, size):
-            batch = slice(first, min(first + size, count))
-            feeds = {spec.name: self._input(role, spec, batch, given, seed) for spec in role.inputs}
+            batch = slice(first, first + size)
+            feeds = {spec.name: given[spec.meaning][batch] for spec in role.inputs}
             try:
                 outputs = run_role(session, role, feeds, self.image.height)
             except RUN_FAILURES as error:
@@ -121,23 +138,6 @@ class Served:
                 raise ExporterError(f"{self.folder / role.graph}: role {role.name} fails: {told}") from error
             parts.append({spec.meaning: outputs[spec.name] for spec in role.outputs})
         return {meaning: np.concatenate([part[meaning] for part in parts]) for meaning in parts[0]}
-
-    def _input(
-        self,
-        role: bundle_pb2.Role,
-        spec: bundle_pb2.TensorSpec,
-        batch: slice,
-        given: _Given,
-        seed: int,
-    ) -> Array:
-        if spec.meaning in given:
-            return given[spec.meaning][batch]
-        count = batch.stop - batch.start
-        rows = (self.image.height,) if role.program == bundle_pb2.PROGRAM_RASTER else ()
-        shape = (*rows, *spec.shape)
-        if spec.meaning == bundle_pb2.MEANING_UNIFORMS:
-            return philox_uniforms(seed, count, shape, first=batch.start)
-        return np.zeros((count, *shape), np.bool_ if spec.meaning == bundle_pb2.MEANING_KNOWN else np.uint8)
 
     def _session(self, graph: str) -> Any:
         if graph not in self._sessions:
