@@ -18,7 +18,6 @@ from ancestral_exporter.bundle import write_bundle
 from ancestral_exporter.bundle.feeds import philox_uniforms
 from ancestral_exporter.bundle.runtime import open_session
 from ancestral_exporter.cli import main
-from ancestral_exporter.make import make
 from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.gan import GAN, GANSettings
 from ancestral_exporter.plots import labelled_rows
@@ -28,24 +27,24 @@ from ancestral_exporter.served.bundle import Served
 from ancestral_exporter.served.judge import Judged
 from ancestral_exporter.served.latents import measure_latents
 from ancestral_exporter.served.likelihood import measure_likelihood
-from ancestral_exporter.training import Options
 
-VAE = (
-    "model.latent_size=3", "model.channels=4", "model.features=16", "schedule.epochs=1", "schedule.batch_size=100",
-)  # fmt: skip
 # One more than the judge has features, so that there is a Fréchet distance.
 IMAGES, SAMPLES, DRAWS = judge.FEATURES + 1, judge.FEATURES + 1, 4
 
 
 @pytest.fixture(scope="module")
 def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of a small VAE of the digits, trained for an epoch."""
-    from rich.console import Console
-
-    from ancestral_exporter.progress import Announcer
-
-    quiet = Announcer(Console(quiet=True), "vae")
-    return make(find("digits-vae", VAE), tmp_path_factory.mktemp("models"), None, Options(), quiet).path
+    """A bundle of a small VAE of the digits, untrained, which says by which recipe it was made."""
+    recipe = find("digits-vae", ["model.latent_size=3", "model.channels=4", "model.features=16"])
+    torch.manual_seed(0)
+    images = data.load(recipe.data).test.images[:2]
+    return write_bundle(
+        recipe.build(ImageShape(8, 8, 1, 17)).eval(),
+        name="vae",
+        models_dir=tmp_path_factory.mktemp("models"),
+        provenance={"settings": json.dumps(recipe.settings())},
+        golden_images=images,
+    )
 
 
 @pytest.fixture(scope="module")
