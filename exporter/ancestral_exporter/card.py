@@ -185,15 +185,16 @@ def _latents(latents: Latents | None) -> list[str]:
     """The section on what each latent tells, if the model's encoder gives a mean and a variance."""
     if latents is None or latents.divergences is None:
         return []
-    order = sorted(range(len(latents.divergences)), key=lambda i: -latents.divergences[i])
+    divergences = latents.divergences
+    order = sorted(range(len(divergences)), key=lambda i: -divergences[i])
     return [
         "## Latents",
         "",
         f"{latents.active} of {len(order)} are active: the variance of their posterior mean over {latents.images} test "
         f"images is above {ACTIVE_VARIANCE} (Burda et al. 2016). KL(q(z|x) ‖ p(z)) of each, nats, the most telling "
-        f"first, {sum(latents.divergences):.2f} in all:",
+        f"first, {sum(divergences):.2f} in all:",
         "",
-        ", ".join(f"{i}: {latents.divergences[i]:.3f}" for i in order) + ".",
+        ", ".join(f"{i}: {divergences[i]:.3f}" for i in order) + ".",
         "",
     ]
 
