@@ -16,6 +16,8 @@ from ancestral_exporter.models.base import ImageModel
 from ancestral_exporter.plots import CURVE, METRICS, SAMPLES, temperature_of
 from ancestral_exporter.recipes import Recipe
 from ancestral_exporter.sampling import Agreement, sample_role
+from ancestral_exporter.served.latents import ACTIVE_VARIANCE, Latents
+from ancestral_exporter.served.likelihood import Likelihood
 from ancestral_exporter.training import Fitted, Options
 
 CARD = "CARD.md"
@@ -23,11 +25,16 @@ CARD = "CARD.md"
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found out about a model. agreement: where it has labels and was trained. cost: of a raster role."""
+    """What was found out about a model. agreement: where it has labels and was trained. cost: of a raster role.
+
+    bound, latents: of test images through the exported graphs, where they give a bound, or the moments of latents.
+    """
 
     evaluations: Sequence[Evaluation]
     agreement: Agreement | None
     cost: SamplingCost | None
+    bound: Likelihood | None = None
+    latents: Latents | None = None
 
 
 def provenance(recipe: Recipe, options: Options, fitted: Fitted | None) -> dict[str, str]:
@@ -99,8 +106,9 @@ def card(
         "",
         "## Likelihood" if model.likelihood else "## Figures",
         "",
-        *_figures(measured.evaluations, recipe),
+        *_figures(measured, recipe),
         "",
+        *_latents(measured.latents),
         *_labels(model, measured.agreement),
         *_sampling(measured),
         "## Recipe",
@@ -173,7 +181,26 @@ def _sampling(measured: Measured) -> list[str]:
     return [*lines, "", f"Measured with onnxruntime on the exporting machine, which has {cost.cores} cores.", ""]
 
 
-def _figures(evaluations: Sequence[Evaluation], recipe: Recipe) -> list[str]:
+def _latents(latents: Latents | None) -> list[str]:
+    """The section on what each latent tells, if the model's encoder gives a mean and a variance."""
+    if latents is None or latents.divergences is None:
+        return []
+    divergences = latents.divergences
+    order = sorted(range(len(divergences)), key=lambda i: -divergences[i])
+    return [
+        "## Latents",
+        "",
+        f"{latents.active} of {len(order)} are active: the variance of their posterior mean over {latents.images} test "
+        f"images is above {ACTIVE_VARIANCE} (Burda et al. 2016). KL(q(z|x) ‖ p(z)) of each, nats, the most telling "
+        f"first, {sum(divergences):.2f} in all:",
+        "",
+        ", ".join(f"{i}: {divergences[i]:.3f}" for i in order) + ".",
+        "",
+    ]
+
+
+def _figures(measured: Measured, recipe: Recipe) -> list[str]:
+    evaluations, bound = measured.evaluations, measured.bound
     if not evaluations:
         return ["Not measured: there were no data."]
     if not evaluations[0].has_likelihood:
@@ -192,6 +219,10 @@ def _figures(evaluations: Sequence[Evaluation], recipe: Recipe) -> list[str]:
         if not found.discrete:
             how += "; a density"
         lines.append(f"| {found.split}, {found.images} images | {found.nats:.2f} | {bits} | {how} |")
+    if bound is not None and bound.bound_nats is not None:
+        bits = "–" if bound.bound_bits_per_dim is None else f"{bound.bound_bits_per_dim:.4f}"
+        how = f"upper bound, importance-weighted, k = {bound.draws}"
+        lines.append(f"| test, the first {bound.images} images | {bound.bound_nats:.2f} | {bits} | {how} |")
     if evaluations[0].discrete:
         lines += [f"| {reference.text} | | {reference.bits_per_dim:.4g} | |" for reference in recipe.references]
     else:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from ancestral.text import shown, shown_lines
 from ancestral_exporter.errors import ExporterError, UsageError
+from ancestral_exporter.files import check_place, write_whole
 from ancestral_exporter.foreign.commands import app as import_app
 from ancestral_exporter.terminal import console
 
@@ -148,6 +149,47 @@ def promote(
     typer.echo(f"{source} is already {done.path}" if done.already else f"promoted {source} to {done.path}")
 
 
+@app.command(short_help="Measure a bundle through the graphs that the server runs.")
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle: MODELS/NAME/VERSION.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Where the images are, where the bundle's own data are not included.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=2, help="Test images that are measured, the first ones.")] = 1000,
+    samples: Annotated[int, typer.Option(min=2, help="Images that are drawn.")] = 1000,
+    draws: Annotated[int, typer.Option(min=1, help="Draws for each image of a bound of the likelihood.")] = 50,
+    json: Annotated[Path | None, typer.Option(help="A file for every figure.")] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="A folder for pictures: samples, reconstructions, nearest training images.")
+    ] = None,
+) -> None:
+    """Measure a bundle: likelihood, what its encodings are worth at few labels, how good its samples are.
+
+    What the bundle has no role for is named as not applicable.
+    """
+    import json as json_format
+
+    if json is not None:
+        check_place(json)
+    if pictures is not None:
+        try:
+            pictures.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{pictures}: cannot be made a folder: {error.strerror}") from error
+    from ancestral_exporter.served.evaluation import Amounts, evaluate_bundle
+    from ancestral_exporter.served.pictures import write_pictures
+    from ancestral_exporter.served.tables import print_evaluation
+
+    found, served, seen = evaluate_bundle(
+        bundle, data, Amounts(images, samples, draws), lambda what: typer.echo(shown(what), err=True)
+    )
+    print_evaluation(found, console())
+    if json is not None:
+        write_whole(json, json_format.dumps(found.document(), indent=2, ensure_ascii=False) + "\n")
+    for path in write_pictures(found, served, seen, pictures) if pictures is not None else ():
+        typer.echo(shown(f"wrote {path}"))
+
+
 @app.command()
 def recipes() -> None:
     """List what can be trained."""
@@ -173,7 +215,7 @@ def new_recipe(
 
     new.check_file(file)
     written = new.write(family, data)
-    new.save(written, file)
+    write_whole(file, written.text)
     for line in written.left_out:
         typer.echo(shown(f"left out {line}"))
     typer.echo(shown(written.description))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.runtime import Array
@@ -17,6 +17,9 @@ from ancestral_exporter.sampling import draw_samples, sample_role
 SAMPLES, CURVE, METRICS = "samples.png", "training.png", "metrics.csv"
 # Pixels of a grid's longer side, about: large enough to see 8×8 digits.
 _GRID_PIXELS = 640
+# Of labelled rows, in pixels: the letters, and the white around them. And the grey where a row has no image more.
+_LETTERS, _PADDING = 16, 10
+_EMPTY = 96
 
 
 def write_samples(model: ImageModel, folder: Path, seed: int = 0) -> None:
@@ -53,6 +56,29 @@ def grid(images: Array, columns: int) -> Array:
         top, left = i // columns * cell_height + gap, i % columns * cell_width + gap
         sheet[top : top + height * scale, left : left + width * scale] = image
     return sheet[..., 0] if channels == 1 else sheet[..., :3]
+
+
+def labelled_rows(groups: Sequence[Sequence[tuple[str, Array]]]) -> Image.Image:
+    """Rows of images [N,H,W,C] uint8, each with its label at the left; the rows of a group lie close together."""
+    # All enlarged alike: a last row may have fewer images.
+    most = max(len(images) for rows in groups for _, images in rows)
+    font = ImageFont.load_default(_LETTERS)
+    margin = int(max(font.getlength(label) for rows in groups for label, _ in rows)) + 2 * _PADDING
+    placed: list[tuple[str, Array, int]] = []
+    top = 0
+    for rows in groups:
+        for label, images in rows:
+            blank = np.full((most - len(images), *images.shape[1:]), _EMPTY, np.uint8)
+            sheet = grid(np.concatenate([images, blank]), most)
+            placed.append((label, sheet, top))
+            top += len(sheet)
+        top += 2 * _PADDING
+    picture = Image.new("RGB", (margin + placed[0][1].shape[1], top - 2 * _PADDING), "white")
+    draw = ImageDraw.Draw(picture)
+    for label, sheet, above in placed:
+        picture.paste(Image.fromarray(sheet), (margin, above))
+        draw.text((margin - _PADDING, above + len(sheet) // 2), label, fill="black", font=font, anchor="rm")
+    return picture
 
 
 def write_metrics(history: Sequence[dict[str, float]], folder: Path) -> None:

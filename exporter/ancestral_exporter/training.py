@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from ancestral_exporter.augmentation import shifted
 from ancestral_exporter.checkpoints import CHECKPOINT, Memory, ReplacingIO, resumable, saved_state
 from ancestral_exporter.data import Dataset as ImageData
 from ancestral_exporter.data import Split
@@ -115,6 +116,7 @@ class Fitting(lightning.LightningModule):
         """What the family minimises, as a mean over the images of the batch."""
         images, labels = batch
         torch.manual_seed((self.seed << 32) + self.global_step * self.trainer.world_size + self.global_rank)
+        images = shifted(images, self.recipe.data.shift)
         if self.data.train.binarise:
             images = (torch.rand(images.shape, device=images.device) * 255 < images).to(torch.uint8) * 255
         progress = (self.global_step + 1) / self.trainer.estimated_stepping_batches

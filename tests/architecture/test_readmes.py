@@ -25,6 +25,9 @@ import pytest
 from PIL import Image
 
 import foreign
+from ancestral_demo.demo import PICTURES
+from ancestral_demo.processes import RECIPES
+from ancestral_demo.report import REPORTS
 from running import ServerProcess
 
 ROOT = Path(__file__).parents[2]
@@ -75,9 +78,9 @@ def name(path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def digits_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Untrained bundles of both digits recipes, made by the real exporter."""
+    """Untrained bundles of the demo's recipes, made by the real exporter."""
     models = tmp_path_factory.mktemp("digits")
-    for recipe in ("digits-vae", "digits-pixelcnn"):
+    for recipe in RECIPES:
         train = [str(BIN / "ancestral-exporter"), "train", recipe, "--models", str(models), "--epochs", "0"]
         done = subprocess.run(train, capture_output=True, text=True, timeout=500, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -217,8 +220,7 @@ def test_make_demo(digits_models: Path, tmp_path: Path) -> None:
     began = time.monotonic()
     said = succeed(["make", "demo", f"MODELS={digits_models}", f"OUT={tmp_path}"], ROOT, COLUMNS="100")
     assert "make serve" in said.splitlines()[-1]
-    pictures = {"samples-pixelcnn.png", "samples-vae.png", "samples-vae-mode.png", "reconstructions.png"}
-    assert {path.name for path in tmp_path.iterdir()} >= pictures | {"report.md", "report.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {*PICTURES, *REPORTS}
     # The README's pictures are of these names and sizes, and none lies there that no demo leaves.
     shown = sorted((ROOT / "clients" / "demo").glob("*.png"))
     assert {f"clients/demo/{path.name}" for path in shown} == set(

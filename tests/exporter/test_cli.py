@@ -89,6 +89,8 @@ def test_bundle_has_everything(trained: tuple[Path, subprocess.CompletedProcess[
     card = (bundle / "CARD.md").read_text()
     for text in (f"{test.value:.4f}", f"{nats.value:.2f}", "first 1000 train", "bound", "Seed 3", "parameters"):
         assert text in card
+    for text in ("test, the first 250 images", "importance-weighted, k = 50", "of 24 are active"):
+        assert text in card
     with (bundle / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert rows[-1]["epoch"] == "2"

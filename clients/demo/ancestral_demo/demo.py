@@ -6,23 +6,39 @@ import time
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.text import Text
 
 from ancestral.text import shown
 from ancestral_client import Client
-from ancestral_client.files import write_images
+from ancestral_client.files import GREY, write_images
 from ancestral_client.replacing import check_writable, reason
-from ancestral_demo.digits import accuracies, digits
+from ancestral_demo.digits import Digits, Encodings, accuracies, digits
 from ancestral_demo.latency import read_latencies
-from ancestral_demo.pictures import side_by_side
+from ancestral_demo.pictures import in_groups, labelled_rows, manifold_points
 from ancestral_demo.processes import RECIPES, DemoError, Server, train_missing
 from ancestral_demo.report import REPORTS, Likelihood, Report
 
-VAE, PIXELCNN = RECIPES
+MANIFOLD, FEATURES, VAE, PIXELCNN = RECIPES
 SEED = 7
 GRID = 64
-PICTURES = ("samples-pixelcnn.png", "samples-vae.png", "samples-vae-mode.png", "reconstructions.png")
+PICTURES = (
+    "samples-pixelcnn.png",
+    "samples-vae.png",
+    "samples-vae-mode.png",
+    "reconstructions.png",
+    "completions.png",
+    "traversals.png",
+    "manifold.png",
+)
+# Test digits that are decoded, and completed.
+RECONSTRUCTED, COMPLETED = 16, 8
+COMPLETIONS = 3
+# Points of the manifold along each latent, and of a traversal; the latents that are traversed, those that tell most.
+MANIFOLD_STEPS, STEPS, LATENTS = 16, 11, 6
+# Standard deviations of the prior that a traversal goes either way.
+REACH = 3
 # Calls of each RPC, one image each, that the latency figures rest on.
 CALLS = 200
 SAMPLE_CALLS = 50
@@ -46,13 +62,19 @@ def run(models: Path, out: Path, console: Console) -> Report:
         write_images(out / "samples-vae-mode.png", client.sample(VAE, GRID, seed=SEED, temperature=0).images, {})
 
         console.print("Reconstructing test digits: Encode, then Decode.")
-        originals = data.test[:16]
+        originals = data.test[:RECONSTRUCTED]
         decoded = client.decode(VAE, client.encode(VAE, originals).mean).images
-        side_by_side(originals, decoded).save(out / "reconstructions.png")
+        labelled_rows(in_groups([("original", originals), ("decoded", decoded)])).save(out / "reconstructions.png")
 
-        console.print("Classifying digits by their Encode means.")
-        means = [client.encode(VAE, images).mean for images in (data.train, data.test)]
-        accuracy = accuracies(data, *means)
+        console.print("Completing the upper halves of test digits.")
+        _completions(client, data).save(out / "completions.png")
+
+        console.print("Walking through the latents.")
+        _traversals(client, data).save(out / "traversals.png")
+        write_images(out / "manifold.png", client.decode(MANIFOLD, manifold_points(MANIFOLD_STEPS)).images, {})
+
+        console.print("Classifying digits by what they are encoded as.")
+        accuracy = accuracies(data, _encodings(client, data))
 
         console.print(f"Measuring latency: {CALLS} calls of each RPC, {SAMPLE_CALLS} of Sample for each model.")
         _exercise(client, data.test)
@@ -79,7 +101,44 @@ def _likelihood(client: Client, name: str) -> Likelihood:
     figure = next((m for m in model.metrics if (m.name, m.split) == ("bits_per_dim", "test")), None)
     if figure is None:
         raise DemoError(f"the bundle {name} version {model.version} holds no test bits_per_dim: was it trained?")
-    return Likelihood(name, model.version, model.family, figure.value, bool(figure.exact))
+    return Likelihood(name, RECIPES[name], model.version, model.family, figure.value, bool(figure.exact))
+
+
+def _completions(client: Client, data: Digits) -> Image.Image:
+    """Test digits, their upper halves, and what the PixelCNN makes of these, one column a digit."""
+    originals = data.test[:COMPLETED]
+    known = np.zeros(originals.shape, np.bool_)
+    known[:, : originals.shape[1] // 2] = True
+    rows = [("original", originals), ("given", np.where(known, originals, np.uint8(GREY)))]
+    for i in range(COMPLETIONS):
+        completed = client.sample(
+            PIXELCNN, COMPLETED, seed=SEED, first_index=i * COMPLETED, given=originals, known=known
+        )
+        rows.append((f"completed, {i + 1}", completed.images))
+    return labelled_rows([rows])
+
+
+def _traversals(client: Client, data: Digits) -> Image.Image:
+    """A row for each of the latents that tell most of test digits, the others at 0."""
+    encoded = client.encode(VAE, data.test)
+    assert encoded.log_variance is not None
+    kl = 0.5 * (encoded.mean**2 + np.exp(encoded.log_variance) - 1 - encoded.log_variance).mean(axis=0)
+    rows = []
+    for latent in np.argsort(-kl)[:LATENTS]:
+        points = np.zeros((STEPS, len(kl)), np.float32)
+        points[:, latent] = np.linspace(-REACH, REACH, STEPS)
+        rows.append((f"latent {latent}, {kl[latent]:.1f} nats", client.decode(VAE, points).images))
+    return labelled_rows([rows], ends=(f"z = −{REACH}", f"z = +{REACH}"))
+
+
+def _encodings(client: Client, data: Digits) -> Encodings:
+    """What the VAEs make of training and test digits, by what it is and of which model."""
+    images = (data.train, data.test)
+    found = {}
+    for model in (VAE, FEATURES):
+        found[f"Encode means, {model}"] = tuple(client.encode(model, part).mean for part in images)
+        found[f"ExtractFeatures, {model}"] = tuple(client.features(model, part).features for part in images)
+    return {name: (train, test) for name, (train, test) in found.items()}
 
 
 def _exercise(client: Client, images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:

@@ -5,6 +5,7 @@ Letters: N images, D features.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,11 @@ TRAIN, VALIDATION = 1000, 350
 LABELLED = (50, 100, 1000)
 # Accuracy on few labels depends on which: average over so many random subsets.
 SUBSETS = 10
+# Of PCA: as many as the VAEs have latents.
+COMPONENTS = 24
+
+# By name, the numbers [N,D] that training and test images are encoded as.
+Encodings = Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
 
 
 @dataclass(frozen=True)
@@ -51,15 +57,15 @@ class Accuracy:
     deviation: float
 
 
-def accuracies(data: Digits, train_means: NDArray[Any], test_means: NDArray[Any]) -> list[Accuracy]:
-    """Logistic regression on `Encode` means [N,Z], on raw pixels and on PCA of size Z, on the same labels."""
+def accuracies(data: Digits, encodings: Encodings) -> list[Accuracy]:
+    """Logistic regression on each encoding, on raw pixels and on PCA of `COMPONENTS`, on the same labels."""
     pixels, test_pixels = (a.reshape(len(a), -1) / 255 for a in (data.train, data.test))
-    # Like the encoder, PCA may see all training images; only labels are scarce.
-    pca = PCA(train_means.shape[1], random_state=0).fit(pixels)
+    # Like an encoder, PCA may see all training images; only labels are scarce.
+    pca = PCA(COMPONENTS, random_state=0).fit(pixels)
     contestants = {
-        "Encode means": (train_means, test_means),
+        **encodings,
         "raw pixels": (pixels, test_pixels),
-        f"PCA, {train_means.shape[1]} components": (pca.transform(pixels), pca.transform(test_pixels)),
+        f"PCA, {COMPONENTS} components": (pca.transform(pixels), pca.transform(test_pixels)),
     }
     random = np.random.default_rng(0)
     results = []

@@ -1,4 +1,4 @@
-"""The picture of reconstructions, each image with what came back of it below; and the README's pictures, kept fresh.
+"""Pictures that are read at a glance: rows of images with a label at the left; and the README's pictures, kept fresh.
 
 `python -m ancestral_demo.pictures FROM TO` compares the pictures in TO with those in FROM and takes them over.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,31 +18,50 @@ from PIL import Image, ImageDraw, ImageFont
 from ancestral_client.files import grid
 
 COLUMNS = 8
-LABELS = ("original", "decoded")
-# All in pixels: of the letters, of the margin that the labels take, and between two pairs of rows.
+# In pixels: the letters, the white around a label, and between two groups of rows.
 _LETTERS = 18
-_MARGIN = 90
+_PADDING = 6
 _BETWEEN = 24
 
+# Labels and the images [N,H,W,C] beside them, as many in each row.
+Rows = Sequence[tuple[str, NDArray[np.uint8]]]
 
-def side_by_side(originals: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> Image.Image:
-    """Images [N,H,W,C] in rows of `COLUMNS`, below each row the same images [N,H,W,C] decoded; both rows labelled."""
-    pairs = [
-        [grid(images[first : first + COLUMNS], COLUMNS) for images in (originals, decoded)]
-        for first in range(0, len(originals), COLUMNS)
-    ]
-    height, width = pairs[0][0].shape[:2]
-    size = (_MARGIN + width, len(pairs) * (2 * height + _BETWEEN) - _BETWEEN)
-    picture = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(picture)
+
+def labelled_rows(groups: Sequence[Rows], ends: tuple[str, str] | None = None) -> Image.Image:
+    """Rows of as many images [N,H,W,C] each, its label at its left; the rows of a group lie together.
+
+    ends: what stands below the first and the last column.
+    """
     font = ImageFont.load_default(_LETTERS)
-    for i, rows in enumerate(pairs):
-        for j, (label, row) in enumerate(zip(LABELS, rows, strict=True)):
-            top = i * (2 * height + _BETWEEN) + j * height
-            picture.paste(Image.fromarray(row), (_MARGIN, top))
-            middle = (_MARGIN - 6, top + height // 2)
-            draw.text(middle, label, fill="black", font=font, anchor="rm")
+    sheets = [[(label, grid(images, len(images))) for label, images in rows] for rows in groups]
+    margin = int(max(font.getlength(label) for rows in sheets for label, _ in rows)) + 2 * _PADDING
+    height, width = sheets[0][0][1].shape[:2]
+    below = _LETTERS + _PADDING if ends else 0
+    total = sum(map(len, sheets)) * height + (len(sheets) - 1) * _BETWEEN + below
+    picture = Image.new("RGB", (margin + width, total), "white")
+    draw = ImageDraw.Draw(picture)
+    top = 0
+    for rows in sheets:
+        for label, sheet in rows:
+            picture.paste(Image.fromarray(sheet), (margin, top))
+            draw.text((margin - _PADDING, top + height // 2), label, fill="black", font=font, anchor="rm")
+            top += height
+        top += _BETWEEN
+    for text, left, anchor in ((ends[0], margin, "ld"), (ends[1], margin + width, "rd")) if ends else ():
+        draw.text((left, total - 1), text, fill="black", font=font, anchor=anchor)
     return picture
+
+
+def in_groups(rows: Rows) -> list[Rows]:
+    """Rows of many images each as groups of rows of `COLUMNS`."""
+    count = len(rows[0][1])
+    return [[(label, images[first : first + COLUMNS]) for label, images in rows] for first in range(0, count, COLUMNS)]
+
+
+def manifold_points(steps: int) -> NDArray[np.float32]:
+    """[steps², 2]: quantiles of the prior N(0, I) on a grid, row by row (Kingma & Welling 2014, figure 4)."""
+    quantiles = [NormalDist().inv_cdf((i + 0.5) / steps) for i in range(steps)]
+    return np.array([[x, y] for y in quantiles for x in quantiles], np.float32)
 
 
 def take_over(source: Path, target: Path) -> dict[str, bool]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,7 +18,13 @@ from ancestral.text import shown
 
 # What the server says on stdout once it serves, also where that line is JSON: its address, and that of its metrics.
 LISTENING = re.compile(r'listening on (\S+), metrics on ([^\s"]+)')
-RECIPES = ("digits-vae", "digits-pixelcnn")
+# The default recipes, what each is for, and the longest training last: its progress is shown.
+RECIPES = {
+    "digits-vae-2d": "the manifold",
+    "digits-vae-features": "features for a classifier",
+    "digits-vae": "likelihood, samples, traversals",
+    "digits-pixelcnn": "likelihood, samples, completions",
+}
 
 
 class DemoError(Exception):
@@ -51,37 +58,49 @@ def _samples(manifest: Path) -> bool:
 
 
 def train_missing(models: Path) -> list[str]:
-    """Train the default recipes that have no bundle yet, all at once; returns what was trained.
+    """Train the default recipes that have no bundle yet; returns what was trained.
 
-    The last one shows its progress, the others what they have printed when they are done. One thread each: nets this
-    small keep two processes busier than two threads, and threads that wait for each other crawl on a busy machine.
+    The last one, which takes longest, shows its progress; the others run beside it, as many at once as there are cores
+    left, and what they have printed is shown when all are done. One thread each: nets this small keep two processes
+    busier than two threads, and threads that wait for each other crawl on a busy machine.
     """
     missing = [recipe for recipe in RECIPES if not has_bundle(models, recipe)]
     if missing and not has_any_bundle(models):
         _refuse_model(models)
-    if missing:  # perhaps another folder was meant
-        print(f"no {' and no '.join(missing)} in {shown(models)}: training takes minutes; Ctrl-C stops", flush=True)
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    runs: list[tuple[str, subprocess.Popen[str]]] = []
-    for recipe in missing:
-        exporter = [command("ancestral-exporter"), "train", recipe, "--models", str(models)]
-        output = None if recipe == missing[-1] else subprocess.PIPE
-        runs.append((recipe, subprocess.Popen(exporter, env=environment, stdout=output, stderr=output, text=True)))
-    if len(missing) > 1:
-        print(f"Training {' and '.join(missing)} at once; the progress is that of {missing[-1]}.", flush=True)
-    try:
-        for recipe, process in reversed(runs):
-            printed, problems = process.communicate()
-            print(printed or "", end="", flush=True)
-            print(problems or "", end="", file=sys.stderr, flush=True)
-            if process.returncode:
-                text = " ".join(map(str, process.args)) if isinstance(process.args, list) else str(process.args)
-                raise DemoError(f"training {recipe} failed: `{text}` ended with exit code {process.returncode}")
-    finally:
-        for _, process in runs:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
+    if not missing:
+        return missing
+    # Perhaps another folder was meant.
+    print(f"no {' and no '.join(missing)} in {shown(models)}: training takes minutes; Ctrl-C stops", flush=True)
+    *others, watched = missing
+    if others:
+        print(f"Training them; the progress is that of {watched}.", flush=True)
+    started: list[subprocess.Popen[str]] = []
+
+    def train(recipe: str) -> tuple[subprocess.Popen[str], str, str]:
+        output = None if recipe == watched else subprocess.PIPE
+        arguments = [command("ancestral-exporter"), "train", recipe, "--models", str(models)]
+        environment = {"OMP_NUM_THREADS": "1", **os.environ}
+        process = subprocess.Popen(arguments, env=environment, stdout=output, stderr=output, text=True)
+        started.append(process)
+        printed, problems = process.communicate()
+        return process, printed or "", problems or ""
+
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1)) as pool:
+        waiting = [pool.submit(train, recipe) for recipe in others]
+        try:
+            done = {watched: train(watched)} | dict(zip(others, (run.result() for run in waiting), strict=True))
+            for recipe, (process, printed, problems) in done.items():
+                print(printed, end="", flush=True)
+                print(problems, end="", file=sys.stderr, flush=True)
+                if process.returncode:
+                    text = f"ancestral-exporter train {recipe} --models {models}"
+                    raise DemoError(f"training {recipe} failed: `{text}` ended with exit code {process.returncode}")
+        finally:
+            for run in waiting:
+                run.cancel()
+            for process in started:
+                if process.poll() is None:
+                    process.terminate()
     return missing
 
 

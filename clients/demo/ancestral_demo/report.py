@@ -23,9 +23,10 @@ PUBLISHED = {"pixelcnn": ("autoregressive", 2.00), "vae": ("VAE, bound", 2.27)}
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Test bits per dimension of one model; an upper bound unless `exact`."""
+    """Test bits per dimension of one model, made for some purpose; an upper bound unless `exact`."""
 
     model: str
+    purpose: str
     version: int
     family: str
     bits_per_dim: float
@@ -43,11 +44,21 @@ class Report:
 
     def tables(self) -> list[Sequence[Sequence[str]]]:
         """Each a title row, a header row and rows."""
-        likelihoods = [["Test bits/dim on digits, lower is better"], ["model", "bits/dim", "published", "uniform"]]
+        likelihoods = [
+            ["Test bits/dim on digits, lower is better"],
+            ["model", "bits/dim", "published", "uniform", "made for"],
+        ]
         for entry in self.likelihoods:
             name, figure = PUBLISHED.get(entry.family, ("", float("nan")))
             ours = f"{'' if entry.exact else '≤ '}{entry.bits_per_dim:.3f}"
-            likelihoods.append([f"{entry.model} version {entry.version}", ours, f"{figure:.2f} ({name})", f"{UNIFORM}"])
+            row = [
+                f"{entry.model} version {entry.version}",
+                ours,
+                f"{figure:.2f} ({name})",
+                f"{UNIFORM}",
+                entry.purpose,
+            ]
+            likelihoods.append(row)
 
         columns = [f"{n} labels" for n in LABELLED]
         accuracy = [["Test accuracy of a logistic regression, same labelled images for all"], ["features", *columns]]

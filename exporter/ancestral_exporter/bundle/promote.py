@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ancestral.bundle.manifest import MANIFEST, NoManifest, parse
 from ancestral.v1 import bundle_pb2
+from ancestral_exporter.bundle.manifest import read_manifest
 from ancestral_exporter.bundle.verify import sha256, verify_bundle
 from ancestral_exporter.bundle.write import LAST_VERSION, check_name, next_version, place, temporary
 from ancestral_exporter.card import CARD
@@ -33,7 +34,7 @@ def promote_bundle(source: Path, models: Path, *, name: str | None = None, versi
     Raises UsageError for a source, a name or a number that cannot be, or a number that another bundle has; VerifyError
     where the source fails its verification.
     """
-    manifest = _manifest(source)
+    manifest = read_manifest(source)
     _check_places(source, models, given=name is not None or version is not None)
     if version is not None and not 1 <= version <= LAST_VERSION:
         raise UsageError(f"version must be 1 to {LAST_VERSION}, not {version}")
@@ -55,20 +56,6 @@ def promote_bundle(source: Path, models: Path, *, name: str | None = None, versi
             return Promoted(place(folder, home, manifest, version), already=False)
         except FileExistsError as error:  # taken while we copied
             return _already(Path(error.filename), manifest)
-
-
-def _manifest(source: Path) -> bundle_pb2.Bundle:
-    if not source.is_dir():
-        raise UsageError(f"{source}: no such folder")
-    try:
-        return parse((source / MANIFEST).read_bytes(), strict=True)
-    except FileNotFoundError:
-        within = sorted(str(path.parent.relative_to(source)) for path in source.glob(f"*/{MANIFEST}"))
-        hint = f"; it is a model, pass one of its versions: {', '.join(within)}" if within else ""
-        raise UsageError(f"{source}: is not a bundle, since it has no {MANIFEST}{hint}") from None
-    except NoManifest as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{source}: is not a bundle, since its {MANIFEST} {reason}") from error
 
 
 def _check_places(source: Path, models: Path, *, given: bool) -> None:

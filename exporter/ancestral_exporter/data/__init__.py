@@ -13,13 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ancestral_exporter.data import digits, mnist, own, tiles
-from ancestral_exporter.data.dataset import BINARISATION_SEED, Dataset, Images, Labels, Split, binarise, with_labels
+from ancestral_exporter.data.dataset import (
+    BINARISATION_SEED,
+    Dataset,
+    Images,
+    Labels,
+    Split,
+    binarise,
+    labelled_only,
+    with_labels,
+)
 from ancestral_exporter.data.settings import DataSettings
 from ancestral_exporter.errors import DataError, UsageError
 from ancestral_exporter.models.base import ImageShape
 
 __all__ = ["BINARISATION_SEED", "SOURCES", "DataSettings", "Dataset", "Images", "Labels", "Source", "Split", "binarise"]
-__all__ += ["load", "shape"]
+__all__ += ["labelled_only", "load", "shape"]
 
 
 @dataclass(frozen=True)

@@ -63,20 +63,29 @@ class Dataset:
 def with_labels(train: Split, count: int) -> Split:
     """The split with so many labels, as many of each class: those of its first images. The others are -1.
 
+    As many labels as there are images are those that there are.
+
     Raises DataError where a class has too few images, or the count is no multiple of the number of classes.
     """
+    if count == len(train):
+        return train
     classes = np.unique(train.labels)
     each, rest = divmod(count, len(classes))
     fewest = min(int((train.labels == label).sum()) for label in classes)
     if rest or not 1 <= each <= fewest:
         raise DataError(
             f"data.labelled is {count}; with {len(classes)} classes it must be a multiple of {len(classes)}, at most "
-            f"{fewest * len(classes)}"
+            f"{fewest * len(classes)}, or all {len(train)}"
         )
     kept = np.concatenate([np.flatnonzero(train.labels == label)[:each] for label in classes])
     labels = np.full_like(train.labels, -1)
     labels[kept] = train.labels[kept]
     return Split(train.images, labels, train.binarise)
+
+
+def labelled_only(train: Split) -> Split:
+    """The images that have a label."""
+    return Split(train.images[train.labels >= 0], train.labels[train.labels >= 0], train.binarise)
 
 
 def binarise(images: Images, rng: np.random.Generator) -> Images:

@@ -164,6 +164,8 @@ class ImageModel(nn.Module, ABC):
     units: ClassVar[Mapping[str, str]] = {}
     # Whether training images may lack a label, which is -1 then.
     takes_unlabelled: ClassVar[bool] = False
+    # Whether it learns from nothing but images with a label: the others are left out of its training.
+    needs_labels: ClassVar[bool] = False
 
     image: ImageShape
     latent_size: int = 0

@@ -26,6 +26,7 @@ _OURS = {
     "autoencoder": "ancestral_exporter.models.autoencoder:Autoencoder",
     "gan": "ancestral_exporter.models.gan:GAN",
     "pixelrnn": "ancestral_exporter.models.pixelrnn:PixelRNN",
+    "classifier": "ancestral_exporter.models.classifier:Classifier",
 }
 
 

@@ -14,7 +14,8 @@ from ancestral.text import shown
 from ancestral_exporter.data import own
 from ancestral_exporter.data.readers import Source
 from ancestral_exporter.data.settings import DataSettings
-from ancestral_exporter.errors import ExporterError, UsageError
+from ancestral_exporter.errors import UsageError
+from ancestral_exporter.files import check_place
 from ancestral_exporter.recipes.reading import SUFFIX, nearest
 
 # Longer sides than this are scaled down: a PixelCNN draws every value one after the other.
@@ -90,25 +91,7 @@ def check_file(file: Path) -> None:
         )
     if os.path.lexists(file):
         raise UsageError(f"{file}: is there already; it is not overwritten")
-    if not file.parent.is_dir():
-        raise UsageError(f"{file}: there is no folder {file.parent}")
-    if not os.access(file.parent, os.W_OK):
-        raise UsageError(f"{file}: nothing can be written to {file.parent}")
-
-
-def save(written: Written, file: Path) -> None:
-    """Write the recipe beside its place and rename it: a full disk leaves no half of one. Raises ExporterError."""
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as out:
-            out.write(written.text)
-            out.flush()
-            os.fsync(out.fileno())
-        partial.replace(file)
-    except OSError as error:
-        raise ExporterError(f"{file}: cannot be written ({error.strerror})") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    check_place(file)
 
 
 def write(family: str, path: Path) -> Written:

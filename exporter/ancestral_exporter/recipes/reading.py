@@ -68,6 +68,26 @@ def find(name: str, settings: Iterable[str] = ()) -> Recipe:
     return _recipe(table, title, path)
 
 
+def from_settings(settings: Mapping[str, Any]) -> Recipe:
+    """The recipe that a bundle's provenance has in its `settings`: those of `Recipe.settings`, as JSON has them.
+
+    Raises UsageError where they are of a family that lies in a file, or of another version of this package.
+    """
+    if settings.get("family_sha256"):
+        raise UsageError(f"{_bundled(settings)}: its family {settings.get('family')!r} lies in a file")
+    return _recipe(settings, _bundled(settings), Path())
+
+
+def data_from(settings: Mapping[str, Any]) -> DataSettings:
+    """The `[data]` of such settings alone, whatever the family."""
+    found: DataSettings = _section(settings.get("data", {}), DataSettings, _bundled(settings), "[data]")
+    return found
+
+
+def _bundled(settings: Mapping[str, Any]) -> str:
+    return f"the bundle's recipe {settings.get('name')}"
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """` (did you mean …?)` where one of the names is near, else nothing."""
     close = difflib.get_close_matches(name, list(names), 1)

@@ -69,6 +69,11 @@ class Recipe:
 
         Raises UsageError where the settings do not suit such images, which a family says by a ValueError.
         """
+        if self.data.shift >= min(image.height, image.width):
+            raise UsageError(
+                f"{self.name}: data.shift is {self.data.shift}, and images are {image.height}×{image.width}: it "
+                "must be smaller, so that something of each stays"
+            )
         try:
             return self.model_type(image, self.model)
         except ValueError as error:

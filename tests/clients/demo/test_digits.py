@@ -17,9 +17,9 @@ def test_good_features_are_told_from_bad_ones() -> None:
     random = np.random.default_rng(0)
     good = [np.eye(10)[labels] for labels in (data.train_labels, data.test_labels)]
     bad = [random.standard_normal((n, 10)) for n in (1000, 447)]
-    found = {
-        (a.labelled, kind): a.mean for kind, x in (("good", good), ("bad", bad)) for a in accuracies(data, *x)[::3]
-    }
+    encodings = {"good": (good[0], good[1]), "bad": (bad[0], bad[1])}
+    found = {(entry.labelled, entry.features): entry.mean for entry in accuracies(data, encodings)}
+    assert {name for _, name in found} == {"good", "bad", "raw pixels", "PCA, 24 components"}
     for labelled in LABELLED:
         assert found[labelled, "good"] > 0.9
         assert found[labelled, "bad"] < 0.3

@@ -11,8 +11,8 @@ from ancestral_demo.report import Likelihood, Report
 
 REPORT = Report(
     likelihoods=[
-        Likelihood("digits-vae", 1, "vae", 2.05, exact=False),
-        Likelihood("digits-pixelcnn", 2, "pixelcnn", 1.79, exact=True),
+        Likelihood("digits-vae", "samples", 1, "vae", 2.05, exact=False),
+        Likelihood("digits-pixelcnn", "completions", 2, "pixelcnn", 1.79, exact=True),
     ],
     accuracies=[Accuracy(name, n, 0.9, 0.01 if n < 1000 else 0.0) for name in ("a", "b") for n in LABELLED],
     latencies=[Latency("Encode", 200, 0.0005, 0.002)],
@@ -24,8 +24,8 @@ def test_markdown_and_json_hold_every_figure(tmp_path: Path) -> None:
     REPORT.write(tmp_path)
     text = (tmp_path / "report.md").read_text()
     for line in (
-        "| digits-vae version 1 | ≤ 2.050 | 2.27 (VAE, bound) | 4.09 |",
-        "| digits-pixelcnn version 2 | 1.790 | 2.00 (autoregressive) | 4.09 |",
+        "| digits-vae version 1 | ≤ 2.050 | 2.27 (VAE, bound) | 4.09 | samples |",
+        "| digits-pixelcnn version 2 | 1.790 | 2.00 (autoregressive) | 4.09 | completions |",
         "| a | 90.0 % ± 1.0 | 90.0 % ± 1.0 | 90.0 % |",
         "| Encode | 200 | 0.50 | 2.00 |",
     ):

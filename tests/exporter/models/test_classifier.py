@@ -1,0 +1,78 @@
+"""A classifier begins from the encoder of a bundle, weight for weight, and learns from labelled images alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ancestral_exporter import data
+from ancestral_exporter.bundle import write_bundle
+from ancestral_exporter.data import DataSettings
+from ancestral_exporter.errors import UsageError
+from ancestral_exporter.models.autoencoder import Autoencoder, AutoencoderSettings
+from ancestral_exporter.models.base import ImageShape
+from ancestral_exporter.models.classifier import Classifier, ClassifierSettings
+
+SHAPE = ImageShape(6, 5, 3, 4)
+WIDTHS, FEATURES = (4, 8), 12
+
+
+@pytest.fixture(scope="module")
+def autoencoder() -> Autoencoder:
+    torch.manual_seed(0)
+    return Autoencoder(SHAPE, AutoencoderSettings(latent_size=3, channels=4, features=FEATURES, blocks=1)).eval()
+
+
+@pytest.fixture(scope="module")
+def bundle(autoencoder: Autoencoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    images = np.zeros((2, *SHAPE.hwc), np.uint8)
+    return write_bundle(autoencoder, name="ae", models_dir=tmp_path_factory.mktemp("models"), golden_images=images)
+
+
+def settings(pretrained: object = "", **others: object) -> ClassifierSettings:
+    sizes = {"encoder_widths": WIDTHS, "features": FEATURES, "blocks": 1, **others}
+    return ClassifierSettings(label_count=3, pretrained=str(pretrained), **sizes)  # type: ignore[arg-type]
+
+
+def test_the_encoder_is_that_of_the_bundle(bundle: Path, autoencoder: Autoencoder) -> None:
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, *SHAPE.hwc), dtype=np.uint8))
+    begun, scratch = Classifier(SHAPE, settings(bundle)).eval(), Classifier(SHAPE, settings()).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(begun.encoder(images), autoencoder.encoder(images))
+        assert not torch.allclose(scratch.encoder(images), autoencoder.encoder(images))
+    assert begun.logits(images).shape == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"encoder_widths": (4, 9)},
+            r"its encoder's convolutions\.\S+ is \[.*\], this one's \[.*\]; set model.encoder_w",
+        ),
+        ({"features": 13}, r"its encoder's dense\.\S+ is \[12.*\], this one's \[13"),
+        ({"blocks": 0}, "its encoder is another: it has the weights convolutions"),
+        ({"pretrained": "nowhere"}, r"model.pretrained = 'nowhere': no features.onnx there"),
+    ],
+)
+def test_an_encoder_that_does_not_fit_is_named(bundle: Path, change: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Classifier(SHAPE, settings(**{"pretrained": bundle, **change}))
+
+
+def test_a_damaged_bundle_is_named(tmp_path: Path) -> None:
+    (tmp_path / "features.onnx").write_bytes(b"\x08no graph")
+    with pytest.raises(UsageError, match=r"features.onnx cannot be read"):
+        Classifier(SHAPE, settings(tmp_path))
+
+
+def test_images_without_a_label_are_left_out() -> None:
+    train = data.load(DataSettings("digits", labelled=50)).train
+    assert len(train) == 1000
+    kept = data.labelled_only(train)
+    assert len(kept) == 50
+    np.testing.assert_array_equal(np.bincount(kept.labels), [5] * 10)
+    np.testing.assert_array_equal(kept.images, train.images[train.labels >= 0])
