@@ -19,6 +19,7 @@ import structlog
 
 import toybundle
 from running import PATIENT, ServerProcess
+from shared import Shared
 
 # Background jobs of a script (`make test &`) ignore Ctrl-C, and so would their children, which some tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -70,6 +71,12 @@ def leaves_the_process_as_it_was() -> Iterator[None]:
 for name in ("grpc_proxy", "https_proxy", "http_proxy", "all_proxy"):
     os.environ.pop(name, None)
     os.environ.pop(name.upper(), None)
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Shared:
+    """`once(name, make)`: a folder that `make` fills once in a run."""
+    return Shared(tmp_path_factory, pytestconfig)
 
 
 @pytest.fixture(scope="session")

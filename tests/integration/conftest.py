@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,26 +13,28 @@ from ancestral_exporter.bundle import write_bundle
 from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.vae import VAE, VAESettings
 from pixelcnns import exported, sharp_pixelcnn
+from shared import Shared
 
 
 @pytest.fixture(scope="session")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def labelled(once: Shared) -> Path:
     """A PixelCNN of 8×8 images and 3 classes: a folder `labelled`, to be copied into a folder of models."""
     model = sharp_pixelcnn(ImageShape(8, 8, 1, 17), label_count=3)
-    return exported(model, tmp_path_factory.mktemp("bundles"), "labelled").parent
+    return once("labelled", lambda folder: exported(model, folder, "labelled")) / "labelled"
 
 
 @pytest.fixture(scope="session")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def large(once: Shared) -> Path:
     """A PixelCNN of 24×24 images, whose samples take a while: a folder `large`."""
-    return exported(sharp_pixelcnn(ImageShape(24, 24, 1, 2)), tmp_path_factory.mktemp("bundles"), "large").parent
+    model = sharp_pixelcnn(ImageShape(24, 24, 1, 2))
+    return once("large", lambda folder: exported(model, folder, "large")) / "large"
 
 
 @pytest.fixture(scope="session")
-def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def vae(once: Shared) -> Path:
     """A VAE of 8×8 images with 4 latents: a folder `vae`."""
     torch.manual_seed(0)
     model = VAE(ImageShape(8, 8, 1, 17), VAESettings(latent_size=4, channels=4, features=8, blocks=0))
     golden = np.random.default_rng(3).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
-    models = tmp_path_factory.mktemp("bundles")
-    return write_bundle(model.eval(), name="vae", models_dir=models, golden_images=golden).parent
+    write = partial(write_bundle, model.eval(), name="vae", golden_images=golden)
+    return once("vae", lambda folder: write(models_dir=folder)) / "vae"
