@@ -54,7 +54,7 @@ format: $(INSTALLED) $(TOOLS) ## Format the sources and the protos, and mend wha
 	.tools/bin/buf format protos -w
 
 test: $(INSTALLED) $(TOOLS) ## Run all tests in a random order; ARGS="tests/clients -k grid" for some
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 # With PYTHON=... it runs on that Python as it is, for machines that cannot install anything.
 ifdef PYTHON

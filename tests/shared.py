@@ -5,9 +5,18 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from filelock import FileLock
+
+
+class TrainedVae(NamedTuple):
+    """The folder of models that a training wrote, only to be read, and what it printed."""
+
+    models: Path
+    stdout: str
+    stderr: str
 
 
 class Shared:

@@ -1,8 +1,8 @@
 """Every command and every Python block of every README runs, and every link leads somewhere.
 
 Commands stand in ```console blocks, one a line. Each README is worked through from its top in a folder of its own that
-has what a user would have: `.venv`, `models` with the digits bundles (untrained, for speed), `images.npy`, `digit.png`,
-`top.png`, and a classifier of somebody else's, `theirs.onnx`. A server listens at ANCESTRAL_ADDRESS. What would take
+has what a user would have: `.venv`, `models` with the digits bundles (hardly trained, for speed), `images.npy`,
+`digit.png`, `top.png`, and a classifier of somebody else's, `theirs.onnx`. A server listens at ANCESTRAL_ADDRESS. What would take
 minutes or needs an engine runs in the nearest form that tests the text.
 """
 
@@ -25,7 +25,9 @@ import pytest
 from PIL import Image
 
 import foreign
+from ancestral import commands as commands_of_ours
 from running import ServerProcess
+from shared import Shared, TrainedVae
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -72,15 +74,15 @@ def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.fixture(scope="module")
-def digits_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Untrained bundles of both digits recipes, made by the real exporter."""
-    models = tmp_path_factory.mktemp("digits")
-    for recipe in ("digits-vae", "digits-pixelcnn"):
-        train = [str(BIN / "ancestral-exporter"), "train", recipe, "--models", str(models), "--epochs", "0"]
-        done = subprocess.run(train, capture_output=True, text=True, timeout=500, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return models
+@pytest.fixture(scope="session")
+def digits_models(trained_vae: TrainedVae, once: Shared) -> Path:
+    """Bundles of both digits recipes, made by the real exporter, the PixelCNN untrained."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(trained_vae.models, folder, dirs_exist_ok=True)
+        call(["ancestral-exporter", "train", "digits-pixelcnn", "--models", str(folder), "--epochs", "0"])
+
+    return once("digits models", make)
 
 
 @pytest.fixture(scope="module")
@@ -115,15 +117,32 @@ def succeed(arguments: list[str], folder: Path, **environment: str) -> str:
     return done.stdout
 
 
+def call(arguments: list[str]) -> None:
+    """Run a command of ours in this process, whose torch is there already: its start would take longer than it does."""
+    command = {"ancestral": commands_of_ours.client, "ancestral-exporter": commands_of_ours.exporter}[arguments[0]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as ended:
+            command()
+        assert not ended.value.code, f"{shlex.join(arguments)}: exit code {ended.value.code}"
+
+
 def run(command: str, folder: Path, server: ServerProcess) -> None:
     """Runs one line of a README, or the nearest form of it that a test can run."""
     program, *arguments = shlex.split(command)
-    match program.removeprefix(".venv/bin/"):
-        case "ancestral":
+    match program:
+        case ".venv/bin/ancestral":
             succeed([program, *arguments], folder, ANCESTRAL_ADDRESS=server.address)
+        case "ancestral":
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                patch.setenv("ANCESTRAL_ADDRESS", server.address)
+                call([program, *arguments])
         case "ancestral-exporter":
             short = ["--epochs", "0"] if arguments[0] == "train" and "--epochs" not in arguments else []
-            succeed([program, *arguments, *short], folder)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                call([program, *arguments, *short])
         case "ancestral-server":
             free = [re.sub(r"^(8500|9464)$", "0", argument) for argument in arguments]
             if "--help" in free:
@@ -248,7 +267,9 @@ def test_make_serve_and_the_command_that_it_prints(digits_models: Path, workplac
 def test_make_serve_serves_what_is_there(tmp_path: Path) -> None:
     make = ["make", "serve", "MODELS=exporter/zoo", f"PORT={free_port()}", f"METRICS_PORT={free_port()}", "DEVICE=cpu"]
     before = sorted((ROOT / "exporter" / "zoo").iterdir())
-    with listening(make, ROOT) as lines:
+    # To time each size of its runs takes longer than all the rest.
+    few = {"ANCESTRAL_SERVER_MAX_BATCH": "2", "ANCESTRAL_SERVER_SLOTS": "2"}
+    with listening(make, ROOT, **few) as lines:
         assert not [line for line in lines if "training" in line.lower()]
         assert [line for line in lines if "ancestral sample mnist-pixelcnn -n 16 --seed 7 --out grid.png" in line]
     assert sorted((ROOT / "exporter" / "zoo").iterdir()) == before

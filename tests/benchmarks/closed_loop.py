@@ -1,10 +1,9 @@
-"""The processes that a front end is measured with; few imports, since each load starts one anew.
+"""The callers that a front end is measured with; few imports, since each load is a process of its own.
 
-    python closed_loop.py echo BYTES                                 a server that answers every call with so many bytes
-    ... calls ADDRESS METHOD CONCURRENCY SECONDS FILE                a closed loop of calls with the request in FILE
-    ... stream ADDRESS METHOD SECONDS FILE                           one stream of the message in FILE, over and over
+    python closed_loop.py calls ADDRESS METHOD CONCURRENCY SECONDS FILE     a closed loop of calls with what FILE holds
+    python closed_loop.py stream ADDRESS METHOD SECONDS FILE                one stream of the message in FILE
 
-`echo` prints its port, the others what they measured, JSON.
+Both print what they measured, JSON.
 """
 
 from __future__ import annotations
@@ -14,30 +13,12 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
-
-ECHO = "/bench.Echo/Echo"
-
-
-async def echo(size: int) -> None:
-    """Answer every call with `size` bytes; prints the port."""
-    reply = bytes(size)
-
-    async def answer(request: bytes, context: Any) -> bytes:
-        return reply
-
-    server = grpc.aio.server()
-    handler: Any = grpc.unary_unary_rpc_method_handler(answer)
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", {"Echo": handler}),))
-    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
-    await server.start()
-    await server.wait_for_termination()
 
 
 async def calls(address: str, method: str, concurrency: int, seconds: float, request: bytes) -> dict[str, float]:
@@ -75,29 +56,12 @@ async def stream(address: str, method: str, seconds: float, message: bytes) -> d
     return {"rate": answers / (time.perf_counter() - began)}
 
 
-def _child(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True)
-
-
-@contextmanager
-def listening(process: subprocess.Popen[str]) -> Iterator[str]:
-    """The address of a server that prints its port; ended afterwards."""
-    try:
-        assert process.stdout is not None
-        yield f"127.0.0.1:{process.stdout.readline().strip()}"
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def echo_server(size: int) -> AbstractContextManager[str]:
-    return listening(_child("echo", str(size)))
-
-
 def finished(*arguments: str) -> dict[str, float]:
-    """What a load generator in a process of its own measured."""
-    output, _ = _child(*arguments).communicate(timeout=120)
-    return dict(json.loads(output))
+    """What a load in a process of its own measured."""
+    child = subprocess.run(
+        [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, timeout=120, check=True
+    )
+    return dict(json.loads(child.stdout))
 
 
 def load(address: str, method: str, concurrency: int, seconds: float, request: Path) -> dict[str, float]:
@@ -106,8 +70,6 @@ def load(address: str, method: str, concurrency: int, seconds: float, request: P
 
 def main() -> None:
     match sys.argv[1:]:
-        case ["echo", size]:
-            asyncio.run(echo(int(size)))
         case ["calls", address, method, concurrency, seconds, request]:
             measuring = calls(address, method, int(concurrency), float(seconds), Path(request).read_bytes())
             print(json.dumps(asyncio.run(measuring)))
