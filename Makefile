@@ -78,6 +78,9 @@ bench-perf-analyzer: perf-analyzer ## Time ModelInfer by NVIDIA's load generator
 bench-isolation: $(INSTALLED) ## Time Encode beside a saturated sampler; a minute
 	@$(BIN)/python tests/benchmarks/isolation.py $(ARGS)
 
+ablation: $(INSTALLED) ## What each heuristic, and a change, is worth, in pairs; 12 minutes, ARGS="--only fill" for a row
+	@PYTHONPATH=tests:tests/soak $(BIN)/python tests/benchmarks/ablation.py $(ARGS)
+
 perf-analyzer: $(INSTALLED) ## Fetch NVIDIA's perf_analyzer into .tools/bin, to measure this server and others alike
 	@.ci/perf-analyzer
 	@echo "Ready: .tools/bin/perf_analyzer"
@@ -116,4 +119,4 @@ $(TOOLS): .ci/tools .ci/triton-env | $(INSTALLED)
 	@.ci/tools
 	@touch $@
 
-.PHONY: bench bench-front-end bench-perf-analyzer bench-isolation soak overload restarts fuzz demo pictures serve install tools protos check format test gpu-check perf-analyzer lock clean help
+.PHONY: ablation bench bench-front-end bench-perf-analyzer bench-isolation soak overload restarts fuzz demo pictures serve install tools protos check format test gpu-check perf-analyzer lock clean help

@@ -2,8 +2,8 @@
 
 Commands stand in ```console blocks, one a line. Each README is worked through from its top in a folder of its own that
 has what a user would have: `.venv`, `models` with the digits bundles (hardly trained, for speed), `images.npy`,
-`digit.png`, `top.png`, and a classifier of somebody else's, `theirs.onnx`. A server listens at ANCESTRAL_ADDRESS. What would take
-minutes or needs an engine runs in the nearest form that tests the text.
+`digit.png`, `top.png`, and a classifier of somebody else's, `theirs.onnx`. A server listens at ANCESTRAL_ADDRESS. What
+would take minutes or needs an engine runs in the nearest form that tests the text.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ MAKE = {
     "lock": "tests/architecture/test_dependencies.py checks its result",
     "bench": "tests/benchmarks/test_run.py, in short",
     "bench-front-end": "tests/benchmarks/test_front_end.py, in short",
+    "ablation": "tests/benchmarks/test_ablation.py, in short",
     "bench-isolation": "tests/benchmarks/test_isolation.py, in short",
     "bench-perf-analyzer": "needs what the next one fetches; all but that: tests/benchmarks/test_perf_analyzer.py",
     "perf-analyzer": "fetches a program that nothing here depends on",
