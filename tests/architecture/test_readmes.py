@@ -25,7 +25,7 @@ import pytest
 from PIL import Image
 
 import foreign
-from ancestral import commands as commands_of_ours
+from entrypoints import call
 from running import ServerProcess
 from shared import Shared, TrainedVae
 
@@ -81,7 +81,7 @@ def digits_models(trained_vae: TrainedVae, once: Shared) -> Path:
 
     def make(folder: Path) -> None:
         shutil.copytree(trained_vae.models, folder, dirs_exist_ok=True)
-        call(["ancestral-exporter", "train", "digits-pixelcnn", "--models", str(folder), "--epochs", "0"])
+        call("ancestral-exporter", "train", "digits-pixelcnn", "--models", str(folder), "--epochs", "0")
 
     return once("digits models", make)
 
@@ -118,16 +118,6 @@ def succeed(arguments: list[str], folder: Path, **environment: str) -> str:
     return done.stdout
 
 
-def call(arguments: list[str]) -> None:
-    """Run a command of ours in this process, whose torch is there already: its start would take longer than it does."""
-    command = {"ancestral": commands_of_ours.client, "ancestral-exporter": commands_of_ours.exporter}[arguments[0]]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", arguments)
-        with pytest.raises(SystemExit) as ended:
-            command()
-        assert not ended.value.code, f"{shlex.join(arguments)}: exit code {ended.value.code}"
-
-
 def run(command: str, folder: Path, server: ServerProcess) -> None:
     """Runs one line of a README, or the nearest form of it that a test can run."""
     program, *arguments = shlex.split(command)
@@ -138,12 +128,12 @@ def run(command: str, folder: Path, server: ServerProcess) -> None:
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(folder)
                 patch.setenv("ANCESTRAL_ADDRESS", server.address)
-                call([program, *arguments])
+                call(program, *arguments)
         case "ancestral-exporter":
             short = ["--epochs", "0"] if arguments[0] == "train" and "--epochs" not in arguments else []
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(folder)
-                call([program, *arguments, *short])
+                call(program, *arguments, *short)
         case "ancestral-server":
             free = [re.sub(r"^(8500|9464)$", "0", argument) for argument in arguments]
             if "--help" in free:

@@ -32,6 +32,18 @@ def batch_wait(replace: Replace) -> None:
     replace(module("catalog.loader"), "Adaptive", lambda *_: immediate())
 
 
+def arrivals(replace: Replace) -> None:
+    """A batch does not wait for calls that are being read."""
+    adaptive = module("engine.policy").Adaptive
+    replace(module("catalog.loader"), "Adaptive", lambda _, tuning: adaptive(lambda now: 0, tuning))
+
+
+def event_loop(replace: Replace) -> None:
+    """Short runs are a thread's, too, and not the event loop's."""
+    threads = module("engine.runners").ThreadRunner
+    replace(module("engine.endpoint"), "LoopRunner", lambda *_: threads())
+
+
 def fill(replace: Replace) -> None:
     """All queued rows are run, padded to the next size."""
     replace(module("engine.one_shot"), "fill", lambda rows, most, *_: min(rows, most))
@@ -67,6 +79,16 @@ def event_engine(replace: Replace) -> None:
     os.environ["GRPC_EXPERIMENTS"] = "event_engine_listener"
 
 
+def accepting(replace: Replace) -> None:
+    """grpc.aio's own loop takes the calls."""
+    replace(module("rpc.grpc_workarounds.accepting"), "known", lambda: False)
+
+
+def malloc(replace: Replace) -> None:
+    """glibc keeps its own thresholds and arenas."""
+    replace(module("runtime.memory"), "keep_little", lambda cores: None)
+
+
 def noise_cache(replace: Replace) -> None:
     """The noise of a row is drawn each time."""
     noise = module("runtime.noise")
@@ -82,14 +104,18 @@ def interpreter(replace: Replace) -> None:
 
 SWITCHES: dict[str, Callable[[Replace], None]] = {
     "batch-wait": batch_wait,
+    "arrivals": arrivals,
+    "event-loop": event_loop,
     "fill": fill,
     "spare-core": spare_core,
     "bulk-workers": bulk_workers,
     "niceness": niceness,
     "uvloop": uvloop,
     "event-engine": event_engine,
+    "accepting": accepting,
     "noise-cache": noise_cache,
     "interpreter": interpreter,
+    "malloc": malloc,
 }
 
 
