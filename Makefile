@@ -78,7 +78,7 @@ bench-perf-analyzer: perf-analyzer ## Time ModelInfer by NVIDIA's load generator
 bench-isolation: $(INSTALLED) ## Time Encode beside a saturated sampler; a minute
 	@$(BIN)/python tests/benchmarks/isolation.py $(ARGS)
 
-ablation: $(INSTALLED) ## What each heuristic, and a change, is worth, in pairs; 20 minutes, ARGS="--only fill" for a row
+ablation: $(INSTALLED) ## What each heuristic, and a change, is worth, in pairs; 25 minutes, ARGS="--only fill" for a row
 	@PYTHONPATH=tests:tests/soak $(BIN)/python tests/benchmarks/ablation.py $(ARGS)
 
 perf-analyzer: $(INSTALLED) ## Fetch NVIDIA's perf_analyzer into .tools/bin, to measure this server and others alike

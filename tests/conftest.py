@@ -85,7 +85,7 @@ def trained_vae(once: Shared) -> TrainedVae:
     """`digits-vae` after two epochs, trained by the command as a user runs it."""
 
     def train(folder: Path) -> None:
-        exporter = Path(sys.executable).parent / "ancestral-exporter"
+        exporter = str(Path(sys.executable).parent / "ancestral-exporter")
         command = [exporter, "train", "digits-vae", "--models", "models", "--epochs", "2", "--seed", "3"]
         environment = os.environ | {"COLUMNS": "120"}
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
@@ -95,6 +95,22 @@ def trained_vae(once: Shared) -> TrainedVae:
 
     folder = once("trained digits-vae", train)
     return TrainedVae(folder / "models", (folder / "stdout").read_text(), (folder / "stderr").read_text())
+
+
+@pytest.fixture(scope="session")
+def untrained_models(once: Shared) -> Path:
+    """The models that the server's benchmarks serve, the sampler small; only to be read."""
+
+    def write(folder: Path) -> None:
+        # They import torch, which takes seconds, and most tests need none.
+        import isolation
+        from rig import untrained
+
+        untrained(isolation.ENCODER, folder)
+        small = ("channels=8", "vertical_layers=2", "horizontal_layers=1")
+        untrained(isolation.SAMPLER, folder, [f"model.{setting}" for setting in small])
+
+    return once("untrained", write)
 
 
 @pytest.fixture(scope="session")

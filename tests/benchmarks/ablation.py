@@ -19,6 +19,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -116,15 +117,23 @@ def compare(name: str, says: str, sides: tuple[Side, Side], plan: Plan, requests
             order = (0, 1) if pair % 2 == 0 else (1, 0)
             streams = {which: load("stream", front_end.ENCODE_STREAM, (seconds,), which) for which in order}
             row.add(streams[0], streams[1], STREAM, STREAM)
-            beside = {which: beside_sampler(servers[which].address, seconds) for which in order}
+            beside = {which: beside_sampler(servers[which], seconds) for which in order}
             row.add(beside[0], beside[1], SAMPLER)
             row.latency.append(beside[1]["p99"] / beside[0]["p99"])
     return row
 
 
-def beside_sampler(address: str, seconds: float) -> Figures:
-    found = isolation.measure(address, encoder=isolation.ENCODER, sampler=isolation.SAMPLER, seconds=seconds, rounds=1)
-    return {"rate": found.sampled_images_per_second, "p99": found.saturated.p99}
+def beside_sampler(server: ServerProcess, seconds: float) -> Figures:
+    """How late Encode is, and how much the sampler paints: images' rows, since images are finished in waves."""
+
+    def painted() -> float:
+        return server.metric("ancestral_batch_size_sum", model=isolation.SAMPLER, role="sample")
+
+    before, began = painted(), time.monotonic()
+    found = isolation.measure(
+        server.address, encoder=isolation.ENCODER, sampler=isolation.SAMPLER, seconds=seconds, rounds=1
+    )
+    return {"rate": (painted() - before) / (time.monotonic() - began), "p99": found.saturated.p99}
 
 
 def write_requests(folder: Path) -> dict[str, Path]:

@@ -7,8 +7,9 @@ from pathlib import Path
 import front_end
 
 
-def test_a_short_run_reports_every_figure(encoder: Path, tmp_path: Path) -> None:
-    report = front_end.measure(encoder, tmp_path, [4], seconds=0.2, rounds=1, device="cpu")
+def test_a_short_run_reports_every_figure(untrained_models: Path, tmp_path: Path) -> None:
+    bundle = untrained_models / front_end.MODEL / "1"
+    report = front_end.measure(bundle, tmp_path, [4], seconds=0.2, rounds=1, device="cpu")
     (row,) = report["single_calls"]
     assert row["concurrency"] == 4
     # One of each, with an echo before, between and after.

@@ -7,6 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+import front_end
 import perf_analyzer
 from inference import open_inference_service_pb2 as oip
 from inference import open_inference_service_pb2_grpc as oip_grpc
@@ -25,7 +26,10 @@ def replies(untrained_models: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.mark.parametrize("with_model", [False, True])
-def test_the_canned_server_gives_the_replies_of_the_real_one(replies: Path, encoder: Path, with_model: bool) -> None:
+def test_the_canned_server_gives_the_replies_of_the_real_one(
+    replies: Path, untrained_models: Path, with_model: bool
+) -> None:
+    encoder = untrained_models / front_end.MODEL / "1"
     with canned_server(replies, encoder if with_model else None) as address, grpc.insecure_channel(address) as channel:
         stub = Stub(channel)
         for _ in range(3):
