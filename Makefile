@@ -57,7 +57,7 @@ format: $(INSTALLED) $(TOOLS) ## Format the sources and the protos, and mend wha
 	.tools/bin/buf format protos -w
 
 test: $(INSTALLED) $(TOOLS) ## Run all tests in a random order; ARGS="tests/clients -k grid" for some
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 # With PYTHON=... it runs on that Python as it is, for machines that cannot install anything.
 ifdef PYTHON
@@ -80,6 +80,9 @@ bench-perf-analyzer: perf-analyzer ## Time ModelInfer by NVIDIA's load generator
 
 bench-isolation: $(INSTALLED) ## Time Encode beside a saturated sampler; a minute
 	@$(BIN)/python tests/benchmarks/isolation.py $(ARGS)
+
+ablation: $(INSTALLED) ## What each heuristic, and a change, is worth, in pairs; 25 minutes, ARGS="--only fill" for a row
+	@PYTHONPATH=tests:tests/soak $(BIN)/python tests/benchmarks/ablation.py $(ARGS)
 
 perf-analyzer: $(INSTALLED) ## Fetch NVIDIA's perf_analyzer into .tools/bin, to measure this server and others alike
 	@.ci/perf-analyzer
@@ -119,4 +122,4 @@ $(TOOLS): .ci/tools .ci/triton-env .ci/kubernetes-env | $(INSTALLED)
 	@.ci/tools
 	@touch $@
 
-.PHONY: bench bench-front-end bench-perf-analyzer bench-isolation soak overload restarts fuzz demo pictures serve install tools protos generated check format test gpu-check perf-analyzer lock clean help
+.PHONY: ablation bench bench-front-end bench-perf-analyzer bench-isolation soak overload restarts fuzz demo pictures serve install tools protos generated check format test gpu-check perf-analyzer lock clean help

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import warnings
@@ -19,6 +20,7 @@ import structlog
 
 import toybundle
 from running import PATIENT, ServerProcess
+from shared import Shared, TrainedVae
 
 # Background jobs of a script (`make test &`) ignore Ctrl-C, and so would their children, which some tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -70,6 +72,45 @@ def leaves_the_process_as_it_was() -> Iterator[None]:
 for name in ("grpc_proxy", "https_proxy", "http_proxy", "all_proxy"):
     os.environ.pop(name, None)
     os.environ.pop(name.upper(), None)
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Shared:
+    """`once(name, make)`: a folder that `make` fills once in a run."""
+    return Shared(tmp_path_factory, pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def trained_vae(once: Shared) -> TrainedVae:
+    """`digits-vae` after two epochs, trained by the command as a user runs it."""
+
+    def train(folder: Path) -> None:
+        exporter = str(Path(sys.executable).parent / "ancestral-exporter")
+        command = [exporter, "train", "digits-vae", "--models", "models", "--epochs", "2", "--seed", "3"]
+        environment = os.environ | {"COLUMNS": "120"}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
+        assert done.returncode == 0, done.stderr
+        (folder / "stdout").write_text(done.stdout)
+        (folder / "stderr").write_text(done.stderr)
+
+    folder = once("trained digits-vae", train)
+    return TrainedVae(folder / "models", (folder / "stdout").read_text(), (folder / "stderr").read_text())
+
+
+@pytest.fixture(scope="session")
+def untrained_models(once: Shared) -> Path:
+    """The models that the server's benchmarks serve, the sampler small; only to be read."""
+
+    def write(folder: Path) -> None:
+        # They import torch, which takes seconds, and most tests need none.
+        import isolation
+        from rig import untrained
+
+        untrained(isolation.ENCODER, folder)
+        small = ("channels=8", "vertical_layers=2", "horizontal_layers=1")
+        untrained(isolation.SAMPLER, folder, [f"model.{setting}" for setting in small])
+
+    return once("untrained", write)
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ def _serve(settings: Settings, remarks: list[str]) -> None:
     logs.configure(settings.log_format)
     for remark in remarks:
         log.warning(remark)
-    with asyncio.Runner(loop_factory=_event_loop) as runner:
+    with asyncio.Runner(loop_factory=event_loop) as runner:
         try:
             if settings.processes > 1:
                 # The servers have ended: to take down what this process has imported would take a second more.
@@ -54,7 +54,7 @@ def _serve(settings: Settings, remarks: list[str]) -> None:
         leaving.leave()
 
 
-def _event_loop() -> asyncio.AbstractEventLoop:
+def event_loop() -> asyncio.AbstractEventLoop:
     """libuv's, where there is one: each turn of the loop costs less."""
     if sys.platform == "win32":
         return asyncio.new_event_loop()

@@ -1,9 +1,9 @@
 """Every command and every Python block of every README runs, and every link leads somewhere.
 
 Commands stand in ```console blocks, one a line. Each README is worked through from its top in a folder of its own that
-has what a user would have: `.venv`, `models` with the digits bundles (untrained, for speed), `images.npy`, `digit.png`,
-`top.png`, and a classifier of somebody else's, `theirs.onnx`. A server listens at ANCESTRAL_ADDRESS. What would take
-minutes or needs an engine runs in the nearest form that tests the text.
+has what a user would have: `.venv`, `models` with the digits bundles (hardly trained, for speed), `images.npy`,
+`digit.png`, `top.png`, and a classifier of somebody else's, `theirs.onnx`. A server listens at ANCESTRAL_ADDRESS. What
+would take minutes or needs an engine runs in the nearest form that tests the text.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ import foreign
 from ancestral_demo.demo import PICTURES
 from ancestral_demo.processes import RECIPES
 from ancestral_demo.report import REPORTS
+from entrypoints import call
 from running import ServerProcess
+from shared import Shared, TrainedVae
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -52,6 +54,7 @@ MAKE = {
     "lock": "tests/architecture/test_dependencies.py checks its result",
     "bench": "tests/benchmarks/test_run.py, in short",
     "bench-front-end": "tests/benchmarks/test_front_end.py, in short",
+    "ablation": "tests/benchmarks/test_ablation.py, in short",
     "bench-isolation": "tests/benchmarks/test_isolation.py, in short",
     "bench-perf-analyzer": "needs what the next one fetches; all but that: tests/benchmarks/test_perf_analyzer.py",
     "perf-analyzer": "fetches a program that nothing here depends on",
@@ -76,15 +79,17 @@ def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.fixture(scope="module")
-def digits_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Untrained bundles of the demo's recipes, made by the real exporter."""
-    models = tmp_path_factory.mktemp("digits")
-    for recipe in RECIPES:
-        train = [str(BIN / "ancestral-exporter"), "train", recipe, "--models", str(models), "--epochs", "0"]
-        done = subprocess.run(train, capture_output=True, text=True, timeout=500, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return models
+@pytest.fixture(scope="session")
+def digits_models(trained_vae: TrainedVae, once: Shared) -> Path:
+    """Bundles of the demo's recipes, made by the real exporter: the VAE trained a little, the others not."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(trained_vae.models, folder, dirs_exist_ok=True)
+        for recipe in RECIPES:
+            if not (folder / recipe).exists():
+                call("ancestral-exporter", "train", recipe, "--models", str(folder), "--epochs", "0")
+
+    return once("digits models", make)
 
 
 @pytest.fixture(scope="module")
@@ -122,12 +127,19 @@ def succeed(arguments: list[str], folder: Path, **environment: str) -> str:
 def run(command: str, folder: Path, server: ServerProcess) -> None:
     """Runs one line of a README, or the nearest form of it that a test can run."""
     program, *arguments = shlex.split(command)
-    match program.removeprefix(".venv/bin/"):
-        case "ancestral":
+    match program:
+        case ".venv/bin/ancestral":
             succeed([program, *arguments], folder, ANCESTRAL_ADDRESS=server.address)
+        case "ancestral":
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                patch.setenv("ANCESTRAL_ADDRESS", server.address)
+                call(program, *arguments)
         case "ancestral-exporter":
             short = ["--epochs", "0"] if arguments[0] == "train" and "--epochs" not in arguments else []
-            succeed([program, *arguments, *short], folder)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                call(program, *arguments, *short)
         case "ancestral-server":
             free = [re.sub(r"^(8500|9464)$", "0", argument) for argument in arguments]
             if "--help" in free:
@@ -251,7 +263,9 @@ def test_make_serve_and_the_command_that_it_prints(digits_models: Path, workplac
 def test_make_serve_serves_what_is_there(tmp_path: Path) -> None:
     make = ["make", "serve", "MODELS=exporter/zoo", f"PORT={free_port()}", f"METRICS_PORT={free_port()}", "DEVICE=cpu"]
     before = sorted((ROOT / "exporter" / "zoo").iterdir())
-    with listening(make, ROOT) as lines:
+    # To time each size of its runs takes longer than all the rest.
+    few = {"ANCESTRAL_SERVER_MAX_BATCH": "2", "ANCESTRAL_SERVER_SLOTS": "2"}
+    with listening(make, ROOT, **few) as lines:
         assert not [line for line in lines if "training" in line.lower()]
         assert [line for line in lines if "ancestral sample mnist-pixelcnn -n 16 --seed 7 --out grid.png" in line]
     assert sorted((ROOT / "exporter" / "zoo").iterdir()) == before

@@ -1,43 +1,29 @@
-"""The processes that a front end is measured with; few imports, since each load starts one anew.
+"""The callers that a front end is measured with; few imports, since each load is a process of its own.
 
-    python closed_loop.py echo BYTES                                 a server that answers every call with so many bytes
-    ... calls ADDRESS METHOD CONCURRENCY SECONDS FILE                a closed loop of calls with the request in FILE
-    ... stream ADDRESS METHOD SECONDS FILE                           one stream of the message in FILE, over and over
+    python closed_loop.py calls ADDRESS METHOD CONCURRENCY SECONDS FILE     a closed loop of calls with what FILE holds
+    python closed_loop.py stream ADDRESS METHOD SECONDS FILE                one stream of the message in FILE
+    python closed_loop.py                                                   one after the other, as its input says
 
-`echo` prints its port, the others what they measured, JSON.
+They print what they measured, JSON, a line each; `answers` counts those of the warm-up too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Collection, Coroutine
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 
-ECHO = "/bench.Echo/Echo"
-
-
-async def echo(size: int) -> None:
-    """Answer every call with `size` bytes; prints the port."""
-    reply = bytes(size)
-
-    async def answer(request: bytes, context: Any) -> bytes:
-        return reply
-
-    server = grpc.aio.server()
-    handler: Any = grpc.unary_unary_rpc_method_handler(answer)
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", {"Echo": handler}),))
-    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
-    await server.start()
-    await server.wait_for_termination()
+# Before the clock starts: a connection's first calls are slow.
+WARM_UP_CALLS = 20
 
 
 async def calls(address: str, method: str, concurrency: int, seconds: float, request: bytes) -> dict[str, float]:
@@ -45,7 +31,7 @@ async def calls(address: str, method: str, concurrency: int, seconds: float, req
     latencies: list[float] = []
     async with grpc.aio.insecure_channel(address) as channel:
         call: Any = channel.unary_unary(method)
-        for _ in range(20):
+        for _ in range(WARM_UP_CALLS):
             await call(request)
         began = time.perf_counter()
 
@@ -57,7 +43,12 @@ async def calls(address: str, method: str, concurrency: int, seconds: float, req
         await asyncio.gather(*(caller() for _ in range(concurrency)))
         spent = time.perf_counter() - began
     p50, p99 = np.quantile(latencies, (0.5, 0.99)) * 1000
-    return {"rate": len(latencies) / spent, "p50_ms": float(p50), "p99_ms": float(p99), "calls": len(latencies)}
+    return {
+        "rate": len(latencies) / spent,
+        "p50_ms": float(p50),
+        "p99_ms": float(p99),
+        "answers": len(latencies) + WARM_UP_CALLS,
+    }
 
 
 async def stream(address: str, method: str, seconds: float, message: bytes) -> dict[str, float]:
@@ -72,49 +63,63 @@ async def stream(address: str, method: str, seconds: float, message: bytes) -> d
         call: Any = channel.stream_stream(method)
         async for _ in call(messages()):
             answers += 1
-    return {"rate": answers / (time.perf_counter() - began)}
-
-
-def _child(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True)
-
-
-@contextmanager
-def listening(process: subprocess.Popen[str]) -> Iterator[str]:
-    """The address of a server that prints its port; ended afterwards."""
-    try:
-        assert process.stdout is not None
-        yield f"127.0.0.1:{process.stdout.readline().strip()}"
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def echo_server(size: int) -> AbstractContextManager[str]:
-    return listening(_child("echo", str(size)))
+    return {"rate": answers / (time.perf_counter() - began), "answers": answers}
 
 
 def finished(*arguments: str) -> dict[str, float]:
-    """What a load generator in a process of its own measured."""
-    output, _ = _child(*arguments).communicate(timeout=120)
-    return dict(json.loads(output))
+    """What a load in a process of its own measured."""
+    child = subprocess.run(
+        [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, timeout=120, check=True
+    )
+    return dict(json.loads(child.stdout))
 
 
 def load(address: str, method: str, concurrency: int, seconds: float, request: Path) -> dict[str, float]:
     return finished("calls", address, method, str(concurrency), str(seconds), str(request))
 
 
-def main() -> None:
-    match sys.argv[1:]:
-        case ["echo", size]:
-            asyncio.run(echo(int(size)))
+class Caller:
+    """A process of these loads that stays; a context manager that ends it. cores: where it may run."""
+
+    def __init__(self, cores: Collection[int]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        os.sched_setaffinity(self._process.pid, cores)
+
+    def load(self, *arguments: object) -> dict[str, float]:
+        """What one load measured: "calls" or "stream" and its arguments."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps([str(argument) for argument in arguments]), file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the caller ended with {self._process.wait()}")
+        return dict(json.loads(line))
+
+    def __enter__(self) -> Caller:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def work(arguments: list[str]) -> Coroutine[Any, Any, dict[str, float]]:
+    match arguments:
         case ["calls", address, method, concurrency, seconds, request]:
-            measuring = calls(address, method, int(concurrency), float(seconds), Path(request).read_bytes())
-            print(json.dumps(asyncio.run(measuring)))
+            return calls(address, method, int(concurrency), float(seconds), Path(request).read_bytes())
         case ["stream", address, method, seconds, message]:
-            print(json.dumps(asyncio.run(stream(address, method, float(seconds), Path(message).read_bytes()))))
+            return stream(address, method, float(seconds), Path(message).read_bytes())
         case _:
             sys.exit(__doc__)
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    with asyncio.Runner() as runner:
+        for each in [arguments] if arguments else map(json.loads, sys.stdin):
+            print(json.dumps(runner.run(work(each))), flush=True)
 
 
 if __name__ == "__main__":

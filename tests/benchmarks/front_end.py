@@ -1,7 +1,8 @@
 """What the server's front end costs: single-image Encode against a bare gRPC echo, streams against raw onnxruntime.
 
-Server, echo and load generator are processes of their own. The echo has messages of the same size as Encode's, so it
-is the bound of any server written with the same library. What is compared is timed in turn, round by round.
+Server, echo and load generator are processes of their own. The echo (reference.py) has messages of the same size as
+Encode's, and the server's event loop and gRPC settings, so it is the bound of any server written with the same library.
+What is compared is timed in turn, round by round.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.runtime.bundle import read_bundle
 from ancestral_server.runtime.program import OneShotProgram
 from ancestral_server.runtime.session import Device, Runtime
-from closed_loop import ECHO, echo_server, finished, load
+from closed_loop import finished, load
 from inference import open_inference_service_pb2 as oip
+from reference import ECHO, echo_server
 from rig import CORES, untrained
 from running import ServerProcess, heed_sigterm
 
@@ -175,6 +177,19 @@ def _cpu_seconds(server: ServerProcess) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def measure(
+    bundle: Path, folder: Path, concurrencies: list[int], seconds: float, rounds: int, device: Device
+) -> dict[str, Any]:
+    """The whole report on an untrained bundle of MODEL; requests are written to `folder`."""
+    with ServerProcess(bundle.parents[1], "--device", device) as server:
+        return {
+            "cores": CORES,
+            "device": device,
+            "single_calls": single_calls(server, bundle, folder, concurrencies, seconds, rounds, device),
+            "bulk": bulk(server, bundle, folder, seconds, rounds, device),
+        }
+
+
 def markdown(report: dict[str, Any]) -> str:
     lines = [
         f"# The front end on {report['cores']} cores, the model on {report['device']}",
@@ -212,14 +227,8 @@ def main() -> None:
     options = parser.parse_args()
     reports.prepare(parser, options.out)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        _, bundle = untrained(MODEL, folder / "models")
-        report: dict[str, Any] = {"cores": CORES, "device": options.device}
-        with ServerProcess(folder / "models", "--device", options.device) as server:
-            report["single_calls"] = single_calls(
-                server, bundle, folder, options.concurrency, options.seconds, options.rounds, options.device
-            )
-            report["bulk"] = bulk(server, bundle, folder, options.seconds, options.rounds, options.device)
+        _, bundle = untrained(MODEL, Path(temporary) / "models")
+        report = measure(bundle, Path(temporary), options.concurrency, options.seconds, options.rounds, options.device)
     text = markdown(report)
     print(text)
     reports.write(options.out, text, report)

@@ -1,23 +1,18 @@
 """ModelInfer by NVIDIA's perf_analyzer, whose client in C++ leaves the cost of a server bare.
 
-    python perf_analyzer.py                         the comparison; `make perf-analyzer` fetches the load generator
-    python perf_analyzer.py canned FOLDER [BUNDLE]  a server of recorded replies, which may run a model besides
-
-What it is held against: a bare server of gRPC for Python that answers every call with a recorded reply, which bounds
-all servers written with that library; the same when it runs the model once for each call, with onnxruntime alone; and
-the bare echo of front_end.py by that bench's own load generator. In turn, round by round.
+`make perf-analyzer` fetches the load generator. What the server is held against, see reference.py: a bare server of
+gRPC for Python that answers every call with a recorded reply, which bounds all servers written with that library; the
+same when it runs the model once for each call, with onnxruntime alone; and the bare echo of front_end.py by that
+bench's own load generator. In turn, round by round.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,18 +24,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import front_end
 import reports
-from ancestral_server.runtime.bundle import read_bundle
-from ancestral_server.runtime.program import OneShotProgram
-from ancestral_server.runtime.session import Runtime
-from closed_loop import ECHO, echo_server, listening, load
+from closed_loop import load
 from front_end import MODEL, encode_request
 from inference import open_inference_service_pb2 as oip
+from reference import ECHO, OPEN_INFERENCE, canned_server, echo_server
 from rig import CORES, untrained
 from running import ServerProcess, heed_sigterm
 
 HERE = Path(__file__)
 TOOL = HERE.parents[2] / ".tools" / "bin" / "perf_analyzer"
-SERVICE = "inference.GRPCInferenceService"
 NAME = f"{MODEL}.encode"
 # What perf_analyzer asks, and the canned server answers.
 ASKED: dict[str, Message] = {
@@ -66,71 +58,8 @@ def record(address: str, folder: Path) -> None:
     """Write a server's replies to all that perf_analyzer asks, a file for each method."""
     with grpc.insecure_channel(address) as channel:
         for method, request in (*ASKED.items(), ("ModelInfer", infer_request())):
-            call: Any = channel.unary_unary(f"/{SERVICE}/{method}")
+            call: Any = channel.unary_unary(f"/{OPEN_INFERENCE}/{method}")
             (folder / method).write_bytes(call(request.SerializeToString(), timeout=60))
-
-
-async def canned(folder: Path, bundle: Path | None) -> None:
-    """Answer with what was recorded, once a run of the bundle's encoder is over where one is given; prints the port."""
-    run = None if bundle is None else runner(bundle)
-    replies = {f"/{SERVICE}/{file.name}": file.read_bytes() for file in folder.iterdir()}
-    calls = 0
-
-    async def infer(request: bytes, context: Any) -> bytes:
-        nonlocal calls
-        calls += 1
-        if run is not None:
-            run()
-        return replies[f"/{SERVICE}/ModelInfer"]
-
-    async def statistics(request: bytes, context: Any) -> bytes:
-        # perf_analyzer stops where these stand still.
-        reply = oip.ModelStatisticsResponse.FromString(replies[f"/{SERVICE}/ModelStatistics"])
-        for model in reply.model_stats:
-            model.inference_count = model.execution_count = model.last_inference = calls
-            for stage in ("success", "queue", "compute_input", "compute_infer", "compute_output"):
-                duration = getattr(model.inference_stats, stage)
-                duration.count, duration.ns = calls, 1000 * calls
-        return reply.SerializeToString()
-
-    def always(reply: bytes) -> Callable[[bytes, Any], Any]:
-        async def answer(request: bytes, context: Any) -> bytes:
-            return reply
-
-        return answer
-
-    answers: dict[str, Callable[[bytes, Any], Any]] = {path: always(reply) for path, reply in replies.items()}
-    answers[f"/{SERVICE}/ModelInfer"], answers[f"/{SERVICE}/ModelStatistics"] = infer, statistics
-
-    class Handlers(grpc.GenericRpcHandler):
-        def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-            answer: Any = answers.get(handler_call_details.method)
-            return answer and grpc.unary_unary_rpc_method_handler(answer)
-
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((Handlers(),))
-    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
-    await server.start()
-    await server.wait_for_termination()
-
-
-def runner(bundle: Path) -> Callable[[], None]:
-    """One run of the whole encoder on one image and one thread, as onnxruntime does it."""
-    read = read_bundle(bundle)
-    role = next(role for role in read.manifest.roles if role.name == "encode")
-    program = OneShotProgram(role, Runtime("cpu", 1).open(read.graph(role), on_caller=True), read.manifest)
-    feeds, wanted = {meaning: program.blank(meaning, 1) for meaning in program.inputs}, list(program.outputs)
-
-    def run() -> None:
-        program.run(feeds, wanted)
-
-    run()
-    return run
-
-
-def canned_server(*arguments: str) -> AbstractContextManager[str]:
-    command = [sys.executable, str(HERE), "canned", *arguments]
-    return listening(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
 
 
 def measure(address: str, concurrency: int) -> float:
@@ -160,8 +89,8 @@ def compare(concurrencies: list[int], rounds: int, folder: Path) -> list[dict[st
         size = len((replies / "ModelInfer").read_bytes())
         with (
             echo_server(size) as echo,
-            canned_server(str(replies)) as bare,
-            canned_server(str(replies), str(bundle)) as model,
+            canned_server(replies) as bare,
+            canned_server(replies, bundle) as model,
         ):
             addresses = {"canned": bare, "canned_model": model, "server": server.address}
             for concurrency in concurrencies:
@@ -200,10 +129,6 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["canned"]:
-        folder, *bundle = map(Path, sys.argv[2:])
-        asyncio.run(canned(folder, bundle[0] if bundle else None))
-        return
     heed_sigterm()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 64], help="calls in flight")

@@ -98,6 +98,7 @@ def untrained(recipe: str, folder: Path, settings: Sequence[str] = ()) -> tuple[
 @contextmanager
 def rig(recipe: str, folder: Path, settings: Sequence[str] = ()) -> Iterator[Rig]:
     """Write an untrained bundle of the recipe under `folder` and load it as the server does."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(CORES)
     model, _ = untrained(recipe, folder, settings)
     assert isinstance(model, Autoregressive), f"{recipe} is not sampled pixel by pixel"
@@ -109,6 +110,7 @@ def rig(recipe: str, folder: Path, settings: Sequence[str] = ()) -> Iterator[Rig
         yield Rig(model, folder, version)
     finally:
         version.close()
+        torch.set_num_threads(threads)
 
 
 async def sample(lane: RasterEndpoint, count: int, seed: int = 0) -> RasterJob:

@@ -32,9 +32,9 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
-    heed_sigterm()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="mnist-pixelcnn", help="a PixelCNN recipe; its weights stay untrained")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of the recipe")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64, 256], help="images at once")
     parser.add_argument(
         "--row-dilations",
@@ -53,10 +53,14 @@ def main() -> None:
     reports.prepare(parser, options.out, ".png")
 
     settings = [
+        *options.set,
         f"model.row_dilations={options.row_dilations}",
         f"model.column_dilations={[min(rows, 4) for rows in options.row_dilations]}",
     ]
-    with tempfile.TemporaryDirectory() as temporary, rig(options.recipe, Path(temporary, "plain")) as bench:
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        rig(options.recipe, Path(temporary, "plain"), options.set) as bench,
+    ):
         report: dict[str, Any] = {"recipe": options.recipe, "cores": CORES, "machine": platform.machine()}
         rows = sampling.measure(bench, options.batches, options.repeats, options.naive_seconds, bench.models)
         report["sampling"] = [asdict(row) for row in rows]
@@ -169,4 +173,5 @@ def plot(report: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
+    heed_sigterm()
     main()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from pathlib import Path
 
-SCRIPT = Path(__file__).with_name("depth_and_width.py")
+import pytest
+
+import depth_and_width
 
 
-def test_a_row_for_each_net() -> None:
-    command = [sys.executable, str(SCRIPT), "--epochs", "1", "--nets", "1,1,8", "2,1,8"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stderr
-    header, rule, *rows = done.stdout.splitlines()
+def test_a_row_for_each_net(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["depth_and_width.py", "--epochs", "1", "--nets", "1,1,8", "2,1,8"])
+    depth_and_width.main()
+    header, rule, *rows = capsys.readouterr().out.splitlines()
     assert [row.split(" | ")[0] for row in rows] == ["| 1 × 1 × 8", "| 2 × 1 × 8"]
     assert {line.count("|") for line in (header, rule, *rows)} == {8}
     (_, bits, total, by_pixel), deeper = (row.split(" | ")[:4] for row in rows)

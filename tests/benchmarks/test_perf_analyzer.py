@@ -7,34 +7,30 @@ from pathlib import Path
 import grpc
 import pytest
 
+import front_end
 import perf_analyzer
-from front_end import MODEL
 from inference import open_inference_service_pb2 as oip
 from inference import open_inference_service_pb2_grpc as oip_grpc
-from rig import untrained
+from reference import canned_server
 from running import ServerProcess
 
 Stub = oip_grpc.GRPCInferenceServiceStub
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    _, bundle = untrained(MODEL, tmp_path_factory.mktemp("models"))
-    return bundle
-
-
-@pytest.fixture(scope="module")
-def replies(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def replies(untrained_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("replies")
-    with ServerProcess(bundle.parents[1]) as server:
+    with ServerProcess(untrained_models) as server:
         perf_analyzer.record(server.address, folder)
     return folder
 
 
 @pytest.mark.parametrize("with_model", [False, True])
-def test_the_canned_server_gives_the_replies_of_the_real_one(replies: Path, bundle: Path, with_model: bool) -> None:
-    arguments = [str(replies), *([str(bundle)] if with_model else [])]
-    with perf_analyzer.canned_server(*arguments) as address, grpc.insecure_channel(address) as channel:
+def test_the_canned_server_gives_the_replies_of_the_real_one(
+    replies: Path, untrained_models: Path, with_model: bool
+) -> None:
+    encoder = untrained_models / front_end.MODEL / "1"
+    with canned_server(replies, encoder if with_model else None) as address, grpc.insecure_channel(address) as channel:
         stub = Stub(channel)
         for _ in range(3):
             reply = stub.ModelInfer(perf_analyzer.infer_request(), timeout=60)

@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import resource
-import subprocess
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,8 +24,7 @@ from PIL import Image
 
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.cli import main
-
-COMMAND = str(Path(sys.executable).parent / "ancestral-exporter")
+from shared import TrainedVae
 
 
 @dataclass(frozen=True)
@@ -50,31 +49,20 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return call
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A VAE trained for two epochs: its models folder and what the command printed."""
-    models = tmp_path_factory.mktemp("trained")
-    command = [COMMAND, "train", "digits-vae", "--models", str(models), "--epochs", "2", "--seed", "3"]
-    environment = os.environ | {"COLUMNS": "120"}
-    return models, subprocess.run(command, capture_output=True, text=True, check=False, timeout=500, env=environment)
-
-
 def manifest_of(bundle: Path) -> bundle_pb2.Bundle:
     return json_format.Parse((bundle / "bundle.json").read_text(), bundle_pb2.Bundle())
 
 
-def test_train_prints_the_figures_and_the_path(trained: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    models, done = trained
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert "epoch 2/2" in done.stdout
-    assert "uniform over 17 levels" in done.stdout
-    assert "447 test images, upper bound (negative ELBO)" in done.stdout
-    assert f"wrote {models / 'digits-vae' / '1'}" in done.stdout
+def test_train_prints_the_figures_and_the_path(trained_vae: TrainedVae) -> None:
+    assert trained_vae.stderr == ""
+    assert "epoch 2/2" in trained_vae.stdout
+    assert "uniform over 17 levels" in trained_vae.stdout
+    assert "447 test images, upper bound (negative ELBO)" in trained_vae.stdout
+    assert "wrote models/digits-vae/1" in trained_vae.stdout
 
 
-def test_bundle_has_everything(trained: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    models, _ = trained
+def test_bundle_has_everything(trained_vae: TrainedVae) -> None:
+    models = trained_vae.models
     bundle = models / "digits-vae" / "1"
     manifest = manifest_of(bundle)
     assert {role.name for role in manifest.roles} == {"encode", "decode", "sample", "score", "features"}
@@ -103,11 +91,8 @@ def test_bundle_has_everything(trained: tuple[Path, subprocess.CompletedProcess[
     assert not (models / ".training" / "digits-vae").exists()
 
 
-def test_verify(
-    trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, run: Callable[..., Done]
-) -> None:
-    models, _ = trained
-    good = run("verify", models / "digits-vae" / "1")
+def test_verify(trained_vae: TrainedVae, tmp_path: Path, run: Callable[..., Done]) -> None:
+    good = run("verify", trained_vae.models / "digits-vae" / "1")
     assert good.returncode == 0
     assert "verified" in good.stdout
     missing = run("verify", tmp_path / "nothing")
@@ -122,16 +107,17 @@ def test_verify(
 
 
 def test_untrained_bundles_need_no_data(tmp_path: Path, run: Callable[..., Done]) -> None:
-    done = run("train", "mnist-vae", "--models", tmp_path, "--epochs", 0)
+    small = [f"--set=model.{it}" for it in ("channels=8", "vertical_layers=1", "horizontal_layers=1")]
+    done = run("train", "mnist-pixelcnn", "--models", tmp_path, "--epochs", 0, *small)
     assert done.returncode == 0, done.stderr
-    assert "Untrained" in (tmp_path / "mnist-vae" / "1" / "CARD.md").read_text()
-    assert not manifest_of(tmp_path / "mnist-vae" / "1").metrics
+    assert "Untrained" in (tmp_path / "mnist-pixelcnn" / "1" / "CARD.md").read_text()
+    assert not manifest_of(tmp_path / "mnist-pixelcnn" / "1").metrics
 
 
 def test_versions_count_up_and_a_density_has_no_bits_per_dim(
-    trained: tuple[Path, subprocess.CompletedProcess[str]], run: Callable[..., Done]
+    trained_vae: TrainedVae, tmp_path: Path, run: Callable[..., Done]
 ) -> None:
-    models, _ = trained
+    models = Path(shutil.copytree(trained_vae.models, tmp_path / "models"))
     done = run("train", "digits-vae", "--models", models, "--epochs", 1, "--likelihood", "gaussian")
     assert done.returncode == 0, done.stderr
     assert f"wrote {models / 'digits-vae' / '2'}" in done.stdout
@@ -204,10 +190,8 @@ def test_a_file_system_without_locks_is_trained_on(
     assert f"has no file locks ({os.strerror(number)}): going on without" in line
 
 
-def test_promote(
-    trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, run: Callable[..., Done]
-) -> None:
-    source = trained[0] / "digits-vae" / "1"
+def test_promote(trained_vae: TrainedVae, tmp_path: Path, run: Callable[..., Done]) -> None:
+    source = trained_vae.models / "digits-vae" / "1"
     done = run("promote", source, tmp_path / "models", "--as", "small", "--version", 3)
     assert done.returncode == 0, done.stderr
     place = tmp_path / "models" / "small" / "3"
@@ -228,17 +212,13 @@ def test_promote(
     ],
 )
 def test_promote_refuses_in_one_line(
-    trained: tuple[Path, subprocess.CompletedProcess[str]],
-    tmp_path: Path,
-    run: Callable[..., Done],
-    options: list[str],
-    message: str,
+    trained_vae: TrainedVae, tmp_path: Path, run: Callable[..., Done], options: list[str], message: str
 ) -> None:
-    source = trained[0] / "digits-vae" / "1"
+    source = trained_vae.models / "digits-vae" / "1"
     done = run("promote", source, tmp_path / "models", *options)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert message in done.stderr
-    for wrong, models in ((tmp_path, tmp_path / "models"), (source, trained[0])):
+    for wrong, models in ((tmp_path, tmp_path / "models"), (source, trained_vae.models)):
         done = run("promote", wrong, models)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +13,21 @@ from ancestral_exporter.bundle import write_bundle
 from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.vae import VAE, VAESettings
 from pixelcnns import exported, sharp_pixelcnn
+from shared import Shared
 
 
 @pytest.fixture(scope="session")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def labelled(once: Shared) -> Path:
     """A PixelCNN of 8×8 images and 3 classes: a folder `labelled`, to be copied into a folder of models."""
     model = sharp_pixelcnn(ImageShape(8, 8, 1, 17), label_count=3)
-    return exported(model, tmp_path_factory.mktemp("bundles"), "labelled").parent
+    return once("labelled", lambda folder: exported(model, folder, "labelled")) / "labelled"
 
 
 @pytest.fixture(scope="session")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def large(once: Shared) -> Path:
     """A PixelCNN of 24×24 images, whose samples take a while: a folder `large`."""
-    return exported(sharp_pixelcnn(ImageShape(24, 24, 1, 2)), tmp_path_factory.mktemp("bundles"), "large").parent
+    model = sharp_pixelcnn(ImageShape(24, 24, 1, 2))
+    return once("large", lambda folder: exported(model, folder, "large")) / "large"
 
 
 @pytest.fixture(scope="session")
@@ -35,8 +38,8 @@ def vae_model() -> VAE:
 
 
 @pytest.fixture(scope="session")
-def vae(vae_model: VAE, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def vae(vae_model: VAE, once: Shared) -> Path:
     """That VAE: a folder `vae`."""
     golden = np.random.default_rng(3).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
-    models = tmp_path_factory.mktemp("bundles")
-    return write_bundle(vae_model, name="vae", models_dir=models, golden_images=golden).parent
+    write = partial(write_bundle, vae_model, name="vae", golden_images=golden)
+    return once("vae", lambda folder: write(models_dir=folder)) / "vae"

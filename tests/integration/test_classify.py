@@ -24,6 +24,7 @@ from ancestral_exporter.models.semi_supervised import SemiSupervisedSettings, Se
 from inference import open_inference_service_pb2 as oip
 from inference import open_inference_service_pb2_grpc as oip_grpc
 from running import ServerProcess
+from shared import Shared
 
 SHAPE = ImageShape(8, 8, 1, 17)
 NAMES = ("cowrie", "limpet", "whelk")
@@ -38,16 +39,18 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(labelled: Path, once: Shared) -> Iterator[Served]:
     torch.manual_seed(0)
     model = SemiSupervisedVAE(SHAPE, SemiSupervisedSettings(3, latent_size=2, channels=4, features=8)).eval()
     other = Autoencoder(SHAPE, AutoencoderSettings(latent_size=3, channels=4, features=8))
-    folder: Path = tmp_path_factory.mktemp("models")
-    shutil.copytree(labelled, folder / "labelled")
     golden, labels = np.zeros((3, *SHAPE.hwc), np.uint8), np.arange(3)
-    write_bundle(model, name="shells", models_dir=folder, golden_images=golden, golden_labels=labels, class_names=NAMES)
-    write_bundle(other, name="codes", models_dir=folder, golden_images=golden)
-    with ServerProcess(folder, "--max-queue-ms", "60000") as server, Client(server.address) as client:
+
+    def write(to: Path) -> None:
+        shutil.copytree(labelled, to / "labelled")
+        write_bundle(model, name="shells", models_dir=to, golden_images=golden, golden_labels=labels, class_names=NAMES)
+        write_bundle(other, name="codes", models_dir=to, golden_images=golden)
+
+    with ServerProcess(once("classify", write), "--max-queue-ms", "60000") as server, Client(server.address) as client:
         yield Served(model, server, client)
 
 

@@ -19,6 +19,7 @@ from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.gan import GAN, GANSettings
 from ancestral_exporter.models.pixelrnn import PixelRNN, PixelRNNSettings
 from running import ServerProcess
+from shared import Shared
 
 SHAPE = ImageShape(8, 8, 1, 17)
 Model: TypeAlias = Autoencoder | GAN | PixelRNN
@@ -46,11 +47,12 @@ def sharp_pixelrnn(layer: Literal["row-lstm", "diagonal-bilstm"]) -> PixelRNN:
 
 
 @pytest.fixture(scope="module")
-def client(models: dict[str, Model], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    folder: Path = tmp_path_factory.mktemp("models")
-    for name, model in models.items():
-        write_bundle(model, name=name, models_dir=folder, golden_images=np.zeros((2, *SHAPE.hwc), np.uint8))
-    with ServerProcess(folder, "--max-queue-ms", "60000") as server, Client(server.address) as client:
+def client(models: dict[str, Model], once: Shared) -> Iterator[Client]:
+    def write(folder: Path) -> None:
+        for name, model in models.items():
+            write_bundle(model, name=name, models_dir=folder, golden_images=np.zeros((2, *SHAPE.hwc), np.uint8))
+
+    with ServerProcess(once("families", write), "--max-queue-ms", "60000") as server, Client(server.address) as client:
         yield client
 
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pytest
 
 import foreign
 from ancestral_client import Client
+from entrypoints import call
 from running import ServerProcess
 
-COMMAND = str(Path(sys.executable).parent / "ancestral-exporter")
 
-
-def test_a_classifier_and_an_encoder(tmp_path: Path) -> None:
+def test_a_classifier_and_an_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
     models, names = tmp_path / "models", tmp_path / "names.txt"
     names.write_text("cat\ndog\nnewt\nowl\npike\n")
     classifier, encoder = foreign.classifier(tmp_path / "c.onnx"), foreign.encoder(tmp_path / "e.onnx")
@@ -24,10 +25,8 @@ def test_a_classifier_and_an_encoder(tmp_path: Path) -> None:
         (classifier, "animals", ("--role", "classify", "--scale", "imagenet", "--classes", str(names))),
         (encoder, "codes", ("--role", "encode", "--scale", "0..1", "--output", "mean=z_mean")),
     ):
-        command = [COMMAND, "import", "onnx", str(file), str(models), "--name", name, *options]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.endswith(f"wrote {models / name / '1'}\n")
+        call("ancestral-exporter", "import", "onnx", str(file), str(models), "--name", name, *options)
+        assert capsys.readouterr().out.endswith(f"wrote {models / name / '1'}\n")
     images = np.random.default_rng(1).integers(0, 256, (9, foreign.SIDE, foreign.SIDE, 3), dtype=np.uint8)
     grey = images[..., :1]
     with ServerProcess(models) as server, Client(server.address) as client:

@@ -19,6 +19,7 @@ from ancestral.v1 import inference_service_pb2_grpc, priority_pb2, tensor_pb2
 from ancestral_exporter.models.base import ImageShape
 from pixelcnns import exported, sharp_pixelcnn
 from running import ServerProcess
+from shared import Shared
 from waiting import until
 
 HEIGHT, WIDTH = 16, 16
@@ -28,10 +29,10 @@ MANY = 40_000
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def server(once: Shared) -> Iterator[ServerProcess]:
     """A PixelCNN of 16×16 on one thread."""
-    models = tmp_path_factory.mktemp("models")
-    exported(sharp_pixelcnn(ImageShape(HEIGHT, WIDTH, 1, 4)), models, "slow")
+    model = sharp_pixelcnn(ImageShape(HEIGHT, WIDTH, 1, 4))
+    models = once("overload", lambda folder: exported(model, folder, "slow"))
     most = ("--max-images", "100000", "--max-sample-count", "200000", "--max-queued-images", "10000000")
     with ServerProcess(models, "--threads", "1", "--max-batch", "16", "--slots", "8", *most) as server:
         yield server

@@ -22,6 +22,7 @@ from ancestral_server.runtime.bundle import read_bundle
 from ancestral_server.runtime.program import RasterProgram
 from ancestral_server.runtime.session import Runtime
 from running import ServerProcess
+from shared import Shared
 from simulation import sampler, samples
 
 Images: TypeAlias = NDArray[np.uint8]
@@ -62,11 +63,12 @@ def images() -> Images:
 
 
 @pytest.fixture(scope="module")
-def folder(models: dict[str, GatedPixelCNN], images: Images, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder: Path = tmp_path_factory.mktemp("models")
-    for name, model in models.items():
-        write_bundle(model, name=name, models_dir=folder, golden_images=images[:4])
-    return folder
+def folder(models: dict[str, GatedPixelCNN], images: Images, once: Shared) -> Path:
+    def write(folder: Path) -> None:
+        for name, model in models.items():
+            write_bundle(model, name=name, models_dir=folder, golden_images=images[:4])
+
+    return once("pixelcnn", write)
 
 
 @pytest.fixture(scope="module")

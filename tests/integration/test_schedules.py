@@ -14,6 +14,7 @@ from ancestral_server.engine.endpoint import RasterEndpoint
 from ancestral_server.engine.job import Completion, RasterJob
 from ancestral_server.rpc.asking import ask
 from pixelcnns import exported, raster_lane, sharp_pixelcnn
+from shared import Shared
 from waiting import PATIENCE
 
 SHAPE = (6, 5, 3)
@@ -22,10 +23,10 @@ Result = tuple[bytes, bytes]
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(once: Shared) -> Path:
     # Of its layers one looks at the row above, the other farther up.
     model = sharp_pixelcnn(ImageShape(*SHAPE, LEVELS), label_count=3, row_dilations=(3, 1))
-    return exported(model, tmp_path_factory.mktemp("models"))
+    return once("schedules", lambda folder: exported(model, folder)) / "toy" / "1"
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from ancestral_server.engine.endpoint import RasterEndpoint
 from ancestral_server.engine.job import Completion, RasterJob
 from ancestral_server.rpc.asking import ask
 from pixelcnns import exported, raster_lane, sharp_pixelcnn
+from shared import Shared
 
 SAMPLES = 50_000
 SIDE = 3
@@ -30,8 +31,9 @@ def model() -> GatedPixelCNN:
 
 
 @pytest.fixture(scope="module")
-def lane(model: GatedPixelCNN, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RasterEndpoint]:
-    with raster_lane(exported(model, tmp_path_factory.mktemp("models")), slots=512, workers=1) as lane:
+def lane(model: GatedPixelCNN, once: Shared) -> Iterator[RasterEndpoint]:
+    models = once("statistics", lambda folder: exported(model, folder))
+    with raster_lane(models / "toy" / "1", slots=512, workers=1) as lane:
         yield lane
 
 

@@ -17,9 +17,11 @@ from ancestral_exporter import data, recipes
 from ancestral_exporter.bundle import write_bundle
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN
 from running import ServerProcess
+from shared import Shared
 
 SHAPE = (8, 8, 1)
-COUNT = 256
+# Naive sampling runs the whole net for each of 64 pixels.
+COUNT = 64
 
 
 @dataclass
@@ -46,10 +48,11 @@ def trained() -> GatedPixelCNN:
 
 
 @pytest.fixture(scope="module")
-def served(trained: GatedPixelCNN, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    models: Path = tmp_path_factory.mktemp("models")
-    write_bundle(trained, name="digits", models_dir=models, golden_images=np.zeros((2, *SHAPE), np.uint8))
-    with ServerProcess(models) as server, Client(server.address) as client:
+def served(trained: GatedPixelCNN, once: Shared) -> Iterator[Served]:
+    def write(folder: Path) -> None:
+        write_bundle(trained, name="digits", models_dir=folder, golden_images=np.zeros((2, *SHAPE), np.uint8))
+
+    with ServerProcess(once("trained digits", write)) as server, Client(server.address) as client:
         yield Served(trained, client)
 
 

@@ -30,7 +30,7 @@ def test_a_short_soak(tmp_path: Path) -> None:
     lines: list[str] = []
     # What a server keeps shows in minutes, and how fast it answers depends on the machine: neither is judged here.
     report = run_soak.soak(
-        tmp_path / "models", minutes=2, minute=4, interval=1, beside_seconds=1, workers=12, rate=200, say=lines.append
+        tmp_path / "models", minutes=2, minute=3, interval=1, beside_seconds=1, workers=12, rate=200, say=lines.append
     )
     assert report["failures"] == []
     assert report["issued"] == sum(report["outcomes"].values())
@@ -59,7 +59,7 @@ def test_a_server_that_is_stopped_answers_what_it_began(tmp_path: Path) -> None:
 
 
 def test_a_few_reloads_under_load(tmp_path: Path) -> None:
-    assert run_restarts.reloads(tmp_path / "models", 3)["failures"] == []
+    assert run_restarts.reloads(tmp_path / "models", 2)["failures"] == []
 
 
 def test_wrong_answers_are_seen() -> None:

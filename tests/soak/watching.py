@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,12 @@ def usage(pid: int) -> Usage:
         files=len(os.listdir(f"/proc/{pid}/fd")),
         cpu_seconds=ticks / os.sysconf("SC_CLK_TCK"),
     )
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of all threads of a process, to the nanosecond; /proc counts hundredths of a second."""
+    # How the kernel makes the number of a process's clock: MAKE_PROCESS_CPUCLOCK of linux/posix-timers.h.
+    return time.clock_gettime((~pid << 3) | 2)
 
 
 class Watch:

@@ -1,0 +1,26 @@
+"""Our commands run in the test's process: a start takes seconds, most of them for torch, which is there already."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+import sys
+
+import pytest
+
+from ancestral import commands
+
+# Commands import these when they need them, and by that they add to the filters of warnings: which no test may.
+for library in ("lightning", "scipy.special", "sklearn.datasets", "torch.export"):
+    importlib.import_module(library)
+
+ENTRY_POINTS = {"ancestral": commands.client, "ancestral-exporter": commands.exporter}
+
+
+def call(*arguments: str) -> None:
+    """Run "ancestral" or "ancestral-exporter" with its arguments, as its entry point does; it has to succeed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", list(arguments))
+        with pytest.raises(SystemExit) as ended:
+            ENTRY_POINTS[arguments[0]]()
+    assert not ended.value.code, f"{shlex.join(arguments)}: exit code {ended.value.code}"
