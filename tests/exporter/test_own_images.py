@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import shlex
 import shutil
+import struct
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +19,18 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from ancestral_client import Client
+from ancestral_exporter.bundle import verify_bundle
 from ancestral_exporter.cli import main
 from ancestral_exporter.data import Dataset, DataSettings, load, pictures
 from ancestral_exporter.errors import DataError
-from ancestral_exporter.recipes import find
+from ancestral_exporter.recipes import Recipe, find, new
+from running import PATIENT, ServerProcess
 
 SETTINGS = DataSettings("images", size=(8, 8), colour="rgb", levels=16)
 
 
 def png(image: Image.Image, **options: object) -> bytes:
-    import io
-
     file = io.BytesIO()
     image.save(file, options.pop("format", "PNG"), **options)  # type: ignore[arg-type]
     return file.getvalue()
@@ -44,8 +49,11 @@ def shapes(count: int, seed: int = 0) -> list[np.ndarray]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "shells")
+
+
+def write_folder(root: Path) -> Path:
     """600 colour PNGs in three subfolders, with a palette image, an RGBA, a 16-bit, a CMYK JPEG and two strays."""
-    root = tmp_path / "shells"
     for i, image in enumerate(shapes(596)):
         home = root / ("cowrie", "limpet", "whelk")[i % 3]
         home.mkdir(parents=True, exist_ok=True)
@@ -101,6 +109,16 @@ def decoded(image: Image.Image, **options: object) -> np.ndarray:
     return np.asarray(pictures.decode(png(image, **options), "x"))
 
 
+def tiff_of_12_bits(row: list[int]) -> bytes:
+    """A grey picture of one row, as scanners write it."""
+    data = int("".join(f"{value:012b}" for value in row), 2).to_bytes(len(row) * 12 // 8, "big")
+    # Width, height, bits, no compression, black is 0, where the data begin, samples, rows a strip, bytes a strip.
+    tags = {256: len(row), 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = b"II*\0" + struct.pack("<I", 8 + len(data))
+    return head + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
 def test_pictures_are_read_as_people_see_them() -> None:
     colour = Image.fromarray(shapes(1)[0])
     np.testing.assert_array_equal(decoded(colour), np.asarray(colour))
@@ -113,6 +131,9 @@ def test_pictures_are_read_as_people_see_them() -> None:
     assert decoded(grey).min() == 255
     sixteen = Image.fromarray(np.array([[0, 257, 65535, 40000]], np.uint16))
     assert decoded(sixteen).tolist() == [[0, 1, 255, 156]]
+    # 12 bits of a TIFF, which Pillow reads as they are.
+    twelve = pictures.decode(tiff_of_12_bits([0, 16, 2048, 4095]), "x")
+    assert np.asarray(twelve).tolist() == [[0, 1, 128, 255]]
     bits = Image.fromarray(np.array([[True, False]]))
     assert decoded(bits).tolist() == [[255, 0]]
     # EXIF says that the camera was turned: a wide picture is a tall one.
@@ -283,28 +304,108 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return code if isinstance(code, int) else int(bool(code))
 
 
-@pytest.mark.parametrize("family", ["vae", "pixelcnn", "gan", "autoencoder"])
-def test_a_new_recipe_is_whole_and_trains(
-    folder: Path, tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / f"shells-{family}.toml"
-    assert command(monkeypatch, "new-recipe", file, "--data", folder, "--family", family) == 0
-    said = capsys.readouterr().out
-    assert "left out cowrie/broken.png" in said
-    assert "left out notes.txt" in said
-    text = file.read_text()
-    assert "# 3 classes: cowrie, limpet, whelk" in text
-    recipe = find(str(file))
-    assert recipe.data.size == (10, 12)
-    assert recipe.data.colour == "rgb"
+@dataclass(frozen=True)
+class Trained:
+    """What three commands said and made of a person's images: of a folder, an .npz and a Parquet file."""
+
+    recipe: Recipe
+    said_new: str
+    said_train: str
+    bundle: Path
+
+
+SOURCES = {"pixelcnn": "shells", "vae": "shells.npz", "gan": "shells.parquet", "autoencoder": "shells"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
+    """By family: `new-recipe` and `train`, the recipe's net being small, for two steps."""
+    home = tmp_path_factory.mktemp("own")
+    write_folder(home / "shells")
+    images = shapes(600)
+    labels = [("cowrie", "limpet", "whelk")[i % 3] for i in range(600)]
+    np.savez(home / "shells.npz", images=np.stack(images), labels=np.array(labels))
+    cells = [{"bytes": png(Image.fromarray(image)), "path": f"{i}.png"} for i, image in enumerate(images)]
+    cells.append({"bytes": None, "path": "elsewhere.png"})  # type: ignore[dict-item]
+    table = pyarrow.table({"image": cells, "label": [*labels, "whelk"]})
+    pyarrow.parquet.write_table(table, home / "shells.parquet")
     small = ["model.channels=4", "schedule.epochs=1", "schedule.batch_size=250", "data.size=[6,6]"]
-    flags = [part for setting in small for part in ("--set", setting)]
-    models = tmp_path / "models"
-    assert command(monkeypatch, "train", file, "--data", folder, "--models", models, *flags) == 0
-    said = capsys.readouterr().out
-    assert "600 images of shells" in said
-    assert "left out notes.txt" in said
-    assert (models / f"shells-{family}" / "1" / "bundle.json").exists()
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+
+        def said(*arguments: object) -> str:
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                assert command(patch, *arguments) == 0
+            return " ".join(out.getvalue().split())
+
+        for family, source in SOURCES.items():
+            file, models = home / f"shells-{family}.toml", home / "models"
+            new = said("new-recipe", file, "--data", home / source, "--family", family)
+            flags = [part for setting in small for part in ("--set", setting)]
+            train = said("train", file, "--data", home / source, "--models", models, *flags)
+            found[family] = Trained(find(str(file)), new, train, models / file.stem / "1")
+    return found
+
+
+@pytest.mark.parametrize("family", SOURCES)
+def test_a_new_recipe_is_whole_and_trains(family: str, trained: dict[str, Trained]) -> None:
+    one = trained[family]
+    left_out = {
+        "shells": "left out notes.txt: is no picture by its ending left out cowrie/broken.png: is no picture",
+        "shells.npz": "",
+        "shells.parquet": "left out shells.parquet row 600: holds only the path 'elsewhere.png', and no bytes",
+    }
+    for said in (one.said_new, one.said_train):
+        assert f"600 images of {SOURCES[family]}" in said
+        assert "3 classes" in said
+        assert left_out[SOURCES[family]] in said
+    assert (one.recipe.data.size, one.recipe.data.colour, one.recipe.data.levels) == ((10, 12), "rgb", 256)
+    if family in ("pixelcnn", "vae"):
+        assert one.recipe.model.likelihood == "mixture-of-logistics"
+    verify_bundle(one.bundle).raise_if_failed()
+
+
+def test_ones_own_models_are_served(trained: dict[str, Trained]) -> None:
+    """Sampled, encoded, completed; bytes have all 256 levels."""
+    models = trained["vae"].bundle.parents[1]
+    with ServerProcess(models, *PATIENT) as server, Client(server.address, timeout=600) as client:
+        for model in client.models():
+            assert model.serving
+            assert model.class_names == ("cowrie", "limpet", "whelk")
+            assert (model.image_shape, model.levels) == ((6, 6, 3), 256)
+        images = client.sample("shells-pixelcnn", 4, seed=1, label=2).images
+        known = np.zeros((6, 6), np.bool_)
+        known[:3] = True
+        whole = client.sample("shells-pixelcnn", 4, seed=2, label=2, given=images, known=known)
+        np.testing.assert_array_equal(whole.images[:, :3], images[:, :3])
+        assert (whole.images[:, 3:] != images[:, 3:]).any()
+        assert len(np.unique(whole.images)) > 50
+        assert np.isfinite(client.score("shells-pixelcnn", images, labels=2).log_likelihood).all()
+        for name in ("shells-vae", "shells-autoencoder"):
+            latents = client.encode(name, images).mean
+            assert client.decode(name, latents).images.shape == images.shape
+        for name in ("shells-vae", "shells-gan"):
+            drawn = client.sample(name, 4, seed=1).images
+            np.testing.assert_array_equal(client.sample(name, 1, seed=1, first_index=3).images, drawn[3:])
+        assert np.isfinite(client.score("shells-vae", images).log_likelihood).all()
+
+
+def test_a_scan_of_few_intensities_has_a_softmax_over_them(tmp_path: Path) -> None:
+    """And large images a narrower net that looks farther, and fewer steps."""
+    random = np.random.default_rng(0)
+    np.save(tmp_path / "scans.npy", (random.integers(0, 2, (60, 12, 9)) * 255).astype(np.uint8))
+    np.save(tmp_path / "photos.npy", random.integers(0, 256, (60, 40, 40, 3), dtype=np.uint8))
+    found = {}
+    for name in ("scans", "photos"):
+        (tmp_path / f"{name}.toml").write_text(new.write("pixelcnn", tmp_path / f"{name}.npy").text)
+        found[name] = find(str(tmp_path / f"{name}.toml"))
+    scans, photos = found["scans"], found["photos"]
+    assert (scans.data.levels, scans.model.likelihood, scans.model.one_hot) == (2, "categorical", True)
+    assert (photos.data.levels, photos.model.likelihood, photos.model.one_hot) == (256, "mixture-of-logistics", False)
+    assert photos.data.size == (32, 32)
+    assert photos.model.row_dilations == (1, 2, 4, 8)
+    assert scans.model.row_dilations == (1,)
+    assert photos.model.channels < scans.model.channels
 
 
 def test_a_recipe_is_not_overwritten(

@@ -89,7 +89,9 @@ def test_set_changes_any_value_and_nothing_else() -> None:
         ("schedule.epochs=-1", r"\[schedule\] epochs = -1: Input should be greater"),
         ("schedule.learning_rate=fast", r"\[schedule\] learning_rate = 'fast': Input should be a valid number"),
         ("schedule=7", r"\[schedule\] must be a table, not 7"),
-        ("name=a\nb", r"name must be a line of text"),
+        ("name=a\tb", r"name must be a line of text"),
+        ("name=a\nb", r"^--set 'name=a\\nb': must be one line; give each KEY=VALUE a --set of its own"),
+        ("model.latent_size=4\n[schedule]\nepochs=1", r"must be one line"),
         ("family=vea", r"unknown family 'vea'; there are: vae, pixelcnn"),
         ("latent_size", r"--set latent_size: must be KEY=VALUE"),
         ("name.x=1", r"--set name.x=1: name has no keys"),
@@ -98,7 +100,7 @@ def test_set_changes_any_value_and_nothing_else() -> None:
 def test_a_wrong_value_is_named(setting: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         find("digits-vae", ["name=digits", setting])
-    assert "\n" not in str(caught.value).replace("a\nb", "")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import numpy as np
 from ancestral.bundle import rules
 from ancestral.text import shown
 from ancestral_exporter.data import pictures
-from ancestral_exporter.data.dataset import DYNAMIC, Dataset, Images, Split, dynamically_binarised
-from ancestral_exporter.data.readers import Item, Part, Source
+from ancestral_exporter.data.dataset import DYNAMIC, Dataset, Images, Part, Split, dynamically_binarised
+from ancestral_exporter.data.readers import Item, Source
 from ancestral_exporter.data.settings import DataSettings
 from ancestral_exporter.errors import DataError
 from ancestral_exporter.models.base import ImageShape

@@ -14,8 +14,8 @@ Part = Annotated[float, Gt(0), Lt(1)]
 
 @dataclass(frozen=True)
 class DataSettings:
-    """source: "digits", "tiles", "mnist", or "images" for a person's own, which `--data` names. labelled: how many
-    training images keep their label, as many of each class; the rest have -1. Unset: all do.
+    """source: "digits", "tiles", "mnist", "mnist-static", or "images" for a person's own, which `--data` names.
+    labelled: how many training images keep their label, as many of each class; the rest have -1. Unset: all do.
 
     The rest is of "images". size: (H, W) of what the model sees, and `resize` how an image gets there: `crop` its
     middle, `fit` all of it on black, or `stretch`. colour: "grey" or "rgb". Where size or colour are unset, the images

@@ -87,6 +87,8 @@ def _read(path: Path, title: str) -> dict[str, Any]:
 
 def _set(table: dict[str, Any], setting: str) -> None:
     """Write one `section.key=value` into the file's table; the value is TOML, or a text without quotes."""
+    if setting.splitlines() != [setting][: len(setting)]:
+        raise UsageError(f"--set {setting!r}: must be one line; give each KEY=VALUE a --set of its own")
     key, equals, text = setting.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
