@@ -169,13 +169,34 @@ class MixtureOfLogistics(PixelLikelihood):
         earlier = [seen[..., c : c + 1] * (channel > c) for c in range(self.channels - 1)]
         return self.values.log_prob(self._given(parameters, earlier), levels).flatten(1).sum(1)
 
-    def mean(self, parameters: Tensor) -> Tensor:
-        """As `PixelLikelihood.mean`, but for half a level at most; later channels at the means of the earlier ones."""
+    def moments(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """As `PixelLikelihood.moments`, but of intensities that are not rounded to levels yet.
+
+        Of later channels: at the means of the earlier ones, of whose variance they have what a line passes on.
+        """
         means: list[Tensor] = []
+        variances: list[Tensor] = []
+        # What each channel takes over of the own variance of those up to it, by channel: lines are followed to the end.
+        shares: list[list[Tensor]] = []
         for c in range(self.channels):
-            given = self._given(parameters[..., c, :], [self._scaled(mean) for mean in means])
-            means.append(self.values.mean(given))
-        return torch.round(torch.stack(means, dim=-1) * (255 / (self.levels - 1))).to(torch.uint8)
+            own = parameters[..., c, :]
+            mean, variance = self.values.moments(self._given(own, [self._scaled(level) for level in means]))
+            slopes = self._slopes(own)[:c]
+            shares.append(
+                [sum((slopes[k] * shares[k][j] for k in range(j, c)), torch.zeros_like(mean)) for j in range(c)]
+                + [torch.ones_like(mean)]
+            )
+            means.append(mean)
+            variances.append(variance)
+        total = [
+            sum((share * share * variances[j] for j, share in enumerate(row)), torch.zeros_like(means[0]))
+            for row in shares
+        ]
+        unit = 255 / (self.levels - 1)
+        return torch.stack(means, dim=-1) * unit, torch.stack(total, dim=-1) * unit**2
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return torch.round(self.moments(parameters)[0]).to(torch.uint8)
 
     def sample(self, parameters: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
         """As `PixelLikelihood.sample`; temperature 0 takes the centre of a mixture's weightiest logistic."""
@@ -196,6 +217,12 @@ class MixtureOfLogistics(PixelLikelihood):
         for coefficient, value in zip(coefficients, earlier, strict=False):
             centres = centres + torch.tanh(coefficient) * value.unsqueeze(-1)
         return torch.cat([logits, centres, rates], dim=-1)
+
+    def _slopes(self, parameters: Tensor) -> list[Tensor]:
+        """How far a channel's mean moves with each channel before the last, [...] each, of parameters [...,P]."""
+        logits, _, _, *coefficients = parameters.float().split(self.values.mixtures, dim=-1)
+        weights = F.softmax(logits, dim=-1).unsqueeze(-2)
+        return [(weights @ torch.tanh(one).unsqueeze(-1)).squeeze(-1).squeeze(-1) for one in coefficients]
 
 
 _BY_LEVELS: dict[str, type[Bernoulli | Categorical | Gaussian]] = {

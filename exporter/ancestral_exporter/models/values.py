@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -122,17 +123,61 @@ class LogisticMixture(ValueDistribution):
         fine = torch.tensor(self.fine, device=parameters.device)
         return (block + passed(block.unsqueeze(-1) + fine)).clamp_max(self.levels - 1)
 
-    def mean(self, parameters: Tensor) -> Tensor:
-        """The expected level [...] float32, of the mixture cut off at both ends but not yet rounded.
+    def moments(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance [...] float32, in levels, of the mixture cut off at both ends but not yet rounded.
 
-        With levels it differs by less than half of one, and there is a closed form: the end less the integral of the
-        distribution function.
+        The mean differs from that of the levels by less than half of one. There are closed forms: cut to [0, L], a
+        logistic has the mean ∫ (1 − F(t)) dt, and about any point c the mean square ∫ 2 |t − c| (1 − F(t)) dt above c
+        and the same of F below. About its own centre it loses no digits, however sure it is.
         """
         logits, positions, rates = self.split(parameters)
         sharpness, end = softplus(rates), self.levels - 1
-        below = softplus(sharpness * (end - positions)) - softplus(-sharpness * positions)
         weights = functional.softmax(logits, dim=-1).unsqueeze(-2)
-        return (weights @ (end - below / sharpness).unsqueeze(-1)).squeeze(-1).squeeze(-1)
+
+        def weighed(values: Tensor) -> Tensor:
+            """Means [...] over the logistics of values [...,M], by products: see bundle.reductions."""
+            return (weights @ values.unsqueeze(-1)).squeeze(-1).squeeze(-1)
+
+        above_start, above_end = softplus(sharpness * positions), softplus(sharpness * (positions - end))
+        below_start = softplus(-sharpness * positions)
+        means = (above_start - above_end) / sharpness
+        mean = weighed(means)
+        centres = positions.clamp(0, end)
+        offsets = torch.stack([positions - centres, positions - end, centres - positions, -positions], dim=-1)
+        first, second, third, fourth = _integral_of_softplus(sharpness.unsqueeze(-1) * offsets).unbind(-1)
+        squares = (
+            2
+            / sharpness
+            * ((first - second + third - fourth) / sharpness - (end - centres) * above_end - centres * below_start)
+        )
+        apart = centres - mean.unsqueeze(-1)
+        return mean, weighed(squares.clamp_min(0) + apart * (2 * (means - centres) + apart)).clamp_min(0)
+
+
+def _integral_of_softplus(x: Tensor) -> Tensor:
+    """∫ log(1 + exp(y)) dy from −∞ to x: minus the dilogarithm of −exp(x)."""
+    decayed = torch.exp(-x.abs())
+    tail = torch.zeros_like(x)
+    for coefficient in _DILOGARITHM:
+        tail = (tail + coefficient) * decayed
+    return torch.where(x <= 0, tail, math.pi**2 / 6 + x * x / 2 - tail)
+
+
+def _dilogarithm() -> list[float]:
+    """Coefficients, the highest first, of a polynomial of q that is Σ (−1)ⁿ⁺¹ qⁿ / n², for q in [0,1], to 1e-7.
+
+    The sum is computed at the points of Chebyshev as an integral, ∫ log(1 + q t) / t dt over [0,1].
+    """
+    degree = 8
+    points = (1 + np.cos((np.arange(degree) + 0.5) * np.pi / degree)) / 2
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    t = (1 + nodes) / 2
+    sums = (np.log1p(points[:, None] * t) / t) @ (weights / 2)
+    fitted = np.polynomial.polynomial.polyfit(points, sums / points, degree - 1)
+    return [float(coefficient) for coefficient in fitted[::-1]]
+
+
+_DILOGARITHM = _dilogarithm()
 
 
 def _rate(sharpness: float) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ancestral_exporter.bundle.feeds import philox_uniforms
 from ancestral_exporter.errors import UsageError
 from ancestral_exporter.models.base import ImageShape
-from ancestral_exporter.models.likelihoods import Gaussian, PixelLikelihood, likelihood, normals
+from ancestral_exporter.models.likelihoods import Gaussian, MixtureOfLogistics, PixelLikelihood, likelihood, normals
 from ancestral_exporter.models.quantise import from_levels
 
 
@@ -98,6 +98,19 @@ def test_colours_of_a_mixture_are_drawn_as_they_are_scored_jointly() -> None:
     assert (cube - alone).abs().max() > 0.02
     mean = (expected[:, None] * images.view(-1, 3)).sum(0)
     assert (pixels.mean(given).view(3).float() - mean).abs().max() < 0.5 * 255 / (levels - 1)
+
+
+def test_moments_of_colours_are_those_of_samples() -> None:
+    """Blue varies with red and green, beside what it varies by itself."""
+    pixels, count = likelihood("mixture-of-logistics", ImageShape(1, 1, 3, 256), 1), 20_000
+    assert isinstance(pixels, MixtureOfLogistics)
+    # Logit, centre, rate, and the slopes on red and on green.
+    given = torch.tensor([[0, 0, 1, 0, 0], [0, 0, 1, 0.8, 0], [0, 0, 2, -1.5, 2.0]]).view(1, 1, 1, 3, 5)
+    uniforms = torch.from_numpy(np.random.default_rng(0).random((count, 1, 1, 3), np.float32))
+    drawn = pixels.sample(given.expand(count, -1, -1, -1, -1), uniforms, torch.ones(count)).float()
+    mean, variance = pixels.moments(given)
+    torch.testing.assert_close(mean[0], drawn.mean(0), rtol=0, atol=1)
+    torch.testing.assert_close(variance[0], drawn.var(0), rtol=0.06, atol=0)
 
 
 def test_gaussian_is_the_textbook_density() -> None:

@@ -82,13 +82,39 @@ def test_temperature_zero_takes_the_centre_of_the_weightiest_logistic() -> None:
 
 
 @pytest.mark.parametrize("levels", LEVELS)
-def test_means(levels: int) -> None:
-    """The closed form is of the mixture before it is rounded: near where it is broad, within half a level always."""
+def test_moments(levels: int) -> None:
+    """Closed forms are of the mixture before it is rounded: the mean is near it where it is broad, and always within
+    half a level; the variance is a twelfth larger once it is rounded, as a uniform's of one level is.
+    """
     mixture = LogisticMixture(levels, 3)
-    for size, bound in ((1.0, 0.1), (30.0, 0.5001)):
+    every = torch.arange(levels, dtype=torch.float64)
+    for size, mean_bound, variance_bound in ((1.0, 0.1, 0.2), (30.0, 0.5001, None)):
         parameters = some(mixture, size=size)
-        exact = (probabilities(mixture, parameters) * torch.arange(levels)).sum(-1)
-        assert (mixture.mean(parameters) - exact).abs().max() < bound
+        shares = probabilities(mixture, parameters).double()
+        exact = (shares * every).sum(-1)
+        spread = (shares * (every - exact.unsqueeze(-1)) ** 2).sum(-1)
+        mean, variance = mixture.moments(parameters)
+        assert (mean - exact).abs().max() < mean_bound
+        assert (variance >= 0).all()
+        if variance_bound:
+            assert ((variance - spread).abs() <= variance_bound + 1e-3 * spread).all()
+        assert (variance.sqrt() <= spread.sqrt() + 1).all()
+
+
+def test_moments_by_quadrature() -> None:
+    """Of one logistic anywhere, as broad and as sharp as any, against its own density on a fine grid."""
+    mixture = LogisticMixture(256, 1)
+    t = torch.linspace(0, 255, 255_001, dtype=torch.float64)
+    for centre in (-1.5, -1.0, -0.3, 0.0, 0.999, 1.2):
+        for rate in (-3.0, 0.0, 4.0, 8.0):
+            parameters = torch.tensor([[0.0, centre, rate]])
+            _, position, raw = (value.double() for value in mixture.split(parameters))
+            survival = torch.sigmoid(torch.log1p(raw.exp()) * (position - t))[0]
+            mean = torch.trapezoid(survival, t)
+            square = torch.trapezoid(2 * t * survival, t)
+            found, variance = mixture.moments(parameters)
+            assert found.item() == pytest.approx(mean.item(), abs=1e-2)
+            assert variance.item() == pytest.approx((square - mean**2).item(), rel=2e-3, abs=2e-2)
 
 
 def test_no_parameters_make_a_score_or_its_gradient_infinite() -> None:
