@@ -247,6 +247,25 @@ def test_classes_that_no_bundle_can_name_are_told_before_the_training(
         load(dataclasses.replace(SETTINGS, validation=0.3, test=0.3), tmp_path)
 
 
+def test_classes_of_images_that_have_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Are none to choose from: said, and refused where a model shall be told them."""
+    home = tmp_path / "shells"
+    (home / "whelk").mkdir(parents=True)
+    for i, image in enumerate(shapes(40)):
+        Image.fromarray(image).save(home / "whelk" / f"{i}.png")
+    file = tmp_path / "shells.toml"
+    assert command(monkeypatch, "new-recipe", file, "--data", home) == 0
+    assert "all of one class, whelk" in capsys.readouterr().out
+    assert find(str(file)).model.label_count == 0
+    models, flag = tmp_path / "models", "model.label_count=3"
+    assert command(monkeypatch, "train", file, "--data", home, "--models", models, "--set", flag) == 1
+    said = capsys.readouterr().err
+    assert "model.label_count is 3, but the images are of one class or have none: set it to 0, or sort" in said
+    assert said.count("\n") == 1
+
+
 def test_two_levels_drawn_anew(folder: Path) -> None:
     settings = DataSettings("images", size=(8, 8), colour="grey", levels=2, binarise=True)
     data = load(settings, folder)

@@ -1,5 +1,7 @@
 """Every shipped recipe, from its file to the client: trained a few steps, exported, verified, served, asked for all.
 
+What it answers about an image is bitwise the same in company, too.
+
 A recipe that is added is tested without a word here. Its net is small and its images are few, made up and no larger
 than 12×12, but have its data's channels and levels, and ten classes; all else is the recipe's.
 """
@@ -8,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,23 +17,27 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from ancestral.v1 import bundle_pb2
 from ancestral_client import Client
 from ancestral_client.results import Model
 from ancestral_exporter import data
 from ancestral_exporter.bundle import verify_bundle
 from ancestral_exporter.data import Dataset, DataSettings, Split
-from ancestral_exporter.make import Made, make
+from ancestral_exporter.make import make
 from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.progress import Announcer
 from ancestral_exporter.recipes import Recipe, find, shipped
 from ancestral_exporter.training import Options
+from ancestral_server.runtime.bundle import read_bundle
+from company import check
 from running import PATIENT, ServerProcess
+from waiting import until
 
 NAMES = [summary.name for summary in shipped()]
 # Whole numbers of `[model]` that make a net large, whatever the family, and what they are here at most.
 SMALL = {
-    "channels": 8, "head_channels": 8, "hidden_channels": 8, "hidden_size": 8, "features": 8, "encoder_features": 8,
-    "latent_size": 3, "layers": 2, "vertical_layers": 3, "horizontal_layers": 2, "blocks": 1, "encoder_blocks": 1,
+    "channels": 8, "head_channels": 8, "hidden_channels": 8, "hidden_size": 8, "features": 8,
+    "encoder_features": 8, "latent_size": 3, "size": 5, "layers": 2, "vertical_layers": 3, "horizontal_layers": 2, "blocks": 1, "encoder_blocks": 1,
 }  # fmt: skip
 IMAGES, BATCH, SIDE = 40, 20, 12
 
@@ -72,45 +77,38 @@ def stand_in(settings: DataSettings, path: Path | None = None) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made | Exception]:
-    """What became of each recipe, all in one folder of models: a bundle, or an error, which is that recipe's alone."""
-    models = tmp_path_factory.mktemp("models")
-    found: dict[str, Made | Exception] = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "load", stand_in)
-        for name in NAMES:
-            announcer = Announcer(Console(file=io.StringIO()), name)
-            try:
-                found[name] = make(small(name), models, None, Options(), announcer)
-            except Exception as error:  # noqa: BLE001 - raised by the test of that recipe
-                found[name] = error
-    return found
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
 
 
 @pytest.fixture(scope="module")
-def client(made: dict[str, Made | Exception]) -> Iterator[Client]:
-    """Of one server for all of them."""
-    models = next(one.path for one in made.values() if isinstance(one, Made)).parents[1]
-    with ServerProcess(models, *PATIENT) as server, Client(server.address, timeout=600) as client:
+def client(models: Path) -> Iterator[Client]:
+    """Of one server for all, which finds each bundle in the folder as it is written."""
+    with (
+        ServerProcess(models, "--poll-seconds", "0.1", *PATIENT) as server,
+        Client(server.address, timeout=600) as client,
+    ):
         yield client
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_is_trained_exported_verified_and_served(
-    name: str, made: dict[str, Made | Exception], client: Client
+    name: str, models: Path, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = made[name]
-    if isinstance(one, Exception):
-        raise one
-    assert one.path.parts[-2:] == (name, "1")
-    assert {evaluation.split for evaluation in one.evaluations} == {"validation", "test"}
-    verify_bundle(one.path).raise_if_failed()
+    monkeypatch.setattr(data, "load", stand_in)
+    made = make(small(name), models, None, Options(), Announcer(Console(file=io.StringIO()), name))
+    assert made.path == models / name / "1"
+    assert {evaluation.split for evaluation in made.evaluations} == {"validation", "test"}
+    verify_bundle(made.path).raise_if_failed()
+    manifest = read_bundle(made.path).manifest
+    golden = np.load(made.path / manifest.golden.path)
+    until(lambda: any((model.name, model.serving) == (name, True) for model in client.models()))
     (model,) = [model for model in client.models() if model.name == name]
-    assert model.serving, model.reason
-    roles = json.loads((one.path / "bundle.json").read_text())["roles"]
-    assert model.roles == tuple(role["name"] for role in roles)
-    for role in roles:
-        ask(client, model, role["name"], any(spec["meaning"] == "MEANING_LABEL" for spec in role["inputs"]))
+    assert model.roles == tuple(role.name for role in manifest.roles)
+    for role in manifest.roles:
+        ask(client, model, role.name, any(spec.meaning == bundle_pb2.MEANING_LABEL for spec in role.inputs))
+        feeds = {spec.name: golden[f"{role.name}/in/{spec.name}"][:5] for spec in role.inputs}
+        check(made.path / role.graph, role, feeds, manifest.image.height, batches=(5, 33), threads=(1, 3))
 
 
 def ask(client: Client, model: Model, role: str, labelled: bool) -> None:

@@ -75,10 +75,11 @@ def load(settings: DataSettings, path: Path, progress: Progress = lambda _: None
     if settings.binarise:
         train, validation, test = dynamically_binarised(train, validation, test)
     named = tuple(classes) if len(classes) > 1 else ()
+    told = f"; {len(named)} classes" if named else f"; all of one class, {shown(classes[0])}" if classes[0] else ""
     return Dataset(
         name=path.name,
         description=f"{total} images of {path.name}, {len(train)} to train on, {len(validation)} for validation, "
-        f"{len(test)} for the test" + (f"; {len(named)} classes" if named else ""),
+        f"{len(test)} for the test" + told,
         binarisation=DYNAMIC if settings.binarise else f"none: {settings.levels} levels per channel",
         image=image,
         train=train,

@@ -113,10 +113,11 @@ def _recipe(table: Mapping[str, Any], title: str, path: Path) -> Recipe:
     if "family" not in texts:
         raise UsageError(f"{title}: no family; there are: {', '.join(families.names())}")
     family = families.find(texts["family"], path.parent)
-    sections = {
-        key: _section(table.get(key, {}), kind, title, f"[{key}]")
-        for key, kind in {**_SECTIONS, "model": family.model_type.settings_type}.items()
-    }
+    with families.answering(texts["family"], family.model_type):
+        sections = {
+            key: _section(table.get(key, {}), kind, title, f"[{key}]")
+            for key, kind in {**_SECTIONS, "model": family.model_type.settings_type}.items()
+        }
     references = table.get("references", [])
     if not isinstance(references, list):
         raise UsageError(f"{title}: references must be tables, [[references]]")
