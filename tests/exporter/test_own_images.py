@@ -253,7 +253,7 @@ def test_classes_of_images_that_have_one(
     """Are none to choose from: said, and refused where a model shall be told them."""
     home = tmp_path / "shells"
     (home / "whelk").mkdir(parents=True)
-    for i, image in enumerate(shapes(40)):
+    for i, image in enumerate(shapes(100)):
         Image.fromarray(image).save(home / "whelk" / f"{i}.png")
     file = tmp_path / "shells.toml"
     assert command(monkeypatch, "new-recipe", file, "--data", home) == 0

@@ -223,5 +223,5 @@ def test_a_family_that_raises_is_told_in_one_line(
     with pytest.raises(UsageError) as caught:
         train()
     told = str(caught.value)
-    assert "family 'broken.py:Broken': raises KeyError: 'no\\\\nkey'" in told
+    assert "family 'broken.py:Broken': raises KeyError: 'no\\nkey'" in told
     assert told.endswith(f", line {line} of {tmp_path / 'broken.py'}")

@@ -36,8 +36,9 @@ from waiting import until
 NAMES = [summary.name for summary in shipped()]
 # Whole numbers of `[model]` that make a net large, whatever the family, and what they are here at most.
 SMALL = {
-    "channels": 8, "head_channels": 8, "hidden_channels": 8, "hidden_size": 8, "features": 8,
-    "encoder_features": 8, "latent_size": 3, "size": 5, "layers": 2, "vertical_layers": 3, "horizontal_layers": 2, "blocks": 1, "encoder_blocks": 1,
+    "channels": 8, "head_channels": 8, "hidden_channels": 8, "hidden_size": 8, "features": 8, "encoder_features": 8,
+    "latent_size": 3, "size": 5, "layers": 2, "vertical_layers": 3, "horizontal_layers": 2, "blocks": 1,
+    "encoder_blocks": 1,
 }  # fmt: skip
 IMAGES, BATCH, SIDE = 40, 20, 12
 
