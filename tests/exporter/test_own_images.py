@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
 import shlex
 import shutil
 import struct
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +18,12 @@ import pytest
 from PIL import Image
 
 from ancestral_client import Client
-from ancestral_exporter.bundle import verify_bundle
 from ancestral_exporter.cli import main
 from ancestral_exporter.data import Dataset, DataSettings, load, pictures
 from ancestral_exporter.errors import DataError
-from ancestral_exporter.recipes import Recipe, find, new
+from ancestral_exporter.recipes import find, new
 from running import PATIENT, ServerProcess
+from waiting import until
 
 SETTINGS = DataSettings("images", size=(8, 8), colour="rgb", levels=16)
 
@@ -323,90 +321,83 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return code if isinstance(code, int) else int(bool(code))
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What three commands said and made of a person's images: of a folder, an .npz and a Parquet file."""
-
-    recipe: Recipe
-    said_new: str
-    said_train: str
-    bundle: Path
-
-
 SOURCES = {"pixelcnn": "shells", "vae": "shells.npz", "gan": "shells.parquet", "autoencoder": "shells"}
+LEFT_OUT = {
+    "shells": "left out notes.txt: is no picture by its ending left out cowrie/broken.png: is no picture",
+    "shells.npz": "",
+    "shells.parquet": "left out shells.parquet row 600: holds only the path 'elsewhere.png', and no bytes",
+}
+CLASSES = ("cowrie", "limpet", "whelk")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
-    """By family: `new-recipe` and `train`, the recipe's net being small, for two steps."""
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A person's images in three ways, and a folder `models`."""
     home = tmp_path_factory.mktemp("own")
+    (home / "models").mkdir()
     write_folder(home / "shells")
-    images = shapes(600)
-    labels = [("cowrie", "limpet", "whelk")[i % 3] for i in range(600)]
+    images, labels = shapes(600), [CLASSES[i % 3] for i in range(600)]
     np.savez(home / "shells.npz", images=np.stack(images), labels=np.array(labels))
     cells = [{"bytes": png(Image.fromarray(image)), "path": f"{i}.png"} for i, image in enumerate(images)]
     cells.append({"bytes": None, "path": "elsewhere.png"})  # type: ignore[dict-item]
     table = pyarrow.table({"image": cells, "label": [*labels, "whelk"]})
     pyarrow.parquet.write_table(table, home / "shells.parquet")
-    small = ["model.channels=4", "schedule.epochs=1", "schedule.batch_size=250", "data.size=[6,6]"]
-    found = {}
-    with pytest.MonkeyPatch.context() as patch:
+    return home
 
-        def said(*arguments: object) -> str:
-            with contextlib.redirect_stdout(io.StringIO()) as out:
-                assert command(patch, *arguments) == 0
-            return " ".join(out.getvalue().split())
 
-        for family, source in SOURCES.items():
-            file, models = home / f"shells-{family}.toml", home / "models"
-            new = said("new-recipe", file, "--data", home / source, "--family", family)
-            flags = [part for setting in small for part in ("--set", setting)]
-            train = said("train", file, "--data", home / source, "--models", models, *flags)
-            found[family] = Trained(find(str(file)), new, train, models / file.stem / "1")
-    return found
+@pytest.fixture(scope="module")
+def client(home: Path) -> Iterator[Client]:
+    """Of one server, which finds each model in the folder as it is written."""
+    with (
+        ServerProcess(home / "models", "--poll-seconds", "0.1", *PATIENT) as server,
+        Client(server.address, timeout=600) as client,
+    ):
+        yield client
 
 
 @pytest.mark.parametrize("family", SOURCES)
-def test_a_new_recipe_is_whole_and_trains(family: str, trained: dict[str, Trained]) -> None:
-    one = trained[family]
-    left_out = {
-        "shells": "left out notes.txt: is no picture by its ending left out cowrie/broken.png: is no picture",
-        "shells.npz": "",
-        "shells.parquet": "left out shells.parquet row 600: holds only the path 'elsewhere.png', and no bytes",
-    }
-    for said in (one.said_new, one.said_train):
-        assert f"600 images of {SOURCES[family]}" in said
+def test_three_commands_from_images_to_a_served_model(
+    family: str, home: Path, client: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`new-recipe`, `train` with a small net for two steps, and a server: sampled, encoded, completed."""
+    file, source, name = home / f"shells-{family}.toml", SOURCES[family], f"shells-{family}"
+    small = ["model.channels=4", "schedule.epochs=1", "schedule.batch_size=250", "data.size=[6,6]"]
+    flags = [part for setting in small for part in ("--set", setting)]
+    for arguments in (
+        ("new-recipe", file, "--data", home / source, "--family", family),
+        ("train", file, "--data", home / source, "--models", home / "models", *flags),
+    ):
+        assert command(monkeypatch, *arguments) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"600 images of {source}" in said
         assert "3 classes" in said
-        assert left_out[SOURCES[family]] in said
-    assert (one.recipe.data.size, one.recipe.data.colour, one.recipe.data.levels) == ((10, 12), "rgb", 256)
-    if family in ("pixelcnn", "vae"):
-        assert one.recipe.model.likelihood == "mixture-of-logistics"
-    verify_bundle(one.bundle).raise_if_failed()
-
-
-def test_ones_own_models_are_served(trained: dict[str, Trained]) -> None:
-    """Sampled, encoded, completed; bytes have all 256 levels."""
-    models = trained["vae"].bundle.parents[1]
-    with ServerProcess(models, *PATIENT) as server, Client(server.address, timeout=600) as client:
-        for model in client.models():
-            assert model.serving
-            assert model.class_names == ("cowrie", "limpet", "whelk")
-            assert (model.image_shape, model.levels) == ((6, 6, 3), 256)
-        images = client.sample("shells-pixelcnn", 4, seed=1, label=2).images
+        assert LEFT_OUT[source] in said
+    recipe = find(str(file))
+    assert "# 3 classes: cowrie, limpet, whelk" in file.read_text()
+    assert (recipe.data.size, recipe.data.colour, recipe.data.levels) == ((10, 12), "rgb", 256)
+    until(lambda: any((model.name, model.serving) == (name, True) for model in client.models()))
+    (model,) = [model for model in client.models() if model.name == name]
+    assert model.class_names == CLASSES
+    assert (model.image_shape, model.levels) == ((6, 6, 3), 256)
+    images = np.random.default_rng(0).integers(0, 256, (4, 6, 6, 3), dtype=np.uint8)
+    if "sample" in model.roles:
+        label = 2 if model.label_count else None
+        drawn = client.sample(name, 4, seed=1, label=label).images
+        np.testing.assert_array_equal(client.sample(name, 1, seed=1, first_index=3, label=label).images, drawn[3:])
+        assert len(np.unique(drawn)) > 50  # of 256 levels
+    if family == "pixelcnn":
+        assert recipe.model.likelihood == "mixture-of-logistics"
         known = np.zeros((6, 6), np.bool_)
         known[:3] = True
-        whole = client.sample("shells-pixelcnn", 4, seed=2, label=2, given=images, known=known)
-        np.testing.assert_array_equal(whole.images[:, :3], images[:, :3])
-        assert (whole.images[:, 3:] != images[:, 3:]).any()
-        assert len(np.unique(whole.images)) > 50
-        assert np.isfinite(client.score("shells-pixelcnn", images, labels=2).log_likelihood).all()
-        for name in ("shells-vae", "shells-autoencoder"):
-            latents = client.encode(name, images).mean
-            assert client.decode(name, latents).images.shape == images.shape
-        for name in ("shells-vae", "shells-gan"):
-            drawn = client.sample(name, 4, seed=1).images
-            np.testing.assert_array_equal(client.sample(name, 1, seed=1, first_index=3).images, drawn[3:])
-        assert np.isfinite(client.score("shells-vae", images).log_likelihood).all()
+        whole = client.sample(name, 4, seed=2, label=2, given=images, known=known).images
+        np.testing.assert_array_equal(whole[:, :3], images[:, :3])
+        assert (whole[:, 3:] != images[:, 3:]).any()
+        assert np.isfinite(client.score(name, images, labels=2).log_likelihood).all()
+    if family == "vae":
+        assert recipe.model.likelihood == "mixture-of-logistics"
+        assert np.isfinite(client.score(name, images).log_likelihood).all()
+    if "encode" in model.roles:
+        assert client.decode(name, client.encode(name, images).mean).images.shape == images.shape
 
 
 def test_a_scan_of_few_intensities_has_a_softmax_over_them(tmp_path: Path) -> None:
