@@ -22,6 +22,7 @@ from ancestral_exporter.bundle.write import check_name
 from ancestral_exporter.cost import measure_cost
 from ancestral_exporter.errors import DataError, ExporterError
 from ancestral_exporter.evaluate import Evaluation, evaluate
+from ancestral_exporter.models import families
 from ancestral_exporter.models.base import ImageModel, ImageShape, LikelihoodModel
 from ancestral_exporter.progress import Announcer
 from ancestral_exporter.recipes import Recipe
@@ -56,7 +57,7 @@ def make(recipe: Recipe, models: Path, data_folder: Path | None, options: Option
     Raises ExporterError: missing data, a training that diverged or was interrupted, a graph that answers wrongly.
     """
     check_name(recipe.name)
-    with _work_folder(models, recipe.name, announce) as work:
+    with _work_folder(models, recipe.name, announce) as work, families.answering(recipe.family, recipe.model_type):
         check_home(models / recipe.name)
         images = _data(recipe, data_folder, announce)
         fitted: Fitted | None = None
@@ -101,6 +102,11 @@ def _data(recipe: Recipe, folder: Path | None, announce: Announcer) -> data.Data
     elif recipe.data.labelled is not None and not recipe.model_type.takes_unlabelled:
         raise DataError(
             f"{recipe.name}: data.labelled is for a family that learns from images without labels, or from labels alone"
+        )
+    if labels > 1 and recipe.data.source == "images" and not found.classes:
+        raise DataError(
+            f"{recipe.name}: model.label_count is {labels}, but the images are of one class or have none: set it to 0, "
+            "or sort the images into a folder for each class"
         )
     if labels and labels < len(found.classes):
         raise DataError(

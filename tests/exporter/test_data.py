@@ -193,5 +193,71 @@ def test_read_idx_gives_the_array(tmp_path: Path) -> None:
 
 
 def test_unknown_data_set() -> None:
-    with pytest.raises(UsageError, match=r"unknown data source 'cifar'; there are: digits, tiles, mnist, images"):
+    with pytest.raises(
+        UsageError, match=r"unknown data source 'cifar'; there are: digits, tiles, mnist, mnist-static, images"
+    ):
         load(DataSettings("cifar"))
+
+
+AMAT = {
+    "train": "binarized_mnist_train.amat",
+    "validation": "binarized_mnist_valid.amat",
+    "test": "binarized_mnist_test.amat",
+}
+
+
+def write_amat(folder: Path) -> dict[str, np.ndarray]:
+    """The three files of the statically binarised MNIST with few rows, one of them .gz; what is in them [N,784]."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    rows = {
+        part: random.integers(0, 2, (count, 784)) for part, count in (("train", 20), ("validation", 3), ("test", 2))
+    }
+    for part, values in rows.items():
+        text = "".join(" ".join(map(str, row)) + " \n" for row in values.tolist()).encode()
+        if part == "train":
+            (folder / f"{AMAT[part]}.gz").write_bytes(gzip.compress(text))
+        else:
+            (folder / AMAT[part]).write_bytes(text)
+    return rows
+
+
+@pytest.mark.parametrize("source", ["mnist-static", "images"])
+def test_the_statically_binarised_mnist_has_its_published_split(tmp_path: Path, source: str) -> None:
+    rows = write_amat(tmp_path / "below" / "binarized-mnist")
+    found = load(DataSettings(source, levels=2), tmp_path)
+    assert found.image == shape(DataSettings("mnist-static"))
+    for part, values in rows.items():
+        split = getattr(found, part)
+        np.testing.assert_array_equal(split.images.reshape(-1, 784), values * 255)
+        assert not split.binarise  # what was drawn once is never drawn again
+    if source == "mnist-static":
+        assert found.binarisation.startswith("static")
+        assert "20 train, 3 validation, 2 test" in found.description
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"0 1 0\n", "line 1 has 3 digits, each must have 784"),
+        (b"0 " * 784 + b"\n" + b"1 " * 785, "line 2 has 785 digits"),
+        (b"0.5 " * 784, r"holds '\.'; it must be lines of 784 digits 0 or 1"),
+        (b"", "line 1 has 0 digits"),
+        (b"\x1f\x8b" + bytes(30), "cannot be read"),
+    ],
+)
+def test_a_broken_text_file_is_named(tmp_path: Path, content: bytes, problem: str) -> None:
+    write_amat(tmp_path / "amat")
+    (tmp_path / "amat" / AMAT["test"]).write_bytes(content)
+    with pytest.raises(DataError, match=f"{AMAT['test']}: .*{problem}"):
+        load(DataSettings("mnist-static"), tmp_path)
+
+
+def test_a_missing_text_file_is_told(tmp_path: Path) -> None:
+    write_amat(tmp_path / "amat")
+    (tmp_path / "amat" / AMAT["test"]).unlink()
+    message = "binarized_mnist_test.amat: no such file .*near it lies .*Larochelle and Murray"
+    with pytest.raises(DataError, match=message):
+        load(DataSettings("mnist-static"), tmp_path)
+    with pytest.raises(DataError, match="this recipe needs files: the statically binarised MNIST"):
+        load(DataSettings("mnist-static"))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import shlex
 import shutil
+import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +17,18 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from ancestral_client import Client
 from ancestral_exporter.cli import main
 from ancestral_exporter.data import Dataset, DataSettings, load, pictures
 from ancestral_exporter.errors import DataError
-from ancestral_exporter.recipes import find
+from ancestral_exporter.recipes import find, new
+from running import PATIENT, ServerProcess
+from waiting import until
 
 SETTINGS = DataSettings("images", size=(8, 8), colour="rgb", levels=16)
 
 
 def png(image: Image.Image, **options: object) -> bytes:
-    import io
-
     file = io.BytesIO()
     image.save(file, options.pop("format", "PNG"), **options)  # type: ignore[arg-type]
     return file.getvalue()
@@ -44,8 +47,11 @@ def shapes(count: int, seed: int = 0) -> list[np.ndarray]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "shells")
+
+
+def write_folder(root: Path) -> Path:
     """600 colour PNGs in three subfolders, with a palette image, an RGBA, a 16-bit, a CMYK JPEG and two strays."""
-    root = tmp_path / "shells"
     for i, image in enumerate(shapes(596)):
         home = root / ("cowrie", "limpet", "whelk")[i % 3]
         home.mkdir(parents=True, exist_ok=True)
@@ -101,6 +107,16 @@ def decoded(image: Image.Image, **options: object) -> np.ndarray:
     return np.asarray(pictures.decode(png(image, **options), "x"))
 
 
+def tiff_of_12_bits(row: list[int]) -> bytes:
+    """A grey picture of one row, as scanners write it."""
+    data = int("".join(f"{value:012b}" for value in row), 2).to_bytes(len(row) * 12 // 8, "big")
+    # Width, height, bits, no compression, black is 0, where the data begin, samples, rows a strip, bytes a strip.
+    tags = {256: len(row), 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = b"II*\0" + struct.pack("<I", 8 + len(data))
+    return head + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
 def test_pictures_are_read_as_people_see_them() -> None:
     colour = Image.fromarray(shapes(1)[0])
     np.testing.assert_array_equal(decoded(colour), np.asarray(colour))
@@ -113,6 +129,9 @@ def test_pictures_are_read_as_people_see_them() -> None:
     assert decoded(grey).min() == 255
     sixteen = Image.fromarray(np.array([[0, 257, 65535, 40000]], np.uint16))
     assert decoded(sixteen).tolist() == [[0, 1, 255, 156]]
+    # 12 bits of a TIFF, which Pillow reads as they are.
+    twelve = pictures.decode(tiff_of_12_bits([0, 16, 2048, 4095]), "x")
+    assert np.asarray(twelve).tolist() == [[0, 1, 128, 255]]
     bits = Image.fromarray(np.array([[True, False]]))
     assert decoded(bits).tolist() == [[255, 0]]
     # EXIF says that the camera was turned: a wide picture is a tall one.
@@ -226,6 +245,25 @@ def test_classes_that_no_bundle_can_name_are_told_before_the_training(
         load(dataclasses.replace(SETTINGS, validation=0.3, test=0.3), tmp_path)
 
 
+def test_classes_of_images_that_have_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Are none to choose from: said, and refused where a model shall be told them."""
+    home = tmp_path / "shells"
+    (home / "whelk").mkdir(parents=True)
+    for i, image in enumerate(shapes(100)):
+        Image.fromarray(image).save(home / "whelk" / f"{i}.png")
+    file = tmp_path / "shells.toml"
+    assert command(monkeypatch, "new-recipe", file, "--data", home) == 0
+    assert "all of one class, whelk" in capsys.readouterr().out
+    assert find(str(file)).model.label_count == 0
+    models, flag = tmp_path / "models", "model.label_count=3"
+    assert command(monkeypatch, "train", file, "--data", home, "--models", models, "--set", flag) == 1
+    said = capsys.readouterr().err
+    assert "model.label_count is 3, but the images are of one class or have none: set it to 0, or sort" in said
+    assert said.count("\n") == 1
+
+
 def test_two_levels_drawn_anew(folder: Path) -> None:
     settings = DataSettings("images", size=(8, 8), colour="grey", levels=2, binarise=True)
     data = load(settings, folder)
@@ -283,28 +321,101 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return code if isinstance(code, int) else int(bool(code))
 
 
-@pytest.mark.parametrize("family", ["vae", "pixelcnn", "gan", "autoencoder"])
-def test_a_new_recipe_is_whole_and_trains(
-    folder: Path, tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+SOURCES = {"pixelcnn": "shells", "vae": "shells.npz", "gan": "shells.parquet", "autoencoder": "shells"}
+LEFT_OUT = {
+    "shells": "left out notes.txt: is no picture by its ending left out cowrie/broken.png: is no picture",
+    "shells.npz": "",
+    "shells.parquet": "left out shells.parquet row 600: holds only the path 'elsewhere.png', and no bytes",
+}
+CLASSES = ("cowrie", "limpet", "whelk")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A person's images in three ways, and a folder `models`."""
+    home = tmp_path_factory.mktemp("own")
+    (home / "models").mkdir()
+    write_folder(home / "shells")
+    images, labels = shapes(600), [CLASSES[i % 3] for i in range(600)]
+    np.savez(home / "shells.npz", images=np.stack(images), labels=np.array(labels))
+    cells = [{"bytes": png(Image.fromarray(image)), "path": f"{i}.png"} for i, image in enumerate(images)]
+    cells.append({"bytes": None, "path": "elsewhere.png"})  # type: ignore[dict-item]
+    table = pyarrow.table({"image": cells, "label": [*labels, "whelk"]})
+    pyarrow.parquet.write_table(table, home / "shells.parquet")
+    return home
+
+
+@pytest.fixture(scope="module")
+def client(home: Path) -> Iterator[Client]:
+    """Of one server, which finds each model in the folder as it is written."""
+    with (
+        ServerProcess(home / "models", "--poll-seconds", "0.1", *PATIENT) as server,
+        Client(server.address, timeout=600) as client,
+    ):
+        yield client
+
+
+@pytest.mark.parametrize("family", SOURCES)
+def test_three_commands_from_images_to_a_served_model(
+    family: str, home: Path, client: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / f"shells-{family}.toml"
-    assert command(monkeypatch, "new-recipe", file, "--data", folder, "--family", family) == 0
-    said = capsys.readouterr().out
-    assert "left out cowrie/broken.png" in said
-    assert "left out notes.txt" in said
-    text = file.read_text()
-    assert "# 3 classes: cowrie, limpet, whelk" in text
-    recipe = find(str(file))
-    assert recipe.data.size == (10, 12)
-    assert recipe.data.colour == "rgb"
+    """`new-recipe`, `train` with a small net for two steps, and a server: sampled, encoded, completed."""
+    file, source, name = home / f"shells-{family}.toml", SOURCES[family], f"shells-{family}"
     small = ["model.channels=4", "schedule.epochs=1", "schedule.batch_size=250", "data.size=[6,6]"]
     flags = [part for setting in small for part in ("--set", setting)]
-    models = tmp_path / "models"
-    assert command(monkeypatch, "train", file, "--data", folder, "--models", models, *flags) == 0
-    said = capsys.readouterr().out
-    assert "600 images of shells" in said
-    assert "left out notes.txt" in said
-    assert (models / f"shells-{family}" / "1" / "bundle.json").exists()
+    for arguments in (
+        ("new-recipe", file, "--data", home / source, "--family", family),
+        ("train", file, "--data", home / source, "--models", home / "models", *flags),
+    ):
+        assert command(monkeypatch, *arguments) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"600 images of {source}" in said
+        assert "3 classes" in said
+        assert LEFT_OUT[source] in said
+    recipe = find(str(file))
+    assert "# 3 classes: cowrie, limpet, whelk" in file.read_text()
+    assert (recipe.data.size, recipe.data.colour, recipe.data.levels) == ((10, 12), "rgb", 256)
+    until(lambda: any((model.name, model.serving) == (name, True) for model in client.models()))
+    (model,) = [model for model in client.models() if model.name == name]
+    assert model.class_names == CLASSES
+    assert (model.image_shape, model.levels) == ((6, 6, 3), 256)
+    images = np.random.default_rng(0).integers(0, 256, (4, 6, 6, 3), dtype=np.uint8)
+    if "sample" in model.roles:
+        label = 2 if model.label_count else None
+        drawn = client.sample(name, 4, seed=1, label=label).images
+        np.testing.assert_array_equal(client.sample(name, 1, seed=1, first_index=3, label=label).images, drawn[3:])
+        assert len(np.unique(drawn)) > 50  # of 256 levels
+    if family == "pixelcnn":
+        assert recipe.model.likelihood == "mixture-of-logistics"
+        known = np.zeros((6, 6), np.bool_)
+        known[:3] = True
+        whole = client.sample(name, 4, seed=2, label=2, given=images, known=known).images
+        np.testing.assert_array_equal(whole[:, :3], images[:, :3])
+        assert (whole[:, 3:] != images[:, 3:]).any()
+        assert np.isfinite(client.score(name, images, labels=2).log_likelihood).all()
+    if family == "vae":
+        assert recipe.model.likelihood == "mixture-of-logistics"
+        assert np.isfinite(client.score(name, images).log_likelihood).all()
+    if "encode" in model.roles:
+        assert client.decode(name, client.encode(name, images).mean).images.shape == images.shape
+
+
+def test_a_scan_of_few_intensities_has_a_softmax_over_them(tmp_path: Path) -> None:
+    """And large images a narrower net that looks farther, and fewer steps."""
+    random = np.random.default_rng(0)
+    np.save(tmp_path / "scans.npy", (random.integers(0, 2, (60, 12, 9)) * 255).astype(np.uint8))
+    np.save(tmp_path / "photos.npy", random.integers(0, 256, (60, 40, 40, 3), dtype=np.uint8))
+    found = {}
+    for name in ("scans", "photos"):
+        (tmp_path / f"{name}.toml").write_text(new.write("pixelcnn", tmp_path / f"{name}.npy").text)
+        found[name] = find(str(tmp_path / f"{name}.toml"))
+    scans, photos = found["scans"], found["photos"]
+    assert (scans.data.levels, scans.model.likelihood, scans.model.one_hot) == (2, "categorical", True)
+    assert (photos.data.levels, photos.model.likelihood, photos.model.one_hot) == (256, "mixture-of-logistics", False)
+    assert photos.data.size == (32, 32)
+    assert photos.model.row_dilations == (1, 2, 4, 8)
+    assert scans.model.row_dilations == (1,)
+    assert photos.model.channels < scans.model.channels
 
 
 def test_a_recipe_is_not_overwritten(

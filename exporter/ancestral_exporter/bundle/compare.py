@@ -84,9 +84,13 @@ def _excused(
     got: Mapping[str, Array],
     wanted: Mapping[str, Array],
 ) -> Array:
-    """Which samples [B] differ only by rounding: their first differing pixel flips when its uniform is nudged."""
+    """Which samples [B] differ only by rounding: their first differing pixel flips when its uniform is nudged.
+
+    At temperature 0: when the temperature is.
+    """
     row = next(spec.name for spec in role.outputs if spec.meaning == bundle_pb2.MEANING_ROW)
-    uniforms = next(spec.name for spec in role.inputs if spec.meaning == bundle_pb2.MEANING_UNIFORMS)
+    names = {spec.meaning: spec.name for spec in role.inputs}
+    uniforms, temperature = names[bundle_pb2.MEANING_UNIFORMS], names[bundle_pb2.MEANING_TEMPERATURE]
     excused = np.zeros(len(got[row]), np.bool_)
     if got[row].shape != wanted[row].shape:
         return excused
@@ -98,7 +102,12 @@ def _excused(
         at = [int(i) for i in np.unravel_index(pixel, differs.shape)]
         for nudge in _NUDGES:
             pair = {name: np.repeat(value[sample : sample + 1], 2, axis=0) for name, value in feeds.items()}
-            pair[uniforms].reshape(2, -1)[:, pixel] += np.array([-nudge, nudge], np.float32)
+            if pair[temperature][0] > 0:
+                pair[uniforms].reshape(2, -1)[:, pixel] += np.array([-nudge, nudge], np.float32)
+            else:
+                # Without temperature no uniform has a say; with very little only where two levels are as likely.
+                pair[temperature][:] = nudge
+                pair[uniforms].reshape(2, -1)[:, pixel] = (0.01, 0.99)
             redrawn = run_role(session, role, pair, got[row].shape[1])[row].reshape(2, -1)
             if (redrawn[:, pixel] == wanted[row][sample].flat[pixel]).any():
                 excused[sample] = True

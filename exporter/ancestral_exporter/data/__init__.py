@@ -2,6 +2,7 @@
 
 digits, tiles   come with the package
 mnist           the original idx files, in a folder that `--data` names
+static_mnist    the statically binarised MNIST, in text files
 own             a person's images, of anything that `readers` read: `pictures` makes bytes of them
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ancestral_exporter.data import digits, mnist, own, tiles
+from ancestral_exporter.data import digits, mnist, own, static_mnist, tiles
 from ancestral_exporter.data.dataset import (
     BINARISATION_SEED,
     Dataset,
@@ -54,6 +55,7 @@ SOURCES: dict[str, Source] = {
     "digits": Source(False, lambda _: digits.SHAPE, digits.load),
     "tiles": Source(False, lambda _: tiles.SHAPE, tiles.load),
     "mnist": Source(True, lambda _: mnist.SHAPE, mnist.load),
+    "mnist-static": Source(True, lambda _: mnist.SHAPE, static_mnist.load),
     "images": Source(True, own.shape, _own),
 }
 

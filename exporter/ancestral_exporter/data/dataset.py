@@ -7,6 +7,7 @@ Letters: N images, H, W, C image axes, K levels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from ancestral_exporter.models.base import ImageShape
 
 Images = npt.NDArray[np.uint8]  # [N,H,W,C]
 Labels = npt.NDArray[np.int64]  # [N]
+Part = Literal["train", "validation", "test"]
 
 # The seed that fixes the binarised validation and test images, so that every run is measured on the same ones.
 BINARISATION_SEED = 20101123

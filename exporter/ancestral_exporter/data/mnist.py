@@ -89,21 +89,22 @@ def _idx_pair(paths: dict[str, Path], part: str) -> tuple[Images, Labels]:
     return images[..., None], labels.astype(np.int64)
 
 
-def find_idx(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
-    """The paths of these idx files, which may be raw or .gz and lie in the folder or below it, as people have them.
+def find_idx(folder: Path, names: tuple[str, ...], help_: str = MNIST_HELP) -> dict[str, Path]:
+    """The paths of these files by name, which may be raw or .gz and lie in the folder or below it, as people have them.
 
     A dot may stand for a dash, capitals for small letters, and a folder of a file's own name around it. The files are
     taken from the shallowest place that has all of them. Where no place has all, they may be scattered, but each must
     be there once. Where a folder is called mnist, only it and `folder` itself are looked at. Raises DataError that
-    names what is missing and what lies near, or the places between which there is no choice.
+    names what is missing, what lies near and `help_`, or the places between which there is no choice.
     """
+    wanted = {_plain(name): name for name in names}
     seen = list(_files_below(folder, _SEARCH_DEPTH))
     # By place, by wanted name: the raw file before the .gz, as it needs no unpacking.
     places: defaultdict[Path, dict[str, Path]] = defaultdict(dict)
     for path in sorted(seen, key=lambda path: (_plain(path.name) != path.name.lower(), path)):
-        if (name := _plain(path.name)) in names:
-            place = path.parent.parent if _plain(path.parent.name) == name and path.parent != folder else path.parent
-            places[place].setdefault(name, path)
+        if (plain := _plain(path.name)) in wanted:
+            place = path.parent.parent if _plain(path.parent.name) == plain and path.parent != folder else path.parent
+            places[place].setdefault(wanted[plain], path)
     called = [place for place in places if "mnist" in map(str.lower, place.relative_to(folder).parts)]
     if called:
         # Fashion-MNIST and others have the same file names: what lies beside a folder called mnist is none of it.
@@ -124,18 +125,23 @@ def find_idx(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
         if not paths:
             raise DataError(
                 f"{folder / name}: no such file (nor {name}.gz, nor either below {folder}); "
-                f"{_what_lies_there(folder, name, seen)}; {MNIST_HELP}"
+                f"{_what_lies_there(folder, name, seen)}; {help_}"
             )
     return {name: paths[0] for name, paths in scattered.items()}
 
 
+def holds(folder: Path, ending: str) -> bool:
+    """Whether a file whose name ends so, but for dots and dashes, lies where `find_idx` looks."""
+    return any(_plain(path.name).endswith(_plain(ending)) for path in _files_below(folder, _SEARCH_DEPTH))
+
+
 def holds_idx(folder: Path) -> bool:
     """Whether idx files of images lie in the folder, or as far below it as `find_idx` looks."""
-    return any(_plain(path.name).endswith("-images-idx3-ubyte") for path in _files_below(folder, _SEARCH_DEPTH))
+    return holds(folder, "-images-idx3-ubyte")
 
 
 def _plain(name: str) -> str:
-    """How an idx file's name reads in small letters, with dashes, without .gz."""
+    """How a file's name reads in small letters, with dashes, without .gz."""
     return re.sub("[._ ]", "-", name.lower().removesuffix(".gz"))
 
 
@@ -156,7 +162,7 @@ def _what_lies_there(folder: Path, name: str, seen: list[Path]) -> str:
     if not seen:
         return "no file lies there"
     by_name = {_plain(path.name): str(path.relative_to(folder)) for path in sorted(seen)}
-    near = difflib.get_close_matches(name, by_name, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(_plain(name), by_name, n=3, cutoff=0.5)
     shown = [by_name[entry] for entry in near] or sorted(by_name.values())[:3]
     return f"{'near it' if near else 'there'} lies {', '.join(shown)}" + (" and more" if len(seen) > len(shown) else "")
 
@@ -167,12 +173,7 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
     Format (yann.lecun.com/exdb/mnist): two zero bytes, type 0x08, the number of dimensions, then each size as a
     big-endian uint32, then the data. Raises DataError when any of it does not hold.
     """
-    try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({error}); download it again") from error
+    content = unpacked(path)
     header = 4 + 4 * dimensions
     magic = bytes([0, 0, 8, dimensions])
     if len(content) < header or content[:4] != magic:
@@ -188,3 +189,12 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
             f"{path}: {len(content) - header} bytes of data where its header says {expected}; download it again"
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def unpacked(path: Path) -> bytes:
+    """A file's content, gunzipped where it is gzip by content. Raises DataError."""
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({error}); download it again") from error

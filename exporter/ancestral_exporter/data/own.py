@@ -15,8 +15,8 @@ import numpy as np
 from ancestral.bundle import rules
 from ancestral.text import shown
 from ancestral_exporter.data import pictures
-from ancestral_exporter.data.dataset import DYNAMIC, Dataset, Images, Split, dynamically_binarised
-from ancestral_exporter.data.readers import Item, Part, Source
+from ancestral_exporter.data.dataset import DYNAMIC, Dataset, Images, Part, Split, dynamically_binarised
+from ancestral_exporter.data.readers import Item, Source
 from ancestral_exporter.data.settings import DataSettings
 from ancestral_exporter.errors import DataError
 from ancestral_exporter.models.base import ImageShape
@@ -75,10 +75,11 @@ def load(settings: DataSettings, path: Path, progress: Progress = lambda _: None
     if settings.binarise:
         train, validation, test = dynamically_binarised(train, validation, test)
     named = tuple(classes) if len(classes) > 1 else ()
+    told = f"; {len(named)} classes" if named else f"; all of one class, {shown(classes[0])}" if classes[0] else ""
     return Dataset(
         name=path.name,
         description=f"{total} images of {path.name}, {len(train)} to train on, {len(validation)} for validation, "
-        f"{len(test)} for the test" + (f"; {len(named)} classes" if named else ""),
+        f"{len(test)} for the test" + told,
         binarisation=DYNAMIC if settings.binarise else f"none: {settings.levels} levels per channel",
         image=image,
         train=train,

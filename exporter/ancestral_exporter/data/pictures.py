@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from ancestral_exporter.errors import DataError
 
@@ -35,7 +35,7 @@ def decode(content: bytes, name: str) -> Image.Image:
         raise DataError(f"{name}: is no picture that can be read ({_told(error)})") from error
     turned = ImageOps.exif_transpose(picture)
     if turned.mode.startswith("I"):
-        turned = _eight_bits(turned, name)
+        turned = _eight_bits(turned, name, _bits(picture))
     if turned.mode == "F":
         raise DataError(f"{name}: has floating-point intensities, whose range is not known; save it with 8 bits")
     if turned.has_transparency_data:
@@ -45,17 +45,24 @@ def decode(content: bytes, name: str) -> Image.Image:
     return turned if turned.mode in ("L", "RGB") else turned.convert("L" if turned.mode == "1" else "RGB")
 
 
-def _eight_bits(picture: Image.Image, name: str) -> Image.Image:
-    """The upper 8 of 16 bits."""
+def _bits(picture: Image.Image) -> int:
+    """How many bits the intensities of a picture of more than 8 have; Pillow reads 12 of them without scaling."""
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):
+        return min(16, *picture.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,)))
+    return 16
+
+
+def _eight_bits(picture: Image.Image, name: str, bits: int) -> Image.Image:
+    """The upper 8 of so many bits."""
     values = np.asarray(picture).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise DataError(f"{name}: has intensities {values.min()} to {values.max()}, outside of 16 bits")
-    if 0 < values.max() <= 255:
+    if bits == 16 and 0 < values.max() <= 255:
         raise DataError(
             f"{name}: has intensities of at most {values.max()} in 16 bits or more, so it is black; save it with "
             "8 bits if 255 is white"
         )
-    return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    return Image.fromarray(np.rint(values * (255 / (2**bits - 1))).astype(np.uint8))
 
 
 def is_grey(picture: Image.Image) -> bool:

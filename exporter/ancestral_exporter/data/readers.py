@@ -1,4 +1,4 @@
-"""A person's images, one by one: from a folder of pictures, an .npy or .npz file, idx files, or Parquet.
+"""A person's images, one by one: from a folder of pictures, an .npy or .npz file, idx or .amat files, or Parquet.
 
 Each reader yields `Item`s and notes what it leaves out, and why; none holds more than one picture at a time, but for
 arrays, which are mapped into memory.
@@ -11,16 +11,15 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ancestral_exporter.data import pictures
+from ancestral_exporter.data import pictures, static_mnist
+from ancestral_exporter.data.dataset import Part
 from ancestral_exporter.data.mnist import find_idx, holds_idx, read_idx
 from ancestral_exporter.errors import DataError
-
-Part = Literal["train", "validation", "test"]
 
 _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
 # What an array of images is called in a file of several; MedMNIST and Keras have parts.
@@ -65,6 +64,8 @@ class Source:
         if path.is_dir():
             if holds_idx(path):
                 return self._idx()
+            if static_mnist.holds_amat(path):
+                return self._amat()
             return self._folder()
         readers = {".npy": self._arrays, ".npz": self._arrays, ".parquet": self._parquet}
         if path.suffix.lower() not in readers:
@@ -156,6 +157,12 @@ class Source:
         paths = find_idx(self.path, tuple(name for pair in names.values() for name in pair))
         for part, (images, labels) in names.items():
             yield from self._of_array(read_idx(paths[images], 3), read_idx(paths[labels], 1), images, part)
+
+    # ---- the text files of the statically binarised MNIST
+
+    def _amat(self) -> Iterator[Item]:
+        for part, images in static_mnist.read(self.path).items():
+            yield from self._of_array(images, None, part, part)
 
     # ---- Parquet, as Hugging Face's data sets have it
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from ancestral_exporter.errors import UsageError
+from ancestral_exporter.errors import ExporterError, UsageError
 from ancestral_exporter.models.base import ImageModel
 
 GROUP = "ancestral.families"
@@ -87,6 +90,22 @@ def _of_file(name: str, folder: Path) -> Family:
     if not hasattr(module, attribute):
         raise UsageError(f"family {name!r}: {path} has no {attribute!r}")
     return Family(_checked(getattr(module, attribute), f"family {name!r}"), digest)
+
+
+@contextmanager
+def answering(name: str, model_type: type[ImageModel]) -> Iterator[None]:
+    """Whatever a family that is not of this package raises inside is told in one line that names it and its place."""
+    try:
+        yield
+    except ExporterError:
+        raise
+    except Exception as error:
+        if model_type.__module__.startswith(f"{__package__}."):
+            raise
+        file = getattr(sys.modules.get(model_type.__module__), "__file__", None)
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        place = f", line {lines[-1]} of {file}" if lines else ""
+        raise UsageError(f"family {name!r}: raises {_told(error)}{place}") from error
 
 
 def _checked(value: Any, what: str) -> type[ImageModel]:

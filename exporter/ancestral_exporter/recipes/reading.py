@@ -107,6 +107,8 @@ def _read(path: Path, title: str) -> dict[str, Any]:
 
 def _set(table: dict[str, Any], setting: str) -> None:
     """Write one `section.key=value` into the file's table; the value is TOML, or a text without quotes."""
+    if setting.splitlines() != [setting][: len(setting)]:
+        raise UsageError(f"--set {setting!r}: must be one line; give each KEY=VALUE a --set of its own")
     key, equals, text = setting.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
@@ -131,10 +133,11 @@ def _recipe(table: Mapping[str, Any], title: str, path: Path) -> Recipe:
     if "family" not in texts:
         raise UsageError(f"{title}: no family; there are: {', '.join(families.names())}")
     family = families.find(texts["family"], path.parent)
-    sections = {
-        key: _section(table.get(key, {}), kind, title, f"[{key}]")
-        for key, kind in {**_SECTIONS, "model": family.model_type.settings_type}.items()
-    }
+    with families.answering(texts["family"], family.model_type):
+        sections = {
+            key: _section(table.get(key, {}), kind, title, f"[{key}]")
+            for key, kind in {**_SECTIONS, "model": family.model_type.settings_type}.items()
+        }
     references = table.get("references", [])
     if not isinstance(references, list):
         raise UsageError(f"{title}: references must be tables, [[references]]")

@@ -211,6 +211,27 @@ def test_a_pixel_may_differ_only_at_a_tie(margin: float, ok: bool) -> None:
     assert "sample 1: first differs at [1, 2, 0]" in str(report)
 
 
+@pytest.mark.parametrize(("margin", "ok"), [(3e-7, True), (8e-6, True), (1e-3, False)])
+def test_a_pixel_without_temperature_may_differ_only_where_two_levels_are_as_likely(margin: float, ok: bool) -> None:
+    feeds: Arrays = {
+        "given": np.zeros((1, 3, 4, 1), np.uint8),
+        "known": np.zeros((1, 3, 4, 1), np.bool_),
+        "uniforms": np.full((1, 3, 4, 1), 0.25, np.float32),
+        "temperature": np.zeros(1, np.float32),
+    }
+    wanted: Arrays = {"row": np.full((1, 3, 4, 1), 255, np.uint8), "log_likelihood": np.zeros(1, np.float32)}
+
+    def probability(feeds: Arrays) -> np.ndarray[Any, Any]:
+        """Of white, whose logit is below that of black by the margin."""
+        inverse = 1 / np.maximum(feeds["temperature"].astype(np.float64), 1e-30)
+        return np.asarray(np.exp(-np.logaddexp(0, margin * inverse))[:, None] + np.zeros((1, 4)))
+
+    report = VerifyReport("made up")
+    compare(report, "test", Painter(probability), painter_role(), feeds, wanted, Tolerance(1e-5, 0))
+    assert report.ok == ok
+    assert "sample 0: first differs at [0, 0, 0]" in str(report)
+
+
 def test_differences() -> None:
     ones = np.ones(3, np.float32)
     assert difference(ones, ones, Tolerance(0, 0))[0]
