@@ -109,9 +109,9 @@ RPC_LABELS = ("grpc_type", "grpc_service", "grpc_method")
 LANE_LABELS = ("model", "version", "role")
 
 
-class _Histograms:
-    """The histograms as text. Written here and not by the library, which takes tens of times as long for each line, and
-    holds the interpreter meanwhile: nearly all lines of a scrape are those of histograms.
+class _CallSeries:
+    """The series of methods and lanes as text. Written here and not by the library, which takes tens of times as long for
+    each line, and holds the interpreter meanwhile: nearly all lines of a scrape are those of histograms.
     """
 
     def __init__(self) -> None:
@@ -212,7 +212,7 @@ class Metrics:
         PlatformCollector(registry=registry)
         Info("ancestral_server", "Version of the server.", registry=registry).info({"version": version})
 
-        self._shown = _Histograms()
+        self._series = _CallSeries()
         self._queued = Gauge(
             "ancestral_queued_images", "Images admitted and not yet begun.", LANE_LABELS, registry=registry
         )
@@ -266,11 +266,11 @@ class Metrics:
 
     def show(self, model: str, version: int, role: str, metrics: LaneMetrics) -> None:
         """Show the histograms of a lane that serves, in place of those of the one before."""
-        self._shown.lanes[model, str(version), role] = metrics
+        self._series.lanes[model, str(version), role] = metrics
 
     def method(self, kind: str, service: str, method: str) -> MethodMetrics:
         """Visible at zero from now on."""
-        return self._shown.methods.setdefault((kind, service, method), MethodMetrics())
+        return self._series.methods.setdefault((kind, service, method), MethodMetrics())
 
     def model(self, name: str, version: int, serving: bool | None) -> None:
         """Whether a version answers calls or was refused; None: neither, it has no series."""
@@ -290,7 +290,7 @@ class Metrics:
         # By their names: to search all series for those of a version would take long where there are thousands.
         for role in self._roles.pop((model, version), ()):
             labels = model, version_, role
-            self._shown.lanes.pop(labels, None)
+            self._series.lanes.pop(labels, None)
             for instrument in (self._queued, self._restarts, self._out_of_memory):
                 instrument.remove(*labels)
             for counter, reasons in ((self._refused, REFUSALS), (self._dropped, DROPS)):
@@ -300,7 +300,7 @@ class Metrics:
     def scrape(self, open_metrics: bool) -> bytes:
         """All series as they are now, in one of the two formats of text."""
         others: bytes = (openmetrics if open_metrics else exposition).generate_latest(self.registry)
-        return self._shown.text(open_metrics).encode() + others
+        return self._series.text(open_metrics).encode() + others
 
     def serve(self, host: str, port: int) -> Endpoint:
         """Answer GET /metrics. OSError if the port is taken."""
