@@ -110,8 +110,8 @@ LANE_LABELS = ("model", "version", "role")
 
 
 class _CallSeries:
-    """The series of methods and lanes as text. Written here and not by the library, which takes tens of times as long for
-    each line, and holds the interpreter meanwhile: nearly all lines of a scrape are those of histograms.
+    """The series of methods and lanes as text. Written here and not by the library, which takes tens of times as long
+    for each line, and holds the interpreter meanwhile: nearly all lines of a scrape are those of histograms.
     """
 
     def __init__(self) -> None:
