@@ -12,6 +12,7 @@ from ancestral_server import command_line, logs
 from ancestral_server.app import serve
 from ancestral_server.errors import StartupError
 from ancestral_server.processes import serve_all
+from ancestral_server.rpc.grpc_workarounds import leaving
 
 log = structlog.get_logger()
 
@@ -36,9 +37,8 @@ def main() -> None:
         except StartupError as error:
             print(f"ancestral-server: {error}", file=sys.stderr)
             sys.exit(1)
-        # Everybody who was let in has been answered. What still arrives must hear UNAVAILABLE, which it does when the
-        # sockets close with the process; gRPC's own stop, and the end of the event loop, would tell it CANCELLED.
-        os._exit(0)
+        # Everybody who was let in has been answered.
+        leaving.leave()
 
 
 def _event_loop() -> asyncio.AbstractEventLoop:

@@ -187,8 +187,6 @@ class Loader:
         if model.passing and self._settings.poll_seconds:
             model.problem += "; the server tries it again by itself"
         model.close()
-        # It is kept, to say why; nobody packs a reply of it.
-        model.programs = {}
         self._metrics.loaded(model.name, ok=False)
         log.error(
             "bundle refused",

@@ -156,5 +156,5 @@ class ModelVersion:
             endpoint.close()
         for session in self.sessions.values():
             session.close()
-        self.endpoints, self.roles, self.sessions = {}, {}, {}
+        self.endpoints, self.roles, self.programs, self.sessions = {}, {}, {}, {}
         memory.give_back()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from functools import partial
-from typing import Protocol
 
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc
@@ -15,7 +14,7 @@ from ancestral_server.rpc.asking import ask
 from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.grpc_workarounds.reading import Context
 from ancestral_server.rpc.roles import role_of
-from ancestral_server.rpc.roles.base import Req, Res, ServiceRole
+from ancestral_server.rpc.roles.base import Asks, Req, Res, ServiceRole
 from ancestral_server.rpc.roles.classify import Classify
 from ancestral_server.rpc.roles.decode import Decode
 from ancestral_server.rpc.roles.encode import Encode
@@ -23,13 +22,6 @@ from ancestral_server.rpc.roles.features import Features
 from ancestral_server.rpc.roles.sample import Sample
 from ancestral_server.rpc.roles.score import Score
 from ancestral_server.settings import Settings
-
-
-class _OfModel(Protocol):
-    """What every request says."""
-
-    model: str
-    version: int
 
 
 class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
@@ -83,7 +75,7 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
             role.write(reply, await ask(role.endpoint, role.job(request, context)))
         return reply
 
-    def _find(self, request: _OfModel, prefix: str = "") -> ModelVersion:
+    def _find(self, request: Asks, prefix: str = "") -> ModelVersion:
         """The model of a request, to be held in a `with` until the reply is packed; `prefix` is the path of the request
         in the message that brought it.
         """
