@@ -54,7 +54,7 @@ class CallRecorder:
         """A message of the caller's was read."""
 
     def admitted(self, call: Call, job: Job) -> None:
-        """A lane has taken a job of the call, of which a stream has many."""
+        """A lane has taken a job of the call, of which a stream has many; a short one may have run meanwhile."""
 
     def ran(self, call: Call, job: Job) -> None:
         """A job of the call has its answer; `job` says how long it waited and ran, and in how large a batch."""
