@@ -115,8 +115,8 @@ class Job:
         feed = self.feed
         assert feed is not None, "to be watched a job needs a feed"
         self.future.add_done_callback(lambda _: feed.changed.set())
-        over = False
         try:
+            over = False
             while not over:
                 await feed.changed.wait()
                 feed.changed.clear()
@@ -124,8 +124,8 @@ class Job:
                 while feed.events:
                     yield feed.events.popleft()
         finally:
-            if not over:
-                self.leave()
+            # Of a job that is answered it changes nothing.
+            self.leave()
 
     def leave(self) -> None:
         """Nobody waits for the answer any more."""
