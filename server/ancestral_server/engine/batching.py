@@ -150,7 +150,8 @@ def deal(pieces: Sequence[Piece], outputs: Mapping[Meaning, Array]) -> list[OneS
     rows = sum([piece.rows for piece in pieces])
     for piece in pieces:
         job, stop = piece.job, at + piece.rows
-        job.batch_size = max(job.batch_size, rows)
+        if job.batch_size < rows:
+            job.batch_size = rows
         for meaning in job.wanted:
             job.pieces.setdefault(meaning, {})[piece.start] = outputs[meaning][at:stop]
         at = stop

@@ -119,9 +119,8 @@ def elements(field: str, data: bytes, dtype: np.dtype[np.generic], shape: tuple[
     return array
 
 
-def priority(field: str, value: int, unset: Priority = Priority.INTERACTIVE) -> Priority:
-    if value == priority_pb2.PRIORITY_UNSPECIFIED:
-        return unset
+def priority(field: str, value: int) -> Priority:
+    """That of a request, where it names one."""
     if value not in _PRIORITIES:
         raise InvalidArgument(field, f"is {value}, must be PRIORITY_INTERACTIVE or PRIORITY_BATCH")
     return _PRIORITIES[value]

@@ -18,7 +18,7 @@ from ancestral_server.rpc.roles.tensors import TensorCall
 from ancestral_server.runtime.session import Array
 from inference import open_inference_service_pb2 as oip
 
-_MAX_ID = 256
+MAX_ID = 256
 
 
 class InferCall(NamedTuple):
@@ -27,11 +27,6 @@ class InferCall(NamedTuple):
     role: Role
     outputs: Outputs
     tensors: TensorCall
-
-
-def check_id(request: oip.ModelInferRequest) -> None:
-    if len(request.id) > _MAX_ID:
-        raise InvalidArgument("id", f"has {len(request.id)} characters, must have at most {_MAX_ID}")
 
 
 def read(role: Role, request: oip.ModelInferRequest) -> InferCall:

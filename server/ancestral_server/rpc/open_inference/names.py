@@ -17,7 +17,19 @@ def find(catalog: Catalog, name: str, version: str, *, fields: tuple[str, str]) 
     """The model version that answers and the role that is meant; `fields` are the paths of name and version in the
     request. NotFound or Unavailable if none does.
     """
-    field, version_field = fields
+    if not version:
+        # Nearly every call finds it like this; the rest is for the others, and says what is wrong.
+        model = catalog.get(name, 0)
+        if model is not None:
+            return model, main_role(model)
+        base, _, role = name.rpartition(".")
+        model = catalog.get(base, 0)
+        if model is not None and role in model.endpoints and name not in catalog:
+            return model, role
+    return _find(catalog, name, version, *fields)
+
+
+def _find(catalog: Catalog, name: str, version: str, field: str, version_field: str) -> tuple[ModelVersion, str]:
     base, role = split(catalog, convert.model_name(field, name))
     model = catalog.find(base, _number(version_field, version))
     if role is None:

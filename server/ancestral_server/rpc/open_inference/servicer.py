@@ -47,7 +47,8 @@ class OpenInferenceServicer(oip_grpc.GRPCInferenceServiceServicer):
         return describe.metadata(request.name, role_at(model, role), model.device, serving)
 
     async def ModelInfer(self, request: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:
-        infer.check_id(request)
+        if len(request.id) > infer.MAX_ID:
+            raise InvalidArgument("id", f"has {len(request.id)} characters, must have at most {infer.MAX_ID}")
         model, role = names.find(
             self._catalog, request.model_name, request.model_version, fields=("model_name", "model_version")
         )

@@ -136,7 +136,9 @@ class ServiceRole(OneShotRole, ABC, Generic[Req, Res]):
     ) -> OneShotJob:
         """The job that a request asks for; `unset` is the priority of one that names none."""
         work = self.read(request, prefix)
-        priority = convert.priority(f"{prefix}priority", request.priority, unset)
+        priority = unset
+        if request.priority:
+            priority = convert.priority(f"{prefix}priority", request.priority)
         return OneShotJob(work.rows, *caller(context), inputs=work.inputs, wanted=work.wanted, priority=priority)
 
     def write(self, reply: Res, job: OneShotJob) -> None:

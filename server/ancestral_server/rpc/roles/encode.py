@@ -40,7 +40,9 @@ class Encode(ServiceRole[pb.EncodeRequest, pb.EncodeResponse]):
     def read(self, request: pb.EncodeRequest, prefix: str) -> Work:
         images = self._images.array(f"{prefix}images", request.images)
         rows = len(images)
-        first = convert.first_index(f"{prefix}first_index", request.first_index, rows)
+        first = request.first_index
+        if first:
+            convert.first_index(f"{prefix}first_index", first, rows)
         if not request.HasField("draw_seed"):
             convert.reply_size(f"{prefix}images", rows, self._moment_bytes, self.room)
             return Work(rows, {IMAGE: images}, self._moments)

@@ -126,7 +126,9 @@ class Sample(Role):
             field, name = f"{prefix}given", self.served.name
             raise RoleMissing(name, f"{field}: {name} draws all pixels at once and cannot complete an image", field)
         completion = Completion(*kept) if kept else None
-        priority = convert.priority(f"{prefix}priority", request.priority)
+        priority = Priority.INTERACTIVE
+        if request.priority:
+            priority = convert.priority(f"{prefix}priority", request.priority)
         return SampleCall(count, seed, first, temperature, label, completion, priority)
 
     async def sample(self, request: pb.SampleRequest, context: Context) -> pb.SampleResponse:
