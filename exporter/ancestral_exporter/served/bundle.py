@@ -67,9 +67,7 @@ class Served:
 
     def moments(self, images: Array) -> dict[int, Array]:
         """What `encode` gives without a draw: mean, and log-variance where it has one, [N,Z]."""
-        role = self.roles["encode"]
-        lean = role.lean if role.HasField("lean") else role
-        return self._run(lean, len(images), {bundle_pb2.MEANING_IMAGE: images})
+        return self._run(self.roles["encode"], len(images), {bundle_pb2.MEANING_IMAGE: images})
 
     def features(self, images: Array) -> Array:
         """[N,F] of images [N,H,W,C] uint8; a map of features is laid flat."""
