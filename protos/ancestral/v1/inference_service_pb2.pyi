@@ -50,7 +50,9 @@ class SampleRequest(_message.Message):
     first_index: _builtins.int
     """Index of the first image in the seed's sequence, >= 0: with 1000 and count 1000 the reply holds images 1000 to 1999."""
     temperature: _builtins.float
-    """Temperature of the pixel distribution, 0 to 100. 0: the most likely value of each pixel. Unset: 1, the model itself."""
+    """Temperature of the pixel distribution, 0 to 100. 0: the most likely value of each pixel (where that is a mixture, the
+    centre of its weightiest part). Unset: 1, the model itself.
+    """
     label: _builtins.int
     """Class to draw from, 0 to the model's label_count - 1. Required by class-conditional models, an error for others."""
     priority: _priority_pb2.Priority.ValueType
