@@ -10,6 +10,7 @@ Both print their port. What else the server tells gRPC bounds sizes, pings and w
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 ECHO = "/bench.Echo/Echo"
+SETTINGS = "/bench.Echo/Settings"
 OPEN_INFERENCE = "inference.GRPCInferenceService"
 Answer = Callable[[bytes, Any], Awaitable[bytes]]
 
@@ -27,6 +29,11 @@ def always(reply: bytes) -> Answer:
         return reply
 
     return answer
+
+
+async def settings(request: bytes, context: Any) -> bytes:
+    """What the server itself runs with: its event loop and what it sets of gRPC, in words."""
+    return f"{type(asyncio.get_running_loop()).__module__}, {os.environ['GRPC_EXPERIMENTS']}".encode()
 
 
 def canned(folder: Path, bundle: Path | None) -> dict[str, Answer]:
@@ -117,7 +124,7 @@ def main() -> None:
 
     match sys.argv[1:]:
         case ["echo", size]:
-            answers: Mapping[str, Answer] = {ECHO: always(bytes(int(size)))}
+            answers: Mapping[str, Answer] = {ECHO: always(bytes(int(size))), SETTINGS: settings}
         case ["canned", folder, *bundle]:
             answers = canned(Path(folder), Path(bundle[0]) if bundle else None)
         case _:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -11,7 +12,7 @@ import front_end
 import perf_analyzer
 from inference import open_inference_service_pb2 as oip
 from inference import open_inference_service_pb2_grpc as oip_grpc
-from reference import canned_server
+from reference import ECHO, SETTINGS, canned_server, echo_server
 from running import ServerProcess
 
 Stub = oip_grpc.GRPCInferenceServiceStub
@@ -40,6 +41,13 @@ def test_the_canned_server_gives_the_replies_of_the_real_one(
         assert [output.name for output in metadata.outputs] == [output.name for output in reply.outputs]
         statistics = stub.ModelStatistics(oip.ModelStatisticsRequest(name=perf_analyzer.NAME), timeout=60)
         assert statistics.model_stats[0].inference_stats.success.count == 3
+
+
+def test_references_run_on_the_servers_event_loop_with_its_grpc_settings() -> None:
+    with echo_server(7) as address, grpc.insecure_channel(address) as channel:
+        ask: Any = channel.unary_unary
+        assert ask(ECHO)(b"", timeout=60) == bytes(7)
+        assert ask(SETTINGS)(b"", timeout=60) == b"uvloop, -event_engine_listener"
 
 
 def test_its_figure_is_read_and_its_complaints_are_passed_on() -> None:
