@@ -48,7 +48,7 @@ def decode(content: bytes, name: str) -> Image.Image:
 def _bits(picture: Image.Image) -> int:
     """How many bits the intensities of a picture of more than 8 have; Pillow reads 12 of them without scaling."""
     if isinstance(picture, TiffImagePlugin.TiffImageFile):
-        return min(16, *picture.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,)))
+        return min(16, *map(int, picture.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,))))
     return 16
 
 
