@@ -72,4 +72,5 @@ def _read(path: Path) -> Images:
         raise DataError(
             f"{path}: line {line + 1} has {lengths[line]} digits, each must have {SHAPE.values}; download it again"
         )
-    return ((content[digits] - ord("0")) * np.uint8(255)).reshape(-1, height, width, channels)
+    images: Images = (content[digits] - ord("0")) * np.uint8(255)
+    return images.reshape(-1, height, width, channels)
