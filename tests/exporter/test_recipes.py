@@ -209,7 +209,7 @@ def test_a_family_that_raises_is_told_in_one_line(
     mine: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the line of its file, and whatever it raises."""
-    monkeypatch.syspath_prepend(tmp_path)  # type: ignore[no-untyped-call]
+    monkeypatch.syspath_prepend(tmp_path)
     bodies = {"settings": "pass", "init": "pass", "training": "return super().training_terms(*given)",
               "graphs": "return super().graphs()"} | {where: "raise KeyError('no\\n' + 'key')"}  # fmt: skip
     text = RAISING.format(**bodies)

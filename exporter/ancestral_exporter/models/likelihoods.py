@@ -228,15 +228,14 @@ class MixtureOfLogistics(PixelLikelihood):
 
     def _given(self, parameters: Tensor, earlier: Sequence[Tensor]) -> Tensor:
         """The parameters [...,3M] of mixtures, of parameters [...,P] and the values [...] of earlier channels."""
-        count = self.values.mixtures
-        logits, centres, rates, *coefficients = parameters.float().split(count, dim=-1)
+        logits, centres, rates, *coefficients = parameters.float().chunk(2 + self.channels, dim=-1)
         for coefficient, value in zip(coefficients, earlier, strict=False):
             centres = centres + torch.tanh(coefficient) * value.unsqueeze(-1)
         return torch.cat([logits, centres, rates], dim=-1)
 
     def _slopes(self, parameters: Tensor) -> list[Tensor]:
         """How far a channel's mean moves with each channel before the last, [...] each, of parameters [...,P]."""
-        logits, _, _, *coefficients = parameters.float().split(self.values.mixtures, dim=-1)
+        logits, _, _, *coefficients = parameters.float().chunk(2 + self.channels, dim=-1)
         weights = F.softmax(logits, dim=-1).unsqueeze(-2)
         return [(weights @ torch.tanh(one).unsqueeze(-1)).squeeze(-1).squeeze(-1) for one in coefficients]
 
