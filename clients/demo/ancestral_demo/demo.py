@@ -128,7 +128,7 @@ def _traversals(client: Client, data: Digits) -> Image.Image:
         points = np.zeros((STEPS, len(kl)), np.float32)
         points[:, latent] = np.linspace(-REACH, REACH, STEPS)
         rows.append((f"latent {latent}, {kl[latent]:.1f} nats", client.decode(VAE, points).images))
-    return labelled_rows([rows], ends=(f"z = −{REACH}", f"z = +{REACH}"))
+    return labelled_rows([rows], ends=(f"z = -{REACH}", f"z = +{REACH}"))
 
 
 def _encodings(client: Client, data: Digits) -> Encodings:
