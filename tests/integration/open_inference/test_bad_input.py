@@ -139,7 +139,11 @@ BAD: list[tuple[oip.ModelInferRequest, str, str]] = [
     (with_parameters(good(), temperature=1.0), "parameters[temperature]", "is set, must be unset: score takes no such"),
     (samples(priority=3), "parameters[priority]", "is 3, must be 0 or 1 (interactive) or 2 (batch)"),
     (samples(timeout=-5), "parameters[timeout]", "is -5 microseconds, must be 0 (none) to"),
-    (samples(temprature=1.0), "parameters[temprature]", "is unknown; there are label, priority, seed, temperature"),
+    (
+        samples(temprature=1.0),
+        "parameters[temprature]",
+        "is unknown; there are draws, label, priority, seed, temperature",
+    ),
     (
         changed(samples(), lambda r: r.parameters["seed"].ClearField("int64_param")),
         "parameters[seed]",

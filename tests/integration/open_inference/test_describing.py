@@ -56,7 +56,7 @@ Tensors = list[tuple[str, str, list[int]]]
     ("name", "role", "inputs", "outputs"),
     [
         ("vae", "encode", [("image", "UINT8", [-1, 8, 8, 1])], ["mean", "log_variance", "latent"]),
-        ("vae.decode", "decode", [("latent", "FP32", [-1, 4])], ["image"]),
+        ("vae.decode", "decode", [("latent", "FP32", [-1, 4])], ["image", "pixel_mean", "pixel_variance"]),
         ("vae.sample", "sample", [("index", "INT64", [-1, 1])], ["image"]),
         ("labelled", "sample", [("index", "INT64", [-1, 1])], ["image", "log_likelihood"]),
         (
