@@ -8,25 +8,19 @@ import grpc
 import numpy as np
 
 import toybundle
+from ancestral.bundle.dtypes import DTYPES, NUMBERS
 from ancestral.v1 import inference_service_pb2_grpc, tensor_pb2
 from running import ServerProcess
 
 Array = np.ndarray[Any, Any]
 
-DTYPES: dict[Any, tensor_pb2.DataType.ValueType] = {
-    np.dtype(np.uint8): tensor_pb2.DATA_TYPE_UINT8,
-    np.dtype(np.bool_): tensor_pb2.DATA_TYPE_BOOL,
-    np.dtype(np.float32): tensor_pb2.DATA_TYPE_FLOAT32,
-}
-
 
 def tensor(array: Array) -> tensor_pb2.Tensor:
-    return tensor_pb2.Tensor(dtype=DTYPES[array.dtype], shape=array.shape, data=array.tobytes())
+    return tensor_pb2.Tensor(dtype=NUMBERS[array.dtype], shape=array.shape, data=array.tobytes())
 
 
 def array(message: tensor_pb2.Tensor) -> Array:
-    dtype = next(dtype for dtype, number in DTYPES.items() if number == message.dtype)
-    return np.frombuffer(message.data, dtype).reshape(message.shape)
+    return np.frombuffer(message.data, DTYPES[message.dtype]).reshape(message.shape)
 
 
 def toy_images(n: int, seed: int = 11) -> Array:
