@@ -46,10 +46,7 @@ async def answered(job: J) -> J:
     """A job that was submitted, once it is done; ServerError if it expires or fails."""
     await job.answer()
     if isinstance(job, OneShotJob) and job.derived:
-        if job.rows > MOST_DERIVED_ROWS:
-            await asyncio.to_thread(job.derive)
-        else:
-            job.derive()
+        await _derive(job)
     call = current.get()
     call.recorder.ran(call, job)
     return job
@@ -63,12 +60,17 @@ async def ask(lane: Lane[J], job: J) -> J:
     recorder.admitted(call, job)
     await job.answer()
     if isinstance(job, OneShotJob) and job.derived:
-        if job.rows > MOST_DERIVED_ROWS:
-            await asyncio.to_thread(job.derive)
-        else:
-            job.derive()
+        await _derive(job)
     recorder.ran(call, job)
     return job
+
+
+async def _derive(job: OneShotJob) -> None:
+    """Make what is derived of the outputs of a job that is done."""
+    if job.rows > MOST_DERIVED_ROWS:
+        await asyncio.to_thread(job.derive)
+    else:
+        job.derive()
 
 
 def fill_info(info: timing_pb2.ReplyInfo, model: str, version: int, job: Job) -> None:

@@ -92,6 +92,7 @@ class OneShotRole(Role):
         return sum(self.program.row_bytes[meaning] for meaning in meanings)
 
 
+# Of most requests.
 NOTHING: Mapping[Meaning, Derived] = MappingProxyType({})
 
 
