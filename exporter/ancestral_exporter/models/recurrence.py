@@ -8,7 +8,6 @@ P places, S size of a state.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -37,12 +36,12 @@ def convolutional_lstm(gates: Tensor, weights: Tensor, offsets: Sequence[int]) -
         )
     before, after = max(0, -min(offsets)), max(0, max(offsets))
     hidden = cell = gates.new_zeros(groups, count, places, size)
-    states = []
+    states: list[Tensor] = []
     for step in gates.unbind(0):
         if states:
             around = functional.pad(hidden, (0, 0, before, after))
             window = torch.cat([around.narrow(2, before + offset, places) for offset in offsets], dim=3)
-            step = step + torch.bmm(window.flatten(1, 2), weights).unflatten(1, (count, places))
+            step = step + torch.bmm(window.flatten(1, 2), weights).view(step.shape)
         output, forget, enter = torch.sigmoid(step[..., : 3 * size]).chunk(3, dim=-1)
         cell = forget * cell + enter * torch.tanh(step[..., 3 * size :])
         hidden = output * torch.tanh(cell)
@@ -55,15 +54,15 @@ def skew(values: Tensor) -> Tensor:
 
     Then the pixel to the left and the one above are both one step back, so a diagonal of the image is one step.
     """
-    height, width = values.shape[-3:-1]
+    *others, height, width, channels = values.shape
     padded = functional.pad(values, (0, 0, 0, height)).flatten(-3, -2)
     steps = height + width - 1
-    return padded[..., : height * steps, :].unflatten(-2, (height, steps)).movedim(-2, 0)
+    return padded[..., : height * steps, :].reshape(*others, height, steps, channels).movedim(-2, 0)
 
 
 def unskew(values: Tensor, width: int) -> Tensor:
     """[T,...,H,D] -> [...,H,W,D]: the inverse of `skew`."""
     rows = values.movedim(0, -2)
-    height, steps = rows.shape[-3:-1]
+    *others, height, steps, channels = rows.shape
     padded = functional.pad(rows.flatten(-3, -2), (0, 0, 0, height))
-    return cast(Tensor, padded.unflatten(-2, (height, steps + 1))[..., :width, :])
+    return padded.reshape(*others, height, steps + 1, channels)[..., :width, :]

@@ -57,7 +57,7 @@ class HeadWeights:
     @property
     def pixel_features(self) -> int:
         """F."""
-        return len(self.logits) * self.feature_table.shape[1]
+        return len(self.logits) * int(self.feature_table.shape[1])
 
     def matrices(self) -> list[Array]:
         """What is multiplied by at every pixel."""
@@ -120,7 +120,7 @@ class RowGraph:
     ) -> None:
         self.image, self.head, self._specs = image, head, states
         self.graph = g = GraphBuilder("row")
-        row = ["batch", image.width, image.channels]
+        row: list[int | str] = ["batch", image.width, image.channels]
         self._given = g.input("given", UINT8, row)
         self._known = g.input("known", BOOL, row)
         self._uniforms = g.input("uniforms", FLOAT, row)

@@ -130,11 +130,12 @@ def spoil_raster(model: GatedPixelCNN, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs = graphs_of()
 
     def spoilt() -> onnx.ModelProto:
-        saved = model.logits[0].bias.data.clone()  # type: ignore[operator]
-        model.logits[0].bias.data += torch.tensor([1.0, 0, 0])  # type: ignore[operator]
+        bias = model.get_parameter("head.logits.0.bias")
+        saved = bias.data.clone()
+        bias.data += torch.tensor([1.0, 0, 0])
         raster = next(g for g in graphs_of() if isinstance(g, RasterGraph))
         built = raster.build()
-        model.logits[0].bias.data = saved
+        bias.data = saved
         return built
 
     changed: list[Any] = [replace(g, build=spoilt) if isinstance(g, RasterGraph) else g for g in graphs]

@@ -114,7 +114,7 @@ def test_the_row_lstm_is_the_papers() -> None:
         sums = layer.inputs(torch.cat([before, inputs[:, row, column]], 1)) + layer.label(labels)
         sums = sums + torch.cat(around, 1) @ layer.states[0]
         hidden[row, column], cells[row, column] = step(sums, cells.get((row - 1, column), zero))
-    expected = torch.stack([hidden[at] for at in np.ndindex(4, 5)], 1).unflatten(1, (4, 5))
+    expected = torch.stack([hidden[at] for at in np.ndindex(4, 5)], 1).reshape(2, 4, 5, size)
     torch.testing.assert_close(layer(inputs, labels), expected)
 
 
@@ -139,7 +139,7 @@ def test_the_diagonal_bilstm_is_the_papers() -> None:
             hidden[row, column], cells[row, column] = step(sums, cells.get(beside, zero))
         found.append(hidden)
     expected = [found[0][row, column] + found[1].get((row - 1, column), zero) for row, column in np.ndindex(4, 5)]
-    torch.testing.assert_close(layer(inputs, labels), torch.stack(expected, 1).unflatten(1, (4, 5)))
+    torch.testing.assert_close(layer(inputs, labels), torch.stack(expected, 1).reshape(2, 4, 5, size))
 
 
 @torch.no_grad()
@@ -152,8 +152,9 @@ def test_a_convolutional_lstm_of_one_place_is_an_lstm() -> None:
     def ours(weights: Tensor) -> Tensor:
         return torch.cat([weights.chunk(4)[i] for i in order])
 
-    sums = inputs @ ours(lstm.weight_ih_l0).T + ours(lstm.bias_ih_l0 + lstm.bias_hh_l0)
-    states = convolutional_lstm(sums[:, None, :, None], ours(lstm.weight_hh_l0).T[None], (0,))
+    theirs = dict(lstm.named_parameters())
+    sums = inputs @ ours(theirs["weight_ih_l0"]).T + ours(theirs["bias_ih_l0"] + theirs["bias_hh_l0"])
+    states = convolutional_lstm(sums[:, None, :, None], ours(theirs["weight_hh_l0"]).T[None], (0,))
     torch.testing.assert_close(states[:, 0, :, 0], lstm(inputs)[0])
 
 
