@@ -20,7 +20,7 @@ class Likelihood:
     """Means over so many images, nats per image, and the standard errors of these means.
 
     exact: whether `nats` is the model's own; otherwise it is an upper bound, the negative ELBO, and `bound_nats` the
-    closer importance-weighted one with so many `draws`. density: of intensities, not of levels: no bits/dim.
+    closer importance-weighted one with so many `draws`, None where the role gives no log-weights. density: of intensities, not of levels: no bits/dim.
     """
 
     images: int
@@ -46,7 +46,9 @@ def measure_likelihood(served: Served, images: Array, labels: Array, draws: int,
     draws = 1 if exact else draws
     log_weights = served.scores(images, labels, draws).astype(np.float64)
     nats = -log_weights.mean(axis=1)
-    bound = None if exact else float(-_log_mean_exp(log_weights).mean())
+    # An earlier version's role gave log p(x|z) less a divergence in closed form, of which no closer bound can be made.
+    weighted = served.gives("score", bundle_pb2.MEANING_LOG_WEIGHT)
+    bound = None if exact or not weighted else float(-_log_mean_exp(log_weights).mean())
     in_bits = 1 / (served.image.values * math.log(2))
     return Likelihood(
         images=len(images),
