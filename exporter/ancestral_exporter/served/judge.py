@@ -20,7 +20,7 @@ from ancestral_exporter.bundle.runtime import Array
 from ancestral_exporter.models.base import ImageShape
 
 FEATURES = 64
-# 2,000 steps take 6 s on the digits and 40 s on MNIST, on one core, and leave 2.2 % and 0.9 % of the test images wrong.
+# After so many steps it gets 96.4 % of the 447 test digits right.
 _STEPS, _BATCH, _RATE = 2000, 64, 2e-3
 _SEED = 0
 # Training images are moved by up to a 14th of their shorter side, MNIST's by 2 pixels.
