@@ -89,12 +89,6 @@ def malloc(replace: Replace) -> None:
     replace(module("runtime.memory"), "keep_little", lambda cores: None)
 
 
-def noise_cache(replace: Replace) -> None:
-    """The noise of a row is drawn each time."""
-    noise = module("runtime.noise")
-    replace(noise, "_one", noise._one.__wrapped__)
-
-
 def interpreter(replace: Replace) -> None:
     """Python's own garbage collection and switch interval."""
     replace(gc, "freeze", lambda: None)
@@ -113,7 +107,6 @@ SWITCHES: dict[str, Callable[[Replace], None]] = {
     "uvloop": uvloop,
     "event-engine": event_engine,
     "accepting": accepting,
-    "noise-cache": noise_cache,
     "interpreter": interpreter,
     "malloc": malloc,
 }
