@@ -20,7 +20,8 @@ class Likelihood:
     """Means over so many images, nats per image, and the standard errors of these means.
 
     exact: whether `nats` is the model's own; otherwise it is an upper bound, the negative ELBO, and `bound_nats` the
-    closer importance-weighted one with so many `draws`, None where the role gives no log-weights. density: of intensities, not of levels: no bits/dim.
+    closer importance-weighted one with so many `draws`, None where the role gives no log-weights. density: of
+    intensities, not of levels: no bits/dim.
     """
 
     images: int
