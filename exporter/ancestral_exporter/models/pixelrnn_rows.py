@@ -133,39 +133,40 @@ class _Rows:
         directions = {i: layer.backward for i, layer in enumerate(net.layers) if layer.backward}
         if not directions:
             return {}
-        sums = []
+        count, size = len(directions), net.size
+        body = GraphBuilder("back", outer=g)
+        hidden = body.input("hidden", FLOAT, ["batch", count * size])
+        cell = body.input("cell", FLOAT, ["batch", count, size])
+        # A product for each layer: onnxruntime rounds a stacked one otherwise for a batch of one than for more.
+        by_layer = [hidden] if count == 1 else body.add_many("Split", count, hidden, axis=1, num_outputs=count)
+        scanned = []
+        totals = []
         for (i, direction), value in zip(directions.items(), given, strict=True):
-            above = g.reshape(self.row.timed(self.row.states[f"backward_{i}"], net.size), -1, net.size)  # [W·B,S]
+            assert direction.beside is not None
+            above = g.reshape(self.row.timed(self.row.states[f"backward_{i}"], size), -1, size)  # [W·B,S]
             total = g.add("Gemm", above, direction.above, direction.bias)
             total = g.add("Gemm", g.reshape(value, -1, net.channels), direction.inputs, total)
-            shape = g.add("Concat", np.array([width]), batch, np.array([4 * net.size]), axis=0)
-            total = self._add_label(g.add("Reshape", total, shape), direction, slice(None))
-            sums.append(g.add("Unsqueeze", total, np.array([1])))
-        beside = np.stack([direction.beside for direction in directions.values() if direction.beside is not None])
-
-        body = GraphBuilder("back", outer=g)
-        shape_of_state: list[int | str] = [len(beside), "batch", net.size]
-        hidden, cell = body.input("hidden", FLOAT, shape_of_state), body.input("cell", FLOAT, shape_of_state)
-        step = body.input("sums", FLOAT, [len(beside), "batch", 4 * net.size])
-        total = body.add("Add", step, body.add("MatMul", hidden, beside))
-        next_hidden, next_cell = lstm_step_of_sums(body, total, cell, net.size)
-        body.output("next_hidden", next_hidden, FLOAT, shape_of_state)
-        body.output("next_cell", next_cell, FLOAT, shape_of_state)
-        body.output("state", next_hidden, FLOAT, shape_of_state)
-        zeros = g.add("ConstantOfShape", g.add("Concat", np.array([len(beside)]), batch, np.array([net.size]), axis=0))
+            shape = g.add("Concat", np.array([width]), batch, np.array([4 * size]), axis=0)
+            scanned.append(self._add_label(g.add("Reshape", total, shape), direction, slice(None)))
+            step = body.input(f"sums_{i}", FLOAT, ["batch", 4 * size])
+            totals.append(body.add("Gemm", by_layer[len(totals)], direction.beside, step))
+        together = body.reshape(body.add("Concat", *totals, axis=1), -1, count, 4 * size)
+        next_hidden, next_cell = lstm_step_of_sums(body, together, cell, size)
+        flat = body.reshape(next_hidden, -1, count * size)
+        body.output("next_hidden", flat, FLOAT, ["batch", count * size])
+        body.output("next_cell", next_cell, FLOAT, ["batch", count, size])
+        body.output("state", flat, FLOAT, ["batch", count * size])
         results = g.add_many(
             "Scan",
             3,
-            zeros,
-            zeros,
-            g.add("Concat", *sums, axis=1),  # [W,L,B,4S]
+            self.row.zeros(count * size),
+            self.row.zeros(count, size),
+            *scanned,
             body=body.graph(),
-            num_scan_inputs=1,
-            scan_input_directions=[1],
+            num_scan_inputs=count,
+            scan_input_directions=[1] * count,
             scan_output_directions=[1],
         )
-        by_layer = g.add("Transpose", results[2], perm=[1, 2, 0, 3])  # [L,B,W,S]
-        return {
-            f"backward_{i}": g.reshape(g.add("Gather", by_layer, np.array([place]), axis=0), -1, width, net.size)
-            for place, i in enumerate(directions)
-        }
+        states = g.add("Transpose", results[2], perm=[1, 0, 2])  # [B,W,L·S]
+        parts = [states] if count == 1 else g.add_many("Split", count, states, axis=2, num_outputs=count)
+        return {f"backward_{i}": part for i, part in zip(directions, parts, strict=True)}

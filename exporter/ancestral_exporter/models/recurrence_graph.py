@@ -59,12 +59,14 @@ def _scan(node: onnx.NodeProto, offsets: Sequence[int], groups: int, places: int
     shape: list[int | str] = [groups, "batch", places, size]
     hidden, cell = body.input(f"{title}hidden", FLOAT, shape), body.input(f"{title}cell", FLOAT, shape)
     step = body.input(f"{title}sums", FLOAT, [groups, "batch", places, 4 * size])
-    # Neighbours outside are the zeros that are put behind the last place.
+    # Neighbours outside are the zeros that are put behind the last place. That place has a product too, which keeps
+    # a lone image of one place from a product of one row: onnxruntime rounds such ones otherwise.
     padded = body.add("Pad", hidden, np.array([0, 0, 0, 0, 0, 0, 1, 0]))
-    neighbours = np.arange(places)[:, None] + np.array(offsets)
+    neighbours = np.arange(places + 1)[:, None] + np.array(offsets)
     neighbours[(neighbours < 0) | (neighbours >= places)] = places
     window = body.reshape(body.add("Gather", padded, neighbours, axis=2), groups, -1, len(offsets) * size)
-    seen = body.reshape(body.add("MatMul", window, weights), groups, -1, places, 4 * size)
+    seen = body.reshape(body.add("MatMul", window, weights), groups, -1, places + 1, 4 * size)
+    seen = body.add("Slice", seen, np.array([0]), np.array([places]), np.array([2]))
     next_hidden, next_cell = lstm_step_of_sums(body, body.add("Add", step, seen), cell, size)
     body.output(f"{title}next_hidden", next_hidden, FLOAT, shape)
     body.output(f"{title}next_cell", next_cell, FLOAT, shape)

@@ -51,6 +51,7 @@ def nets() -> Iterator[tuple[str, Recipe, ImageShape]]:
     for name in ("digits-vae", "digits-pixelcnn"):
         mixture = small(name, "likelihood=mixture-of-logistics", "mixtures=3")
         yield f"odd mixture {name}", mixture, ImageShape(5, 3, 3, 200)
+    yield "column diagonal-bilstm", small("digits-pixelrnn"), ImageShape(1, 4, 1, 3)
     yield "odd row-lstm", small("digits-pixelrnn", "layer=row-lstm", "label_count=3"), ODD
     for name in ("digits-pixelcnn", "digits-pixelrnn", "digits-semi-supervised", "digits-autoencoder", "digits-gan"):
         yield f"odd {name}", small(name), ODD

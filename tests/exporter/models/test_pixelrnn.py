@@ -178,7 +178,6 @@ def weights(graph: onnx.GraphProto) -> list[np.ndarray[Any, Any]]:
     """The constants that a graph and its Scans multiply by, those of a draw and of a sum of scores left out."""
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     found = [constants[node.input[1]] for node in graph.node if node.op_type == "Gemm"]
-    found += [constants[node.input[1]] for node in graph.node if node.op_type == "MatMul" and graph.name == "back"]
     for node in graph.node:
         for attribute in node.attribute:
             found += weights(attribute.g)
