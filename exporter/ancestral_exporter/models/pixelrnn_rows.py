@@ -139,8 +139,8 @@ class _Rows:
         cell = body.input("cell", FLOAT, ["batch", count, size])
         # A product for each layer: onnxruntime rounds a stacked one otherwise for a batch of one than for more.
         by_layer = [hidden] if count == 1 else body.add_many("Split", count, hidden, axis=1, num_outputs=count)
-        scanned = []
-        totals = []
+        scanned: list[str] = []
+        totals: list[str] = []
         for (i, direction), value in zip(directions.items(), given, strict=True):
             assert direction.beside is not None
             above = g.reshape(self.row.timed(self.row.states[f"backward_{i}"], size), -1, size)  # [W·B,S]
