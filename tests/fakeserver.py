@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+import numpy as np
+
+from ancestral.v1 import inference_service_pb2 as pb
+from ancestral_client import _wire
+from waiting import PATIENCE
 
 Handler = Callable[[bytes, grpc.ServicerContext], bytes]
 StreamHandler = Callable[[bytes, grpc.ServicerContext], Iterator[bytes]]
@@ -28,3 +34,25 @@ class FakeServer(grpc.GenericRpcHandler):
         if self.calls[-1] == "SampleStream":
             return grpc.unary_stream_rpc_method_handler(lambda request, context: self.stream(request, context))
         return grpc.unary_unary_rpc_method_handler(lambda request, context: self.answer(request, context))
+
+
+def image(index: int) -> bytes:
+    tensor = _wire.pack(np.full((4, 3, 1), index, np.uint8))
+    return pb.SampleStreamResponse(image=pb.SampledImage(index=index, seed=7, image=tensor)).SerializeToString()
+
+
+class Painter:
+    """Sends one image, and then none until the call is cancelled."""
+
+    def __init__(self, fake_server: FakeServer) -> None:
+        self.stopped = threading.Event()
+        fake_server.stream = self.answer
+
+    def answer(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        context.add_callback(self.stopped.set)
+        yield image(0)
+        self.stopped.wait(PATIENCE)
+
+    def was_stopped(self) -> bool:
+        """Whether the cancellation arrives, long before the deadline."""
+        return self.stopped.wait(PATIENCE / 4)

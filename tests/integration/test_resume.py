@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import shutil
 import signal
@@ -21,7 +22,7 @@ from grpc_status import rpc_status
 import toybundle
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc, tensor_pb2
-from ancestral_client import Client, NotFound, PaintedRow, SampledImage, Samples
+from ancestral_client import AsyncClient, Client, NotFound, PaintedRow, SampledImage, Samples
 from ancestral_client._attempts import Attempts
 from running import PATIENT, ServerProcess
 from slowlink import SlowLink
@@ -110,6 +111,25 @@ def test_a_sample_stream_goes_on_at_the_next_server(
     assert expected.log_likelihood is not None
     assert [found[i].log_likelihood for i in range(COUNT)] == expected.log_likelihood.tolist()
     assert np.array_equal(np.stack([np.stack(rows[i]) for i in range(COUNT)]), expected.images)
+    assert place.server.metric("grpc_server_started_total", grpc_method="SampleStream") == 1, "it was not interrupted"
+
+
+def test_an_awaited_stream_goes_on_at_the_next_server(place: Replaceable, expected: Samples) -> None:
+    async def ask() -> dict[int, Array]:
+        found: dict[int, Array] = {}
+        patient = AsyncClient(place.address, timeout=4 * PATIENCE, retry_seconds=4 * PATIENCE)
+        async with patient as client, client.sample_stream("large", COUNT // 2, seed=7) as events:
+            async for event in events:
+                assert isinstance(event, SampledImage)
+                assert event.index not in found
+                if not found:
+                    replaced = asyncio.ensure_future(asyncio.to_thread(place.replace, signal.SIGKILL))
+                found[event.index] = event.image
+            assert await replaced == -signal.SIGKILL
+        return found
+
+    found = asyncio.run(ask())
+    assert np.array_equal(np.stack([found[i] for i in range(COUNT // 2)]), expected.images[: COUNT // 2])
     assert place.server.metric("grpc_server_started_total", grpc_method="SampleStream") == 1, "it was not interrupted"
 
 

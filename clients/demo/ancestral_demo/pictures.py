@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ancestral_client.files import grid
+from ancestral_client.pictures import grid
 
 COLUMNS = 8
 # In pixels: the letters, the white around a label, and between two groups of rows.

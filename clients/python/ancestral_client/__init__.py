@@ -7,8 +7,8 @@
 (16, 8, 8, 1)
 """
 
-from ancestral_client.bulk import BulkStream
-from ancestral_client.client import Client
+from ancestral_client.bulk import AsyncBulkStream, BulkStream
+from ancestral_client.client import AsyncClient, Client
 from ancestral_client.errors import (
     AncestralError,
     BundleRefused,
@@ -38,10 +38,13 @@ from ancestral_client.results import (
     Samples,
     Scores,
 )
-from ancestral_client.stream import SampleStream
+from ancestral_client.stream import AsyncSampleStream, SampleStream
 
 __all__ = [
     "AncestralError",
+    "AsyncBulkStream",
+    "AsyncClient",
+    "AsyncSampleStream",
     "BulkStream",
     "BundleRefused",
     "Cancelled",

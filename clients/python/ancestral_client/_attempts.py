@@ -11,15 +11,11 @@ import random
 import time
 import uuid
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
-from google.protobuf.message import Message
 
 from ancestral_client import _checks, errors
-
-_Request = TypeVar("_Request", bound=Message)
-_Reply = TypeVar("_Reply", bound=Message)
 
 # What broke may be whole at once, or after a restart of some seconds; crowds are spread by the jitter.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
@@ -97,15 +93,3 @@ class Attempts:
                 gone = error.reason in ("", "SERVER_DRAINING", "STOPPING")
                 return server.retry_seconds if gone and server.met else min(_BRIEF_SECONDS, server.retry_seconds)
         return -1.0
-
-
-def call(rpc: grpc.UnaryUnaryMultiCallable[_Request, _Reply], request: _Request, attempts: Attempts) -> _Reply:
-    """The reply of a call with one, at whichever attempt."""
-    while True:
-        try:
-            reply = rpc(request, **attempts.options())
-        except grpc.RpcError as failed:
-            time.sleep(attempts.pause(failed))
-        else:
-            attempts.answered()
-            return reply

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ancestral_client import _checks
+from ancestral_client.results import Limits, Model
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 _Shape = tuple[int, int, int]
@@ -18,25 +19,40 @@ _Shape = tuple[int, int, int]
 class Batches:
     """Fits arrays to the shapes (H, W, C) of models.
 
-    `ask(model, version, timeout)` gives a model's shape; it is called once per model, and again when an array does not
+    `ask(model, version, timeout)` describes a model; it is called once per model, and again when an array does not
     fit: a newer version of the model may take other images.
     """
 
-    def __init__(self, ask: Callable[[str, int, float | None], _Shape]) -> None:
+    def __init__(self, ask: Callable[[str, int, float | None], Awaitable[Model]]) -> None:
         self._ask = ask
-        self._shapes: dict[tuple[str, int], _Shape] = {}
+        self._models: dict[tuple[str, int], Model] = {}
 
-    def images(
-        self, field: str, images: ArrayLike, model: str, version: int, timeout: float | None
+    def limits(self, model: str, version: int) -> Limits | None:
+        """What one call may ask for, of a model whose shape was asked for; None where that is not known."""
+        known = self._models.get((model, version))
+        return None if known is None else known.limits
+
+    async def images(
+        self,
+        field: str,
+        images: ArrayLike,
+        model: str,
+        version: int,
+        timeout: float | None,
+        scale: float | None = None,
     ) -> NDArray[np.uint8]:
-        """`images` as [N,H,W,C] uint8."""
-        return self._fit(field, _checks.image_array(field, images), _checks.image_batch, model, version, timeout)
+        """`images` as [N,H,W,C] uint8; `scale` as in `_checks.image_array`."""
+        return await self._fit(
+            field, _checks.image_array(field, images, scale), _checks.image_batch, model, version, timeout
+        )
 
-    def mask(self, field: str, mask: ArrayLike, model: str, version: int, timeout: float | None) -> NDArray[np.bool_]:
+    async def mask(
+        self, field: str, mask: ArrayLike, model: str, version: int, timeout: float | None
+    ) -> NDArray[np.bool_]:
         """`mask` as [N,H,W,C] bool."""
-        return self._fit(field, _checks.mask_array(field, mask), _checks.mask_batch, model, version, timeout)
+        return await self._fit(field, _checks.mask_array(field, mask), _checks.mask_batch, model, version, timeout)
 
-    def _fit(
+    async def _fit(
         self,
         field: str,
         array: NDArray[_Scalar],
@@ -45,14 +61,15 @@ class Batches:
         version: int,
         timeout: float | None,
     ) -> NDArray[_Scalar]:
-        known = self._shapes.get((model, version))
-        batch = None if known is None else fit(array, known)
+        known = self._models.get((model, version))
+        batch = None if known is None else fit(array, known.image_shape)
         if batch is not None:
             return batch
-        shape = self._ask(model, version, timeout)
+        found = await self._ask(model, version, timeout)
+        shape = found.image_shape
         if math.prod(shape) == 0:  # a version whose manifest could not be read has no shape; the call says why
             return array
-        self._shapes[model, version] = shape
+        self._models[model, version] = found
         batch = fit(array, shape)
         if batch is None:
             raise _checks.wrong_shape(field, array, shape, model)

@@ -65,7 +65,16 @@ def _plain(value: Any) -> Any:
         return [_plain(part) for part in value]
     if isinstance(value, Image.Image):
         return pixels(value)
-    return value.numpy(force=True) if _is_tensor(value) else value  # torch's own word for "whatever it takes"
+    if _is_tensor(value):
+        return value.numpy(force=True)  # torch's own word for "whatever it takes"
+    if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+        return np.from_dlpack(value, device="cpu")
+    return value
+
+
+def is_array(value: object) -> bool:
+    """Whether it says itself that it is an array, of whatever library."""
+    return any(hasattr(value, name) for name in ("__array__", "__array_interface__", "__dlpack__"))
 
 
 def _is_tensor(value: Any) -> bool:
@@ -73,20 +82,52 @@ def _is_tensor(value: Any) -> bool:
     return hasattr(value, "detach") and hasattr(value, "numpy")
 
 
-def image_array(field: str, images: ArrayLike) -> NDArray[np.uint8]:
-    """`images` as an array; InvalidArgument, about `field`, unless they are 8-bit and at least one."""
+def image_array(field: str, images: ArrayLike, scale: float | None = None) -> NDArray[np.uint8]:
+    """`images` as an array; InvalidArgument, about `field`, unless they are 8-bit and at least one.
+
+    With a `scale` they may be any real numbers, which times that are the levels 0 to 255; fractions are rounded.
+    """
     array = array_of(field, images)
+    if scale is not None:
+        array = _levels(field, array, _kind(images, array), scale)
     if array.dtype != np.uint8:
-        hint = "; scale to 0..255 and round first" if array.dtype.kind in "fb" else ""
+        hint = "; scale to 0..255 and round first, or say what to multiply them by: scale=255 for images in [0,1]"
+        hint = hint if array.dtype.kind in "fb" else ""
         raise invalid(field, f"must be uint8 with values 0 to 255, not {_kind(images, array)}{hint}")
     if array.size == 0:
         raise invalid(field, f"has shape {list(array.shape)}: no image in it")
     return array
 
 
+def _levels(field: str, array: NDArray[Any], kind: str, scale: float) -> NDArray[np.uint8]:
+    """Numbers times `scale`, rounded: levels of 0 to 255, or an InvalidArgument about `field`."""
+    factor = _real("scale", scale, "above 0: what makes levels of 0 to 255 of the images")
+    if not 0 < factor < math.inf:
+        raise invalid("scale", f"is {_told(scale)}; must be above 0: 255 for images in [0,1]")
+    if array.dtype.kind not in "fiub":
+        raise invalid(field, f"must be numbers, not {kind}")
+    if array.size == 0:
+        raise invalid(field, f"has shape {list(array.shape)}: no image in it")
+    scaled = array * np.float64(factor)
+    low, high = float(scaled.min()), float(scaled.max())
+    # Rounding errors of floats in [0,1] are no wrong values. NaN is below nothing and above nothing.
+    if not (low > -0.5 and high < 255.5):
+        raise invalid(
+            field, f"times scale={factor:g} is from {low:g} to {high:g}; levels are 0 to 255: scale=255 is for [0,1]"
+        )
+    if high <= 1 and not (scaled == np.rint(scaled)).all():
+        raise invalid(field, f"times scale={factor:g} is at most {high:g} of 255, all black; scale=255 is for [0,1]")
+    return np.rint(scaled).astype(np.uint8)
+
+
 def _kind(value: object, array: NDArray[Any]) -> str:
     """What an array holds; of what is no array at all, what that is."""
     return type(value).__name__ if array.dtype == object and array.ndim == 0 else str(array.dtype)
+
+
+def most_in_message(array: NDArray[np.generic], limit: int) -> int:
+    """How many of an array's images a message of `limit` bytes holds; one at least, so that somebody says no."""
+    return max(1, (limit - _ENVELOPE_BYTES) * len(array) // array.nbytes)
 
 
 def fits_message(field: str, array: NDArray[np.generic], limit: int) -> None:
@@ -144,7 +185,10 @@ def wrong_shape(field: str, array: NDArray[np.generic], shape: tuple[int, int, i
     accepted = [f"[N,{height},{width},{channels}]", f"[{height},{width},{channels}]"]
     if channels == 1 or array.dtype == np.bool_:
         accepted += [f"[N,{height},{width}]", f"[{height},{width}]"]
-    return invalid(field, f"has shape {list(array.shape)}; {model} takes {', '.join(accepted)}")
+    hint = ""
+    if array.shape[-3:] == (channels, height, width) and array.ndim in (3, 4):
+        hint = "; its channels stand first (CHW): move them last with numpy.moveaxis(images, -3, -1)"
+    return invalid(field, f"has shape {list(array.shape)}; {model} takes {', '.join(accepted)}{hint}")
 
 
 def latent_batch(latents: ArrayLike) -> NDArray[np.float32]:
@@ -197,6 +241,24 @@ def version_of(version: object) -> int:
 def seed_of(name: str, seed: object) -> int:
     """A seed for the wire; `name` is its field."""
     return _whole(name, seed, 0, _MAX_INT64, "0 to 2^63 - 1")
+
+
+def steps_of(steps: object, most: int = 10_000) -> int:
+    """How many points a way through the latents has; a server decodes 10,000 at once unless told otherwise."""
+    return _whole("steps", steps, 1, most, f"1 to {most}")
+
+
+def dimension_of(field: str, dimension: object, size: int) -> int:
+    """A latent dimension of so many."""
+    return _whole(field, dimension, 0, size - 1, f"0 to {size - 1}")
+
+
+def span_of(span: object) -> float:
+    """How far to go in a latent dimension."""
+    number = _real("span", span, "above 0")
+    if not 0 < number < math.inf:
+        raise invalid("span", f"is {_told(span)}; must be above 0, and finite")
+    return number
 
 
 def message_bytes_of(limit: object) -> int:

@@ -7,7 +7,6 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from ancestral.text import shown
-from ancestral_client import _checks, errors, files
+from ancestral_client import _checks, errors, files, results
 from ancestral_client.bulk import MESSAGE_SIZE, BulkStream
 from ancestral_client.client import Client
 from ancestral_client.results import Encoding, Info, Model, Samples, Scores
@@ -27,8 +26,7 @@ from ancestral_client.terminal import console
 TIMEOUT = 60.0
 VARIABLE = "ANCESTRAL_ADDRESS"
 
-_Result = TypeVar("_Result", bound=Encoding | Scores)
-_TIMES = ("queue_seconds", "compute_seconds", "total_seconds")
+_Result = TypeVar("_Result", Encoding, Scores)
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model; `ancestral models` lists them.")]
 ImageFile = Annotated[
@@ -156,15 +154,7 @@ def joined(parts: BulkStream[_Result], images: int, message_size: int = MESSAGE_
         # Gone when it is done, or before an error is told; and nothing of it in a log.
         bar = track(parts, "images", total=messages, console=stderr, transient=True, disable=not stderr.is_terminal)
         found = list(bar)
-    infos = [part.info for part in found]
-    times = {name: sum(getattr(info, name) for info in infos) for name in _TIMES}
-    largest = max(info.batch_size for info in infos)
-    arrays: dict[str, Any] = {
-        field.name: np.concatenate([getattr(part, field.name) for part in found])
-        for field in fields(found[0])
-        if isinstance(getattr(found[0], field.name), np.ndarray)
-    }
-    return replace(found[0], **arrays, info=replace(infos[0], batch_size=largest, **times))
+    return results.joined(found)
 
 
 def labels(text: str | None) -> NDArray[Any] | int | None:

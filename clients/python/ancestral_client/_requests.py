@@ -1,4 +1,4 @@
-"""What calls ask: arguments to requests. Every check that needs no server, or only a model's shape, is made here."""
+"""What calls ask: arguments to requests. Every check that needs no server is made here. Pure."""
 
 from __future__ import annotations
 
@@ -10,21 +10,14 @@ from numpy.typing import ArrayLike, NDArray
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import priority_pb2
 from ancestral_client import _checks, _wire
-from ancestral_client._batches import Batches
 
 
 class Requests:
-    """`version` and `timeout` are those of the call; messages are to have at most so many bytes."""
+    """Messages are to have at most so many bytes."""
 
-    def __init__(self, batches: Batches, max_message_bytes: int, priority: priority_pb2.Priority.ValueType) -> None:
-        self._batches = batches
+    def __init__(self, max_message_bytes: int, priority: priority_pb2.Priority.ValueType) -> None:
         self._priority = priority
         self._max_message_bytes = max_message_bytes
-
-    def images(self, images: ArrayLike, model: str, version: int, timeout: float | None) -> NDArray[np.uint8]:
-        """`images` as [N,H,W,C]."""
-        name = _checks.name_of("model", model)
-        return self._batches.images("images", images, name, _checks.version_of(version), timeout)
 
     def sample(
         self,
@@ -35,12 +28,10 @@ class Requests:
         first_index: int,
         temperature: float | None,
         label: int | None,
-        given: ArrayLike | None,
-        known: ArrayLike | None,
         version: int,
-        timeout: float | None,
     ) -> pb.SampleRequest:
-        request = pb.SampleRequest(
+        """But for images to complete, which only the model's shape can fit."""
+        return pb.SampleRequest(
             model=_checks.name_of("model", model),
             version=_checks.version_of(version),
             priority=self._priority,
@@ -51,20 +42,11 @@ class Requests:
             temperature=None if temperature is None else _checks.temperature_of(temperature),
             label=None if label is None else _checks.label_of("label", label),
         )
-        if given is not None:
-            request.given.CopyFrom(
-                _wire.pack(self._batches.images("given", given, request.model, request.version, timeout))
-            )
-        if known is not None:
-            request.known.CopyFrom(
-                _wire.pack(self._batches.mask("known", known, request.model, request.version, timeout))
-            )
-        return request
 
     def encode(
         self, model: str, batch: NDArray[np.uint8], *, draw_seed: int | None, first_index: int, version: int
     ) -> pb.EncodeRequest:
-        """Of images that `images` made."""
+        """Of images [N,H,W,C]."""
         _checks.fits_message("images", batch, self._max_message_bytes)
         return pb.EncodeRequest(
             model=_checks.name_of("model", model),
@@ -86,7 +68,7 @@ class Requests:
         draws: int,
         version: int,
     ) -> pb.ScoreRequest:
-        """Of images that `images` made."""
+        """Of images [N,H,W,C]."""
         _checks.fits_message("images", batch, self._max_message_bytes)
         return pb.ScoreRequest(
             model=_checks.name_of("model", model),
@@ -102,7 +84,7 @@ class Requests:
     def features(
         self, model: str, batch: NDArray[np.uint8], *, include_map: bool, labels: list[int] | None, version: int
     ) -> pb.ExtractFeaturesRequest:
-        """Of images that `images` made."""
+        """Of images [N,H,W,C]."""
         _checks.fits_message("images", batch, self._max_message_bytes)
         return pb.ExtractFeaturesRequest(
             model=_checks.name_of("model", model),
@@ -114,7 +96,7 @@ class Requests:
         )
 
     def classify(self, model: str, batch: NDArray[np.uint8], *, version: int) -> pb.ClassifyRequest:
-        """Of images that `images` made."""
+        """Of images [N,H,W,C]."""
         _checks.fits_message("images", batch, self._max_message_bytes)
         return pb.ClassifyRequest(
             model=_checks.name_of("model", model),

@@ -23,7 +23,7 @@ from rich.progress import track
 from ancestral.text import shown
 from ancestral_client import _commands as commands
 from ancestral_client import _manage as manage
-from ancestral_client import errors, files
+from ancestral_client import errors, files, pictures
 from ancestral_client._commands import (
     TIMEOUT,
     VARIABLE,
@@ -166,7 +166,7 @@ def complete(
         drawn = client.sample(
             model, n, seed=seed, temperature=temperature, label=label, given=given, known=known, version=version
         )
-    kept = np.where(known, given, np.uint8(files.GREY))
+    kept = np.where(known, given, np.uint8(pictures.GREY))
     commands.write_samples(out, drawn, first=kept)
 
 

@@ -27,10 +27,7 @@ from ancestral_client.replacing import FileProblem, check_writable, reason, repl
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
-GREY = 128  # what is not there
-_GAP = 1  # pixels between tiles, before they are enlarged
 _ARRAYS = (".npy", ".npz")  # any other file is a picture
-_TILE = 64  # small images are enlarged to about this many pixels, so that 8x8 digits can be seen
 # An array in an archive that would fill the memory, and is packed as only one of nearly equal values is.
 _BOMB_BYTES, _BOMB_RATIO = 2**30, 100
 
@@ -223,7 +220,10 @@ def write_images(path: Path, images: NDArray[np.uint8], extra: Mapping[str, NDAr
     if path.suffix.lower() != ".png":
         write_arrays(path, {"images": images, **extra})
         return
-    picture = Image.fromarray(grid(images))
+    try:
+        picture = Image.fromarray(pictures.grid(images))
+    except pictures.UnclearPicture as error:
+        raise FileProblem(f"{path}: {error}; write .npy or .npz instead") from None
     with replacing(path) as file:
         picture.save(file, "png")
 
@@ -242,23 +242,3 @@ class _Plain:
 
     def __init__(self, file: IO[bytes]) -> None:
         self.write: Callable[[bytes], int] = file.write
-
-
-def grid(images: NDArray[np.uint8], columns: int | None = None) -> NDArray[np.uint8]:
-    """The images [N,H,W,C] in rows of `columns` (by default about a square), small ones enlarged.
-
-    The picture is [H',W'] for C = 1 and [H',W',3] for C = 3.
-    """
-    count, height, width, channels = images.shape
-    if channels not in (1, 3):
-        raise FileProblem(f"images with {channels} channels make no picture; write .npy or .npz instead")
-    columns = min(columns or math.ceil(math.sqrt(count)), count)
-    rows = math.ceil(count / columns)
-    canvas = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, channels), GREY, np.uint8)
-    for index, image in enumerate(images):
-        top = (index // columns) * (height + _GAP) + _GAP
-        left = (index % columns) * (width + _GAP) + _GAP
-        canvas[top : top + height, left : left + width] = image
-    factor = max(1, _TILE // max(height, width))
-    large = canvas.repeat(factor, axis=0).repeat(factor, axis=1)
-    return large[..., 0] if channels == 1 else large

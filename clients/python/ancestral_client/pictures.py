@@ -5,6 +5,7 @@ The README has the table of what is taken and what is refused. Shapes: H rows, W
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import Any
 
@@ -12,6 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+GREY = 128
+"""What is not there."""
+CHANNELS = (1, 3)
+"""Of images that make a picture."""
+_GAP = 1  # pixels between tiles, before they are enlarged
+_TILE = 64  # small images are enlarged to about this many pixels, so that 8x8 digits can be seen
 _GREY = ("1", "L", "LA", "La")
 # Cameras add previews, editors add layers; the picture itself is the first of them.
 _ONE_PICTURE = ("MPO", "PSD")
@@ -110,3 +117,30 @@ def _numbers(image: Image.Image) -> NDArray[np.uint8]:
 def _refuse_white_is_zero(image: Image.Image) -> None:
     if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # which Pillow heeds of 8 bits only
         raise UnclearPicture("is a TIFF whose 0 is white; save it as PNG, or with 8 bits")
+
+
+def grid(images: NDArray[np.uint8], columns: int | None = None) -> NDArray[np.uint8]:
+    """The images [N,H,W,C] in rows of `columns` (by default about a square), small ones enlarged.
+
+    The picture is [H',W'] for C = 1 and [H',W',3] for C = 3; UnclearPicture for other C.
+    """
+    count, height, width, channels = images.shape
+    if channels not in CHANNELS:
+        raise UnclearPicture(f"images with {channels} channels make no picture")
+    columns = min(columns or math.ceil(math.sqrt(count)), count)
+    rows = math.ceil(count / columns)
+    canvas = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, channels), GREY, np.uint8)
+    for index, image in enumerate(images):
+        top = (index // columns) * (height + _GAP) + _GAP
+        left = (index % columns) * (width + _GAP) + _GAP
+        canvas[top : top + height, left : left + width] = image
+    factor = max(1, _TILE // max(height, width))
+    large = canvas.repeat(factor, axis=0).repeat(factor, axis=1)
+    return large[..., 0] if channels == 1 else large
+
+
+def picture(levels: NDArray[np.uint8]) -> Image.Image:
+    """The pixels [H,W], [H,W,1] or [H,W,3] as a picture; UnclearPicture for other C."""
+    if levels.ndim == 3 and levels.shape[2] not in CHANNELS:
+        raise UnclearPicture(f"images with {levels.shape[2]} channels make no picture")
+    return Image.fromarray(levels[..., 0] if levels.ndim == 3 and levels.shape[2] == 1 else levels)

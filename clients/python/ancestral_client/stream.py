@@ -1,29 +1,23 @@
-"""A call that answers bit by bit, and goes on where it was when the server goes away and comes back."""
+"""The images of a call as they are finished, also across restarts of the server."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from threading import Event
-from types import TracebackType
-from typing import Any, Protocol, Self
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import grpc
 
 from ancestral.v1 import inference_service_pb2
 from ancestral_client import _wire
 from ancestral_client._attempts import Attempts
+from ancestral_client._rpcs import SAMPLE_STREAM
+from ancestral_client._streams import AsyncStream, Stream
+from ancestral_client._transport import Transport
 from ancestral_client.errors import ServerFault
 from ancestral_client.results import PaintedRow, SampledImage
 
 
-class _Call(Protocol):
-    """What is used of gRPC's own iterator, which has no public name."""
-
-    def __next__(self) -> inference_service_pb2.SampleStreamResponse: ...
-    def cancel(self) -> object: ...
-
-
-class SampleStream(Iterator[SampledImage | PaintedRow]):
+class SampleStream(Stream[SampledImage | PaintedRow]):
     """The events of one `Client.sample_stream`, in the order in which they happen.
 
     Every image comes once; the iteration ends after the last one, and raises an AncestralError if it cannot get there.
@@ -34,14 +28,31 @@ class SampleStream(Iterator[SampledImage | PaintedRow]):
     refers to it any more, as after leaving a loop over a stream without a name.
     """
 
+
+class AsyncSampleStream(AsyncStream[SampledImage | PaintedRow]):
+    """The events of one `AsyncClient.sample_stream`: a SampleStream for `async for` and `async with`.
+
+    The call begins when its first event is awaited. A task that is cancelled while it waits for an event ends the
+    stream; so does `asyncio.timeout` around it.
+    """
+
+
+class SampleEvents:
+    """What happens in a stream of samples, each event once.
+
+    `fitted` completes the request by what only a model's shape can tell.
+    """
+
     def __init__(
         self,
-        rpc: Callable[..., Any],
+        transport: Transport,
         request: inference_service_pb2.SampleStreamRequest,
+        fitted: Callable[[inference_service_pb2.SampleRequest], Awaitable[None]],
         attempts: Attempts,
     ) -> None:
-        self._rpc = rpc
+        self._transport = transport
         self._request = request
+        self._fitted = fitted
         self._attempts = attempts
         self._count = request.sample.count
         # Images [next, end) are missing, but for those that came out of order.
@@ -49,36 +60,47 @@ class SampleStream(Iterator[SampledImage | PaintedRow]):
         self._ahead: set[int] = set()
         # Per image that is being painted, how many rows were told.
         self._rows: dict[int, int] = {}
-        self._closed = Event()  # may be set by one thread while another waits
-        self._call: _Call = rpc(request, **attempts.options())
+        self._closed = transport.flag()  # may be set by one thread while another waits
+        self._call: Any = None
 
-    def __next__(self) -> SampledImage | PaintedRow:
+    async def open(self) -> None:
+        if self._call is None:
+            await self._fitted(self._request.sample)
+            self._begin()
+
+    async def next(self) -> SampledImage | PaintedRow | None:
         try:
             while not self._closed.is_set():
-                event = self._receive()
+                await self.open()
+                event = await self._receive()
                 if event is not None and self._is_news(event):
                     self._attempts.answered()
                     return event
         except BaseException:
             # Also Ctrl-C: in a notebook the traceback would keep the stream alive, and the server at work.
-            self.close()
+            self.cancel()
             raise
-        raise StopIteration
+        return None
 
-    def _receive(self) -> SampledImage | PaintedRow | None:
+    def _begin(self) -> None:
+        self._call = self._transport.begin(SAMPLE_STREAM, self._request, self._attempts.options())
+        if self._closed.is_set():
+            self._call.cancel()
+
+    async def _receive(self) -> SampledImage | PaintedRow | None:
         """The next event; None if there is none: of a kind that is not known here, or another call has to be tried."""
         try:
-            event = _wire.event(next(self._call))
-        except StopIteration:
-            self._closed.set()
-            missing = self._end - self._next - len(self._ahead)
-            if missing:
-                raise ServerFault(f"the stream ended with {missing} of {self._count} images missing") from None
+            reply = await self._transport.read(self._call)
         except grpc.RpcError as failed:
-            if not self._closed.is_set():  # while this thread waited
-                self._resume(failed)
-        else:
-            return event
+            if not self._closed.is_set():  # while this was waited for
+                await self._resume(failed)
+            return None
+        if reply is not None:
+            return _wire.event(reply)
+        self._closed.set()
+        missing = self._end - self._next - len(self._ahead)
+        if missing:
+            raise ServerFault(f"the stream ended with {missing} of {self._count} images missing")
         return None
 
     def _is_news(self, event: SampledImage | PaintedRow) -> bool:
@@ -98,12 +120,12 @@ class SampleStream(Iterator[SampledImage | PaintedRow]):
             self._next += 1
         return True
 
-    def _resume(self, failed: grpc.RpcError) -> None:
+    async def _resume(self, failed: grpc.RpcError) -> None:
         """Ask for what is missing after a pause; raises what cannot be mended."""
         if self._next == self._end:  # only its end was lost
             self._closed.set()
             return
-        if self._closed.wait(self._attempts.pause(failed)):
+        if await self._transport.wait(self._closed, self._attempts.pause(failed)):
             return
         sample = self._request.sample
         done = self._next - sample.first_index
@@ -112,22 +134,9 @@ class SampleStream(Iterator[SampledImage | PaintedRow]):
             if sample.HasField(name):
                 tensor = getattr(sample, name)
                 tensor.CopyFrom(_wire.from_row(tensor, done))
-        self._call = self._rpc(self._request, **self._attempts.options())
-        if self._closed.is_set():
-            self._call.cancel()
+        self._begin()
 
-    def close(self) -> None:
-        """Cancels what has not come yet; the iteration ends. Does nothing to a stream that has ended."""
+    def cancel(self) -> None:
         self._closed.set()
-        self._call.cancel()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
+        if self._call is not None:
+            self._call.cancel()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ancestral_client.files import grid
+from ancestral_client.pictures import grid
 from ancestral_demo.pictures import in_groups, labelled_rows, manifold_points, take_over
 
 PICTURES = Path(__file__).parents[3] / "clients" / "demo"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from ancestral_client import _attempts, cli
+from ancestral_client import _attempts, _transport, cli
 from running import ServerProcess
 
 
@@ -30,7 +30,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(_attempts, "time", clock)
+    for module in (_attempts, _transport):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 

@@ -89,6 +89,13 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "given": tuple(value for value in NO_IMAGES if value is not None),
     "known": NO_MASKS,
     "latents": NO_LATENTS,
+    "scale": (*NO_NUMBERS, math.nan, math.inf, -1, 0, 10**400),
+    "steps": (*NO_WHOLE_NUMBERS, None, 0, 10_001),
+    "span": (*NO_NUMBERS, None, math.nan, math.inf, -1, 0),
+    "path": ("round", None, 1, [], {}),
+    "dimension": (*NO_WHOLE_NUMBERS, None, 2),
+    "dimensions": (None, 1, "01", (0,), (0, 0), (0, 2), (0, -1), (0, 0.5), (0, "1"), ([], [])),
+    **dict.fromkeys(("image", "first", "last"), (*NO_IMAGES, IMAGES)),
     "include_map": NO_FLAGS,
     "include_variance": NO_FLAGS,
     "progress": NO_FLAGS,
@@ -96,6 +103,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
 # What an argument is called on the wire.
 FIELDS = {"n": "count", "bulk_priority": "priority"}
 RIGHT: dict[str, Any] = {"model": "tally", "name": "tally", "n": 1, "images": IMAGES, "latents": np.zeros((1, 2))}
+RIGHT |= {"image": IMAGES[0], "first": IMAGES[0], "last": IMAGES[1], "dimension": 0, "given": IMAGES, "known": MASK}
 METHODS = (
     "sample",
     "sample_stream",
@@ -106,6 +114,11 @@ METHODS = (
     "classify",
     "score",
     "score_stream",
+    "complete",
+    "reconstruct",
+    "interpolate",
+    "traverse",
+    "manifold",
 )
 CASES = [
     (method, argument)
@@ -121,7 +134,7 @@ def client(toy_server: ServerProcess) -> Client:
 
 def test_every_public_method_is_here() -> None:
     public = {name for name, value in vars(Client).items() if callable(value) and not name.startswith("_")}
-    assert public - {"close"} == set(METHODS)
+    assert public - {"close"} == {*METHODS, "models", "model", "load", "unload"}
     assert {argument for _, argument in CASES} <= WRONG.keys()
 
 
@@ -141,7 +154,7 @@ def test_a_wrong_value_is_an_error_of_ours_that_names_the_argument(client: Clien
     if argument == "known":
         needed["given"] = IMAGES[0]
     for value in WRONG[argument]:
-        if argument == "timeout" and value is None:
+        if value is None and (argument == "timeout" or (method, argument) == ("complete", "n")):
             continue
         if argument == "images" and method.endswith("_stream") and isinstance(value, list | str | dict | torch.Tensor):
             continue  # an iterable of messages: below

@@ -154,3 +154,76 @@ def test_timeouts() -> None:
     for wrong in (0, -1, math.nan):
         with pytest.raises(InvalidArgument, match="timeout: is"):
             _checks.timeout_of(wrong)
+
+
+@pytest.mark.parametrize(
+    ("images", "scale", "levels"),
+    [
+        ([[0.0, 0.5, 1.0]], 255, [[0, 128, 255]]),
+        (np.array([[0, 0.5, 1 + 1e-7]], np.float32), 255, [[0, 128, 255]]),
+        ([[0, 8, 16]], 255 / 16, [[0, 128, 255]]),
+        ([[0, 7, 255]], 1, [[0, 7, 255]]),
+        ([[False, True]], 255, [[0, 255]]),
+        (np.zeros((1, 3)), 1, [[0, 0, 0]]),
+    ],
+)
+def test_scaled_images_are_levels(images: Any, scale: float, levels: list[list[int]]) -> None:
+    found = _checks.image_array("images", images, scale)
+    assert found.dtype == np.uint8
+    assert found.tolist() == levels
+
+
+@pytest.mark.parametrize(
+    ("images", "scale", "problem"),
+    [
+        ([[0.0, 0.5]], None, r"must be uint8 .*scale=255 for images in \[0,1\]"),
+        ([[0.0, 255.0]], 255, "from 0 to 65025; levels are 0 to 255"),
+        ([[-0.1, 0.5]], 255, "from -25.5 to 127.5"),
+        ([[math.nan, 0.5]], 255, "from nan to nan"),
+        ([[0.0, 0.5]], 1, r"at most 0.5 of 255, all black; scale=255 is for \[0,1\]"),
+        (["a"], 255, "must be numbers, not <U1"),
+        ([], 255, "no image in it"),
+    ],
+)
+def test_what_no_scale_makes_levels_of_is_refused(images: Any, scale: float | None, problem: str) -> None:
+    with pytest.raises(InvalidArgument, match=problem):
+        _checks.image_array("images", images, scale)
+
+
+@pytest.mark.parametrize(
+    ("shape", "model", "hinted"),
+    [
+        ((5, 3, 4, 6), (4, 6, 3), True),
+        ((3, 4, 6), (4, 6, 3), True),
+        ((5, 1, 8, 8), (8, 8, 1), True),
+        ((5, 7, 7), (8, 8, 1), False),
+        ((5, 2, 4, 6), (4, 6, 3), False),
+    ],
+)
+def test_channels_that_stand_first_are_called_so(
+    shape: tuple[int, ...], model: tuple[int, int, int], hinted: bool
+) -> None:
+    array = np.zeros(shape, np.uint8)
+    assert _checks.image_batch(array, model) is None
+    told = str(_checks.wrong_shape("images", array, model, "m"))
+    assert ("channels stand first (CHW): move them last with numpy.moveaxis(images, -3, -1)" in told) == hinted
+    assert not hinted or _checks.image_batch(np.moveaxis(array, -3, -1), model) is not None
+
+
+class Exported:
+    """An array of a library that offers nothing but DLPack."""
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self._array = array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self._array.__dlpack_device__()
+
+
+def test_arrays_that_only_speak_dlpack_are_taken() -> None:
+    array = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    assert _checks.is_array(Exported(array))
+    assert _checks.image_array("images", Exported(array)).tolist() == array.tolist()  # type: ignore[arg-type]

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ancestral_client import files
+from ancestral_client import files, pictures
 from ancestral_client.replacing import FileProblem
 
 
 def test_small_images_are_enlarged() -> None:
     images = np.zeros((5, 8, 8, 1), np.uint8)
     images[4, 0, 0] = 255
-    picture = files.grid(images)
+    picture = pictures.grid(images)
     # 3 columns and 2 rows of 8 pixels with a gap of 1 around each, eight times enlarged.
     assert picture.shape == ((2 * 9 + 1) * 8, (3 * 9 + 1) * 8)
     assert (picture[10 * 8 : 11 * 8, 10 * 8 : 11 * 8] == 255).all()
@@ -22,12 +22,15 @@ def test_small_images_are_enlarged() -> None:
 
 
 def test_large_and_colour_images_keep_their_size() -> None:
-    assert files.grid(np.zeros((2, 100, 90, 3), np.uint8), columns=2).shape == (102, 183, 3)
+    assert pictures.grid(np.zeros((2, 100, 90, 3), np.uint8), columns=2).shape == (102, 183, 3)
 
 
-def test_other_channels_make_no_picture() -> None:
-    with pytest.raises(FileProblem, match="2 channels"):
-        files.grid(np.zeros((1, 8, 8, 2), np.uint8))
+def test_other_channels_make_no_picture(tmp_path: Path) -> None:
+    images = np.zeros((1, 8, 8, 2), np.uint8)
+    with pytest.raises(pictures.UnclearPicture, match="2 channels"):
+        pictures.grid(images)
+    with pytest.raises(FileProblem, match=r"grid\.png: images with 2 channels .* write \.npy"):
+        files.write_images(tmp_path / "grid.png", images, {})
 
 
 def test_what_is_written_can_be_read(tmp_path: Path) -> None:

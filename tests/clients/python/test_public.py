@@ -16,7 +16,9 @@ def test_the_public_list_is_complete_and_sorted() -> None:
         for name, value in vars(module).items()
         if inspect.isclass(value) and value.__module__ == module.__name__ and not name.startswith("_")
     }
-    assert set(ancestral_client.__all__) == own | {"BulkStream", "Client", "SampleStream"}
+    assert set(ancestral_client.__all__) == own | {
+        *("AsyncBulkStream", "AsyncClient", "AsyncSampleStream", "BulkStream", "Client", "SampleStream")
+    }
     assert ancestral_client.__all__ == sorted(ancestral_client.__all__)
     assert all(hasattr(ancestral_client, name) for name in ancestral_client.__all__)
 

@@ -25,7 +25,7 @@ from ancestral_client import (
     Unimplemented,
     _wire,
 )
-from fakeserver import FakeServer
+from fakeserver import FakeServer, Painter, image
 from running import ServerProcess
 from waiting import PATIENCE
 
@@ -34,28 +34,6 @@ from waiting import PATIENCE
 def client(fake_server: FakeServer) -> Iterator[Client]:
     with Client(fake_server.address, timeout=PATIENCE / 2) as client:
         yield client
-
-
-def image(index: int) -> bytes:
-    tensor = _wire.pack(np.full((4, 3, 1), index, np.uint8))
-    return pb.SampleStreamResponse(image=pb.SampledImage(index=index, seed=7, image=tensor)).SerializeToString()
-
-
-class Painter:
-    """Sends one image, and then none until the call is cancelled."""
-
-    def __init__(self, fake_server: FakeServer) -> None:
-        self.stopped = threading.Event()
-        fake_server.stream = self.answer
-
-    def answer(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        context.add_callback(self.stopped.set)
-        yield image(0)
-        self.stopped.wait(PATIENCE)
-
-    def was_stopped(self) -> bool:
-        """Whether the cancellation arrives, long before the deadline."""
-        return self.stopped.wait(PATIENCE / 4)
 
 
 def test_the_real_server_streams_what_sample_returns(toy_server: ServerProcess) -> None:

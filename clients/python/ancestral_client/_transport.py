@@ -1,0 +1,243 @@
+"""All that differs between a client that waits and one that is awaited: how a call is made, and how time passes.
+
+What calls mean is written once, as coroutines over a Transport (`_calls.py`, `stream.py`, `bulk.py`). Over `Blocking`
+they never suspend, so that `run` carries them to their end without an event loop; over `Asyncio` they are awaited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import Any, Protocol, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2_grpc
+from ancestral_client import _channel
+from ancestral_client._rpcs import Rpc
+from ancestral_client.errors import Unavailable
+
+_Reply = TypeVar("_Reply", bound=Message)
+_Value = TypeVar("_Value")
+
+
+class Flag(Protocol):
+    """An event of `threading` or of `asyncio`."""
+
+    def is_set(self) -> bool: ...
+    def set(self) -> None: ...
+
+
+class Outbox(Protocol):
+    """The messages that a call is to send, in order; None ends them."""
+
+    def put(self, message: Any, /) -> None: ...
+
+
+class Transport(Protocol):
+    """Calls at one address. Unavailable is raised by who asks for one once it is closed, grpc.RpcError by what fails.
+
+    `options` are keyword arguments of gRPC's own calls: timeout and metadata.
+    """
+
+    awaits: bool
+    """Whether a coroutine over it may suspend, as over an asynchronous iterable."""
+
+    async def ask(self, rpc: Rpc[Any, _Reply], request: Any, options: dict[str, Any]) -> _Reply:
+        """The reply of a call with one."""
+
+    def begin(self, rpc: Rpc[Any, Any], requests: Any, options: dict[str, Any]) -> Any:
+        """A call whose replies `read` gives. `requests` is one message, or an outbox of them."""
+
+    async def read(self, call: Any) -> Any:
+        """The next reply of a call that was begun; None after the last."""
+
+    def outbox(self, wrapped: Callable[[Any], Any]) -> Outbox:
+        """An empty outbox, whose messages are wrapped when they are sent."""
+
+    def flag(self) -> Any:
+        """A Flag for `wait`."""
+
+    async def wait(self, flag: Any, seconds: float) -> bool:
+        """Whether a flag is set, at the latest in so many seconds."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Lets time pass."""
+
+    async def close(self) -> None:
+        """Calls in flight are cancelled, and no others can be made."""
+
+
+def run(steps: Coroutine[Any, Any, _Value]) -> _Value:
+    """What a coroutine over a blocking transport returns: it never suspends."""
+    try:
+        steps.send(None)
+    except StopIteration as done:
+        value: _Value = done.value
+        return value
+    steps.close()
+    raise RuntimeError("a call that blocks waited for an event loop")
+
+
+class _Stubs:
+    """The services on a channel."""
+
+    def __init__(self, channel: Any) -> None:
+        self.channel = channel
+        self.inference = inference_service_pb2_grpc.InferenceServiceStub(channel)
+        self.models = model_service_pb2_grpc.ModelServiceStub(channel)
+
+    def call(self, rpc: Rpc[Any, Any]) -> Any:
+        return getattr(getattr(self, rpc.service), rpc.method)
+
+
+def _closed() -> Unavailable:
+    return Unavailable("this client was closed; make another one", connected=False)
+
+
+class Blocking:
+    """Every wait blocks the thread. May be shared between threads."""
+
+    awaits = False
+
+    def __init__(self, address: str, max_message_bytes: int) -> None:
+        self._stubs = _Stubs(grpc.insecure_channel(address, options=_channel.options(address, max_message_bytes)))
+        self._is_closed = False
+
+    def _call(self, rpc: Rpc[Any, Any]) -> Any:
+        if self._is_closed:
+            raise _closed()
+        return self._stubs.call(rpc)
+
+    async def ask(self, rpc: Rpc[Any, _Reply], request: Any, options: dict[str, Any]) -> _Reply:
+        reply: _Reply = self._call(rpc)(request, **options)
+        return reply
+
+    def begin(self, rpc: Rpc[Any, Any], requests: Any, options: dict[str, Any]) -> Any:
+        return self._call(rpc)(iter(requests) if isinstance(requests, _QueueOfThreads) else requests, **options)
+
+    async def read(self, call: Any) -> Any:
+        return next(call, None)
+
+    def outbox(self, wrapped: Callable[[Any], Any]) -> Outbox:
+        return _QueueOfThreads(wrapped)
+
+    def flag(self) -> threading.Event:
+        return threading.Event()
+
+    async def wait(self, flag: threading.Event, seconds: float) -> bool:
+        return flag.wait(seconds)
+
+    async def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    async def close(self) -> None:
+        self._is_closed = True
+        self._stubs.channel.close()
+
+
+class _QueueOfThreads:
+    def __init__(self, wrapped: Callable[[Any], Any]) -> None:
+        self._wrapped = wrapped
+        self._queue: SimpleQueue[Any] = SimpleQueue()
+        self.put = self._queue.put
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self._wrapped, iter(self._queue.get, None))
+
+
+class Asyncio:
+    """Every wait is awaited. The channel is opened by the first call, and anew where the event loop is another one."""
+
+    awaits = True
+
+    def __init__(self, address: str, max_message_bytes: int) -> None:
+        self._address, self._max_message_bytes = address, max_message_bytes
+        self._stubs: _Stubs | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_closed = False
+
+    def _call(self, rpc: Rpc[Any, Any]) -> Any:
+        if self._is_closed:
+            raise _closed()
+        loop = asyncio.get_running_loop()
+        if self._stubs is None or self._loop is not loop:
+            options = _channel.options(self._address, self._max_message_bytes)
+            self._stubs, self._loop = _Stubs(grpc.aio.insecure_channel(self._address, options=options)), loop
+        return self._stubs.call(rpc)
+
+    async def ask(self, rpc: Rpc[Any, _Reply], request: Any, options: dict[str, Any]) -> _Reply:
+        with _cancelled_call_is_an_error():
+            reply: _Reply = await self._call(rpc)(request, **options)
+        return reply
+
+    def begin(self, rpc: Rpc[Any, Any], requests: Any, options: dict[str, Any]) -> Any:
+        return self._call(rpc)(aiter(requests) if isinstance(requests, _QueueOfTasks) else requests, **options)
+
+    async def read(self, call: Any) -> Any:
+        with _cancelled_call_is_an_error():
+            # Not by its `read`, which looks whether the call is over before what it still holds.
+            return await anext(aiter(call), None)
+
+    def outbox(self, wrapped: Callable[[Any], Any]) -> Outbox:
+        return _QueueOfTasks(wrapped)
+
+    def flag(self) -> asyncio.Event:
+        return asyncio.Event()
+
+    async def wait(self, flag: asyncio.Event, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                return await flag.wait()
+        except TimeoutError:
+            return flag.is_set()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def close(self) -> None:
+        self._is_closed = True
+        if self._stubs is not None and self._loop is asyncio.get_running_loop():
+            await self._stubs.channel.close()
+        self._stubs = None
+
+
+class _QueueOfTasks:
+    def __init__(self, wrapped: Callable[[Any], Any]) -> None:
+        self._wrapped = wrapped
+        self._queue: asyncio.Queue[Any] = asyncio.Queue()
+        self.put = self._queue.put_nowait
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        while (message := await self._queue.get()) is not None:
+            yield self._wrapped(message)
+
+
+class _CancelledCall(grpc.RpcError):
+    """A call that was cancelled on this side."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.CANCELLED
+
+    def details(self) -> str:
+        return "the call was cancelled: its stream or its client was closed"
+
+    def trailing_metadata(self) -> tuple[Any, ...]:
+        return ()
+
+
+@contextmanager
+def _cancelled_call_is_an_error() -> Iterator[None]:
+    """Tells a call that was cancelled from a task that is: asyncio has one exception for both."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise _CancelledCall from None
