@@ -58,7 +58,7 @@ def test_more_images_than_a_call_takes_are_answered_in_order(client: Client, ima
 def test_ways_through_the_latents(client: Client, images: Array) -> None:
     ends = client.reconstruct("vae", images[:2])
     for path in ("spherical", "linear"):
-        way = client.interpolate("vae", images[0], images[1], steps=5, path=path)  # type: ignore[arg-type]
+        way = client.interpolate("vae", images[0], images[1], steps=5, path=path)
         assert np.array_equal(way.images[[0, -1]], ends.images)
     latent = client.encode("vae", images[0]).mean[0]
     latent[3] = -2

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from ancestral.text import shown
 from ancestral_client import Client
-from ancestral_client.files import GREY, write_images
+from ancestral_client.files import write_images
+from ancestral_client.pictures import GREY
 from ancestral_client.replacing import check_writable, reason
 from ancestral_demo.digits import Digits, Encodings, accuracies, digits
 from ancestral_demo.latency import read_latencies
