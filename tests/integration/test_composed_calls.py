@@ -43,6 +43,8 @@ def test_more_images_than_a_call_takes_are_answered_in_order(client: Client, ima
     for name in ("mean", "log_variance", "latent"):
         assert np.array_equal(getattr(posterior, name), np.concatenate([getattr(part, name) for part in parts])), name
     taken = client.encode("vae", iter(halves), draw_seed=7, first_index=5)
+    assert taken.latent is not None
+    assert posterior.latent is not None
     assert np.array_equal(taken.latent, posterior.latent)
     scores = client.score("vae", images, seed=7)
     assert np.array_equal(scores.log_likelihood[:MOST], client.score("vae", images[:MOST], seed=7).log_likelihood)
