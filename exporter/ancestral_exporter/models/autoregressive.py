@@ -25,8 +25,8 @@ from ancestral_exporter.models.quantise import from_levels, to_levels
 from ancestral_exporter.models.roles import image_tensor, tensor
 from ancestral_exporter.models.values import Softmax, ValueDistribution
 
-# Classes of a model that has a "classify" role. One answer costs so many scores, and a training would end with hours of
-# verification where there are thousands.
+# Classes of a model that has a "classify" role. One answer costs so many scores, and an export verifies the role at
+# batches of up to 64. Not measured: a round number above the data sets of the recipes.
 MOST_CLASSIFIED = 100
 
 
