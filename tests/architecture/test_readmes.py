@@ -89,7 +89,7 @@ def digits_models(trained_vae: TrainedVae, once: Shared) -> Path:
             if not (folder / recipe).exists():
                 call("ancestral-exporter", "train", recipe, "--models", str(folder), "--epochs", "0")
 
-    return once("digits models", make)
+    return once("digits-models", make)
 
 
 @pytest.fixture(scope="module")

@@ -147,7 +147,7 @@ def test_recipes(run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> N
         ),
         (["digits-vae", "--epochs", "-1"], 2, "[schedule] epochs = -1: Input should be greater than or equal to 0"),
         (["digits-vae", "--likelihood", "bernoulli"], 2, "2 levels, not 17"),
-        (["digits-pixelcnn", "--likelihood", "gaussian"], 2, "[model] has no key 'likelihood'"),
+        (["digits-pixelcnn", "--likelihood", "gaussian"], 2, "[model] likelihood = 'gaussian': Input should be 'cat"),
         (["digits-vae", "--devices", "some"], 2, "--devices must be auto or a number from 1, not 'some'"),
         (["digits-vae", "--data", "/nowhere"], 2, "--data has no effect on digits-vae: its data, the digits, are incl"),
         (["tiles-pixelcnn", "--data=.", "--epochs", "0"], 2, "--data has no effect on tiles-pixelcnn"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ancestral.bundle import rules
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.report import VerifyReport
 from ancestral_exporter.bundle.runtime import RUN_FAILURES, Array, run_role
@@ -20,7 +21,7 @@ _NUDGES = (1e-7, 1e-6, NEAR_TIE)
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Floats: |a - b| <= value (1 + |b|). Integers: at most this fraction of the values may differ."""
+    """Floats: |a - b| <= value (unit + |b|), see `rules.unit`. Integers: at most this fraction of the values may differ."""
 
     value: float
     pixels: float
@@ -56,19 +57,22 @@ def compare(
         if a.shape != b.shape or a.dtype != b.dtype:
             report.add(name, False, f"is {a.dtype} {list(a.shape)}, wanted {b.dtype} {list(b.shape)}")
             continue
-        report.add(name, *difference(a[~excused], b[~excused], tolerance))
+        report.add(name, *difference(a[~excused], b[~excused], tolerance, rules.unit(spec.meaning)))
 
 
-def difference(got: Array, wanted: Array, tolerance: Tolerance) -> tuple[bool, str]:
-    """Whether two arrays of one shape are close enough, and a sentence about it. NaN is never close."""
+def difference(got: Array, wanted: Array, tolerance: Tolerance, unit: float = 1) -> tuple[bool, str]:
+    """Whether two arrays of one shape are close enough, and a sentence about it. NaN is never close.
+
+    unit: see `rules.unit`.
+    """
     if not np.issubdtype(wanted.dtype, np.floating):
         share = float((got != wanted).mean()) if got.size else 0.0
         allowed = f", at most {tolerance.pixels:.3%}" if tolerance.pixels else ""
         return share <= tolerance.pixels, f"{share:.3%} of the values differ{allowed}"
     distance = np.abs(got.astype(np.float64) - wanted)
-    close = distance <= tolerance.value * (1 + np.abs(wanted))
+    close = distance <= tolerance.value * (unit + np.abs(wanted))
     worst = float(np.max(distance, initial=0))
-    detail = f"worst difference {worst:.3g}, tolerance {tolerance.value:.3g} (1 + |x|)"
+    detail = f"worst difference {worst:.3g}, tolerance {tolerance.value:.3g} ({unit:.6g} + |x|)"
     if not close.all():
         where = np.unravel_index(int(np.argmax(np.where(close, -1, np.nan_to_num(distance, nan=np.inf)))), got.shape)
         detail += f"; at {[int(i) for i in where]} {got[where]:.9g}, wanted {wanted[where]:.9g}"

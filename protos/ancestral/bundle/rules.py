@@ -52,6 +52,15 @@ def rows_back(state: bundle_pb2.StateSpec) -> int:
     return state.rows_back if state.HasField("rows_back") else 1
 
 
+# Units of float outputs that are not of the order of 1.
+_UNITS = {bundle_pb2.MEANING_PIXEL_MEAN: 255.0, bundle_pb2.MEANING_PIXEL_VARIANCE: 255.0**2}
+
+
+def unit(meaning: bundle_pb2.Meaning.ValueType) -> float:
+    """By which differences of an output are judged: |a - b| <= golden.tolerance (unit + |b|)."""
+    return _UNITS.get(meaning, 1.0)
+
+
 def least_schema(manifest: bundle_pb2.Bundle) -> int:
     """The oldest schema that has all that a manifest uses: a server that knows it reads the manifest rightly."""
     return 1 if next(_newer_than_schema_1(manifest), None) is None else 2

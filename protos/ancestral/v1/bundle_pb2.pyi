@@ -527,7 +527,9 @@ class Golden(_message.Message):
     path: _builtins.str
     """The .npz file, one of the bundle's files; unpacked it has at most 2 GiB."""
     tolerance: _builtins.float
-    """Largest accepted difference of a float output, absolute plus relative: |a - b| <= tolerance (1 + |b|). >= 0."""
+    """Largest accepted difference of a float output, absolute plus relative: |a - b| <= tolerance (u + |b|). >= 0. u is 1; of
+    MEANING_PIXEL_MEAN, which is in units of bytes, 255; of MEANING_PIXEL_VARIANCE 255 squared.
+    """
     pixel_tolerance: _builtins.float
     """Largest accepted fraction of differing uint8 values, at least 0 and below 1, for rounding at a threshold."""
     def __init__(

@@ -59,18 +59,14 @@ def check_queue(name: str, queue: JobQueue[J], job: J, ahead: int, limits: Limit
 
     ahead: waiting rows that will be worked off before the last of the job's.
     """
-    calls, images = len(queue.classes[job.priority]), queue.rows[job.priority]
+    calls, rows = len(queue.classes[job.priority]), queue.rows[job.priority]
     if not calls:
         return
     if calls >= limits.calls:
         problem = f"{calls} calls are queued, which is the limit (the server's --max-queued-calls)"
-        excess = pace.queue_seconds(images // calls)
-    elif images + job.rows > limits.images:
-        problem = (
-            f"{images} images are queued, {job.rows} more would exceed the limit of {limits.images} images "
-            "(the server's --max-queued-images)"
-        )
-        excess = pace.queue_seconds(images + job.rows - limits.images)
+        excess = pace.queue_seconds(rows // calls)
+    elif rows + job.rows > limits.images and (problem := _too_many_images(queue, job, limits)):
+        excess = pace.queue_seconds(rows + job.rows - limits.images)
     elif job.priority is Priority.INTERACTIVE:
         work = pace.queue_seconds(ahead + job.rows)
         limit = queue_limit(floor=limits.seconds, batch=pace.batch_seconds, own=job.rows * pace.row_seconds)
@@ -85,6 +81,17 @@ def check_queue(name: str, queue: JobQueue[J], job: J, ahead: int, limits: Limit
         return
     # A millisecond at least: who comes back at once finds the same queue.
     raise Overloaded(name, problem, max(0.001, excess))
+
+
+def _too_many_images(queue: JobQueue[J], job: J, limits: Limits) -> str:
+    """What is wrong, if anything is. Draws do not count: they are made when they are run, and hold nothing before."""
+    images, more = queue.images(job.priority), -(-job.rows // job.draws)
+    if images + more <= limits.images:
+        return ""
+    return (
+        f"{images} images are queued, {more} more would exceed the limit of {limits.images} images "
+        "(the server's --max-queued-images)"
+    )
 
 
 def _or_more(limit: float, setting: float) -> str:

@@ -108,6 +108,8 @@ class Job:
     done: int = 0
     # The lane has given its answer: a result or an error.
     answered: bool = False
+    # Rows of an image, one after another: those of several draws.
+    draws: int = 1
     # Rows in the largest run that held any of these, without padding; 0 before the first.
     batch_size: int = 0
 

@@ -31,6 +31,10 @@ class JobQueue(Generic[J]):
         for jobs in self.classes:
             yield from jobs
 
+    def images(self, priority: Priority) -> int:
+        """The images of a class of which rows wait: an image has a row for each of its draws."""
+        return sum(-(-job.waiting // job.draws) for job in self.classes[priority])
+
     @property
     def total_rows(self) -> int:
         return self.rows[0] + self.rows[1]

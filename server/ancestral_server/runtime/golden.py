@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ancestral.bundle import rules
 from ancestral.v1 import bundle_pb2
 from ancestral_server.errors import BundleError, OutOfMemory, Overdue
 from ancestral_server.runtime.bundle import Bundle
@@ -30,7 +31,7 @@ def replay(bundle: Bundle, programs: dict[str, Program]) -> None:
         except Exception as error:
             raise BundleError(role.graph, f"role {name}: the golden replay failed: {error}") from error
         for meaning, wanted in expected.items():
-            _compare(golden, role, program.outputs[meaning].name, got[meaning], wanted)
+            _compare(golden, role, program.outputs[meaning], got[meaning], wanted)
 
 
 def replay_raster(
@@ -81,14 +82,16 @@ def _array(bundle: Bundle, arrays: dict[str, Array], key: str) -> Array:
     return arrays[key]
 
 
-def _compare(golden: bundle_pb2.Golden, role: bundle_pb2.Role, tensor: str, got: Array, wanted: Array) -> None:
-    where = f"role {role.name}: the golden replay differs: {tensor}"
+def _compare(
+    golden: bundle_pb2.Golden, role: bundle_pb2.Role, spec: bundle_pb2.TensorSpec, got: Array, wanted: Array
+) -> None:
+    where = f"role {role.name}: the golden replay differs: {spec.name}"
     if got.shape != wanted.shape or got.dtype != wanted.dtype:
         raise BundleError(
             role.graph, f"{where} is {got.dtype}{list(got.shape)}, recorded {wanted.dtype}{list(wanted.shape)}"
         )
     if np.issubdtype(got.dtype, np.floating):
-        excess = np.abs(got - wanted) - golden.tolerance * (1 + np.abs(wanted))
+        excess = np.abs(got - wanted) - golden.tolerance * (rules.unit(spec.meaning) + np.abs(wanted))
         # Written so that NaN fails.
         if not bool((excess <= 0).all()):
             worst = float(np.nanmax(np.abs(got - wanted))) if not np.isnan(got - wanted).all() else float("nan")

@@ -157,7 +157,7 @@ def test_what_is_no_bundle(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="lies in the bundle"):
         promote_bundle(bundle, bundle / "models", name="small")
     (bundle / "bundle.json").write_bytes(b"{\n\n\xff")
-    with pytest.raises(UsageError, match=r"bundle\.json cannot be read") as refused:
+    with pytest.raises(UsageError, match=r"bundle\.json is not UTF-8") as refused:
         promote_bundle(bundle, tmp_path / "models")
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "models").exists()

@@ -248,6 +248,16 @@ def test_what_does_not_fit_the_queue_is_refused_with_a_delay(doubler: Doubler, p
     assert refusal.value.retry_seconds > 0
 
 
+def test_draws_of_an_image_do_not_fill_the_queue_for_others(doubler: Doubler) -> None:
+    lane = batches(doubler, limits=Limits(images=10))
+    many = images(*[1] * 30, priority=Priority.BATCH)
+    many.draws = 6
+    lane.submit(many)
+    lane.submit(images(*range(2, 7), priority=Priority.BATCH))
+    with pytest.raises(Overloaded, match="10 images are queued, 1 more would exceed the limit of 10 images"):
+        lane.submit(images(7, priority=Priority.BATCH))
+
+
 def test_a_deadline_is_judged_with_what_is_ahead(doubler: Doubler) -> None:
     lane = batches(doubler, run_seconds=1.0)
     lane.submit(images(1))

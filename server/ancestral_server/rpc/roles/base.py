@@ -104,6 +104,8 @@ class Work(NamedTuple):
     wanted: Sequence[Meaning]
     # Answers that are made of the outputs.
     derived: Mapping[Meaning, Derived] = NOTHING
+    # Rows of an image.
+    draws: int = 1
 
 
 class Asks(Protocol):
@@ -147,7 +149,13 @@ class ServiceRole(OneShotRole, ABC, Generic[Req, Res]):
         if request.priority:
             priority = convert.priority(f"{prefix}priority", request.priority)
         return OneShotJob(
-            work.rows, *caller(context), inputs=work.inputs, wanted=work.wanted, derived=work.derived, priority=priority
+            work.rows,
+            *caller(context),
+            inputs=work.inputs,
+            wanted=work.wanted,
+            derived=work.derived,
+            draws=work.draws,
+            priority=priority,
         )
 
     def write(self, reply: Res, job: OneShotJob) -> None:

@@ -53,7 +53,7 @@ class Score(ServiceRole[pb.ScoreRequest, pb.ScoreResponse]):
         convert.reply_size(f"{prefix}images", rows, _SCORE_BYTES, self.room)
         if not self._limit.weighs:
             return Work(rows, inputs, [LOG_LIKELIHOOD])
-        return Work(rows * draws, inputs, [LOG_WEIGHT], {LOG_LIKELIHOOD: Bound(draws)})
+        return Work(rows * draws, inputs, [LOG_WEIGHT], {LOG_LIKELIHOOD: Bound(draws)}, draws)
 
     def fill(self, reply: pb.ScoreResponse, job: OneShotJob) -> None:
         likelihood = job.output(LOG_LIKELIHOOD)

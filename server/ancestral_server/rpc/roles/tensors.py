@@ -64,6 +64,7 @@ class OneShotTensors:
             inputs=self._inputs_of(call),
             wanted=wanted,
             derived=derived,
+            draws=call.draws,
         )
         await ask(self._endpoint, job)
         # What is not made of all draws of an image is that of the first.
