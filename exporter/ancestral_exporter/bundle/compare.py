@@ -21,7 +21,7 @@ _NUDGES = (1e-7, 1e-6, NEAR_TIE)
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Floats: |a - b| <= value (unit + |b|), see `rules.unit`. Integers: at most this fraction of the values may differ."""
+    """Floats: |a - b| <= value (unit + |b|), see `rules.unit`. Integers: so large a part of the values may differ."""
 
     value: float
     pixels: float
