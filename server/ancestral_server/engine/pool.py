@@ -138,6 +138,8 @@ class WorkerPool:
                 _keep_to(self._cores[left:])
             wait = seat.turn()
             self._done(seat, wait)
+            # Who waits for the next seat must not keep the lane of the last one, which may be gone meanwhile.
+            del found, seat
 
     def _next(self, team: _Team) -> tuple[Seat, int] | None:
         """The next seat in line, once a core is free for it, and how many cores to keep off; None to end."""

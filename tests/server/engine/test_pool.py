@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import queue
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
 
 from ancestral_server.engine.pool import PoolTuning, Seat, WorkerPool
 from ancestral_server.engine.scheduler import IDLE, Wait
+from waiting import until
 
 CALM = PoolTuning(free_seconds=0.0)
 # Single calls never end.
@@ -197,3 +200,21 @@ def test_the_workers_end_with_the_last_lane_and_begin_with_the_next() -> None:
         for worker in workers:
             worker.join(30)
             assert not worker.is_alive()
+
+
+def test_a_worker_that_waits_keeps_no_lane_that_is_gone(rows: list[Row]) -> None:
+    # Of the two lanes the other keeps the worker.
+    pool = pool_of(1, rows, 1)
+    lane = Row(pool)
+    lane.last = True
+    lane.begin()
+    lane.begun()
+    lane.leave()
+    gone = weakref.ref(lane)
+    del lane
+
+    def collected() -> bool:
+        gc.collect()
+        return gone() is None
+
+    until(collected)
