@@ -343,7 +343,9 @@ def test_a_version_that_has_answered_leaves_no_memory_behind(tmp_path: Path) -> 
             before = before or resident(server)
             publish(tmp_path, 1, scratch=200_000, offset=i)
             client.load("tally", 1)
-        until(lambda: resident(server) < before + 40_000)
+        # A version is some 102,000 KiB, of which `before` has one. Up to two more were seen to stay for good, in a run
+        # of several and never more of them: what each worker ran last. Six would be a leak.
+        until(lambda: resident(server) < before + 250_000)
 
 
 def test_reloads_lose_nothing_and_keep_no_thread(models: Path) -> None:

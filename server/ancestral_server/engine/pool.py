@@ -146,8 +146,9 @@ class WorkerPool:
         with self._changed:
             while not team.dismissed:
                 now = self._clock()
-                for seat in [seat for seat in self._waiting if seat.due <= now]:
-                    self._queue(seat)
+                due = [seat for seat in self._waiting if seat.due <= now]
+                while due:
+                    self._queue(due.pop())
                 calm_at = self._last_call + self.tuning.free_seconds
                 spared = self._spare if now < calm_at else 0
                 if self._line and self._working < self.threads - spared:
