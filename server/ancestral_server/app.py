@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import sys
@@ -34,12 +33,6 @@ from ancestral_server.settings import Settings
 
 log = structlog.get_logger()
 
-# How long a thread that wants the interpreter waits for another to let go of it. Lanes need it for moments between
-# runs, which Python's own 5 ms would stretch to several runs.
-SWITCH_SECONDS = 0.0005
-# Garbage in cycles, which calls hardly leave, is looked for after so many more objects. Python's own 700 are those of
-# the calls in flight: they would be looked through several times a batch, for a twentieth of the event loop's time.
-COLLECT_EVERY = 10_000
 # How often to look how late the event loop is.
 LAG_SECONDS = 0.25
 # Connections, to begin with: 1,024 file descriptors, the usual bound, are soon taken by callers that stay.
@@ -65,7 +58,6 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
 
-    sys.setswitchinterval(SWITCH_SECONDS)
     memory.keep_little(settings.threads)
     _allow_many_files()
     metrics = Metrics(metadata.version("ancestral"))
@@ -79,10 +71,6 @@ async def serve(settings: Settings) -> None:
     watching = loop.create_task(_watch_lag(metrics))
     try:
         if await _unless(stop, Watcher(catalog, settings).start()):
-            # What lives as long as the server need not be looked at by each collection of garbage.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(COLLECT_EVERY)
             await server.open()
             address, metrics_address = joined(settings.host, server.port), joined(settings.host, endpoint.port)
             log.info("serving", address=address, metrics=metrics_address, device=runtime.device)

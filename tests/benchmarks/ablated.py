@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import importlib
 import os
 import runpy
@@ -18,12 +17,17 @@ from functools import partial
 from typing import Any
 
 AS_IS = "as-is"
+CONTROL = "control"
 # Puts another object in the place of a module's, or a class's, and raises AttributeError where there is none.
 Replace = Callable[[Any, str, Any], None]
 
 
 def module(name: str) -> Any:
     return importlib.import_module(f"ancestral_server.{name}")
+
+
+def control(replace: Replace) -> None:
+    """Nothing is switched off: by how much two equal servers differ, and what the other rows are to be held against."""
 
 
 def batch_wait(replace: Replace) -> None:
@@ -89,14 +93,8 @@ def malloc(replace: Replace) -> None:
     replace(module("runtime.memory"), "keep_little", lambda cores: None)
 
 
-def interpreter(replace: Replace) -> None:
-    """Python's own garbage collection and switch interval."""
-    replace(gc, "freeze", lambda: None)
-    replace(gc, "set_threshold", lambda *_: None)
-    replace(sys, "setswitchinterval", lambda seconds: None)
-
-
 SWITCHES: dict[str, Callable[[Replace], None]] = {
+    CONTROL: control,
     "batch-wait": batch_wait,
     "arrivals": arrivals,
     "event-loop": event_loop,
@@ -107,7 +105,6 @@ SWITCHES: dict[str, Callable[[Replace], None]] = {
     "uvloop": uvloop,
     "event-engine": event_engine,
     "accepting": accepting,
-    "interpreter": interpreter,
     "malloc": malloc,
 }
 

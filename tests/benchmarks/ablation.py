@@ -31,7 +31,7 @@ from typing import Any
 import front_end
 import isolation
 import reports
-from ablated import AS_IS, SWITCHES
+from ablated import AS_IS, CONTROL, SWITCHES
 from ancestral.v1 import inference_service_pb2 as pb
 from beside import mean, pinned
 from closed_loop import Caller
@@ -218,7 +218,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"What changes, in %, mean ± standard error over pairs: in the row `{COMMIT}` from the other commit to this",
         "one, in each other row when its heuristic is switched off. Figures behind a method are calls in flight. How",
         "it is measured: [ablation.py](ablation.py). A heuristic is worth its place where answers per second fall, or",
-        "CPU or latency rise, by more than two standard errors.",
+        f"CPU or latency rise, by more than two standard errors against the row `{CONTROL}`, of two equal servers.",
         "",
         "| row | second server | pairs | seconds |",
         "|---|---|---:|---:|",

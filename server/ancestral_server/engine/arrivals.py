@@ -6,7 +6,8 @@ from collections import deque
 from contextlib import suppress
 
 # Seconds. A call whose message has not been read by then was cancelled, or its sender is slow: nobody should wait for
-# it. About ten times what reading a message takes on two busy cores; never ablated.
+# it. About ten times what reading a message takes on two busy cores. That batches wait for calls being read is worth 12
+# and 8 % of Encode's answers at 8 and 64 in flight (`arrivals` of `make ablation`).
 STALE_SECONDS = 0.005
 # Calls that are remembered at most: several times what a server of one Python process holds between two turns of its
 # event loop, so only a bound on memory.

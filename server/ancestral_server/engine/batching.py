@@ -19,7 +19,8 @@ class SizeTuning:
     """When rows are worth a larger run."""
 
     # A run leaves rows behind only to get so much more done in its time: the rest has to wait for a run of its own.
-    # Measured in 3cca9a7 on two cores: 423 to 576 images/s where cost grows with the size.
+    # Measured in 3cca9a7 on two cores: 423 to 576 images/s where cost grows with the size. The encoder of the digits,
+    # whose cost hardly does, shows nothing (`fill` of `make ablation`).
     fill_share: float = 0.15
     # By how much a row may cost more than in the best batch before it is worth waiting for company. Not ablated.
     enough_share: float = 0.1

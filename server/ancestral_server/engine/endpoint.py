@@ -190,13 +190,15 @@ def one_shot_endpoint(
 
         return Lane(name, scheduler, runner, probe=probe, stats=stats, called=called)
 
-    interactive = scheduler(memories[0], settings.policy(), costs, longest)
+    policy = settings.policy()
+    interactive = scheduler(memories[0], policy, costs, longest)
     seats = pool.threads if quick and not fixed else 1
     bulk = scheduler(memories[1], Immediate(), costs.copy(), pool.tuning.bulk_run_seconds, seats)
     now = time.monotonic()
+    runner = LoopRunner(settings.loop, lambda: policy.crowd) if quick else ThreadRunner()
     return OneShotEndpoint(
         stats,
-        interactive=lane(interactive, LoopRunner(settings.loop) if quick else ThreadRunner(), pool.called),
+        interactive=lane(interactive, runner, pool.called),
         bulk=lane(bulk, PoolRunner(pool)),
         most_interactive_rows=most_rows,
         rows_at_a_time=seats * bulk.most_rows(now),

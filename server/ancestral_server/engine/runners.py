@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -52,8 +53,8 @@ class Runner(Protocol):
 @dataclass(frozen=True, slots=True)
 class LoopTuning:
     """Where the event loop takes a lane's turns itself: handing a short run to a thread, and its answers back, costs
-    about as much as the run. Measured in 0c8a8e0 and 0cdfdb7: 11 to 14 % more calls/s, and 12 % less CPU a call at 64
-    in flight.
+    about as much as the run. With a thread for all runs a single caller of Encode got 28 % fewer answers, and 8 and 64
+    callers 45 and 42 % more, for 22 and 19 % less CPU each (`event-loop` of `make ablation`, before `crowd`).
     """
 
     # Seconds that a call's run takes by itself, measured at load, up to which the event loop takes it; where one row
@@ -67,16 +68,30 @@ class LoopTuning:
     # moments, a row that has become dear has long ones. A guess.
     slow_seconds: float = 0.005
     slow_turns: int = 50
+    # Calls in flight together from which a thread runs them: meanwhile the event loop reads more, and the next batch is
+    # larger. Against the event loop alone, answers of Encode at 2, 4, 8 and 64 in flight: -12, +17, +35 and +33 %.
+    crowd: int = 4
 
 
 class LoopRunner:
     """On the event loop's thread, within `submit` where nothing has to be waited for: no thread is woken for a call and
     none for its answer. Everything but `start` and `close` is that thread's.
+
+    crowd: how many calls were lately in flight together. While they are many, a thread takes the turns.
+    loop: whose thread it is, where another thread starts the runner.
     """
 
-    def __init__(self, tuning: LoopTuning = LoopTuning(), clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        tuning: LoopTuning = LoopTuning(),
+        crowd: Callable[[], int] = lambda: 1,
+        clock: Callable[[], float] = time.monotonic,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
         self._tuning = tuning
+        self._crowd = crowd
         self._clock = clock
+        self._loop = loop
         self._lane: Turns | None = None
         # The next turn: about to come, or when a wait is over, unless so many requests are queued before.
         self._soon = False
@@ -87,6 +102,10 @@ class LoopRunner:
 
     def start(self, lane: Turns) -> None:
         self._lane = lane
+        if self._loop is not None:
+            # Something may be queued. A loop that is closed has nobody left who could wait for it.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self.wake)
 
     def wake(self) -> None:
         if self._soon or self._lane is None:
@@ -115,6 +134,9 @@ class LoopRunner:
             log.warning("runs have become long, a thread takes them", lane=lane.name)
             self._lane = None
             lane.move(ThreadRunner())
+        elif self._crowd() >= self._tuning.crowd:
+            self._lane = None
+            lane.move(ThreadRunner(partial(self._again, asyncio.get_running_loop())))
         elif wait is None:
             # Not at once: what else the loop has to do comes first, and may join.
             asyncio.get_running_loop().call_soon(self._turn)
@@ -124,11 +146,21 @@ class LoopRunner:
                 self._wake_at = wait.wake_at
                 self._timer = asyncio.get_running_loop().call_later(wait.seconds, self._turn)
 
+    def _again(self, loop: asyncio.AbstractEventLoop) -> Runner | None:
+        """Who takes the turns after the thread's next: the event loop again, once calls come one by one."""
+        if self._crowd() >= self._tuning.crowd:
+            return None
+        return LoopRunner(self._tuning, self._crowd, self._clock, loop)
+
 
 class ThreadRunner:
-    """On a thread of the lane's own: for long runs of calls that somebody waits for, so that nothing is before them."""
+    """On a thread of the lane's own: for calls that somebody waits for, so that nothing is before them.
 
-    def __init__(self) -> None:
+    successor: asked after each turn for another runner that takes them from then on.
+    """
+
+    def __init__(self, successor: Callable[[], Runner | None] = lambda: None) -> None:
+        self._successor = successor
         self._lane: Turns | None = None
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
@@ -157,6 +189,9 @@ class ThreadRunner:
         lower_thread_priority(INTERACTIVE_NICENESS)
         while not self._closed:
             wait = lane.turn()
+            if (runner := self._successor()) is not None:
+                lane.move(runner)
+                return
             if wait is not None:
                 self._sleep(lane, wait)
 

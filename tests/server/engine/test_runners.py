@@ -12,6 +12,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ from fakeprograms import IMAGE, MEAN, Array, Doubler, batch_lane, double, run
 RUNNERS: dict[str, Callable[[], Runner]] = {
     "loop": LoopRunner,
     "thread": ThreadRunner,
+    # Goes from the event loop to a thread and back, again and again.
+    "both": lambda: LoopRunner(crowd=cycle((1, 3)).__next__),
     "pool": lambda: PoolRunner(WorkerPool(2)),
 }
 POLICIES: dict[str, Callable[[], BatchPolicy]] = {
@@ -424,7 +427,7 @@ def test_a_lane_whose_runs_have_become_long_goes_to_a_thread_for_good(program: W
 
     async def work() -> None:
         tuning = LoopTuning(slow_seconds=0.5, slow_turns=3)
-        with batch_lane(program, OPEN, runner=LoopRunner(tuning, clock), policy=Immediate()) as lane:
+        with batch_lane(program, OPEN, runner=LoopRunner(tuning, clock=clock), policy=Immediate()) as lane:
             here = threading.get_ident()
             for pace[0] in (1.0, 1.0, 0.1, 1.0, 1.0):
                 assert await double(lane, 1) == [2.0]
@@ -434,6 +437,30 @@ def test_a_lane_whose_runs_have_become_long_goes_to_a_thread_for_good(program: W
             for value in range(1, 5):
                 assert await double(lane, value) == [2.0 * value]
             assert here not in program.threads
+
+    run(work())
+
+
+def test_while_calls_come_together_a_thread_runs_them_and_then_the_event_loop_again(program: Watched) -> None:
+    crowd = [1]
+
+    async def work() -> None:
+        here = threading.get_ident()
+        with batch_lane(program, OPEN, runner=LoopRunner(crowd=lambda: crowd[0]), policy=Immediate()) as lane:
+            assert await double(lane, 1) == [2.0]
+            crowd[0] = LoopTuning().crowd
+            # It notices after a turn.
+            assert await double(lane, 2) == [4.0]
+            assert set(program.threads) == {here}
+            for value in range(3, 6):
+                assert await double(lane, value) == [2.0 * value]
+            assert here not in program.threads[2:]
+            crowd[0] = 1
+            await double(lane, 6)
+            program.threads.clear()
+            for value in range(7, 10):
+                assert await double(lane, value) == [2.0 * value]
+            assert set(program.threads) == {here}
 
     run(work())
 
