@@ -7,6 +7,7 @@ dimensions, M channels, F features, P parameters per value.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -142,7 +143,9 @@ class VAESettings:
     The loss is reconstruction + weight · KL. kl_warmup_fraction: of all steps, over which the weight grows from 0 to
     `beta`, or q(z|x) may settle at the prior (Bowman et al. 2016, section 3.1). beta: below 1 keeps more of an image in
     z, above 1 less (Higgins et al. 2017). free_bits: nats of each latent's mean KL that cost nothing (Kingma et al.
-    2016, appendix C.8). Validation always measures the ELBO, whatever the weight.
+    2016, appendix C.8). importance_samples: draws of z for each image and step; with more than one the bound of so many
+    draws is maximised in place of the ELBO (Burda et al. 2016, "Importance Weighted Autoencoders", section 3), which
+    knows no weight of the KL. A step costs the decoder so many times. Validation always measures the ELBO.
     """
 
     latent_size: Positive
@@ -159,9 +162,15 @@ class VAESettings:
     kl_warmup_fraction: Share = 0.0
     beta: NotNegative = 1.0
     free_bits: NotNegative = 0.0
+    importance_samples: Positive = 1
 
     def __post_init__(self) -> None:
         check_mixtures(self.likelihood, self.mixtures)
+        if self.importance_samples > 1 and (self.beta != 1 or self.free_bits or self.kl_warmup_fraction):
+            raise ValueError(
+                f"importance_samples is {self.importance_samples}: above 1 the KL has no weight of its own, so beta "
+                "must be 1, and free_bits and kl_warmup_fraction 0"
+            )
 
 
 class VAE(LikelihoodModel):
@@ -218,12 +227,26 @@ class VAE(LikelihoodModel):
         Its mean over draws is the ELBO; the log of the mean of exp of k of them is the bound of k draws (Burda et al.
         2016, "Importance Weighted Autoencoders", equation 8).
         """
-        mean, log_variance = self.encode(images)
+        return self._log_weight(images, *self.encode(images), noise)
+
+    def _log_weight(self, images: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
         z = mean + torch.exp(0.5 * log_variance) * noise
         # Of both normals the squares and the logs of the deviations; what they share cancels.
         return self.pixels.log_prob(self.decoder(z), images) + 0.5 * (noise**2 + log_variance - z**2).sum(1)
 
+    def importance_weighted_bound(self, images: Tensor, noise: Tensor) -> Tensor:
+        """The bound of k draws [N], nats: ln of the mean weight, of noise [k,N,Z]."""
+        draws = len(noise)
+        # Each image is encoded once.
+        mean, log_variance = (moment.repeat(draws, 1) for moment in self.encode(images))
+        weights = self._log_weight(images.repeat(draws, 1, 1, 1), mean, log_variance, noise.flatten(0, 1))
+        return torch.logsumexp(weights.view(draws, -1), dim=0) - math.log(draws)
+
     def training_terms(self, images: Tensor, labels: Tensor, progress: float) -> Terms:
+        if (draws := self.settings.importance_samples) > 1:
+            noise = torch.randn(draws, len(images), self.latent_size, device=images.device)
+            terms = {"loss": -self.importance_weighted_bound(images, noise)}
+            return {OBJECTIVE: terms["loss"], **self.in_bits(terms)}
         log_likelihood, kl = self.evidence(images, self._noise(images))
         warmup, free = self.settings.kl_warmup_fraction, self.settings.free_bits
         weight = self.settings.beta * (min(1.0, progress / warmup) if warmup else 1.0)

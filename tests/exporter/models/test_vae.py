@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,6 +87,36 @@ def test_elbo_is_below_the_likelihood() -> None:
             weights = model.log_weight(image.expand(len(noise), -1, -1, -1), noise)
             assert (weights.logsumexp(0) - math.log(len(noise)) - log_px).abs() < 0.1
             assert weights.mean() < log_px
+
+
+def test_the_bound_of_several_draws_is_the_log_of_their_mean_weight() -> None:
+    model = make()
+    images, noise = some_images(model.image, 4), torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        each = torch.stack([model.log_weight(images, draw) for draw in noise])
+        expected = each.double().exp().mean(0).log().float()
+        torch.testing.assert_close(model.importance_weighted_bound(images, noise), expected)
+
+
+def test_an_importance_weighted_training_maximises_the_bound_of_its_draws() -> None:
+    image = make().image
+    settings = VAESettings(latent_size=3, channels=4, features=12, blocks=0, importance_samples=5)
+    model = VAE(image, settings).eval()
+    images, labels = some_images(image, 4), torch.zeros(4, dtype=torch.int64)
+    with torch.no_grad():
+        torch.manual_seed(2)
+        terms = model.training_terms(images, labels, 0.5)
+        torch.manual_seed(2)
+        bound = model.importance_weighted_bound(images, torch.randn(5, 4, 3))
+        torch.testing.assert_close(terms["objective"], -bound)
+        # More draws, a higher bound than the ELBO's on average.
+        assert bound.mean() > -model.negative_log_likelihood(images)["loss"].mean()
+
+
+@pytest.mark.parametrize("setting", [{"beta": 0.5}, {"free_bits": 0.1}, {"kl_warmup_fraction": 0.1}])
+def test_an_importance_weighted_training_has_no_weight_of_the_divergence(setting: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="importance_samples is 5: above 1 the KL has no weight of its own"):
+        VAESettings(latent_size=3, importance_samples=5, **setting)
 
 
 def test_exported_graphs_equal_the_model(tmp_path: Path) -> None:
