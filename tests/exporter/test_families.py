@@ -21,6 +21,7 @@ from ancestral_exporter.training import Options, fit
 SMALL = {
     "digits-vae": ["model.channels=4", "model.features=16", "model.free_bits=0.1"],
     "digits-pixelcnn": ["model.channels=8", "model.head_channels=8", "model.vertical_layers=2"],
+    "digits-pixelcnn-masked": ["model.size=4", "model.layers=1", "model.head_channels=8"],
     "digits-pixelrnn": ["model.size=4", "model.layers=1", "model.head_channels=8"],
     "digits-autoencoder": ["model.channels=4", "model.features=16"],
     "digits-semi-supervised": ["model.channels=4", "model.features=16", "model.latent_size=4"],

@@ -28,6 +28,7 @@ _OURS = {
     "semi-supervised-vae": "ancestral_exporter.models.semi_supervised:SemiSupervisedVAE",
     "autoencoder": "ancestral_exporter.models.autoencoder:Autoencoder",
     "gan": "ancestral_exporter.models.gan:GAN",
+    "masked-pixelcnn": "ancestral_exporter.models.masked_pixelcnn:MaskedPixelCNN",
     "pixelrnn": "ancestral_exporter.models.pixelrnn:PixelRNN",
     "classifier": "ancestral_exporter.models.classifier:Classifier",
 }

@@ -33,6 +33,7 @@ ODD = ImageShape(5, 3, 1, 3)
 SMALL = {
     "vae": ("latent_size=3", "channels=4", "features=9", "encoder_features=9"),
     "pixelcnn": ("channels=8", "vertical_layers=2", "horizontal_layers=2", "head_channels=11"),
+    "masked-pixelcnn": ("size=5", "layers=2", "head_channels=11"),
     "pixelrnn": ("size=5", "layers=2", "head_channels=11"),
     "semi-supervised-vae": ("latent_size=3", "channels=4", "features=9"),
     "autoencoder": ("latent_size=3", "channels=4", "features=9"),
@@ -53,8 +54,8 @@ def nets() -> Iterator[tuple[str, Recipe, ImageShape]]:
         yield f"odd mixture {name}", mixture, ImageShape(5, 3, 3, 200)
     yield "column diagonal-bilstm", small("digits-pixelrnn"), ImageShape(1, 4, 1, 3)
     yield "odd row-lstm", small("digits-pixelrnn", "layer=row-lstm", "label_count=3"), ODD
-    for name in ("digits-pixelcnn", "digits-pixelrnn", "digits-semi-supervised", "digits-autoencoder", "digits-gan"):
-        yield f"odd {name}", small(name), ODD
+    for name in ("pixelcnn", "pixelcnn-masked", "pixelrnn", "semi-supervised", "autoencoder", "gan"):
+        yield f"odd digits-{name}", small(f"digits-{name}"), ODD
 
 
 NETS = {name: (recipe, image) for name, recipe, image in nets()}
