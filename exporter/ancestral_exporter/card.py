@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.cost import SamplingCost
@@ -37,22 +40,42 @@ class Measured:
     latents: Latents | None = None
 
 
-def provenance(recipe: Recipe, options: Options, fitted: Fitted | None) -> dict[str, str]:
-    """What made a bundle, for the manifest."""
+def provenance(recipe: Recipe, options: Options, model: ImageModel, fitted: Fitted | None) -> dict[str, str]:
+    """What made a bundle, for the manifest. machine: where it was trained, in words."""
     versions = {
         f"version.{name}": importlib.metadata.version(name) for name in ("ancestral", "torch", "lightning", "onnx")
     }
-    trained = {"best_epoch": str(fitted.best_epoch), "training_seconds": f"{fitted.seconds:.1f}"} if fitted else {}
+    trained = {}
+    if fitted:
+        trained = {
+            "best_epoch": str(fitted.best_epoch),
+            "training_seconds": f"{fitted.seconds:.1f}",
+            "machine": machine(),
+        }
     return {
         "recipe": recipe.name,
         "settings": json.dumps(recipe.settings(), sort_keys=True),
         "seed": str(options.seed),
         "precision": options.precision,
         "devices": options.devices,
+        "parameters": str(parameters(model)),
         "commit": commit(),
         **trained,
         **versions,
     }
+
+
+def parameters(model: ImageModel) -> int:
+    """How many numbers a model has learned."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def machine() -> str:
+    """What a training runs on here, in words: GPUs by name, or cores."""
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        return f"{count} × {torch.cuda.get_device_name(0)}" if count > 1 else torch.cuda.get_device_name(0)
+    return f"{torch.get_num_threads()} of {os.cpu_count()} cores"
 
 
 def commit() -> str:
@@ -88,11 +111,10 @@ def card(
 ) -> str:
     """The Markdown text."""
     shape = model.image
-    count = sum(parameter.numel() for parameter in model.parameters())
     lines = [
         f"# {recipe.name}",
         "",
-        f"A {recipe.description}. Family: {model.family}; {count:,} parameters"
+        f"A {recipe.description}. Family: {model.family}; {parameters(model):,} parameters"
         + (f"; {model.latent_size} latent dimensions." if model.latent_size else "."),
         "",
         "![samples](" + SAMPLES + ")",

@@ -190,6 +190,30 @@ def evaluate(
         typer.echo(shown(f"wrote {path}"))
 
 
+@app.command(short_help="A page of what trained bundles reach, beside published figures.")
+def results(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Bundles, or folders of models: of a model the latest version.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="The page, RESULTS.md say; by default it is printed.")] = None,
+) -> None:
+    """Write a page of Markdown from bundles: test figures, published ones, parameters, training time, samples.
+
+    Nothing is measured anew: the figures are those of the manifests.
+    """
+    from ancestral_exporter.results import find_results, results_page
+
+    if out is not None:
+        check_place(out)
+    found = find_results(folders)
+    page = results_page(found, Path.cwd() if out is None else out.parent)
+    if out is None:
+        typer.echo(page, nl=False)
+    else:
+        write_whole(out, page)
+        typer.echo(shown(f"wrote {out}, {len(found)} bundles"))
+
+
 @app.command()
 def recipes() -> None:
     """List what can be trained."""

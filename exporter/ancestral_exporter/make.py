@@ -131,7 +131,7 @@ def _write(
     fitted: Fitted | None,
     found: tuple[Evaluation, ...],
 ) -> Path:
-    made = card.provenance(recipe, options, fitted)
+    made = card.provenance(recipe, options, model, fitted)
     shape = model.image
 
     def extras(folder: Path) -> list[bundle_pb2.Metric]:

@@ -58,6 +58,8 @@ MAKE = {
     "bench-isolation": "tests/benchmarks/test_isolation.py, in short",
     "bench-perf-analyzer": "needs what the next one fetches; all but that: tests/benchmarks/test_perf_analyzer.py",
     "perf-analyzer": "fetches a program that nothing here depends on",
+    "train-zoo": "tests/exporter/test_zoo.py, with a zoo of its own",
+    "results": "tests/exporter/test_results.py, and test_zoo.py on the page itself",
     "soak": "tests/soak/test_soak.py, in short",
     "overload": "tests/soak/test_soak.py, in short",
     "restarts": "tests/soak/test_soak.py, in short",

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from ancestral_client import Client
+from ancestral_exporter import zoo
 from ancestral_exporter.bundle import verify_bundle
+from ancestral_exporter.bundle.manifest import read_manifest
+from ancestral_exporter.bundle.write import write_manifest
+from ancestral_exporter.errors import UsageError
+from ancestral_exporter.recipes import find
 from running import ServerProcess
+from shared import TrainedVae
 
 ZOO = Path(__file__).parents[2] / "exporter" / "zoo"
-LIMIT_BYTES = 8 * 2**20
+LIMIT_BYTES = 12 * 2**20
 
 
 def test_every_bundle_is_whole_and_all_are_small() -> None:
@@ -32,3 +42,83 @@ def test_its_digits_are_as_likely_as_its_card_says() -> None:
         (test,) = (m.value for m in model.metrics if m.name == "negative_log_likelihood" and m.split == "test")
         nats = -samples.log_likelihood
         assert abs(float(nats.mean()) - test) < 4 * float(nats.std()) / np.sqrt(len(nats)) + 5
+
+
+def test_its_list_is_of_recipes_that_there_are() -> None:
+    entries = zoo.wanted(ZOO)
+    assert entries
+    for entry in entries:
+        assert entry.chosen(gpu=True).schedule.epochs == entry.gpu_epochs > entry.cpu_epochs > 0
+
+
+# ---- training it, with a list of its own
+
+
+@pytest.fixture
+def own(tmp_path: Path, trained_vae: TrainedVae) -> Path:
+    """A zoo that wants the digits' VAE after two epochs, which `models` beside it has already."""
+    shutil.copytree(trained_vae.models, tmp_path / "models")
+    folder = tmp_path / "zoo"
+    folder.mkdir()
+    (folder / zoo.LIST).write_text('[[bundle]]\nrecipe = "digits-vae"\ngpu_epochs = 2\ncpu_epochs = 2\n')
+    return folder
+
+
+def train(own: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> None:
+    places = ["--zoo", str(own), "--models", str(own.parent / "models"), "--data", str(own.parent)]
+    monkeypatch.setattr(sys, "argv", ["zoo", *places, *more])
+    zoo.main()
+
+
+def test_what_was_trained_already_is_not_trained_again(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = own / "digits-vae" / "1"
+    train(own, monkeypatch)
+    assert verify_bundle(bundle).ok
+    train(own, monkeypatch)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"zoo: digits-vae becomes {bundle}" in said
+    assert said.endswith("zoo: digits-vae is there")
+
+
+def test_a_better_one_replaces_what_is_there_and_a_worse_one_does_not(
+    own: Path, monkeypatch: pytest.MonkeyPatch, trained_vae: TrainedVae
+) -> None:
+    there = own / "digits-vae" / "3"
+    for change, left in ((-0.1, "3"), (0.1, "4")):
+        shutil.rmtree(own / "digits-vae", ignore_errors=True)
+        shutil.copytree(trained_vae.models / "digits-vae" / "1", there)
+        manifest = read_manifest(there)
+        manifest.version = 3
+        # Of another schedule, and better or worse by so much.
+        settings = json.loads(manifest.provenance["settings"])
+        settings["schedule"]["batch_size"] += 1
+        manifest.provenance["settings"] = json.dumps(settings)
+        for metric in manifest.metrics:
+            metric.value += change
+        write_manifest(there, manifest)
+        train(own, monkeypatch)
+        assert [path.name for path in (own / "digits-vae").iterdir()] == [left]
+
+
+def test_a_training_ends_when_its_time_is_up_and_goes_on_later(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Hours of work in a second: no machine is so fast.
+    (own / zoo.LIST).write_text('[[bundle]]\nrecipe = "digits-vae"\ngpu_epochs = 10_000\ncpu_epochs = 10_000\n')
+    with pytest.raises(SystemExit, match="stopped; the same command goes on where it was"):
+        train(own, monkeypatch, "--minutes", "0.02")
+    assert not (own / "digits-vae").exists()
+
+
+def test_a_longer_training_counts_for_a_shorter_one(trained_vae: TrainedVae) -> None:
+    assert zoo.trained(trained_vae.models, find("digits-vae", ["schedule.epochs=1"]))
+    assert zoo.trained(trained_vae.models, find("digits-vae", ["schedule.epochs=3"])) is None
+    assert zoo.trained(trained_vae.models, find("digits-vae", ["schedule.epochs=1", "model.beta=0.5"])) is None
+
+
+def test_bad_lists_are_named(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match="has no mnist-vae"):
+        train(own, monkeypatch, "mnist-vae")
+    (own / zoo.LIST).write_text('[[bundle]]\nrecipe = "digits-vae"\nepochs = 3\n')
+    with pytest.raises(UsageError, match=r"zoo.toml: .*epochs"):
+        zoo.wanted(own)

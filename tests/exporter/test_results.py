@@ -1,0 +1,68 @@
+"""The page of what trained bundles reach, from a bundle that was trained and one of the zoo."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ancestral_exporter.errors import UsageError
+from ancestral_exporter.results import find_results, results_page
+from entrypoints import call
+from shared import TrainedVae
+
+ZOO = Path(__file__).parents[2] / "exporter" / "zoo"
+
+
+def rows(page: str) -> dict[str, list[str]]:
+    """The cells of each row, by the first one."""
+    lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    return {cells[0]: cells[1:] for cells in lines}
+
+
+def test_a_page_holds_bundles_against_what_is_published(trained_vae: TrainedVae, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(trained_vae.models, models)
+    results = find_results([models, ZOO / "mnist-pixelcnn" / "1"])
+    assert [result.source for result in results] == ["digits", "mnist"]
+    page = results_page(results, tmp_path)
+    found = rows(page)
+    manifest = json.loads((models / "digits-vae" / "1" / "bundle.json").read_text())
+    (bits,) = (m["value"] for m in manifest["metrics"] if m["name"] == "bits_per_dim" and m["split"] == "test")
+    name = "[digits-vae](models/digits-vae/1/CARD.md)"
+    assert found[name][0] == f"{bits:.4f}"
+    assert found[name][2:4] == ["bound, ELBO", f"{int(manifest['provenance']['parameters']):,}"]
+    assert found[name][5] == manifest["provenance"]["machine"]
+    assert found["published VAE, bound (jmtomczak/intro_dgm)"][0] == "2.27"
+    # The zoo lies elsewhere: no link, and no picture.
+    assert found["mnist-pixelcnn"][:3] == ["0.1575", "85.58", "exact"]
+    assert "![samples of digits-vae](models/digits-vae/1/samples.png)" in page
+    assert "samples of mnist-pixelcnn" not in page
+
+
+def test_of_a_model_the_latest_version_counts_and_what_was_never_tested_does_not(
+    trained_vae: TrainedVae, untrained_models: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "digits-vae"
+    for version in ("2", "10"):
+        shutil.copytree(trained_vae.models / "digits-vae" / "1", home / version)
+    assert [result.folder for result in find_results([tmp_path, untrained_models])] == [home / "10"]
+
+
+def test_a_folder_without_bundles_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is neither a bundle nor a folder of models \(MODEL/VERSION/bundle.json\)"):
+        find_results([tmp_path])
+
+
+def test_the_command_writes_the_page_or_prints_it(
+    trained_vae: TrainedVae, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call("ancestral-exporter", "results", str(trained_vae.models))
+    printed = rows(capsys.readouterr().out)
+    assert "digits-vae" in printed
+    page = tmp_path / "RESULTS.md"
+    call("ancestral-exporter", "results", str(trained_vae.models), "--out", str(page))
+    assert capsys.readouterr().out == f"wrote {page}, 1 bundles\n"
+    assert rows(page.read_text()) == printed
