@@ -14,18 +14,20 @@ PORT ?= 8500
 METRICS_PORT ?= 9464
 DEVICE ?= auto
 
+# What is installed: what the parts need to run, and everything, with what checks and tests need.
+PARTS := $(VENV)/.parts-installed
 INSTALLED := $(VENV)/.installed
 TOOLS := .tools/.installed
 
 ##@ Use it
-demo: $(INSTALLED) ## Train, export, serve, sample and measure on real digits; results in demo/
+demo: $(PARTS) ## Train, export, serve, sample and measure on real digits; results in demo/
 	@$(BIN)/ancestral-demo run --models $(MODELS) --out $(OUT)
 
-serve: $(INSTALLED) ## Serve the models in models/ on port 8500 until Ctrl-C; trains the default ones where there are none
+serve: $(PARTS) ## Serve the models in models/ on port 8500 until Ctrl-C; trains the default ones where there are none
 	@exec $(BIN)/ancestral-demo serve --models $(MODELS) --port $(PORT) --metrics-port $(METRICS_PORT) --device $(DEVICE)
 
 ##@ Work on it
-pictures: $(INSTALLED) ## Train anew, run the demo, say which pictures of the README differ, and take them over; minutes
+pictures: $(PARTS) ## Train anew, run the demo, say which pictures of the README differ, and take them over; minutes
 	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	$(BIN)/ancestral-demo run --models "$$folder/models" --out "$$folder/out"; \
 	$(BIN)/python -m ancestral_demo.pictures "$$folder/out" clients/demo
@@ -119,10 +121,14 @@ help:
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 	  /^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-# The stamps make a second run instantaneous; a new lock or pyproject installs again.
-$(INSTALLED): requirements.lock pyproject.toml
-	@.ci/install $(VENV) $(PYTHON)
+# The stamps make a second run instantaneous; a new lock or pyproject installs again. Everything holds the parts.
+$(PARTS): requirements.lock pyproject.toml
+	@.ci/install $(VENV) client,server,exporter,demo $(PYTHON)
 	@touch $@
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@.ci/install $(VENV) all $(PYTHON)
+	@touch $(PARTS) $@
 
 $(TOOLS): .ci/tools .ci/triton-env .ci/kubernetes-env | $(INSTALLED)
 	@.ci/tools

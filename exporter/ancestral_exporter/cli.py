@@ -14,7 +14,7 @@ import typer
 from rich.table import Column, Table
 from rich.text import Text
 
-from ancestral.text import shown, shown_lines
+from ancestral.text import short, shown, shown_lines
 from ancestral_exporter.errors import ExporterError, UsageError
 from ancestral_exporter.files import check_place, write_whole
 from ancestral_exporter.foreign.commands import app as import_app
@@ -144,7 +144,7 @@ def promote(
     from ancestral_exporter.bundle.write import LAST_VERSION
 
     if version is not None and not re.fullmatch("[0-9]{1,19}", version):
-        raise UsageError(f"--version must be a whole number from 1 to {LAST_VERSION}, not {version[:40]!r}")
+        raise UsageError(f"--version must be a whole number from 1 to {LAST_VERSION}, not {short(version)!r}")
     done = promote_bundle(source, models, name=name, version=None if version is None else int(version))
     typer.echo(f"{source} is already {done.path}" if done.already else f"promoted {source} to {done.path}")
 

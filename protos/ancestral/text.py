@@ -22,6 +22,16 @@ def shown_lines(text: object) -> str:
     return "\n".join(map(shown, str(text).split("\n")))
 
 
+def short(text: str, most: int = 64) -> str:
+    """The beginning of a text that somebody gave, for a message to them: what is left out is three dots."""
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def one_line(text: object, most: int = 400) -> str:
+    """The words of a text, as of a library's error, in one line that is as short as `short` makes it."""
+    return short(" ".join(str(text).split()), most)
+
+
 def _escaped(letter: str) -> str:
     if "\udc80" <= letter <= "\udcff":  # how Python writes a byte of a file name that is not UTF-8
         return f"\\x{ord(letter) - 0xDC00:02x}"

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from ancestral_exporter.bundle.export import export_graph
+from ancestral_exporter.bundle.export import export_graphs
 from ancestral_exporter.cost import measure_cost
 from ancestral_exporter.data import load
 from ancestral_exporter.models.pixelcnn import PixelCNNSettings
@@ -37,8 +37,7 @@ def row(net: PixelCNNSettings, epochs: int | None, announce: Announcer) -> str:
     recipe = dataclasses.replace(find("digits-pixelcnn", settings), model=net)
     with tempfile.TemporaryDirectory() as folder:
         fitted = fit(recipe, load(recipe.data), Path(folder), Options(), announce)
-        for graph in fitted.model.graphs():
-            export_graph(graph, Path(folder))
+        export_graphs(fitted.model.graphs(), Path(folder))
         cost = measure_cost(fitted.model, Path(folder))
     assert cost is not None
     best = min(entry["validation_bits_per_dim"] for entry in fitted.history)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ancestral.v1 import bundle_pb2, tensor_pb2
 from ancestral_client import Client
-from ancestral_exporter.bundle.export import export_graph
+from ancestral_exporter.bundle.export import export_graphs
 from ancestral_exporter.models.base import OneShotGraph
 from ancestral_exporter.models.quantise import inverse_cdf, to_levels
 from ancestral_server.runtime.program import OneShotProgram
@@ -124,7 +124,7 @@ def _onnx_logits(rig: Rig, folder: Path) -> Logits:
         inputs=[spec(name="image", meaning=IMAGE, dtype=byte, shape=shape)],
         outputs=[spec(name="logits", meaning=bundle_pb2.MEANING_FEATURE_MAP, dtype=real, shape=[*shape, image.levels])],
     )
-    export_graph(OneShotGraph("logits.onnx", [role], _Logits(rig)), folder)
+    export_graphs([OneShotGraph("logits.onnx", [role], _Logits(rig))], folder)
     session: Session = Runtime("cpu", CORES).open(folder / "logits.onnx")
 
     def logits(images: Tensor) -> Tensor:

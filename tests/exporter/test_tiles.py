@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from ancestral_exporter import tiles
-from ancestral_exporter.bundle.export import export_graph
+from ancestral_exporter.bundle.export import export_graphs
 from ancestral_exporter.data import DataSettings, Images, load
 from ancestral_exporter.evaluate import evaluate
 from ancestral_exporter.models.base import ImageModel
@@ -103,8 +103,7 @@ def test_a_model_comes_near_the_entropy_and_never_below(model: ImageModel) -> No
 
 
 def test_samples_have_the_noise_that_the_images_have(model: ImageModel, tmp_path: Path) -> None:
-    for graph in model.graphs():
-        export_graph(graph, tmp_path)
+    export_graphs(model.graphs(), tmp_path)
     role = sample_role(model)
     assert role is not None
     drawn = draw_samples(model, role, tmp_path, 500, seed=0, temperature=1)

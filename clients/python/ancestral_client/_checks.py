@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from ancestral.text import one_line
 from ancestral.v1 import priority_pb2
 from ancestral_client import _address
 from ancestral_client.errors import STREAMS, FieldViolation, InvalidArgument, MessageTooLarge, invalid
@@ -316,8 +317,7 @@ def _told(value: object) -> str:
     """A wrong value for a message: in one line, and not all of it if it is long."""
     if isinstance(value, int) and value.bit_length() > 200:
         return f"{'-' if value < 0 else ''}2^{value.bit_length() - 1} or more"
-    text = " ".join((str if isinstance(value, numbers.Number) else repr)(value).split())
-    return text if len(text) <= _TOLD else f"{text[:_TOLD]}..."
+    return one_line(str(value) if isinstance(value, numbers.Number) else repr(value), _TOLD)
 
 
 def priority_of(priority: Priority) -> priority_pb2.Priority.ValueType:

@@ -9,14 +9,10 @@ from typing import Any
 import numpy as np
 
 from ancestral.bundle import rules
+from ancestral.bundle.ties import NEAR_TIE, Meaning, partings
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.report import VerifyReport
 from ancestral_exporter.bundle.runtime import RUN_FAILURES, Array, run_role
-
-# Largest |u - p| at which two float32 computations of p may draw different levels.
-NEAR_TIE = 1e-5
-# By how much u is moved to see how close a draw was, smallest first.
-_NUDGES = (1e-7, 1e-6, NEAR_TIE)
 
 
 @dataclass(frozen=True)
@@ -88,39 +84,20 @@ def _excused(
     got: Mapping[str, Array],
     wanted: Mapping[str, Array],
 ) -> Array:
-    """Which samples [B] differ only by rounding: their first differing pixel flips when its uniform is nudged.
-
-    At temperature 0: when the temperature is.
-    """
+    """Which samples [B] part ways by a rounding alone, see `ancestral.bundle.ties`."""
     row = next(spec.name for spec in role.outputs if spec.meaning == bundle_pb2.MEANING_ROW)
     names = {spec.meaning: spec.name for spec in role.inputs}
-    uniforms, temperature = names[bundle_pb2.MEANING_UNIFORMS], names[bundle_pb2.MEANING_TEMPERATURE]
     excused = np.zeros(len(got[row]), np.bool_)
     if got[row].shape != wanted[row].shape:
         return excused
-    for sample in range(len(excused)):
-        differs = got[row][sample] != wanted[row][sample]
-        if not differs.any():
-            continue
-        pixel = int(np.argmax(differs))  # in raster order
-        at = [int(i) for i in np.unravel_index(pixel, differs.shape)]
-        for nudge in _NUDGES:
-            pair = {name: np.repeat(value[sample : sample + 1], 2, axis=0) for name, value in feeds.items()}
-            if pair[temperature][0] > 0:
-                pair[uniforms].reshape(2, -1)[:, pixel] += np.array([-nudge, nudge], np.float32)
-            else:
-                # Without temperature no uniform has a say; with very little only where two levels are as likely.
-                pair[temperature][:] = nudge
-                pair[uniforms].reshape(2, -1)[:, pixel] = (0.01, 0.99)
-            redrawn = run_role(session, role, pair, got[row].shape[1])[row].reshape(2, -1)
-            if (redrawn[:, pixel] == wanted[row][sample].flat[pixel]).any():
-                excused[sample] = True
-                report.add(
-                    f"{subject}, sample {sample}", True, f"first differs at {at}, a draw within {nudge:g} of a tie"
-                )
-                break
-        else:
-            report.add(
-                f"{subject}, sample {sample}", False, f"first differs at {at}, not a tie (|u - p| > {NEAR_TIE:g})"
-            )
+
+    def paint(given: Mapping[Meaning, Array]) -> Array:
+        named = {names[meaning]: value for meaning, value in given.items()}
+        return run_role(session, role, named, got[row].shape[1])[row]
+
+    given = {meaning: feeds[name] for meaning, name in names.items()}
+    for sample, at, within in partings(paint, given, got[row], wanted[row]):
+        excused[sample] = within is not None
+        near = f"a draw within {within:g} of a tie" if within is not None else f"not a tie (|u - p| > {NEAR_TIE:g})"
+        report.add(f"{subject}, sample {sample}", within is not None, f"first differs at {at}, {near}")
     return excused

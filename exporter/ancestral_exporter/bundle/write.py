@@ -18,7 +18,7 @@ from ancestral.bundle import rules
 from ancestral.bundle.manifest import MANIFEST
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.compare import Tolerance, compare
-from ancestral_exporter.bundle.export import export_graph, graph_roles
+from ancestral_exporter.bundle.export import export_graphs, graph_roles
 from ancestral_exporter.bundle.feeds import Subjects, make_feeds, original_answers
 from ancestral_exporter.bundle.report import VerifyReport
 from ancestral_exporter.bundle.runtime import Array, Arrays, open_session
@@ -71,8 +71,7 @@ def write_bundle(
     home.mkdir(parents=True, exist_ok=True)
     with temporary(home) as folder:
         graphs = model.graphs()
-        for graph in graphs:
-            export_graph(graph, folder)
+        export_graphs(graphs, folder)
         verify_model(model, folder, tolerance=fresh).raise_if_failed()
         np.savez_compressed(folder / GOLDEN, **_record(graphs, folder, subjects))  # type: ignore[arg-type]
         measured = [*metrics, *(extras(folder) if extras else ())]

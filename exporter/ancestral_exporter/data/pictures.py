@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from ancestral.text import one_line
 from ancestral_exporter.errors import DataError
 
 Colour = Literal["grey", "rgb"]
@@ -94,4 +95,4 @@ def as_array(picture: Image.Image, size: tuple[int, int], colour: Colour, how: R
 def _told(error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):  # which names an object in memory
         return "of no format that Pillow knows"
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{type(error).__name__}: {one_line(error)}"

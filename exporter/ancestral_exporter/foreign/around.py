@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, compose, helper, numpy_helper, version_converter
 
+from ancestral.text import one_line
 from ancestral_exporter.bundle.reductions import fix_order
 from ancestral_exporter.bundle.runtime import Array
 from ancestral_exporter.foreign.layout import Layout
@@ -198,7 +199,7 @@ def _converted(model: onnx.ModelProto) -> onnx.ModelProto:
             copy = version_converter.convert_version(copy, _OPSET)
         except Exception as error:  # C++ raises what it likes
             if version < _LEAST_OPSET:
-                line = " ".join(str(error).split())[:300]
+                line = one_line(error)
                 raise ValueError(f"is of opset {version}, which cannot be converted to {_OPSET}: {line}") from error
     copy.ir_version = max(copy.ir_version, 8)
     # Before IR version 4 weights were inputs too.

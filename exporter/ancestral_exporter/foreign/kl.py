@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ancestral.text import one_line
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.errors import ExporterError, UsageError
 from ancestral_exporter.foreign.source import digest
@@ -150,7 +151,7 @@ def build(folder: Path, size: tuple[int, int] | None) -> KLModel:
     try:
         net = getattr(diffusers, _CLASS).from_pretrained(str(within), local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
-        raise ExporterError(f"{within}: diffusers does not load it: {' '.join(str(error).split())[:400]}") from error
+        raise ExporterError(f"{within}: diffusers does not load it: {one_line(error)}") from error
     origin = {"imported_from": folder.resolve().name, "imported_producer": f"diffusers {diffusers.__version__}"}
     weights = sorted((*within.glob("*.safetensors"), *within.glob("*.bin")))
     origin |= {"imported_sha256": ", ".join(f"{path.name} {digest(path)}" for path in weights[:10])}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ancestral.text import one_line
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.runtime import Array, Arrays
 from ancestral_exporter.errors import ExporterError, UsageError
@@ -84,7 +85,7 @@ def build(path: Path, request: Request) -> OnnxModel:
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
     except ValueError as error:
-        raise ExporterError(f"{path}: {' '.join(str(error).split())}") from error
+        raise ExporterError(f"{path}: {one_line(error)}") from error
 
 
 def trial_images(image: ImageShape, count: int) -> Array:

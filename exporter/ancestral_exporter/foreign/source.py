@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
+from ancestral.text import one_line
 from ancestral_exporter.bundle.runtime import RUN_FAILURES, Array, Arrays, open_session
 from ancestral_exporter.errors import ExporterError, UsageError
 
@@ -65,7 +66,7 @@ class Source:
             try:
                 answers = self.session.run(list(names), {self.input: batch})
             except RUN_FAILURES as error:
-                raise ExporterError(f"{self.path}: fails on {list(batch.shape)}: {_line(error)}") from error
+                raise ExporterError(f"{self.path}: fails on {list(batch.shape)}: {one_line(error)}") from error
             for name, answer in zip(names, answers, strict=True):
                 if not isinstance(answer, np.ndarray) or answer.ndim == 0 or len(answer) != len(batch):
                     what = list(answer.shape) if isinstance(answer, np.ndarray) else type(answer).__name__
@@ -86,11 +87,11 @@ def read_source(path: Path) -> Source:
         if not model.graph.node or not domains:
             raise DecodeError("it has no graph")
     except (DecodeError, ValueError) as error:
-        raise UsageError(f"{path}: is no ONNX file: {_line(error)}") from error
+        raise UsageError(f"{path}: is no ONNX file: {one_line(error)}") from error
     except OSError as error:
-        raise UsageError(f"{path}: its weights lie in a file of their own: {_line(error)}") from error
+        raise UsageError(f"{path}: its weights lie in a file of their own: {one_line(error)}") from error
     except onnx.checker.ValidationError as error:  # external data that is missing or leads out of the folder
-        raise UsageError(f"{path}: {_line(error)}") from error
+        raise UsageError(f"{path}: {one_line(error)}") from error
     own = {function.domain for function in model.functions}
     foreign = [node for node in model.graph.node if node.domain not in _DOMAINS | own]
     if foreign:
@@ -99,7 +100,7 @@ def read_source(path: Path) -> Source:
     try:
         session = open_session(path)
     except Exception as error:  # onnxruntime raises many kinds
-        raise ExporterError(f"{path}: onnxruntime does not load it: {_line(error)}") from error
+        raise ExporterError(f"{path}: onnxruntime does not load it: {one_line(error)}") from error
     inputs = session.get_inputs()
     if len(inputs) != 1:
         listed = ", ".join(f"{node.name} {describe(node)}" for node in inputs)
@@ -122,7 +123,3 @@ def describe(node: Any) -> str:
 def digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:400]

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ancestral.text import one_line
 from ancestral_exporter.bundle import VerifyError, check_home, write_bundle
 from ancestral_exporter.bundle.compare import Tolerance
 from ancestral_exporter.bundle.export import graph_roles
@@ -74,10 +75,10 @@ def write(model: Foreign, name: str, models: Path, *, class_names: Sequence[str]
     except VerifyError as error:
         failures = str(error).splitlines()[1:]
         more = f" (and {len(failures) - 1} more checks)" if len(failures) > 1 else ""
-        first = " ".join(failures[0].removeprefix("FAILED").split())
+        first = one_line(failures[0].removeprefix("FAILED"))
         raise ExporterError(
             f"{model.origin['imported_from']}: does not answer as the original does, so that nothing was written: "
-            f"{first[:400]}{more}"
+            f"{first}{more}"
         ) from error
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ancestral.text import one_line
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.errors import UsageError
 from ancestral_exporter.models.base import (
@@ -115,7 +116,7 @@ def encoder_weights(bundle: Path, encoder: Encoder) -> dict[str, Tensor]:
             w.name: torch.from_numpy(onnx.numpy_helper.to_array(w).copy()) for w in onnx.load(path).graph.initializer
         }
     except Exception as error:  # a file of any content
-        raise UsageError(f"{what}: {_GRAPH} cannot be read: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{what}: {_GRAPH} cannot be read: {one_line(error)}") from error
     found = {name.partition(_PREFIX)[2]: weight for name, weight in weights.items() if _PREFIX in name}
     found.pop("table", None)  # of the bytes, not of the training
     wanted = encoder.state_dict()

@@ -18,6 +18,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from ancestral.text import one_line
 from ancestral_exporter.errors import ExporterError, UsageError
 from ancestral_exporter.models.base import ImageModel
 
@@ -121,4 +122,4 @@ def _checked(value: Any, what: str) -> type[ImageModel]:
 
 
 def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {one_line(error)}"

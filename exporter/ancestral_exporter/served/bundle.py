@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ancestral.bundle import noise, rules
+from ancestral.text import one_line
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.manifest import read_manifest
 from ancestral_exporter.bundle.runtime import RUN_FAILURES, Array, open_session, run_role
@@ -134,7 +135,7 @@ class Served:
             try:
                 outputs = run_role(session, role, feeds, self.image.height)
             except RUN_FAILURES as error:
-                told = " ".join(str(error).split())
+                told = one_line(error)
                 raise ExporterError(f"{self.folder / role.graph}: role {role.name} fails: {told}") from error
             parts.append({spec.meaning: outputs[spec.name] for spec in role.outputs})
         return {meaning: np.concatenate([part[meaning] for part in parts]) for meaning in parts[0]}
@@ -144,6 +145,6 @@ class Served:
             try:
                 self._sessions[graph] = open_session(self.folder / graph)
             except Exception as error:  # onnxruntime raises many kinds
-                told = " ".join(str(error).split())
+                told = one_line(error)
                 raise ExporterError(f"{self.folder / graph}: does not load: {told}") from error
         return self._sessions[graph]

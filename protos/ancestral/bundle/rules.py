@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
 from ancestral.bundle.dtypes import DTYPES
+from ancestral.text import short
 from ancestral.v1 import bundle_pb2, tensor_pb2
 
 # The newest schema there is; see `least_schema`.
@@ -312,4 +313,4 @@ def _path(field: str, path: str) -> Iterator[str]:
 
 def _shown(text: str) -> str:
     """The beginning of a text, for a message."""
-    return ascii(text if len(text) <= 64 else text[:64] + "...")
+    return ascii(short(text))

@@ -15,6 +15,7 @@ import numpy as np
 
 from ancestral.bundle.dtypes import DTYPES, NUMBERS
 from ancestral.bundle.rules import NAME
+from ancestral.text import short
 from ancestral.v1 import bundle_pb2, priority_pb2, tensor_pb2
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.engine.job import Priority
@@ -216,7 +217,7 @@ def model_name(field: str, value: str) -> str:
 def bundle_name(field: str, value: str) -> str:
     """A name that may become part of a path."""
     if not NAME.fullmatch(value):
-        raise InvalidArgument(field, f"is {value[:100]!r}, must match {NAME.pattern}")
+        raise InvalidArgument(field, f"is {short(value, 100)!r}, must match {NAME.pattern}")
     return value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from ancestral.text import short
 from ancestral.v1 import model_service_pb2 as pb
 from ancestral.v1 import model_service_pb2_grpc
 from ancestral_server.catalog import Catalog, Key, ModelVersion, State
@@ -103,5 +104,5 @@ def _last_of_page(field: str, token: str) -> Key:
     name, _, number = token.rpartition("/")
     version = version_of(number)
     if version is None:
-        raise InvalidArgument(field, f"is {token[:100]!r}, must be empty or the next_page_token of an earlier answer")
+        raise InvalidArgument(field, f"is {short(token)!r}, must be empty or the next_page_token of an earlier answer")
     return name, version

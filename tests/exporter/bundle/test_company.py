@@ -15,7 +15,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from ancestral_exporter.bundle.export import export_graph, graph_roles
+from ancestral_exporter.bundle.export import export_graphs, graph_roles
 from ancestral_exporter.bundle.feeds import make_feeds
 from ancestral_exporter.bundle.reductions import fix_order
 from ancestral_exporter.bundle.verify import random_subjects
@@ -65,8 +65,9 @@ NETS = {name: (recipe, image) for name, recipe, image in nets()}
 def test_every_role_of_every_family(recipe: Recipe, shape: ImageShape, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model: ImageModel = recipe.build(shape)
-    for graph in model.graphs():
-        export_graph(graph, tmp_path)
+    graphs = model.graphs()
+    export_graphs(graphs, tmp_path)
+    for graph in graphs:
         for role in graph_roles(graph):
             feeds = make_feeds(role, random_subjects(model, IMAGES))
             check(tmp_path / role.graph, role, feeds, shape.height)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ancestral.v1 import bundle_pb2
-from ancestral_exporter.bundle.export import export_graph
+from ancestral_exporter.bundle.export import export_graphs
 from ancestral_exporter.models.roles import one_shot, tensor
 
 
@@ -29,9 +29,9 @@ def test_the_table_of_operators_is_made_once_and_torch_is_left_as_it_was(
         return read(name)
 
     latent, mean = (tensor(name, bundle_pb2.MEANING_LATENT, (3,)) for name in ("latent", "mean"))
-    export_graph(one_shot("first", [latent], [mean], Same()), tmp_path)
+    export_graphs([one_shot("first", [latent], [mean], Same())], tmp_path)
     monkeypatch.setattr(registration, "_get_overload", count)
-    export_graph(one_shot("second", [latent], [mean], Same()), tmp_path)
+    export_graphs([one_shot("second", [latent], [mean], Same())], tmp_path)
     assert made == []
     # What is counted is what makes it.
     registration.ONNXRegistry.from_torchlib()

@@ -194,7 +194,7 @@ def test_causality_is_told(probability: Callable[[Arrays], np.ndarray[Any, Any]]
     assert ("none depends on later" if causal else "depends on itself or on later pixels") in str(report)
 
 
-@pytest.mark.parametrize(("margin", "ok"), [(3e-7, True), (8e-6, True), (1e-3, False)])
+@pytest.mark.parametrize(("margin", "ok"), [(3e-7, True), (8e-6, True), (2e-5, True), (1e-3, False)])
 def test_a_pixel_may_differ_only_at_a_tie(margin: float, ok: bool) -> None:
     uniforms = np.full((2, 3, 4, 1), 0.25, np.float32)
     uniforms[1, 1, 2] = 0.5 + margin  # this session paints black; PyTorch, say, painted white and went on otherwise
@@ -215,7 +215,7 @@ def test_a_pixel_may_differ_only_at_a_tie(margin: float, ok: bool) -> None:
     assert "sample 1: first differs at [1, 2, 0]" in str(report)
 
 
-@pytest.mark.parametrize(("margin", "ok"), [(3e-7, True), (8e-6, True), (1e-3, False)])
+@pytest.mark.parametrize(("margin", "ok"), [(3e-7, True), (8e-6, True), (2e-5, True), (1e-3, False)])
 def test_a_pixel_without_temperature_may_differ_only_where_two_levels_are_as_likely(margin: float, ok: bool) -> None:
     feeds: Arrays = {
         "given": np.zeros((1, 3, 4, 1), np.uint8),

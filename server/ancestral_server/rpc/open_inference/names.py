@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from ancestral.text import short
 from ancestral_server.catalog import MAX_VERSION, Catalog, ModelVersion
 from ancestral_server.errors import InvalidArgument, NotFound
 from ancestral_server.rpc import convert
-from ancestral_server.rpc.open_inference.parameters import short
 
 # A protocol of tensors in and tensors out is asked for features first; a model without an encoder draws images.
 MAIN_ROLES = ("encode", "sample")

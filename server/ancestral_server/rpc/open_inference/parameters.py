@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ancestral.text import short
 from ancestral_server.engine.job import Priority
 from ancestral_server.errors import InvalidArgument
 from ancestral_server.rpc import convert
@@ -89,8 +90,3 @@ def _value(values: _Values, name: str, kinds: tuple[str, ...], wanted: str) -> f
         raise InvalidArgument(f"parameters[{name}]", f"is {shown}, must be {wanted}")
     number: float = getattr(values[name], kind)
     return number
-
-
-def short(text: str) -> str:
-    """What a caller wrote, fit for a message to them."""
-    return text if len(text) <= 64 else f"{text[:64]}..."

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from importlib import metadata
 
+from ancestral.text import short
 from ancestral_server.catalog import Catalog
 from ancestral_server.errors import InvalidArgument, NotFound, Unavailable
 from ancestral_server.rpc.grpc_workarounds.reading import Context
 from ancestral_server.rpc.open_inference import describe, infer, names
-from ancestral_server.rpc.open_inference.parameters import short
 from ancestral_server.rpc.roles import role_at
 from ancestral_server.settings import Settings
 from inference import open_inference_service_pb2 as oip

@@ -10,9 +10,10 @@ from typing import NoReturn, TypeAlias
 
 import numpy as np
 
+from ancestral.text import short
 from ancestral_server.errors import InvalidArgument
 from ancestral_server.rpc import convert
-from ancestral_server.rpc.open_inference.parameters import refuse_other_ways, short
+from ancestral_server.rpc.open_inference.parameters import refuse_other_ways
 from ancestral_server.rpc.roles.signature import Outputs, Port, Signature
 from ancestral_server.runtime.program import Meaning
 from ancestral_server.runtime.session import Array
