@@ -13,6 +13,7 @@ from ancestral.v1 import inference_service_pb2_grpc
 from inference import open_inference_service_pb2 as oip
 from inference import open_inference_service_pb2_grpc as oip_grpc
 from wire import Array
+from waiting import PATIENCE
 
 Stub = oip_grpc.GRPCInferenceServiceStub
 Native = inference_service_pb2_grpc.InferenceServiceStub
@@ -53,7 +54,7 @@ def with_parameters(request: oip.ModelInferRequest, **parameters: Any) -> oip.Mo
 
 
 def infer(stub: Stub, request: oip.ModelInferRequest) -> dict[str, Array]:
-    reply = stub.ModelInfer(request, timeout=60)
+    reply = stub.ModelInfer(request, timeout=PATIENCE)
     assert len(reply.outputs) == len(reply.raw_output_contents)
     return {
         output.name: np.frombuffer(data, DATATYPES[output.datatype]).reshape(output.shape)

@@ -11,6 +11,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from waiting import PATIENCE
 
 # What grpc.aio's client says instead of the status that it was sent, where the server ended the call while it was still
 # writing (grpc/grpc#36066). No server can help it.
@@ -66,7 +67,7 @@ def rpcs_of(address: str) -> list[Rpc]:
         ask = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
 
         def one(**fields: str) -> Any:
-            (reply,) = ask(iter([reflection_pb2.ServerReflectionRequest(**fields)]), timeout=60)
+            (reply,) = ask(iter([reflection_pb2.ServerReflectionRequest(**fields)]), timeout=PATIENCE)
             return reply
 
         pool = descriptor_pool.DescriptorPool()

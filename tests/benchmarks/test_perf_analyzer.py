@@ -14,6 +14,7 @@ from inference import open_inference_service_pb2 as oip
 from inference import open_inference_service_pb2_grpc as oip_grpc
 from reference import ECHO, SETTINGS, canned_server, echo_server
 from running import ServerProcess
+from waiting import PATIENCE
 
 Stub = oip_grpc.GRPCInferenceServiceStub
 
@@ -34,20 +35,20 @@ def test_the_canned_server_gives_the_replies_of_the_real_one(
     with canned_server(replies, encoder if with_model else None) as address, grpc.insecure_channel(address) as channel:
         stub = Stub(channel)
         for _ in range(3):
-            reply = stub.ModelInfer(perf_analyzer.infer_request(), timeout=60)
+            reply = stub.ModelInfer(perf_analyzer.infer_request(), timeout=PATIENCE)
         assert reply == oip.ModelInferResponse.FromString((replies / "ModelInfer").read_bytes())
         assert [output.name for output in reply.outputs] == ["mean", "log_variance", "latent"]
-        metadata = stub.ModelMetadata(oip.ModelMetadataRequest(name=perf_analyzer.NAME), timeout=60)
+        metadata = stub.ModelMetadata(oip.ModelMetadataRequest(name=perf_analyzer.NAME), timeout=PATIENCE)
         assert [output.name for output in metadata.outputs] == [output.name for output in reply.outputs]
-        statistics = stub.ModelStatistics(oip.ModelStatisticsRequest(name=perf_analyzer.NAME), timeout=60)
+        statistics = stub.ModelStatistics(oip.ModelStatisticsRequest(name=perf_analyzer.NAME), timeout=PATIENCE)
         assert statistics.model_stats[0].inference_stats.success.count == 3
 
 
 def test_references_run_on_the_servers_event_loop_with_its_grpc_settings() -> None:
     with echo_server(7) as address, grpc.insecure_channel(address) as channel:
         ask: Any = channel.unary_unary
-        assert ask(ECHO)(b"", timeout=60) == bytes(7)
-        assert ask(SETTINGS)(b"", timeout=60) == b"uvloop, -event_engine_listener"
+        assert ask(ECHO)(b"", timeout=PATIENCE) == bytes(7)
+        assert ask(SETTINGS)(b"", timeout=PATIENCE) == b"uvloop, -event_engine_listener"
 
 
 def test_its_figure_is_read_and_its_complaints_are_passed_on() -> None:

@@ -101,12 +101,12 @@ class Prometheus:
 
     def page(self, path: str) -> tuple[str, str]:
         """What lies at a path, and its type."""
-        with urllib.request.urlopen(f"{self.url}/{path}", timeout=60) as reply:
+        with urllib.request.urlopen(f"{self.url}/{path}", timeout=PATIENCE) as reply:
             return reply.read().decode(), reply.headers["Content-Type"]
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         address = f"{self.url}/api/v1/query?" + urllib.parse.urlencode({"query": expression})
-        with urllib.request.urlopen(address, timeout=60) as reply:
+        with urllib.request.urlopen(address, timeout=PATIENCE) as reply:
             result = json.load(reply)["data"]["result"]
         assert isinstance(result, list)
         return result
@@ -395,7 +395,7 @@ def test_an_alert_goes_all_the_way_to_whom_it_concerns(tool: Callable[[str], Pat
         assert alert["labels"]["instance"] == target
         assert alert["annotations"]["summary"] == f"{target} does not answer Prometheus"
         # The link leads to the runbook.
-        with urllib.request.urlopen(alert["annotations"]["runbook_url"], timeout=60) as reply:
+        with urllib.request.urlopen(alert["annotations"]["runbook_url"], timeout=PATIENCE) as reply:
             assert reply.read().startswith(b"# AncestralDown\n")
         assert not [path for path, _ in posted if path == "/ticket"]
     finally:

@@ -44,7 +44,7 @@ def channel(toy_server: ServerProcess) -> Iterator[grpc.Channel]:
 
 
 def answers(channel: grpc.Channel, messages: Iterable[pb.EncodeStreamRequest]) -> list[pb.EncodeStreamResponse]:
-    replies = list(Stub(channel).EncodeStream(iter(messages), timeout=30))
+    replies = list(Stub(channel).EncodeStream(iter(messages), timeout=PATIENCE))
     assert [reply.index for reply in replies] == list(range(len(replies)))
     return replies
 
@@ -67,10 +67,10 @@ def test_a_stream_holds_no_model_that_it_cannot_use(tmp_path: Path) -> None:
         over.wait(PATIENCE)
 
     with ServerProcess(tmp_path) as server, grpc.insecure_channel(server.address) as channel:
-        replies = Stub(channel).EncodeStream(messages(), timeout=60)
+        replies = Stub(channel).EncodeStream(messages(), timeout=PATIENCE)
         assert [next(replies).WhichOneof("outcome") for _ in range(2)] == ["error", "encode"]
         models = model_service_pb2_grpc.ModelServiceStub(channel)
-        models.UnloadModel(model_service_pb2.UnloadModelRequest(name="painter"), timeout=30)
+        models.UnloadModel(model_service_pb2.UnloadModelRequest(name="painter"), timeout=PATIENCE)
         over.set()
         assert list(replies) == []
 
@@ -112,7 +112,7 @@ def test_bytes_that_are_no_message_are_answered_at_their_index(channel: grpc.Cha
         PATH, request_serializer=lambda data: data, response_deserializer=pb.EncodeStreamResponse.FromString
     )
     good = message(toy_images(1), "tally").SerializeToString()
-    replies = list(raw(iter([good, b"\xff\xff\xff", good]), timeout=30))
+    replies = list(raw(iter([good, b"\xff\xff\xff", good]), timeout=PATIENCE))
     assert outcomes(replies) == ["encode", "error", "encode"]
     assert replies[1].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
 
@@ -154,7 +154,7 @@ def test_answers_come_while_the_stream_is_open(channel: grpc.Channel) -> None:
             assert answered.acquire(timeout=PATIENCE)
             yield message(toy_images(1), "tally")
 
-    for _ in Stub(channel).EncodeStream(one_by_one(), timeout=30):
+    for _ in Stub(channel).EncodeStream(one_by_one(), timeout=PATIENCE):
         answered.release()
 
 
@@ -185,7 +185,7 @@ def test_a_stream_may_be_cancelled_in_the_middle(toy_server: ServerProcess, chan
         while not gone.is_set():
             yield message(toy_images(10_000), "tally")
 
-    call = Stub(channel).EncodeStream(endless(), timeout=60)
+    call = Stub(channel).EncodeStream(endless(), timeout=PATIENCE)
     next(call)
     call.cancel()
     gone.set()

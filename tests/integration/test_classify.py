@@ -25,6 +25,7 @@ from inference import open_inference_service_pb2 as oip
 from inference import open_inference_service_pb2_grpc as oip_grpc
 from running import ServerProcess
 from shared import Shared
+from waiting import PATIENCE
 
 SHAPE = ImageShape(8, 8, 1, 17)
 NAMES = ("cowrie", "limpet", "whelk")
@@ -95,7 +96,7 @@ def test_the_open_inference_protocol_has_the_logits(served: Served) -> None:
     assert tensor.name == "image"
     request.raw_input_contents.append(IMAGES[:4].tobytes())
     with grpc.insecure_channel(served.server.address) as channel:
-        reply = oip_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=60)
+        reply = oip_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=PATIENCE)
     logits = np.frombuffer(reply.raw_output_contents[0], np.float32).reshape(4, 3)
     np.testing.assert_array_equal(logits, served.client.classify("shells", IMAGES[:4]).logits)
 

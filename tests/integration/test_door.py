@@ -19,6 +19,7 @@ from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc
 from running import PATIENT, ServerProcess
 from wire import inference, tensor, toy_images
+from waiting import PATIENCE
 
 NO_RETRIES = ("grpc.enable_retries", 0)
 
@@ -47,7 +48,7 @@ def attack(name: bytes) -> bytes:
 def ended(address: str, content: bytes) -> bool:
     """Say that; whether the server ends the call, stream 1, with trailers, and not with the connection."""
     host, port = address.split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as connection, connection.makefile("rb") as said:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection, connection.makefile("rb") as said:
         connection.sendall(content)
         while head := said.read(9):
             length, kind, flags, stream = int.from_bytes(head[:3], "big"), head[3], head[4], head[8]
@@ -61,7 +62,7 @@ def test_a_method_name_that_is_no_text_costs_no_call_and_no_connection(tmp_path:
     toybundle.write(tmp_path)
     with ServerProcess(tmp_path) as server, grpc.insecure_channel(server.address, options=[NO_RETRIES]) as channel:
         stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
-        running = stub.Sample.future(pb.SampleRequest(model="tally", count=5000, seed=1), timeout=60)
+        running = stub.Sample.future(pb.SampleRequest(model="tally", count=5000, seed=1), timeout=PATIENCE)
         while server.metric("grpc_server_started_total", grpc_method="Sample") < 1:
             time.sleep(0.01)
         states: list[grpc.ChannelConnectivity] = []
@@ -69,7 +70,7 @@ def test_a_method_name_that_is_no_text_costs_no_call_and_no_connection(tmp_path:
         for name in NO_TEXT * 4:
             assert ended(server.address, attack(name)), name
             # No `wait_for_ready` and no retry: whoever calls now is not to notice.
-            reply = stub.Sample(pb.SampleRequest(model="tally", count=1), timeout=20)
+            reply = stub.Sample(pb.SampleRequest(model="tally", count=1), timeout=PATIENCE)
             assert len(reply.images.data) == 12, name
         assert len(running.result().images.data) == 5000 * 12
         assert set(states) == {grpc.ChannelConnectivity.READY}
@@ -82,7 +83,7 @@ def test_a_method_that_is_not_there_is_unimplemented(toy_server: ServerProcess) 
         for path in ("/ancestral.v1.InferenceService/Nothing", "/nobody/Knows", "/grpc.health.v1.Health/Guess"):
             call: Any = channel.unary_unary(path)
             with pytest.raises(grpc.RpcError) as refused:
-                call(b"", timeout=20)
+                call(b"", timeout=PATIENCE)
             assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED, path
 
 
@@ -93,7 +94,7 @@ def test_grpcs_own_server_is_opened_again_and_ends_gracefully(tmp_path: Path) ->
         grpc.insecure_channel(server.address) as channel,
     ):
         stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
-        running = stub.Sample.future(pb.SampleRequest(model="tally", count=5000, seed=1), timeout=60)
+        running = stub.Sample.future(pb.SampleRequest(model="tally", count=5000, seed=1), timeout=PATIENCE)
         while server.metric("grpc_server_started_total", grpc_method="Sample") < 1:
             time.sleep(0.01)
         for attempt in range(3):
@@ -103,7 +104,7 @@ def test_grpcs_own_server_is_opened_again_and_ends_gracefully(tmp_path: Path) ->
             # A connection of its own: the others may not have heard yet.
             with grpc.insecure_channel(server.address, options=[("grpc.use_local_subchannel_pool", 1)]) as other:
                 reply = inference_service_pb2_grpc.InferenceServiceStub(other).Sample(
-                    pb.SampleRequest(model="tally", count=1), timeout=20, wait_for_ready=True
+                    pb.SampleRequest(model="tally", count=1), timeout=PATIENCE, wait_for_ready=True
                 )
             assert len(reply.images.data) == 12, attempt
         assert len(running.result().images.data) == 5000 * 12
@@ -116,7 +117,7 @@ def test_who_connects_and_says_nothing_is_sent_away(toy_models: Path) -> None:
     with ServerProcess(toy_models, program=HASTY) as server:
         host, port = server.address.split(":")
         for said in (b"", b"GET / HTTP/1.1\r\n", messages.PREFACE[:10]):
-            with socket.create_connection((host, int(port)), timeout=60) as connection:
+            with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
                 connection.sendall(said)
                 with contextlib.suppress(ConnectionResetError):
                     while connection.recv(4096):
@@ -141,12 +142,12 @@ def test_a_call_passes_through_no_thread_of_grpcs_event_engine(toy_server: Serve
     calls, request = 300, pb.EncodeRequest(model="tally", images=tensor(toy_images(1)))
     # One connection: to accept one does wake them.
     stub = inference(toy_server)
-    stub.Encode(request, timeout=20)
+    stub.Encode(request, timeout=PATIENCE)
     before = sleeps(toy_server.process.pid, "event_engine")
     # It does exist: the name is right.
     assert before > 0
     for _ in range(calls):
-        stub.Encode(request, timeout=20)
+        stub.Encode(request, timeout=PATIENCE)
     assert sleeps(toy_server.process.pid, "event_engine") - before < calls / 2
 
 
@@ -158,9 +159,9 @@ def test_grpcs_event_engine_still_wakes_a_thread_for_every_call(
     calls, request = 100, pb.EncodeRequest(model="tally", images=tensor(toy_images(1)))
     with ServerProcess(toy_models, *PATIENT) as server, grpc.insecure_channel(server.address) as channel:
         stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
-        stub.Encode(request, timeout=20)
+        stub.Encode(request, timeout=PATIENCE)
         before = sleeps(server.process.pid, "event_engine")
         for _ in range(calls):
-            stub.Encode(request, timeout=20)
+            stub.Encode(request, timeout=PATIENCE)
         # Up to three for each.
         assert sleeps(server.process.pid, "event_engine") - before > calls

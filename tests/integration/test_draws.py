@@ -26,7 +26,7 @@ from inference import open_inference_service_pb2 as oip
 from inference import open_inference_service_pb2_grpc as oip_grpc
 from openinference import ask, infer, violation, with_parameters
 from running import PATIENT, ServerProcess
-from waiting import until
+from waiting import PATIENCE, until
 from wire import tensor
 
 OLD = Path(__file__).parents[1] / "bundles" / "vae-0.2.0"
@@ -117,7 +117,7 @@ def test_draws_that_nobody_waits_for_are_not_made(served: Served) -> None:
 
     def made() -> int:
         asked = oip.ModelStatisticsRequest(name="vae.score")
-        return int(served.infer.ModelStatistics(asked, timeout=60).model_stats[0].execution_count)
+        return int(served.infer.ModelStatistics(asked, timeout=PATIENCE).model_stats[0].execution_count)
 
     before = made()
     call = served.stub.Score.future(request, timeout=3600)
@@ -210,7 +210,7 @@ def test_wrong_requests_name_field_value_and_limit(
 ) -> None:
     method: Any = served.stub.Score if isinstance(request_, pb.ScoreRequest) else served.stub.Decode
     with pytest.raises(grpc.RpcError) as refusal:
-        method(request_, timeout=60)
+        method(request_, timeout=PATIENCE)
     assert refusal.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     found = violation(refusal.value)
     assert found.field == field

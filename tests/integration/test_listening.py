@@ -13,6 +13,7 @@ import pytest
 
 from ancestral_client import Client
 from running import HAS_IPV6, ServerProcess
+from waiting import PATIENCE
 
 needs_ipv6 = pytest.mark.skipif(not HAS_IPV6, reason="this machine has no ::1")
 
@@ -30,14 +31,14 @@ def test_the_printed_addresses_are_reached(toy_models: Path, host: str, flags: t
     with ServerProcess(toy_models, "--host", host, *flags) as server:
         assert server.address.startswith(shown)
         assert server.metrics_url.startswith(f"http://{shown}")
-        with Client(server.address, timeout=30) as client:
+        with Client(server.address, timeout=PATIENCE) as client:
             assert [model.name for model in client.models()] == ["tally"]
         assert "ancestral_server_info" in server.metrics()
 
 
 def refused(models: Path, *flags: str) -> str:
     command = [sys.executable, "-m", "ancestral_server", "--models", str(models), "--device", "cpu", *flags]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert ended.returncode == 1
     # gRPC has a log of its own, which has said something, too.
     return ended.stderr.splitlines()[-1]
@@ -71,7 +72,7 @@ def test_variables_that_are_no_settings_stand_in_the_log_and_stop_nothing(
         ServerProcess(toy_models, "--processes", "2", "--threads", "2") as server,
         grpc.insecure_channel(server.address) as channel,
     ):
-        grpc.channel_ready_future(channel).result(30)
+        grpc.channel_ready_future(channel).result(PATIENCE)
         assert server.stop() == 0
     events = [json.loads(line)["event"] for line in server.log]
     # Once, and not again by each process.

@@ -12,6 +12,7 @@ import pytest
 from ancestral.v1 import inference_service_pb2 as pb
 from running import ServerProcess
 from wire import inference, tensor, toy_images
+from waiting import PATIENCE
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no /dev/full")
@@ -27,9 +28,9 @@ def test_calls_are_answered_and_the_server_stops(toy_models: Path, trouble: str)
         with ServerProcess(toy_models, "--log-calls", "true", log=log) as server:
             stub = inference(server)
             with pytest.raises(grpc.RpcError) as missing:
-                stub.Encode(pb.EncodeRequest(model="nobody"), timeout=30)
+                stub.Encode(pb.EncodeRequest(model="nobody"), timeout=PATIENCE)
             assert missing.value.code() is grpc.StatusCode.NOT_FOUND
-            reply = stub.Encode(pb.EncodeRequest(model="tally", images=tensor(toy_images(3))), timeout=30)
+            reply = stub.Encode(pb.EncodeRequest(model="tally", images=tensor(toy_images(3))), timeout=PATIENCE)
             assert reply.mean.shape == [3, 2]
             assert server.stop() == 0
     finally:

@@ -15,6 +15,7 @@ import pytest
 from ancestral.v1 import inference_service_pb2 as pb
 from running import ServerProcess
 from wire import inference, tensor, toy_images
+from waiting import PATIENCE
 
 
 def threads(pid: int) -> int:
@@ -28,7 +29,7 @@ def test_hundreds_of_scrapes_and_of_silent_connections_cost_no_call_and_no_threa
 
     def call() -> None:
         while not over.is_set():
-            stub.Encode(pb.EncodeRequest(model="tally", images=tensor(toy_images(1))), timeout=60)
+            stub.Encode(pb.EncodeRequest(model="tally", images=tensor(toy_images(1))), timeout=PATIENCE)
             answered.append(1)
 
     before = threads(toy_server.process.pid)
@@ -38,11 +39,11 @@ def test_hundreds_of_scrapes_and_of_silent_connections_cost_no_call_and_no_threa
         calling = crowd.submit(call)
         try:
             scrapes = [crowd.submit(toy_server.metrics) for _ in range(300)]
-            texts = [scrape.result(60) for scrape in scrapes]
+            texts = [scrape.result(PATIENCE) for scrape in scrapes]
             most = threads(toy_server.process.pid)
         finally:
             over.set()
-        calling.result(60)
+        calling.result(PATIENCE)
     assert all("ancestral_model_serving" in text for text in texts)
     assert answered
     # A call may start one of gRPC's own; each connection would be one where a connection takes a thread.

@@ -20,7 +20,7 @@ from ancestral_exporter.models.base import ImageShape
 from pixelcnns import exported, sharp_pixelcnn
 from running import ServerProcess
 from shared import Shared
-from waiting import until
+from waiting import PATIENCE, until
 
 HEIGHT, WIDTH = 16, 16
 BATCH = priority_pb2.PRIORITY_BATCH
@@ -62,9 +62,9 @@ def detail(error: Any, kind: Any) -> Any:
 
 def test_a_flood_is_refused_with_a_delay_and_every_call_is_answered(server: ServerProcess) -> None:
     stub = stub_of(server)
-    stub.Score(score(16), timeout=30)
+    stub.Score(score(16), timeout=PATIENCE)
     refused_before = server.metric("ancestral_requests_refused_total", role="score", reason="queue_full")
-    calls = [stub.Score.future(score(16), timeout=60) for _ in range(400)]
+    calls = [stub.Score.future(score(16), timeout=PATIENCE) for _ in range(400)]
     taken, refused = [], []
     for call in calls:
         error: Any = call.exception()
@@ -96,7 +96,7 @@ def test_a_flood_is_refused_with_a_delay_and_every_call_is_answered(server: Serv
     assert sum(line["calls"] for line in logged()) == refused_before + told
     assert all("--max-queue-ms 50" in line["details"] for line in logged())
     # Over as soon as it is over.
-    stub.Score(score(1), timeout=30)
+    stub.Score(score(1), timeout=PATIENCE)
 
 
 def test_thousands_of_calls_at_one_moment_are_taken_or_told_to_come_back(server: ServerProcess) -> None:
@@ -126,11 +126,11 @@ def test_a_deadline_that_cannot_be_met_is_refused_long_before_it_passes(server: 
 
 def test_batch_calls_wait_as_long_as_it_takes_and_interactive_ones_pass_them(server: ServerProcess) -> None:
     stub = stub_of(server)
-    stub.Score(score(16), timeout=60)
+    stub.Score(score(16), timeout=PATIENCE)
     first, *bulk = [stub.Score.future(score(n, BATCH), timeout=600) for n in (64, MANY, MANY, MANY)]
     until(lambda: server.metric("ancestral_queued_images", role="score") > MANY)
     # It came last, and waits for the run that is going on; the others for thousands.
-    stub.Score(score(1), timeout=60)
+    stub.Score(score(1), timeout=PATIENCE)
     assert not any(call.done() for call in bulk)
     assert len(first.result().log_likelihood.data) == 64 * 4
     for call in bulk:
@@ -142,8 +142,8 @@ def test_an_interactive_sample_passes_batch_samples(server: ServerProcess) -> No
     stub = stub_of(server)
     bulk = stub.Sample.future(pb.SampleRequest(model="slow", count=10_000, seed=1, priority=BATCH), timeout=600)
     until(lambda: server.metric("ancestral_queued_images", role="sample"))
-    few = stub.Sample(pb.SampleRequest(model="slow", count=10, seed=2), timeout=60)
+    few = stub.Sample(pb.SampleRequest(model="slow", count=10, seed=2), timeout=PATIENCE)
     assert not bulk.done()
     bulk.cancel()
-    alone = stub.Sample(pb.SampleRequest(model="slow", count=10, seed=2), timeout=60)
+    alone = stub.Sample(pb.SampleRequest(model="slow", count=10, seed=2), timeout=PATIENCE)
     assert few.images.data == alone.images.data

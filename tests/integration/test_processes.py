@@ -48,7 +48,7 @@ def answer(address: str) -> tuple[str, bytes]:
     """Which process answered a call on a connection of its own, by the ids that it gives, and the pixels."""
     with grpc.insecure_channel(address, options=OWN_CONNECTION) as channel:
         reply = inference_service_pb2_grpc.InferenceServiceStub(channel).Sample(
-            REQUEST, wait_for_ready=True, timeout=60
+            REQUEST, wait_for_ready=True, timeout=PATIENCE
         )
     return reply.info.request_id[:16], reply.images.data
 

@@ -17,7 +17,7 @@ import toybundle
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc, tensor_pb2
 from running import PATIENT, ServerProcess
-from waiting import until
+from waiting import PATIENCE, until
 from wire import Array, array, tensor
 
 SHAPE = (8, 8, 1)
@@ -53,9 +53,9 @@ def refused(stub: Stub, **fields: Any) -> tuple[grpc.StatusCode, str, str]:
     """Code, field and description of the error that both RPCs answer a SampleRequest with."""
     request = pb.SampleRequest(**{"model": "labelled", "count": 2, "label": 1, **fields})
     with pytest.raises(grpc.RpcError) as unary:
-        stub.Sample(request, timeout=30)
+        stub.Sample(request, timeout=PATIENCE)
     with pytest.raises(grpc.RpcError) as stream:
-        next(stub.SampleStream(pb.SampleStreamRequest(sample=request), timeout=30))
+        next(stub.SampleStream(pb.SampleStreamRequest(sample=request), timeout=PATIENCE))
     one, other = violation(unary.value), violation(stream.value)
     assert unary.value.code() == stream.value.code()
     assert other.field == f"sample.{one.field}"
@@ -64,10 +64,10 @@ def refused(stub: Stub, **fields: Any) -> tuple[grpc.StatusCode, str, str]:
 
 def test_a_stream_gives_each_image_once_with_the_bytes_and_likelihood_of_sample(stub: Stub) -> None:
     request = pb.SampleRequest(model="labelled", count=150, seed=5, first_index=30, label=2)
-    whole = stub.Sample(request, timeout=30)
+    whole = stub.Sample(request, timeout=PATIENCE)
     images: dict[int, Array] = {}
     likelihoods = {}
-    for step in stub.SampleStream(pb.SampleStreamRequest(sample=request), timeout=30):
+    for step in stub.SampleStream(pb.SampleStreamRequest(sample=request), timeout=PATIENCE):
         assert step.WhichOneof("event") == "image"
         assert step.image.index not in images
         assert step.image.seed == 5
@@ -84,7 +84,7 @@ def test_progress_paints_every_row_in_order_before_its_image(stub: Stub) -> None
     request = pb.SampleRequest(model="labelled", count=70, seed=1, label=0)
     painted: dict[int, list[Array]] = {}
     finished = 0
-    for step in stub.SampleStream(pb.SampleStreamRequest(sample=request, progress=True), timeout=30):
+    for step in stub.SampleStream(pb.SampleStreamRequest(sample=request, progress=True), timeout=PATIENCE):
         if step.WhichOneof("event") == "row":
             rows = painted.setdefault(step.row.index, [])
             assert step.row.row == len(rows)
@@ -97,8 +97,8 @@ def test_progress_paints_every_row_in_order_before_its_image(stub: Stub) -> None
 
 def test_a_model_that_draws_all_pixels_at_once_streams_too(stub: Stub) -> None:
     request = pb.SampleRequest(model="vae", count=130, seed=2)
-    whole = array(stub.Sample(request, timeout=30).images)
-    steps = list(stub.SampleStream(pb.SampleStreamRequest(sample=request, progress=True), timeout=30))
+    whole = array(stub.Sample(request, timeout=PATIENCE).images)
+    steps = list(stub.SampleStream(pb.SampleStreamRequest(sample=request, progress=True), timeout=PATIENCE))
     assert [step.image.index for step in steps] == list(range(130))
     assert np.array_equal(np.stack([array(step.image.image) for step in steps]), whole)
     kept = {"given": tensor(np.zeros((1, *SHAPE), np.uint8)), "known": tensor(np.ones((1, *SHAPE), bool))}
@@ -117,7 +117,7 @@ def test_cancelling_a_stream_frees_its_slots_at_once(server: ServerProcess, stub
     assert figure("queued_images") > 0
     call.cancel()
     until(lambda: figure("queued_images") == 0)
-    stub.Sample(pb.SampleRequest(model="large", count=1, seed=2), timeout=60)
+    stub.Sample(pb.SampleRequest(model="large", count=1, seed=2), timeout=PATIENCE)
     # They are gone, and not finished.
     assert figure("batch_size_sum") - painted < count * rows
 
@@ -127,26 +127,26 @@ def test_completions_keep_what_is_known_and_differ_in_the_rest(stub: Stub) -> No
     given = random.integers(0, 256, (1, *SHAPE), dtype=np.uint8)
     known = random.random((1, *SHAPE)) < 0.4
     request = pb.SampleRequest(model="labelled", count=16, seed=4, label=1, given=tensor(given), known=tensor(known))
-    images = array(stub.Sample(request, timeout=30).images)
+    images = array(stub.Sample(request, timeout=PATIENCE).images)
     assert (images[:, known[0]] == given[0][known[0]]).all()
     assert len({image.tobytes() for image in images}) > 8
 
 
 def test_a_label_changes_what_is_drawn_and_what_a_score_says(stub: Stub) -> None:
     drawn = [
-        array(stub.Sample(pb.SampleRequest(model="labelled", count=8, seed=1, label=label), timeout=30).images)
+        array(stub.Sample(pb.SampleRequest(model="labelled", count=8, seed=1, label=label), timeout=PATIENCE).images)
         for label in range(3)
     ]
     assert not np.array_equal(drawn[0], drawn[1])
     images = np.concatenate(drawn)
     labels = np.repeat([0, 1, 2], 8)
-    each = stub.Score(pb.ScoreRequest(model="labelled", images=tensor(images), labels=labels), timeout=30)
-    same = stub.Score(pb.ScoreRequest(model="labelled", images=tensor(images), labels=[2]), timeout=30)
+    each = stub.Score(pb.ScoreRequest(model="labelled", images=tensor(images), labels=labels), timeout=PATIENCE)
+    same = stub.Score(pb.ScoreRequest(model="labelled", images=tensor(images), labels=[2]), timeout=PATIENCE)
     assert np.array_equal(array(each.log_likelihood)[16:], array(same.log_likelihood)[16:])
     assert array(each.log_likelihood)[:16].sum() > array(same.log_likelihood)[:16].sum()
     for wrong, field in (([], "labels"), ([0, 1], "labels"), ([3], "labels[0]")):
         with pytest.raises(grpc.RpcError) as error:
-            stub.Score(pb.ScoreRequest(model="labelled", images=tensor(images), labels=wrong), timeout=30)
+            stub.Score(pb.ScoreRequest(model="labelled", images=tensor(images), labels=wrong), timeout=PATIENCE)
         assert violation(error.value).field == field
     with pytest.raises(grpc.RpcError) as error:
         stub.ExtractFeatures(

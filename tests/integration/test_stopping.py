@@ -91,20 +91,20 @@ def test_new_calls_are_refused_while_running_ones_finish(toy_models: Path) -> No
         ):
             health = health_pb2_grpc.HealthStub(channel)
             server.process.send_signal(signal.SIGTERM)
-            until(lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=60).status != 1)
+            until(lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE).status != 1)
             for name in ("tally", "tally/1", "ancestral.v1.InferenceService"):
-                reply = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=60)
+                reply = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=PATIENCE)
                 assert reply.status == health_pb2.HealthCheckResponse.NOT_SERVING
             protocol = open_inference_service_pb2_grpc.GRPCInferenceServiceStub(channel)
-            assert protocol.ServerLive(oip.ServerLiveRequest(), timeout=60).live
-            assert not protocol.ServerReady(oip.ServerReadyRequest(), timeout=60).ready
-            assert not protocol.ModelReady(oip.ModelReadyRequest(name="tally"), timeout=60).ready
+            assert protocol.ServerLive(oip.ServerLiveRequest(), timeout=PATIENCE).live
+            assert not protocol.ServerReady(oip.ServerReadyRequest(), timeout=PATIENCE).ready
+            assert not protocol.ModelReady(oip.ModelReadyRequest(name="tally"), timeout=PATIENCE).ready
             for ask in (
                 lambda: inference_service_pb2_grpc.InferenceServiceStub(channel).Sample(
-                    pb.SampleRequest(model="tally", count=1), timeout=60
+                    pb.SampleRequest(model="tally", count=1), timeout=PATIENCE
                 ),
                 lambda: model_service_pb2_grpc.ModelServiceStub(channel).LoadModel(
-                    model_service_pb2.LoadModelRequest(name="tally"), timeout=60
+                    model_service_pb2.LoadModelRequest(name="tally"), timeout=PATIENCE
                 ),
             ):
                 with pytest.raises(grpc.RpcError, match="the server is shutting down") as refusal:

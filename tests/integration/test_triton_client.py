@@ -12,6 +12,7 @@ import numpy as np
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc, tensor_pb2
 from running import ServerProcess
+from waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".tools" / "triton" / "bin" / "python"
@@ -33,10 +34,10 @@ def test_tritons_client_asks_everything_and_gets_the_native_bytes(toy_models: Pa
         assert done.returncode == 0, done.stdout + done.stderr
         stub = inference_service_pb2_grpc.InferenceServiceStub(grpc.insecure_channel(server.address))
         sent = tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_UINT8, shape=images.shape, data=images.tobytes())
-        code = stub.Encode(pb.EncodeRequest(model="tally", images=sent), timeout=30).mean.data
-        score = stub.Score(pb.ScoreRequest(model="tally", images=sent), timeout=30).log_likelihood.data
+        code = stub.Encode(pb.EncodeRequest(model="tally", images=sent), timeout=PATIENCE).mean.data
+        score = stub.Score(pb.ScoreRequest(model="tally", images=sent), timeout=PATIENCE).log_likelihood.data
         samples = [
-            stub.Sample(pb.SampleRequest(model="tally", count=1, seed=5, first_index=i), timeout=30)
+            stub.Sample(pb.SampleRequest(model="tally", count=1, seed=5, first_index=i), timeout=PATIENCE)
             for i in (7, 3, 1000)
         ]
     with np.load(tmp_path / "out.npz") as arrays:

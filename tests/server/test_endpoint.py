@@ -13,6 +13,7 @@ import pytest
 
 from ancestral_server import endpoint
 from ancestral_server.endpoint import Answer, Endpoint, Request, listen
+from waiting import PATIENCE
 
 TEXT = (
     b"# HELP a_total One.\n# TYPE a_total counter\na_total 1\n# HELP b Two.\n# TYPE b gauge\n" + b'b{c="x y"} 2\nbb 3\n'
@@ -32,7 +33,7 @@ def running() -> Iterator[Endpoint]:
 
 
 def connect(served: Endpoint) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", served.port), timeout=30)
+    return socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE)
 
 
 def ask(served: Endpoint, request: bytes) -> tuple[bytes, bytes]:
@@ -110,7 +111,7 @@ def test_all_who_wait_get_the_same_scrape_which_began_after_they_asked() -> None
 
     try:
         for number in (1, 2):
-            answers = asyncio.run_coroutine_threadsafe(crowd(), served._loop).result(60)
+            answers = asyncio.run_coroutine_threadsafe(crowd(), served._loop).result(PATIENCE)
             assert {answer.body for answer in answers} == {b"%d" % number}
     finally:
         served.close()

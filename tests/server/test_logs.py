@@ -44,7 +44,7 @@ def speak(wanted: str, **environment: str) -> str:
         stderr=subprocess.STDOUT,
         text=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     return done.stdout
 
@@ -95,7 +95,7 @@ def test_a_terminal_gets_text_and_colours_unless_it_wants_none(environment: dict
     except OSError:
         pass
     os.close(ours)
-    assert process.wait(60) == 0
+    assert process.wait(PATIENCE) == 0
     assert (ESCAPE.encode() in said) is expected
     assert b"\nlistening on [::1]:8500" in said
 
@@ -124,6 +124,7 @@ def test_a_line_is_one_write_with_its_end() -> None:
 import sys
 import structlog
 from ancestral_server import logs
+from waiting import PATIENCE
 writes = []
 class Watched:
     def write(self, text):

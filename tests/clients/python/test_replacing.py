@@ -119,6 +119,7 @@ import os, sys
 from pathlib import Path
 from ancestral_client import files
 from ancestral_client.replacing import FileProblem
+from waiting import PATIENCE
 os.chdir(sys.argv[1])
 if os.getuid() == 0:
     os.setgid(65534)
@@ -152,7 +153,7 @@ def test_permissions_are_asked_before_the_work(public: Path) -> None:
     (public / "closed").chmod(0o555)
     names = ("closed/new.npy", "closed/mine.npy", "open/protected.npy", "open/new.npy")
     done = subprocess.run(
-        [sys.executable, "-c", AS_NOBODY, str(public), *names], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", AS_NOBODY, str(public), *names], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     assert done.stdout.splitlines() == [
         *["closed/new.npy: cannot be written: Permission denied"] * 2,
@@ -228,13 +229,13 @@ def test_a_command_on_a_full_disk_keeps_the_earlier_result(run: Run, tmp_path: P
 def test_an_output_that_cannot_be_written_is_told(toy_server: Any) -> None:
     command = [Path(sys.executable).with_name("ancestral"), "models", "--json", "--address", toy_server.address]
     with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stderr) == (
         2,
         "ancestral: the output cannot be written: No space left on device\n",
     )
     readable, writable = os.pipe()
     os.close(readable)
-    done = subprocess.run(command, stdout=writable, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    done = subprocess.run(command, stdout=writable, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False)
     os.close(writable)
     assert (done.returncode, done.stderr) == (1, "")

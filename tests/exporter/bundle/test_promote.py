@@ -18,6 +18,7 @@ from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle import verify_bundle, write
 from ancestral_exporter.bundle.promote import promote_bundle
 from ancestral_exporter.errors import ExporterError, UsageError
+from waiting import PATIENCE
 
 T = TypeVar("T")
 
@@ -114,7 +115,7 @@ def at_once(call: Callable[[], T], count: int) -> tuple[list[T], list[BaseExcept
     barrier = threading.Barrier(count)
 
     def work() -> None:
-        barrier.wait(60)
+        barrier.wait(PATIENCE)
         try:
             results.append(call())
         except BaseException as error:  # noqa: BLE001 - told to the test's own thread

@@ -172,7 +172,7 @@ def test_bad_input_names_field_value_and_limit(
     # Again and again: what is known of a request that came before excuses nothing.
     for _ in range(3):
         with pytest.raises(grpc.RpcError) as failure:
-            stub.ModelInfer(request_, timeout=30)
+            stub.ModelInfer(request_, timeout=PATIENCE)
         assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT, failure.value.details()
         said = violation(failure.value)
         assert said.field == field
@@ -189,7 +189,7 @@ def test_a_reply_that_would_be_too_large_is_refused_with_what_fits(toy_models: P
     flags = ("--max-message-mib", "1", "--max-sample-count", "100000", "--max-queued-images", "100000")
     with ServerProcess(toy_models, *flags) as server, grpc.insecure_channel(server.address) as channel:
         with pytest.raises(grpc.RpcError, match="at most ") as failure:
-            Stub(channel).ModelInfer(ask("tally.sample", index=np.arange(100_000)), timeout=30)
+            Stub(channel).ModelInfer(ask("tally.sample", index=np.arange(100_000)), timeout=PATIENCE)
         assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert violation(failure.value).field == "inputs[0].shape"
         most = int((failure.value.details() or "").rsplit("at most ", 1)[1])
@@ -199,7 +199,7 @@ def test_a_reply_that_would_be_too_large_is_refused_with_what_fits(toy_models: P
 
 def test_a_version_without_a_name_is_refused(stub: Stub) -> None:
     with pytest.raises(grpc.RpcError) as failure:
-        stub.ModelStatistics(oip.ModelStatisticsRequest(version="1"), timeout=60)
+        stub.ModelStatistics(oip.ModelStatisticsRequest(version="1"), timeout=PATIENCE)
     assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert violation(failure.value).field == "version"
 

@@ -21,12 +21,13 @@ from inference import model_config_pb2
 from inference import open_inference_service_pb2 as oip
 from openinference import Stub, ask, infer, some_images
 from running import ServerProcess
+from waiting import PATIENCE
 
 
 def test_the_server_is_live_ready_and_says_what_it_is(stub: Stub) -> None:
-    assert stub.ServerLive(oip.ServerLiveRequest(), timeout=60).live
-    assert stub.ServerReady(oip.ServerReadyRequest(), timeout=60).ready
-    said = stub.ServerMetadata(oip.ServerMetadataRequest(), timeout=60)
+    assert stub.ServerLive(oip.ServerLiveRequest(), timeout=PATIENCE).live
+    assert stub.ServerReady(oip.ServerReadyRequest(), timeout=PATIENCE).ready
+    said = stub.ServerMetadata(oip.ServerMetadataRequest(), timeout=PATIENCE)
     assert (said.name, said.version) == ("ancestral", metadata.version("ancestral"))
     assert {"statistics", "model_configuration", "binary_tensor_data"} <= set(said.extensions)
 
@@ -46,7 +47,7 @@ def test_the_server_is_live_ready_and_says_what_it_is(stub: Stub) -> None:
     ],
 )
 def test_models_are_ready_where_they_answer(stub: Stub, name: str, version: str, ready: bool) -> None:
-    assert stub.ModelReady(oip.ModelReadyRequest(name=name, version=version), timeout=60).ready is ready
+    assert stub.ModelReady(oip.ModelReadyRequest(name=name, version=version), timeout=PATIENCE).ready is ready
 
 
 Tensors = list[tuple[str, str, list[int]]]
@@ -70,12 +71,12 @@ Tensors = list[tuple[str, str, list[int]]]
 def test_metadata_and_configuration_agree(
     stub: Stub, name: str, role: str, inputs: Tensors, outputs: list[str]
 ) -> None:
-    said = stub.ModelMetadata(oip.ModelMetadataRequest(name=name), timeout=60)
+    said = stub.ModelMetadata(oip.ModelMetadataRequest(name=name), timeout=PATIENCE)
     assert (said.name, said.platform, list(said.versions)) == (name, "onnxruntime_onnx", ["1"])
     assert dict(said.properties) == {"role": role, "device": "cpu"}
     assert [(t.name, t.datatype, list(t.shape)) for t in said.inputs] == inputs
     assert [t.name for t in said.outputs] == outputs
-    config = stub.ModelConfig(oip.ModelConfigRequest(name=name), timeout=60).config
+    config = stub.ModelConfig(oip.ModelConfigRequest(name=name), timeout=PATIENCE).config
     assert (config.name, config.platform, config.backend) == (name, "onnxruntime_onnx", "onnxruntime")
     assert config.max_batch_size == (400 if role == "sample" else 500)
     assert config.HasField("dynamic_batching")
@@ -88,28 +89,28 @@ def test_metadata_and_configuration_agree(
 
 
 def test_versions_are_listed_and_the_highest_that_serves_answers(stub: Stub) -> None:
-    assert list(stub.ModelMetadata(oip.ModelMetadataRequest(name="tally"), timeout=60).versions) == ["1", "3"]
+    assert list(stub.ModelMetadata(oip.ModelMetadataRequest(name="tally"), timeout=PATIENCE).versions) == ["1", "3"]
     images = some_images(2, (4, 3, 1))
-    replies = [stub.ModelInfer(ask("tally", version=v, id="mine", image=images), timeout=60) for v in ("", "1", "3")]
+    replies = [stub.ModelInfer(ask("tally", version=v, id="mine", image=images), timeout=PATIENCE) for v in ("", "1", "3")]
     assert [reply.model_version for reply in replies] == ["3", "1", "3"]
     assert {(reply.model_name, reply.id) for reply in replies} == {("tally", "mine")}
 
 
 def test_a_whole_name_goes_before_a_role(stub: Stub) -> None:
-    assert stub.ModelMetadata(oip.ModelMetadataRequest(name="tally.score"), timeout=60).properties["role"] == "encode"
-    said = stub.ModelMetadata(oip.ModelMetadataRequest(name="tally.score.score"), timeout=60)
+    assert stub.ModelMetadata(oip.ModelMetadataRequest(name="tally.score"), timeout=PATIENCE).properties["role"] == "encode"
+    said = stub.ModelMetadata(oip.ModelMetadataRequest(name="tally.score.score"), timeout=PATIENCE)
     assert said.properties["role"] == "score"
 
 
 def test_statistics_count_requests_rows_and_runs(stub: Stub) -> None:
     def of(name: str, version: str = "") -> list[oip.ModelStatistics]:
         request = oip.ModelStatisticsRequest(name=name, version=version)
-        return list(stub.ModelStatistics(request, timeout=60).model_stats)
+        return list(stub.ModelStatistics(request, timeout=PATIENCE).model_stats)
 
     (before,) = of("tally.encode", "1")
     began = time.time()
     for rows in (3, 150):
-        stub.ModelInfer(ask("tally", version="1", image=some_images(rows, (4, 3, 1))), timeout=30)
+        stub.ModelInfer(ask("tally", version="1", image=some_images(rows, (4, 3, 1))), timeout=PATIENCE)
     (after,) = of("tally", "1")
     assert (after.name, after.version) == ("tally", "1")
     assert after.inference_count - before.inference_count == 153
@@ -137,7 +138,7 @@ def test_statistics_count_requests_rows_and_runs(stub: Stub) -> None:
 def test_painted_rows_are_runs_too(stub: Stub) -> None:
     def now() -> oip.ModelStatistics:
         request = oip.ModelStatisticsRequest(name="tally.sample", version="3")
-        (stats,) = stub.ModelStatistics(request, timeout=60).model_stats
+        (stats,) = stub.ModelStatistics(request, timeout=PATIENCE).model_stats
         return stats
 
     # No other test has this one painted: what another was given up in the middle of may still be at work for a row.
@@ -156,9 +157,9 @@ def test_a_request_whose_run_fails_counts_as_failed(tmp_path: Path) -> None:
         infer(stub, ask("tally", image=good))
         for _ in range(2):
             with pytest.raises(grpc.RpcError, match="the run failed") as failure:
-                stub.ModelInfer(ask("tally", image=good + np.uint8(255)), timeout=60)
+                stub.ModelInfer(ask("tally", image=good + np.uint8(255)), timeout=PATIENCE)
             assert failure.value.code() is grpc.StatusCode.INTERNAL
-        (stats,) = stub.ModelStatistics(oip.ModelStatisticsRequest(name="tally"), timeout=60).model_stats
+        (stats,) = stub.ModelStatistics(oip.ModelStatisticsRequest(name="tally"), timeout=PATIENCE).model_stats
     assert (stats.inference_stats.success.count, stats.inference_stats.fail.count) == (1, 2)
     assert stats.inference_stats.fail.ns > 0
 
@@ -176,10 +177,10 @@ def test_a_request_whose_run_fails_counts_as_failed(tmp_path: Path) -> None:
 )
 def test_who_does_not_answer_is_said(stub: Stub, name: str, version: str, code: grpc.StatusCode, words: str) -> None:
     calls: list[Callable[[], Any]] = [
-        lambda: stub.ModelInfer(oip.ModelInferRequest(model_name=name, model_version=version), timeout=60),
-        lambda: stub.ModelMetadata(oip.ModelMetadataRequest(name=name, version=version), timeout=60),
-        lambda: stub.ModelConfig(oip.ModelConfigRequest(name=name, version=version), timeout=60),
-        lambda: stub.ModelStatistics(oip.ModelStatisticsRequest(name=name, version=version), timeout=60),
+        lambda: stub.ModelInfer(oip.ModelInferRequest(model_name=name, model_version=version), timeout=PATIENCE),
+        lambda: stub.ModelMetadata(oip.ModelMetadataRequest(name=name, version=version), timeout=PATIENCE),
+        lambda: stub.ModelConfig(oip.ModelConfigRequest(name=name, version=version), timeout=PATIENCE),
+        lambda: stub.ModelStatistics(oip.ModelStatisticsRequest(name=name, version=version), timeout=PATIENCE),
     ]
     for call in calls:
         with pytest.raises(grpc.RpcError, match=words) as failure:
@@ -191,15 +192,15 @@ def test_calls_are_counted_named_and_found(server: ServerProcess, stub: Stub, ch
     labels = {"grpc_service": "inference.GRPCInferenceService", "grpc_method": "ModelInfer", "grpc_type": "unary"}
     before = server.metric("grpc_server_handled_total", grpc_code="InvalidArgument", **labels)
     with pytest.raises(grpc.RpcError) as failure:
-        stub.ModelInfer(oip.ModelInferRequest(), timeout=60, metadata=(("x-request-id", "my-id"),))
+        stub.ModelInfer(oip.ModelInferRequest(), timeout=PATIENCE, metadata=(("x-request-id", "my-id"),))
     assert server.metric("grpc_server_handled_total", grpc_code="InvalidArgument", **labels) == before + 1
     who = error_details_pb2.RequestInfo()
     assert any(detail.Unpack(who) for detail in rpc_status.from_call(failure.value).details)
     assert who.request_id == "my-id"
     name = "inference.GRPCInferenceService"
-    health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name), timeout=60)
+    health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name), timeout=PATIENCE)
     assert health.status == health_pb2.HealthCheckResponse.SERVING
     reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
-    (reply,) = reflection.ServerReflectionInfo(iter([request]), timeout=60)
+    (reply,) = reflection.ServerReflectionInfo(iter([request]), timeout=PATIENCE)
     assert name in {service.name for service in reply.list_services_response.service}

@@ -29,6 +29,7 @@ from ancestral_server.metrics import Metrics
 from ancestral_server.rpc.asking import ask
 from ancestral_server.runtime.session import Runtime
 from ancestral_server.settings import Settings
+from waiting import PATIENCE
 
 IMAGE, MEAN = bundle_pb2.MEANING_IMAGE, bundle_pb2.MEANING_MEAN
 
@@ -44,7 +45,7 @@ def run(models: Path, work: Callable[[Catalog, Watcher], Awaitable[None]], **how
         shelf = Catalog(settings, Runtime("cpu", 1, run_seconds=60), Metrics("test"), Arrivals())
         watcher = Watcher(shelf, settings)
         try:
-            async with asyncio.timeout(100):
+            async with asyncio.timeout(PATIENCE):
                 await work(shelf, watcher)
         finally:
             await shelf.drain(5)
@@ -173,7 +174,7 @@ def held(monkeypatch: pytest.MonkeyPatch, *names: str) -> Iterator[tuple[list[st
     def waiting(self: Loader, name: str, version: int) -> ModelVersion:
         began.append(name)
         model = load(self, name, version)
-        assert name not in events or events[name].wait(60)
+        assert name not in events or events[name].wait(PATIENCE)
         return model
 
     monkeypatch.setattr(Loader, "load", waiting)

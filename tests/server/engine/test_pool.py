@@ -13,7 +13,7 @@ import pytest
 
 from ancestral_server.engine.pool import PoolTuning, Seat, WorkerPool
 from ancestral_server.engine.scheduler import IDLE, Wait
-from waiting import until
+from waiting import PATIENCE, until
 
 CALM = PoolTuning(free_seconds=0.0)
 # Single calls never end.
@@ -43,14 +43,14 @@ class Row:
 
     def _turn(self) -> Wait | None:
         self.began.release()
-        assert self.end.acquire(timeout=30)
+        assert self.end.acquire(timeout=PATIENCE)
         return IDLE if self.last else None
 
     def begin(self) -> None:
         self._pool.offer([self.seat], 1)
 
     def begun(self) -> None:
-        assert self.began.acquire(timeout=30)
+        assert self.began.acquire(timeout=PATIENCE)
 
     @property
     def waits(self) -> bool:
@@ -101,7 +101,7 @@ def test_while_single_calls_come_a_core_is_left(kept_to: queue.Queue[list[int]],
     for row in rows:
         row.begin()
     rows[0].begun()
-    assert kept_to.get(timeout=30) == [1]
+    assert kept_to.get(timeout=PATIENCE) == [1]
     assert rows[1].waits
     # Nobody has a core to himself: they take turns on it.
     rows[0].end.release()
@@ -118,7 +118,7 @@ def test_once_they_have_ended_all_cores_are_used_again(kept_to: queue.Queue[list
     for row in rows:
         row.begin()
     rows[0].begun()
-    assert kept_to.get(timeout=30) == [1]
+    assert kept_to.get(timeout=PATIENCE) == [1]
     assert rows[1].waits
     moved.set()
     rows[1].begun()
@@ -126,7 +126,7 @@ def test_once_they_have_ended_all_cores_are_used_again(kept_to: queue.Queue[list
     rows[1].begun()
     rows[0].end.release()
     rows[0].begun()
-    assert kept_to.get(timeout=30) == [0, 1]
+    assert kept_to.get(timeout=PATIENCE) == [0, 1]
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -149,16 +149,16 @@ def test_what_comes_during_a_turn_gets_another_one() -> None:
 
     def turn() -> Wait:
         began.release()
-        assert end.acquire(timeout=30)
+        assert end.acquire(timeout=PATIENCE)
         return IDLE
 
     seat = Seat(turn)
     pool.enter()
     pool.offer([seat], 1)
-    assert began.acquire(timeout=30)
+    assert began.acquire(timeout=PATIENCE)
     pool.offer([seat], 1)
     end.release()
-    assert began.acquire(timeout=30)
+    assert began.acquire(timeout=PATIENCE)
     end.release()
     pool.leave([seat])
 
@@ -175,15 +175,15 @@ def test_a_seat_that_waits_for_a_time_or_for_company_gets_its_turn_then() -> Non
     pool.enter()
     pool.offer([seat], 1)
     # At once, and when the time is over.
-    assert turns.acquire(timeout=30)
-    assert turns.acquire(timeout=30)
+    assert turns.acquire(timeout=PATIENCE)
+    assert turns.acquire(timeout=PATIENCE)
     # Told until it sleeps; a turn of which it did not sleep yet would be one more.
     while seat.busy:
         pass
     pool.offer([seat], 4)
     assert not seat.busy
     pool.offer([seat], 5)
-    assert turns.acquire(timeout=30)
+    assert turns.acquire(timeout=PATIENCE)
     pool.leave([seat])
 
 
@@ -198,7 +198,7 @@ def test_the_workers_end_with_the_last_lane_and_begin_with_the_next() -> None:
         other.begun()
         other.leave()
         for worker in workers:
-            worker.join(30)
+            worker.join(PATIENCE)
             assert not worker.is_alive()
 
 

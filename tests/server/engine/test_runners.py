@@ -29,6 +29,7 @@ from ancestral_server.errors import DeadlineExceeded, Infeasible, Internal, OutO
 from ancestral_server.rpc.asking import ask
 from ancestral_server.runtime.program import Meaning
 from fakeprograms import IMAGE, MEAN, Array, Doubler, batch_lane, double, run
+from waiting import PATIENCE
 
 RUNNERS: dict[str, Callable[[], Runner]] = {
     "loop": LoopRunner,
@@ -87,7 +88,7 @@ def lane(program: Watched, runner: Runner, policy: BatchPolicy) -> Iterator[Lane
 
 
 async def begun(program: Watched) -> None:
-    assert await asyncio.to_thread(program.begun.acquire, timeout=30)
+    assert await asyncio.to_thread(program.begun.acquire, timeout=PATIENCE)
 
 
 async def told(lane: Lane[Any]) -> asyncio.Queue[bool]:
@@ -383,7 +384,7 @@ def test_closing_in_the_middle_of_a_run_of_the_event_loops_runs_nothing_twice(
     runner = LoopRunner()
 
     def close(lane: Lane[OneShotJob]) -> None:
-        assert program.begun.acquire(timeout=30)
+        assert program.begun.acquire(timeout=PATIENCE)
         lane.close()
 
     async def work() -> None:

@@ -9,6 +9,7 @@ import grpc
 
 from ancestral_server.rpc.foreign_services import ForeignServices
 from ancestral_server.rpc.grpc_workarounds import accepting
+from waiting import PATIENCE
 
 
 def echoes() -> ForeignServices:
@@ -58,7 +59,7 @@ def test_calls_are_answered_side_by_side_and_a_stop_ends_them() -> None:
             assert await none(b"").code() is grpc.StatusCode.UNIMPLEMENTED
             assert not waiting.done()
             # Also when it is stopped from two sides, as when it ended by itself.
-            await asyncio.wait_for(asyncio.gather(server.stop(0), server.stop(0)), 30)
+            await asyncio.wait_for(asyncio.gather(server.stop(0), server.stop(0)), PATIENCE)
             assert await waiting.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
             assert not await server.wait_for_termination(0)
         left = [task for task in asyncio.all_tasks() if "_take" in repr(task)]

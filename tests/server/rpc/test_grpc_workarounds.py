@@ -14,6 +14,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from waiting import PATIENCE
 
 
 def test_grpc_is_the_one_that_was_looked_at() -> None:
@@ -38,7 +39,7 @@ def test_grpc_still_reads_unary_messages_before_anybody_can_refuse_them() -> Non
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             method: Any = channel.unary_unary("/a.Service/Method")
-            code: grpc.StatusCode = await method(b"x", timeout=60).code()
+            code: grpc.StatusCode = await method(b"x", timeout=PATIENCE).code()
         await server.stop(0)
         return code
 

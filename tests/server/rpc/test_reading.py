@@ -20,7 +20,7 @@ NO_MESSAGE = b"\xff\xff\xff"
 async def outcome(address: str, rpc: Rpc, requests: Sequence[bytes]) -> tuple[grpc.StatusCode, str]:
     async with grpc.aio.insecure_channel(address) as channel:
         try:
-            async for _ in replies(rpc.call(channel, requests, timeout=60)):
+            async for _ in replies(rpc.call(channel, requests, timeout=PATIENCE)):
                 pass
         except grpc.aio.AioRpcError as error:
             return error.code(), error.details() or ""
