@@ -21,17 +21,19 @@ from ancestral_exporter.progress import Announcer
 from ancestral_exporter.recipes import Recipe, find
 from ancestral_exporter.sampling import draw_samples, label_agreement, round_labels
 from ancestral_exporter.training import Options
+from shared import Shared
 
 
 @pytest.fixture(scope="module")
-def conditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def conditional(once: Shared) -> Path:
     """A bundle of a conditional PixelCNN, trained briefly on the real digits."""
-    models = tmp_path_factory.mktemp("models")
     # Half as wide, and free to learn by heart: it heeds labels sooner, though it ends up worse.
     net = ["model.channels=32", "model.head_channels=64", "model.dropout=0.0"]
     schedule = ["schedule.epochs=16", "schedule.average_decay=0.98", "schedule.weight_decay=0.1"]
     recipe = find("digits-pixelcnn-conditional", [*net, *schedule])
-    return make(recipe, models, None, Options(), Announcer(Console(file=io.StringIO()), "test")).path
+    announcer = Announcer(Console(file=io.StringIO()), "test")
+    models = once("conditional", lambda folder: make(recipe, folder, None, Options(), announcer))
+    return models / recipe.name / "1"
 
 
 def test_a_conditional_bundle_says_so(conditional: Path) -> None:

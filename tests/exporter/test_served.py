@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,34 +28,36 @@ from ancestral_exporter.served.bundle import Served
 from ancestral_exporter.served.judge import Judged
 from ancestral_exporter.served.latents import measure_latents
 from ancestral_exporter.served.likelihood import measure_likelihood
+from shared import Shared
 
 # One more than the judge has features, so that there is a Fréchet distance.
 IMAGES, SAMPLES, DRAWS = judge.FEATURES + 1, judge.FEATURES + 1, 4
 
 
 @pytest.fixture(scope="module")
-def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def vae(once: Shared) -> Path:
     """A bundle of a small VAE of the digits, untrained, which says by which recipe it was made."""
     recipe = find("digits-vae", ["model.latent_size=3", "model.channels=4", "model.features=16"])
     torch.manual_seed(0)
     images = data.load(recipe.data).test.images[:2]
-    return write_bundle(
+    write = partial(
+        write_bundle,
         recipe.build(ImageShape(8, 8, 1, 17)).eval(),
         name="vae",
-        models_dir=tmp_path_factory.mktemp("models"),
         provenance={"settings": json.dumps(recipe.settings())},
         golden_images=images,
     )
+    return once("served vae", lambda folder: write(models_dir=folder)) / "vae" / "1"
 
 
 @pytest.fixture(scope="module")
-def gan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def gan(once: Shared) -> Path:
     """A bundle of an untrained GAN of 6×5 colour images, which does not say what it was trained on."""
     torch.manual_seed(0)
     shape = ImageShape(6, 5, 3, 4)
     model = GAN(shape, GANSettings(latent_size=3, channels=4, features=8))
-    images = np.zeros((2, *shape.hwc), np.uint8)
-    return write_bundle(model, name="gan", models_dir=tmp_path_factory.mktemp("models"), golden_images=images)
+    write = partial(write_bundle, model, name="gan", golden_images=np.zeros((2, *shape.hwc), np.uint8))
+    return once("served gan", lambda folder: write(models_dir=folder)) / "gan" / "1"
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from rich.console import Console
 
 from ancestral_exporter import tiles
@@ -22,6 +23,7 @@ from ancestral_exporter.progress import Announcer
 from ancestral_exporter.recipes import Recipe, find
 from ancestral_exporter.sampling import draw_samples, sample_role
 from ancestral_exporter.training import Options, fit
+from shared import Shared
 
 SIZE = tiles.SHAPE.height * tiles.SHAPE.width * tiles.SHAPE.channels
 ENTROPY = SIZE * tiles.BITS_PER_DIM * math.log(2)  # nats per image
@@ -87,9 +89,15 @@ def recipe() -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def model(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> ImageModel:
-    announcer = Announcer(Console(file=io.StringIO()), "test")
-    return fit(recipe, load(DataSettings("tiles")), tmp_path_factory.mktemp("work"), Options(), announcer).model
+def model(recipe: Recipe, once: Shared) -> ImageModel:
+    def train(folder: Path) -> None:
+        announcer = Announcer(Console(file=io.StringIO()), "test")
+        fitted = fit(recipe, load(DataSettings("tiles")), folder / "work", Options(), announcer)
+        torch.save(fitted.model.state_dict(), folder / "weights.pt")
+
+    model = recipe.build(tiles.SHAPE)
+    model.load_state_dict(torch.load(once("tiles", train) / "weights.pt"))
+    return model.eval()
 
 
 def test_a_model_comes_near_the_entropy_and_never_below(model: ImageModel) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle import write_bundle
 from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN, PixelCNNSettings
+from shared import Shared
 
 
 @pytest.fixture(scope="session")
@@ -26,12 +28,12 @@ def extras(folder: Path) -> list[bundle_pb2.Metric]:
 
 
 @pytest.fixture(scope="session")
-def pristine(model: GatedPixelCNN, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pristine(model: GatedPixelCNN, once: Shared) -> Path:
     """A written bundle that no test may change: `<models>/tiny/1`."""
-    return write_bundle(
+    write = partial(
+        write_bundle,
         model,
         name="tiny",
-        models_dir=tmp_path_factory.mktemp("models"),
         description="a test",
         metrics=[bundle_pb2.Metric(name="bits_per_dim", value=1.5, unit="bits/dim", split="test")],
         provenance={"seed": "0"},
@@ -39,6 +41,7 @@ def pristine(model: GatedPixelCNN, tmp_path_factory: pytest.TempPathFactory) -> 
         golden_labels=np.arange(6) % 2,
         extras=extras,
     )
+    return once("pristine", lambda folder: write(models_dir=folder)) / "tiny" / "1"
 
 
 @pytest.fixture

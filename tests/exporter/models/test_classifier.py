@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from ancestral_exporter.errors import UsageError
 from ancestral_exporter.models.autoencoder import Autoencoder, AutoencoderSettings
 from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.classifier import Classifier, ClassifierSettings
+from shared import Shared
 
 SHAPE = ImageShape(6, 5, 3, 4)
 WIDTHS, FEATURES = (4, 8), 12
@@ -27,9 +29,9 @@ def autoencoder() -> Autoencoder:
 
 
 @pytest.fixture(scope="module")
-def bundle(autoencoder: Autoencoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    images = np.zeros((2, *SHAPE.hwc), np.uint8)
-    return write_bundle(autoencoder, name="ae", models_dir=tmp_path_factory.mktemp("models"), golden_images=images)
+def bundle(autoencoder: Autoencoder, once: Shared) -> Path:
+    write = partial(write_bundle, autoencoder, name="ae", golden_images=np.zeros((2, *SHAPE.hwc), np.uint8))
+    return once("autoencoder", lambda folder: write(models_dir=folder)) / "ae" / "1"
 
 
 def settings(pretrained: object = "", **others: object) -> ClassifierSettings:
