@@ -27,6 +27,10 @@ from ancestral_exporter.cli import main
 from shared import TrainedVae
 
 
+# A net that is exported in a second.
+SMALL = [f"--set=model.{it}" for it in ("channels=8", "vertical_layers=1", "horizontal_layers=1")]
+
+
 @dataclass(frozen=True)
 class Done:
     returncode: int
@@ -107,8 +111,7 @@ def test_verify(trained_vae: TrainedVae, tmp_path: Path, run: Callable[..., Done
 
 
 def test_untrained_bundles_need_no_data(tmp_path: Path, run: Callable[..., Done]) -> None:
-    small = [f"--set=model.{it}" for it in ("channels=8", "vertical_layers=1", "horizontal_layers=1")]
-    done = run("train", "mnist-pixelcnn", "--models", tmp_path, "--epochs", 0, *small)
+    done = run("train", "mnist-pixelcnn", "--models", tmp_path, "--epochs", 0, *SMALL)
     assert done.returncode == 0, done.stderr
     assert "Untrained" in (tmp_path / "mnist-pixelcnn" / "1" / "CARD.md").read_text()
     assert not manifest_of(tmp_path / "mnist-pixelcnn" / "1").metrics
@@ -250,14 +253,14 @@ def test_a_place_that_takes_no_bundle_is_told_before_the_training(
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, run: Callable[..., Done]) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # smaller than a graph
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # smaller than a graph
     try:
-        done = run("train", "digits-vae", "--models", tmp_path, "--epochs", 0)
+        done = run("train", "digits-pixelcnn", "--models", tmp_path, "--epochs", 0, *SMALL)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert done.returncode == 1
-    assert done.stderr == f"ancestral-exporter: {tmp_path / 'digits-vae'}: cannot be written: File too large\n"
-    assert list((tmp_path / "digits-vae").iterdir()) == []
+    assert done.stderr == f"ancestral-exporter: {tmp_path / 'digits-pixelcnn'}: cannot be written: File too large\n"
+    assert list((tmp_path / "digits-pixelcnn").iterdir()) == []
 
 
 def test_names_of_others_are_no_markup_and_no_commands_of_the_terminal(
