@@ -88,3 +88,10 @@ def test_torch_is_pinned() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     (torch,) = (line for line in extras["exporter"] if line.startswith("torch"))
     assert torch == f"torch=={locked()['torch']}"
+
+
+def test_what_users_run_needs_nothing_of_the_checks_and_tests() -> None:
+    needed = closure("client,server,exporter,demo")
+    assert {"torch", "onnxruntime-gpu", "rich"} <= needed
+    for_checks = {"pytest", "mypy", "ruff", "hypothesis", "grpcio-tools", "ray", "nicegui", "playwright"}
+    assert not needed & {*for_checks, "opentelemetry-sdk", "cuda-bindings", "cryptography", "grafana-foundation-sdk"}

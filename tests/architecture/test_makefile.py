@@ -45,3 +45,11 @@ def test_gpu_check_installs_nothing_when_it_is_told_which_python() -> None:
     assert "install" not in make("-n", "gpu-check", "PYTHON=python3")
     assert "python3 tests/benchmarks/gpu_check.py" in make("-n", "gpu-check", "PYTHON=python3")
     assert ".venv/bin/python tests/benchmarks/gpu_check.py" in make("-n", "gpu-check")
+
+
+def test_what_users_run_installs_no_more_than_the_parts() -> None:
+    # As if there were a new pyproject.toml.
+    demo, test = (make("-n", "-W", "pyproject.toml", target) for target in ("demo", "test"))
+    assert ".ci/install .venv client,server,exporter,demo" in demo
+    assert ".ci/install .venv all" in test
+    assert test.count(".ci/install ") == demo.count(".ci/install ") == 1
