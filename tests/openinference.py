@@ -12,8 +12,8 @@ from grpc_status import rpc_status
 from ancestral.v1 import inference_service_pb2_grpc
 from inference import open_inference_service_pb2 as oip
 from inference import open_inference_service_pb2_grpc as oip_grpc
-from wire import Array
 from waiting import PATIENCE
+from wire import Array
 
 Stub = oip_grpc.GRPCInferenceServiceStub
 Native = inference_service_pb2_grpc.InferenceServiceStub

@@ -159,7 +159,9 @@ def test_an_image_holds_one_build_of_onnxruntime_and_that_of_gpus_only_for_one(
     (command,) = re.findall(r"^RUN (.*sed -i .*)$", (ROOT / name).read_text(), re.MULTILINE)
     for file in ("pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / file, tmp_path)
-    subprocess.run(["sh", "-euc", command], cwd=tmp_path, env={**os.environ, "EXTRAS": extras}, check=True, timeout=PATIENCE)
+    subprocess.run(
+        ["sh", "-euc", command], cwd=tmp_path, env={**os.environ, "EXTRAS": extras}, check=True, timeout=PATIENCE
+    )
     before = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     after = tomllib.loads((tmp_path / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     wanted = [Requirement(text) for extra in extras.split(",") for text in after[extra]]

@@ -26,7 +26,6 @@ from ancestral.v1 import bundle_pb2
 from ancestral_exporter.cli import main
 from shared import TrainedVae
 
-
 # A net that is exported in a second.
 SMALL = [f"--set=model.{it}" for it in ("channels=8", "vertical_layers=1", "horizontal_layers=1")]
 

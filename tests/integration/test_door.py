@@ -18,8 +18,8 @@ import toybundle
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc
 from running import PATIENT, ServerProcess
-from wire import inference, tensor, toy_images
 from waiting import PATIENCE
+from wire import inference, tensor, toy_images
 
 NO_RETRIES = ("grpc.enable_retries", 0)
 

@@ -14,8 +14,8 @@ import pytest
 
 from ancestral.v1 import inference_service_pb2 as pb
 from running import ServerProcess
-from wire import inference, tensor, toy_images
 from waiting import PATIENCE
+from wire import inference, tensor, toy_images
 
 
 def threads(pid: int) -> int:

@@ -20,8 +20,8 @@ from ancestral.bundle.noise import uniforms_of_range
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
 from running import PATIENT, ServerProcess
-from wire import array, inference, tensor, toy_images
 from waiting import PATIENCE
+from wire import array, inference, tensor, toy_images
 
 
 def test_samples_are_painted_row_by_row_from_their_own_streams(toy_server: ServerProcess) -> None:
@@ -37,7 +37,8 @@ def test_samples_are_painted_row_by_row_from_their_own_streams(toy_server: Serve
 def test_a_sample_is_the_same_alone_in_any_batch_and_while_others_run(toy_server: ServerProcess) -> None:
     stub = inference(toy_server)
     alone = [
-        stub.Sample(pb.SampleRequest(model="tally", count=1, seed=3, first_index=i), timeout=PATIENCE) for i in range(16)
+        stub.Sample(pb.SampleRequest(model="tally", count=1, seed=3, first_index=i), timeout=PATIENCE)
+        for i in range(16)
     ]
     noise = [stub.Sample.future(pb.SampleRequest(model="tally", count=50, seed=s), timeout=PATIENCE) for s in range(20)]
     batch = stub.Sample(pb.SampleRequest(model="tally", count=16, seed=3), timeout=PATIENCE)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ancestral.bundle.noise import uniforms_of_range
 from ancestral.v1 import bundle_pb2
-from ancestral_exporter.bundle.tracing import input_names, output_names
 from ancestral_exporter.bundle.runtime import Array, Arrays
+from ancestral_exporter.bundle.tracing import input_names, output_names
 from ancestral_exporter.models.base import ClassifyGraph, ForeignGraph, Graph, RasterGraph
 
 

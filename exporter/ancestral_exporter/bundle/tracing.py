@@ -18,9 +18,12 @@ from onnx_ir.passes import common as passes
 from torch import Tensor, nn
 
 from ancestral.bundle.dtypes import DTYPES
+from ancestral_exporter.bundle.decomposition import spare_decomposition
 from ancestral_exporter.bundle.reductions import fix_order
 from ancestral_exporter.models.base import OneShotGraph
 from ancestral_exporter.models.recurrence_graph import expand
+
+_OPSET = 20
 
 
 def input_names(graph: OneShotGraph) -> list[str]:
@@ -51,15 +54,18 @@ def trace(graphs: Sequence[OneShotGraph]) -> Iterator[onnx.ModelProto]:
     batch = torch.export.Dim("batch")
     inputs = [f"input/{i}" for i in range(len(together.feeds))]
     outputs = [[f"output/{graph.file}/{name}" for name in output_names(graph)] for graph in graphs]
-    with _quiet(), _one_registry(), torch.no_grad():
+    with _quiet(), _one_registry() as known, torch.no_grad():
+        captured = torch.export.export(
+            together.eval(), (together.feeds,), dynamic_shapes=(tuple({0: batch} for _ in inputs),)
+        )
+        if known is not None:
+            spare_decomposition(captured, known)
         program = torch.onnx.export(
-            together.eval(),
-            (together.feeds,),
+            captured,
             dynamo=True,
-            opset_version=20,
+            opset_version=_OPSET,
             input_names=inputs,
             output_names=[name for names in outputs for name in names],
-            dynamic_shapes=(tuple({0: batch} for _ in inputs),),
             verbose=False,
         )
     assert program is not None
@@ -147,21 +153,21 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _one_registry() -> Iterator[None]:
-    """Keep the exporter's table of operators from one trace to the next.
+def _one_registry() -> Iterator[Callable[[Any], bool] | None]:
+    """Keep the exporter's table of operators from one trace to the next; gives which operators of torch it knows.
 
     torch.onnx (2.13) makes it anew for each, from the source text of 500 functions: a second. The table is not public;
-    where a later version has it elsewhere, it is made each time.
+    where a later version has it elsewhere, it is made each time, and None is given.
     """
     try:
         registry: Any = importlib.import_module("torch.onnx._internal.exporter._registration").ONNXRegistry
         made = vars(registry)["from_torchlib"]
     except (ImportError, AttributeError, KeyError):
-        yield
+        yield None
         return
     registry.from_torchlib = staticmethod(_kept(made.__get__(None, registry)))
     try:
-        yield
+        yield registry.from_torchlib(opset_version=_OPSET).is_registered
     finally:
         registry.from_torchlib = made
 

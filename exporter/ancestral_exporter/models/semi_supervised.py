@@ -167,7 +167,7 @@ class SemiSupervisedVAE(LikelihoodModel):
         }
 
     def _one_hot(self, labels: Tensor) -> Tensor:
-        return functional.one_hot(labels, self.label_count).to(torch.float32)
+        return (labels.unsqueeze(-1) == torch.arange(self.label_count, device=labels.device)).to(torch.float32)
 
     def graphs(self) -> list[OneShotGraph | RasterGraph]:
         image = image_tensor(self.image)

@@ -153,7 +153,11 @@ def test_permissions_are_asked_before_the_work(public: Path) -> None:
     (public / "closed").chmod(0o555)
     names = ("closed/new.npy", "closed/mine.npy", "open/protected.npy", "open/new.npy")
     done = subprocess.run(
-        [sys.executable, "-c", AS_NOBODY, str(public), *names], capture_output=True, text=True, timeout=PATIENCE, check=True
+        [sys.executable, "-c", AS_NOBODY, str(public), *names],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
     )
     assert done.stdout.splitlines() == [
         *["closed/new.npy: cannot be written: Permission denied"] * 2,

@@ -82,11 +82,16 @@ def test_each_graph_of_a_trace_has_its_own_and_no_more(tmp_path: Path) -> None:
         (role,) = graph_roles(graph)
         assert not signature_problems(session, role)
         for count in (1, 3):
-            feeds = {spec.name: np.random.default_rng(0).random((count, *spec.shape), np.float32) for spec in role.inputs}
+            feeds = {
+                spec.name: np.random.default_rng(0).random((count, *spec.shape), np.float32) for spec in role.inputs
+            }
             wanted = original_answers(graph, role, feeds)
             for name, value in run_role(session, role, feeds, 0).items():
                 np.testing.assert_allclose(value, wanted[name], rtol=1e-6)
-    sizes = {graph.file: sum(math.prod(w.dims) for w in onnx.load(tmp_path / graph.file).graph.initializer) for graph in graphs}
+    sizes = {
+        graph.file: sum(math.prod(w.dims) for w in onnx.load(tmp_path / graph.file).graph.initializer)
+        for graph in graphs
+    }
     assert sizes["alone.onnx"] == 3 * 4 + 4
     assert sizes["other.onnx"] <= 1
 

@@ -91,13 +91,18 @@ def test_metadata_and_configuration_agree(
 def test_versions_are_listed_and_the_highest_that_serves_answers(stub: Stub) -> None:
     assert list(stub.ModelMetadata(oip.ModelMetadataRequest(name="tally"), timeout=PATIENCE).versions) == ["1", "3"]
     images = some_images(2, (4, 3, 1))
-    replies = [stub.ModelInfer(ask("tally", version=v, id="mine", image=images), timeout=PATIENCE) for v in ("", "1", "3")]
+    replies = [
+        stub.ModelInfer(ask("tally", version=v, id="mine", image=images), timeout=PATIENCE) for v in ("", "1", "3")
+    ]
     assert [reply.model_version for reply in replies] == ["3", "1", "3"]
     assert {(reply.model_name, reply.id) for reply in replies} == {("tally", "mine")}
 
 
 def test_a_whole_name_goes_before_a_role(stub: Stub) -> None:
-    assert stub.ModelMetadata(oip.ModelMetadataRequest(name="tally.score"), timeout=PATIENCE).properties["role"] == "encode"
+    assert (
+        stub.ModelMetadata(oip.ModelMetadataRequest(name="tally.score"), timeout=PATIENCE).properties["role"]
+        == "encode"
+    )
     said = stub.ModelMetadata(oip.ModelMetadataRequest(name="tally.score.score"), timeout=PATIENCE)
     assert said.properties["role"] == "score"
 

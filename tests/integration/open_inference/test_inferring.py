@@ -8,8 +8,8 @@ import pytest
 import toybundle
 from ancestral.v1 import inference_service_pb2 as pb
 from openinference import SHAPE, Native, Stub, ask, infer, some_images, with_parameters
-from wire import tensor
 from waiting import PATIENCE
+from wire import tensor
 
 
 @pytest.mark.parametrize("typed", [False, True])
@@ -55,7 +55,8 @@ def test_score_features_and_decode_give_the_bytes_of_the_native_service(
         asked = ask("labelled.score", typed=typed, image=images, label=labels.reshape(shape))
         assert infer(stub, asked)["log_likelihood"].tobytes() == score.log_likelihood.data
     features = native.ExtractFeatures(
-        pb.ExtractFeaturesRequest(model="labelled", images=tensor(images), labels=[1], include_map=True), timeout=PATIENCE
+        pb.ExtractFeaturesRequest(model="labelled", images=tensor(images), labels=[1], include_map=True),
+        timeout=PATIENCE,
     )
     asked = ask("labelled.features", typed=typed, label=np.ones(70, np.int64), image=images)
     got = infer(stub, asked)
