@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from ancestral_server.logs import coloured
+from waiting import PATIENCE
 
 # Every way by which something gets into the log: our own events, with and without an exception, Python's logging (which
 # asyncio and grpc use), its warnings; and the line on stdout.

@@ -74,10 +74,18 @@ def _rsub(node: Node, values: Node, other: float) -> Call:
     return aten.add.Tensor, (negative, other), {}
 
 
+def _movedim(node: Node, values: Node, source: int, destination: int) -> Call:
+    axes = list(range(values.meta["val"].ndim))
+    moved = axes.pop(source)
+    axes.insert(destination % (len(axes) + 1), moved)
+    return aten.permute.default, (values, axes), {}
+
+
 # Operators without a form that are plainly another, or two: all that decomposing makes of them.
 _FORMS: dict[Any, Callable[..., Call]] = {
     aten.to.dtype: _to_dtype,
     aten.to.device: _to_device,
     aten.conv_transpose2d.input: _conv_transpose2d,
     aten.rsub.Scalar: _rsub,
+    aten.movedim.int: _movedim,
 }

@@ -1,4 +1,4 @@
-"""Samples of a raster role that part ways at a rounding: a bundle is judged by the same rule where it is made and served.
+"""Samples of a raster role that part ways at a rounding: judged by one rule where a bundle is made and served.
 
 Two computations of a net in float32 give probabilities that differ by their roundings, and where a uniform lies between
 the two, they draw different levels. Either is right, and what follows in the image follows from it.

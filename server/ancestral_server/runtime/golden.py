@@ -100,7 +100,7 @@ def _apart_from_ties(
     got: dict[bundle_pb2.Meaning.ValueType, Array],
     wanted: dict[bundle_pb2.Meaning.ValueType, Array],
 ) -> Array | None:
-    """Which samples [B] are as recorded, where all others part ways by a rounding (`ancestral.bundle.ties`); else None."""
+    """Which samples [B] are as recorded, where the others part ways by a rounding; else None."""
     assert isinstance(program, RasterProgram)
     row = bundle_pb2.MEANING_ROW
     fine = np.ones(len(got[row]), np.bool_)

@@ -21,6 +21,7 @@ import pytest
 from ancestral_client import files, replacing
 from ancestral_client.replacing import FileProblem
 from fakeserver import FakeServer
+from waiting import PATIENCE
 
 Run = Callable[..., Any]  # the fixture of conftest.py
 

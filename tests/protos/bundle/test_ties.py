@@ -1,4 +1,4 @@
-"""A sample may part ways with what was recorded at a tie, and nowhere else, where a bundle is verified and served alike."""
+"""A sample may part ways with what was recorded at a tie and nowhere else, both when verified and when served."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ def test_what_verify_passes_is_served(
 
     report = verify_bundle(folder)
     assert "sample 1: first differs at [0, 1, 0]" in str(report)
+    # The toy's scores are not the likelihoods of its samples, which is another check.
+    verified = all(check.ok for check in report.checks if "sample recorded" in check.subject)
     bundle = read_bundle(folder)
     (role,) = (role for role in bundle.manifest.roles if role.program == bundle_pb2.PROGRAM_RASTER)
     program = RasterProgram(role, Runtime("cpu", 1).open(bundle.graph(role)), bundle.manifest)
+    assert verified is fine
     if fine:
-        assert report.ok, str(report)
         replay(bundle, {"sample": program})
     else:
-        assert not report.ok
         with pytest.raises(BundleError, match=r"sample\.onnx: role sample: the golden replay differs: row"):
             replay(bundle, {"sample": program})
