@@ -8,7 +8,7 @@ Letters: B samples, H, W, C image axes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ancestral.v1 import bundle_pb2
 
 Array = NDArray[Any]
-Meaning = bundle_pb2.Meaning.ValueType
+Meaning: TypeAlias = bundle_pb2.Meaning.ValueType
 
 # Largest |u - p| at which two float32 computations of p may draw different levels. Of two levels they differ by some
 # 1e-6; a sum of the probabilities of 256 levels was seen to differ by 1.5e-5, and this is twice that.
@@ -44,13 +44,13 @@ def partings(
     such. A draw is a tie if it is that of `wanted` when its uniform is moved a little, and at temperature 0, where
     uniforms have no say, when the temperature is.
     """
-    for sample in np.flatnonzero((got != wanted).reshape(len(got), -1).any(axis=1)):
+    for sample in map(int, np.flatnonzero((got != wanted).reshape(len(got), -1).any(axis=1))):
         differs = got[sample] != wanted[sample]
         pixel = int(np.argmax(differs))  # in raster order
         at = [int(i) for i in np.unravel_index(pixel, differs.shape)]
         level = wanted[sample].flat[pixel]
         within = next((nudge for nudge in _NUDGES if level in _redrawn(paint, inputs, sample, pixel, nudge)), None)
-        yield Parting(int(sample), at, within)
+        yield Parting(sample, at, within)
 
 
 def _redrawn(
