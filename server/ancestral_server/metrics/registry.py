@@ -1,4 +1,4 @@
-"""All instruments, their names, labels and buckets. Nothing else imports prometheus_client.
+"""One server's instruments, their names and labels. Nothing else imports prometheus_client.
 
 `grpc_server_*` carry the names and labels of the Go middleware, codes in CamelCase ("DeadlineExceeded"), so that
 existing dashboards work. Counters are there at zero before the first call, each method with each code that this server
@@ -8,10 +8,7 @@ them would be four fifths of a scrape.
 
 from __future__ import annotations
 
-import collections
-from bisect import bisect_left
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 import prometheus_client
@@ -21,245 +18,21 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from ancestral_server.endpoint import Endpoint, listen
+from ancestral_server.metrics.instruments import (
+    DROPS,
+    LANE_LABELS,
+    LOADS,
+    REFUSALS,
+    VERIFICATIONS,
+    LaneMetrics,
+    LockFreeHistogram,
+    MethodMetrics,
+)
+from ancestral_server.metrics.series import CallSeries
 
 # When each series began would be a line beside each: nobody who watches this server reads it.
 _library: Any = prometheus_client
 _library.disable_created_metrics()
-
-# Constant relative error from a sub-millisecond encode to a sampling of many seconds: 15 µs × 1.5^n up to about 14.6 s
-# (the choice of text-embeddings-inference), then on to 4 minutes for large sampling calls.
-SECONDS_BUCKETS = tuple(1e-5 * 1.5**n for n in range(1, 43))
-BATCH_BUCKETS = tuple(float(2**n) for n in range(13))
-
-# Those of rpc/status and what gRPC itself ends a call with. Others would be counted, and shown from then on.
-GRPC_CODES = (
-    "OK",
-    "Canceled",
-    "InvalidArgument",
-    "DeadlineExceeded",
-    "NotFound",
-    "ResourceExhausted",
-    "FailedPrecondition",
-    "Unimplemented",
-    "Internal",
-    "Unavailable",
-)
-
-# Why a lane refuses a request, and why it gives one up.
-REFUSALS = ("queue_full", "deadline")
-DROPS = ("expired", "cancelled")
-# How a load ends, and the replay of a bundle's recorded answers.
-LOADS = ("loaded", "refused")
-VERIFICATIONS = ("passed", "failed")
-
-
-class LockFreeHistogram:
-    """A histogram with one writer at a time: a search and two additions, where the library's own instrument takes a
-    lock for each of its values. A scrape may see a value that is half counted.
-    """
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: tuple[float, ...] = SECONDS_BUCKETS) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-
-@dataclass(slots=True)
-class LaneMetrics:
-    """The instruments of one role. The histograms are written with the lock of its `LaneStats` held, the others lock
-    themselves.
-    """
-
-    queued: Any
-    # By reason.
-    _refused: Mapping[str, Any]
-    _dropped: Mapping[str, Any]
-    restarts: Any
-    out_of_memory: Any
-    # Of a role that paints images row by row: its slots, and those in use.
-    slots: Any = None
-    slots_in_use: Any = None
-    queue_seconds: LockFreeHistogram = field(default_factory=LockFreeHistogram)
-    compute_seconds: LockFreeHistogram = field(default_factory=LockFreeHistogram)
-    request_seconds: LockFreeHistogram = field(default_factory=LockFreeHistogram)
-    first_row_seconds: LockFreeHistogram = field(default_factory=LockFreeHistogram)
-    batch_size: LockFreeHistogram = field(default_factory=lambda: LockFreeHistogram(BATCH_BUCKETS))
-    # Images answered, and seconds in which the role's graph ran.
-    images: int = 0
-    run_seconds: float = 0.0
-
-    @property
-    def rows_painted(self) -> float:
-        """Image rows; a batch of a role that paints is one row of so many samples."""
-        return self.batch_size.total
-
-    def watch_slots(self, capacity: int, used: Callable[[], int]) -> None:
-        """Have each scrape ask how many of a sampler's slots are in use."""
-        self.slots.set(capacity)
-        self.slots_in_use.set_function(used)
-
-    def refused(self, reason: str) -> None:
-        self._refused[reason].inc()
-
-    def dropped(self, reason: str, requests: int) -> None:
-        self._dropped[reason].inc(requests)
-
-    def record_request(self, images: int, queue_seconds: float, compute_seconds: float) -> None:
-        self.images += images
-        self.queue_seconds.observe(queue_seconds)
-        self.compute_seconds.observe(compute_seconds)
-        self.request_seconds.observe(queue_seconds + compute_seconds)
-
-
-@dataclass(slots=True)
-class MethodMetrics:
-    """The counts of one RPC, written by the event loop only."""
-
-    started: int = 0
-    received: int = 0
-    sent: int = 0
-    handled: collections.Counter[str] = field(default_factory=lambda: collections.Counter(dict.fromkeys(GRPC_CODES, 0)))
-    seconds: LockFreeHistogram = field(default_factory=LockFreeHistogram)
-
-
-RPC_LABELS = ("grpc_type", "grpc_service", "grpc_method")
-LANE_LABELS = ("model", "version", "role")
-
-
-class _CallSeries:
-    """The series of methods and lanes as text. Written here and not by the library, which takes tens of times as long
-    for each line, and holds the interpreter meanwhile: nearly all lines of a scrape are those of histograms.
-    """
-
-    def __init__(self) -> None:
-        self.methods: dict[tuple[str, ...], MethodMetrics] = {}
-        self.lanes: dict[tuple[str, ...], LaneMetrics] = {}
-        self.loop_lag = LockFreeHistogram()
-
-    def text(self, open_metrics: bool) -> str:
-        # Copies: the loader's thread may add to it.
-        methods = {_labels(RPC_LABELS, values): method for values, method in dict(self.methods).items()}
-        lanes = {_labels(LANE_LABELS, values): lane for values, lane in dict(self.lanes).items()}
-        handled = {
-            f'grpc_code="{code}",{labels}': count
-            for labels, method in methods.items()
-            for code, count in dict(method.handled).items()
-        }
-        return "".join(
-            (
-                _counter(
-                    "grpc_server_started",
-                    "Calls started.",
-                    {labels: method.started for labels, method in methods.items()},
-                    open_metrics,
-                ),
-                _counter(
-                    "grpc_server_msg_received",
-                    "Messages received.",
-                    {labels: method.received for labels, method in methods.items()},
-                    open_metrics,
-                ),
-                _counter(
-                    "grpc_server_msg_sent",
-                    "Messages sent.",
-                    {labels: method.sent for labels, method in methods.items()},
-                    open_metrics,
-                ),
-                _counter("grpc_server_handled", "Calls completed, by status code.", handled, open_metrics),
-                _histogram(
-                    "grpc_server_handling_seconds",
-                    "Seconds from the start of a call in the server to its end.",
-                    {labels: method.seconds for labels, method in methods.items()},
-                ),
-                _histogram(
-                    "ancestral_request_queue_seconds",
-                    "Seconds from admission until work on a request began.",
-                    {labels: lane.queue_seconds for labels, lane in lanes.items()},
-                ),
-                _histogram(
-                    "ancestral_request_compute_seconds",
-                    "Seconds from the start of work on a request until its last image was ready.",
-                    {labels: lane.compute_seconds for labels, lane in lanes.items()},
-                ),
-                _histogram(
-                    "ancestral_request_seconds",
-                    "Seconds from admission of a request until its last image was ready: queue and compute seconds.",
-                    {labels: lane.request_seconds for labels, lane in lanes.items()},
-                ),
-                _histogram(
-                    "ancestral_first_row_seconds",
-                    "Seconds from admission of a request of a raster role until its first image row was painted.",
-                    {labels: lane.first_row_seconds for labels, lane in lanes.items()},
-                ),
-                _histogram(
-                    "ancestral_batch_size",
-                    "Images in one run, without padding; of a raster role, samples in one row.",
-                    {labels: lane.batch_size for labels, lane in lanes.items()},
-                ),
-                _counter(
-                    "ancestral_images",
-                    "Images of the requests that were answered.",
-                    {labels: lane.images for labels, lane in lanes.items()},
-                    open_metrics,
-                ),
-                _counter(
-                    "ancestral_rows_painted",
-                    "Image rows that a raster role has painted.",
-                    {labels: lane.rows_painted for labels, lane in lanes.items() if lane.slots is not None},
-                    open_metrics,
-                ),
-                _counter(
-                    "ancestral_run_seconds",
-                    "Seconds in which graphs ran; on the CPU several may run at a time.",
-                    {labels: lane.run_seconds for labels, lane in lanes.items()},
-                    open_metrics,
-                ),
-                _histogram(
-                    "ancestral_event_loop_lag_seconds",
-                    "How late the event loop, which reads and answers all calls, does what is due; looked at a few "
-                    "times a second.",
-                    {"": self.loop_lag},
-                ),
-            )
-        )
-
-
-def _labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
-    """Sorted by name, as the library has them."""
-    return ",".join(f'{name}="{_escaped(value)}"' for name, value in sorted(zip(names, values, strict=True)))
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
-
-
-def _counter(name: str, text: str, counts: Mapping[str, float], open_metrics: bool) -> str:
-    """Counts by their labels. The two formats name the family differently, and its samples alike."""
-    family = name if open_metrics else f"{name}_total"
-    lines = [f"{name}_total{{{labels}}} {float(count)}\n" for labels, count in counts.items()]
-    return f"# HELP {family} {text}\n# TYPE {family} counter\n" + "".join(lines)
-
-
-def _histogram(name: str, text: str, histograms: Mapping[str, LockFreeHistogram]) -> str:
-    """Tallies by their labels, of those that have a value."""
-    lines = [f"# HELP {name} {text}\n# TYPE {name} histogram\n"]
-    for labels, histogram in histograms.items():
-        counts, total = list(histogram.counts), histogram.total
-        if not any(counts):
-            continue
-        upto = 0
-        before, own = (f"{labels},", f"{{{labels}}}") if labels else ("", "")
-        for bound, count in zip((*histogram.bounds, "+Inf"), counts, strict=True):
-            upto += count
-            lines.append(f'{name}_bucket{{{before}le="{bound}"}} {float(upto)}\n')
-        lines.append(f"{name}_count{own} {float(upto)}\n{name}_sum{own} {total}\n")
-    return "".join(lines)
 
 
 class Metrics:
@@ -275,7 +48,7 @@ class Metrics:
         PlatformCollector(registry=registry)
         Info("ancestral_server", "Version of the server.", registry=registry).info({"version": version})
 
-        self._series = _CallSeries()
+        self._series = CallSeries()
         self._device = Info("ancestral_device", "What runs the graphs, and on how many threads.", registry=registry)
         self._cpus = Gauge("ancestral_cpus", "CPUs that this process may use.", registry=registry)
         self._memory_limit = Gauge(

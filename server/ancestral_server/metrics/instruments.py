@@ -1,0 +1,113 @@
+"""What the hot path writes, without locks of its own, and the words that labels may have."""
+
+from __future__ import annotations
+
+import collections
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+# Constant relative error from a sub-millisecond encode to a sampling of many seconds: 15 µs × 1.5^n up to about 14.6 s
+# (the choice of text-embeddings-inference), then on to 4 minutes for large sampling calls.
+SECONDS_BUCKETS = tuple(1e-5 * 1.5**n for n in range(1, 43))
+BATCH_BUCKETS = tuple(float(2**n) for n in range(13))
+
+# Those of rpc/status and what gRPC itself ends a call with. Others would be counted, and shown from then on.
+GRPC_CODES = (
+    "OK",
+    "Canceled",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+)
+
+# Why a lane refuses a request, and why it gives one up.
+REFUSALS = ("queue_full", "deadline")
+DROPS = ("expired", "cancelled")
+# How a load ends, and the replay of a bundle's recorded answers.
+LOADS = ("loaded", "refused")
+VERIFICATIONS = ("passed", "failed")
+
+RPC_LABELS = ("grpc_type", "grpc_service", "grpc_method")
+LANE_LABELS = ("model", "version", "role")
+
+
+class LockFreeHistogram:
+    """A histogram with one writer at a time: a search and two additions, where the library's own instrument takes a
+    lock for each of its values. A scrape may see a value that is half counted.
+    """
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...] = SECONDS_BUCKETS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+@dataclass(slots=True)
+class LaneMetrics:
+    """The instruments of one role. The histograms are written with the lock of its `LaneStats` held, the others lock
+    themselves.
+    """
+
+    queued: Any
+    # By reason.
+    _refused: Mapping[str, Any]
+    _dropped: Mapping[str, Any]
+    restarts: Any
+    out_of_memory: Any
+    # Of a role that paints images row by row: its slots, and those in use.
+    slots: Any = None
+    slots_in_use: Any = None
+    queue_seconds: LockFreeHistogram = field(default_factory=LockFreeHistogram)
+    compute_seconds: LockFreeHistogram = field(default_factory=LockFreeHistogram)
+    request_seconds: LockFreeHistogram = field(default_factory=LockFreeHistogram)
+    first_row_seconds: LockFreeHistogram = field(default_factory=LockFreeHistogram)
+    batch_size: LockFreeHistogram = field(default_factory=lambda: LockFreeHistogram(BATCH_BUCKETS))
+    # Images answered, and seconds in which the role's graph ran.
+    images: int = 0
+    run_seconds: float = 0.0
+
+    @property
+    def rows_painted(self) -> float:
+        """Image rows; a batch of a role that paints is one row of so many samples."""
+        return self.batch_size.total
+
+    def watch_slots(self, capacity: int, used: Callable[[], int]) -> None:
+        """Have each scrape ask how many of a sampler's slots are in use."""
+        self.slots.set(capacity)
+        self.slots_in_use.set_function(used)
+
+    def refused(self, reason: str) -> None:
+        self._refused[reason].inc()
+
+    def dropped(self, reason: str, requests: int) -> None:
+        self._dropped[reason].inc(requests)
+
+    def record_request(self, images: int, queue_seconds: float, compute_seconds: float) -> None:
+        self.images += images
+        self.queue_seconds.observe(queue_seconds)
+        self.compute_seconds.observe(compute_seconds)
+        self.request_seconds.observe(queue_seconds + compute_seconds)
+
+
+@dataclass(slots=True)
+class MethodMetrics:
+    """The counts of one RPC, written by the event loop only."""
+
+    started: int = 0
+    received: int = 0
+    sent: int = 0
+    handled: collections.Counter[str] = field(default_factory=lambda: collections.Counter(dict.fromkeys(GRPC_CODES, 0)))
+    seconds: LockFreeHistogram = field(default_factory=LockFreeHistogram)

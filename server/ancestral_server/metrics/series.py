@@ -1,0 +1,145 @@
+"""The series of methods and lanes as text, in the two formats that Prometheus reads.
+
+Written here and not by the library, which takes tens of times as long for each line, and holds the interpreter
+meanwhile: nearly all lines of a scrape are those of histograms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ancestral_server.metrics.instruments import (
+    LANE_LABELS,
+    RPC_LABELS,
+    LaneMetrics,
+    LockFreeHistogram,
+    MethodMetrics,
+)
+
+
+class CallSeries:
+    """What is shown of methods, of lanes and of the event loop."""
+
+    def __init__(self) -> None:
+        self.methods: dict[tuple[str, ...], MethodMetrics] = {}
+        self.lanes: dict[tuple[str, ...], LaneMetrics] = {}
+        self.loop_lag = LockFreeHistogram()
+
+    def text(self, open_metrics: bool) -> str:
+        # Copies: the loader's thread may add to it.
+        methods = {_labels(RPC_LABELS, values): method for values, method in dict(self.methods).items()}
+        lanes = {_labels(LANE_LABELS, values): lane for values, lane in dict(self.lanes).items()}
+        handled = {
+            f'grpc_code="{code}",{labels}': count
+            for labels, method in methods.items()
+            for code, count in dict(method.handled).items()
+        }
+        return "".join(
+            (
+                _counter(
+                    "grpc_server_started",
+                    "Calls started.",
+                    {labels: method.started for labels, method in methods.items()},
+                    open_metrics,
+                ),
+                _counter(
+                    "grpc_server_msg_received",
+                    "Messages received.",
+                    {labels: method.received for labels, method in methods.items()},
+                    open_metrics,
+                ),
+                _counter(
+                    "grpc_server_msg_sent",
+                    "Messages sent.",
+                    {labels: method.sent for labels, method in methods.items()},
+                    open_metrics,
+                ),
+                _counter("grpc_server_handled", "Calls completed, by status code.", handled, open_metrics),
+                _histogram(
+                    "grpc_server_handling_seconds",
+                    "Seconds from the start of a call in the server to its end.",
+                    {labels: method.seconds for labels, method in methods.items()},
+                ),
+                _histogram(
+                    "ancestral_request_queue_seconds",
+                    "Seconds from admission until work on a request began.",
+                    {labels: lane.queue_seconds for labels, lane in lanes.items()},
+                ),
+                _histogram(
+                    "ancestral_request_compute_seconds",
+                    "Seconds from the start of work on a request until its last image was ready.",
+                    {labels: lane.compute_seconds for labels, lane in lanes.items()},
+                ),
+                _histogram(
+                    "ancestral_request_seconds",
+                    "Seconds from admission of a request until its last image was ready: queue and compute seconds.",
+                    {labels: lane.request_seconds for labels, lane in lanes.items()},
+                ),
+                _histogram(
+                    "ancestral_first_row_seconds",
+                    "Seconds from admission of a request of a raster role until its first image row was painted.",
+                    {labels: lane.first_row_seconds for labels, lane in lanes.items()},
+                ),
+                _histogram(
+                    "ancestral_batch_size",
+                    "Images in one run, without padding; of a raster role, samples in one row.",
+                    {labels: lane.batch_size for labels, lane in lanes.items()},
+                ),
+                _counter(
+                    "ancestral_images",
+                    "Images of the requests that were answered.",
+                    {labels: lane.images for labels, lane in lanes.items()},
+                    open_metrics,
+                ),
+                _counter(
+                    "ancestral_rows_painted",
+                    "Image rows that a raster role has painted.",
+                    {labels: lane.rows_painted for labels, lane in lanes.items() if lane.slots is not None},
+                    open_metrics,
+                ),
+                _counter(
+                    "ancestral_run_seconds",
+                    "Seconds in which graphs ran; on the CPU several may run at a time.",
+                    {labels: lane.run_seconds for labels, lane in lanes.items()},
+                    open_metrics,
+                ),
+                _histogram(
+                    "ancestral_event_loop_lag_seconds",
+                    "How late the event loop, which reads and answers all calls, does what is due; looked at a few "
+                    "times a second.",
+                    {"": self.loop_lag},
+                ),
+            )
+        )
+
+
+def _labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
+    """Sorted by name, as the library has them."""
+    return ",".join(f'{name}="{_escaped(value)}"' for name, value in sorted(zip(names, values, strict=True)))
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+
+
+def _counter(name: str, text: str, counts: Mapping[str, float], open_metrics: bool) -> str:
+    """Counts by their labels. The two formats name the family differently, and its samples alike."""
+    family = name if open_metrics else f"{name}_total"
+    lines = [f"{name}_total{{{labels}}} {float(count)}\n" for labels, count in counts.items()]
+    return f"# HELP {family} {text}\n# TYPE {family} counter\n" + "".join(lines)
+
+
+def _histogram(name: str, text: str, histograms: Mapping[str, LockFreeHistogram]) -> str:
+    """Tallies by their labels, of those that have a value."""
+    lines = [f"# HELP {name} {text}\n# TYPE {name} histogram\n"]
+    for labels, histogram in histograms.items():
+        counts, total = list(histogram.counts), histogram.total
+        if not any(counts):
+            continue
+        upto = 0
+        before, own = (f"{labels},", f"{{{labels}}}") if labels else ("", "")
+        for bound, count in zip((*histogram.bounds, "+Inf"), counts, strict=True):
+            upto += count
+            lines.append(f'{name}_bucket{{{before}le="{bound}"}} {float(upto)}\n')
+        lines.append(f"{name}_count{own} {float(upto)}\n{name}_sum{own} {total}\n")
+    return "".join(lines)
