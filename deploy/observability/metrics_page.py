@@ -21,6 +21,7 @@ def _every_instrument() -> Metrics:
     metrics.machine(device="cpu", threads=1, cpus=1, memory_bytes=1)
     metrics.stopping()
     metrics.loop_lag.observe(0)
+    metrics.traces()
     method = metrics.method("unary", "service", "Method")
     method.seconds.observe(0)
     lane = metrics.lane("m", 1, "sample", raster=True)

@@ -1,4 +1,6 @@
-"""Where to listen: one reading of a host for both ports, and one way to write an address."""
+"""Where to listen and whom to tell: one reading of a host for both ports, of a collector's URL, and one way to write an
+address.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,9 @@ from ipaddress import AddressValueError, IPv6Address
 # that is local to a link.
 _ZONE = re.compile(r"([^%]+)%(?:25)?([^%\s/\[\]]+)")
 _NAME = re.compile(r"[\w.-]+")
+_COLLECTOR = re.compile(r"(?:(https?)://)?(\[[^\]]*\]|[^:/@?#\[\]]*)(?::([0-9]{1,5}))?/?", re.IGNORECASE)
+# Of a collector that is given without one: OTLP's own, over gRPC.
+OTLP_PORT = 4317
 
 
 def host_of(text: str) -> str:
@@ -46,6 +51,25 @@ def _is_name(text: str) -> bool:
         return _NAME.fullmatch(text) is not None and bool(text.encode("idna"))
     except UnicodeError:  # an empty label, or one that is too long
         return False
+
+
+def collector_of(text: str) -> str:
+    """The URL of an OpenTelemetry collector, with its port; HOST:PORT alone is without TLS, and nothing stays nothing.
+
+    ValueError if it is none.
+    """
+    if not text:
+        return ""
+    found = _COLLECTOR.fullmatch(text)
+    try:
+        host, port = host_of(found[2] if found else ""), int((found and found[3]) or OTLP_PORT)
+    except ValueError:
+        host, port = "", 0
+    if not found or not 0 < port <= 65535:
+        raise ValueError(
+            f"must be where a collector takes OTLP over gRPC: http://HOST:{OTLP_PORT}, or https:// where it has TLS"
+        )
+    return f"{(found[1] or 'http').lower()}://{joined(host, port)}"
 
 
 def joined(host: str, port: int) -> str:

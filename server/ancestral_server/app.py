@@ -11,7 +11,7 @@ import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -30,6 +30,9 @@ from ancestral_server.rpc.server import GrpcServer
 from ancestral_server.runtime import memory
 from ancestral_server.runtime.session import Runtime
 from ancestral_server.settings import Settings
+
+if TYPE_CHECKING:
+    from ancestral_server.rpc.tracing import Tracing
 
 log = structlog.get_logger()
 
@@ -65,8 +68,9 @@ async def serve(settings: Settings) -> None:
     metrics.machine(device=runtime.device, threads=settings.threads, cpus=usable_cpus(), memory_bytes=memory.total())
     arrivals = Arrivals()
     catalog = Catalog(settings, runtime, metrics, arrivals, RoleMaker(settings))
+    tracing = _tracing(settings, metrics)
     # The server first: a port in use should be said before models are loaded for a minute. It answers only when open.
-    server = GrpcServer(catalog, metrics, arrivals, settings, Insecure())
+    server = GrpcServer(catalog, metrics, arrivals, settings, Insecure(), [tracing] if tracing else [])
     endpoint = _metrics_endpoint(metrics, settings)
     watching = loop.create_task(_watch_lag(metrics))
     try:
@@ -79,6 +83,8 @@ async def serve(settings: Settings) -> None:
         await server.shut()
         await catalog.drain(ending.work_left(time.monotonic()), ending.words)
         await server.flush(ending.over)
+        if tracing:
+            await asyncio.to_thread(tracing.close, max(0.0, ending.over - time.monotonic()))
     finally:
         watching.cancel()
         endpoint.close()
@@ -127,6 +133,21 @@ def _end_at(when: float) -> None:
     last = threading.Timer(when - time.monotonic(), end)
     last.daemon = True
     last.start()
+
+
+def _tracing(settings: Settings, metrics: Metrics) -> Tracing | None:
+    """What records traces, if anything does; else nothing of OpenTelemetry is imported."""
+    if not settings.otlp_endpoint:
+        return None
+    from ancestral_server.rpc.collector import Collector
+    from ancestral_server.rpc.tracing import Tracing
+
+    try:
+        collector = Collector(settings.otlp_endpoint, metadata.version("ancestral"), metrics)
+    except Exception as error:
+        # OpenTelemetry's own variables.
+        raise StartupError(f"--otlp-endpoint {settings.otlp_endpoint}: cannot send spans there: {error}") from error
+    return Tracing(collector, settings.trace_ratio, metrics)
 
 
 def _metrics_endpoint(metrics: Metrics, settings: Settings) -> Endpoint:

@@ -8,7 +8,7 @@ import sys
 
 import structlog
 
-from ancestral_server import command_line, logs
+from ancestral_server import command_line, extras, logs
 from ancestral_server.errors import StartupError
 from ancestral_server.settings import Settings
 
@@ -43,6 +43,7 @@ def _serve(settings: Settings, remarks: list[str]) -> None:
         log.warning(remark)
     with asyncio.Runner(loop_factory=event_loop) as runner:
         try:
+            extras.check(settings)
             if settings.processes > 1:
                 # The servers have ended: to take down what this process has imported would take a second more.
                 os._exit(runner.run(serve_all(settings)))

@@ -22,7 +22,7 @@ _OF_A_SERVICE = re.compile(
 )
 _URL_OF_A_SERVICE = re.compile(r"(tcp|udp|sctp)://.*")
 # What a flag wants, by its unit or else by its type.
-_UNITS = {"host": "HOST", "port": "PORT", "seconds": "SECONDS", "ms": "MS", "mib": "MIB"}
+_UNITS = {"host": "HOST", "port": "PORT", "endpoint": "URL", "seconds": "SECONDS", "ms": "MS", "mib": "MIB"}
 _TYPES: dict[Any, str] = {int: "N", float: "X"}
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from ancestral_server.addresses import host_of
+from ancestral_server.addresses import collector_of, host_of
 from ancestral_server.cpus import usable_cpus
 
 # Of the environment variable for each of them.
@@ -114,7 +114,29 @@ class Settings(BaseModel):
         description="Log lines for people or for machines; auto is text on a terminal, else json. Text has colours on "
         "a terminal, or as NO_COLOR and FORCE_COLOR say.",
     )
-    log_calls: bool = Field(default=False, description="Log every call, not only those that fail.")
+    log_calls: bool = Field(
+        default=False,
+        description="Log a line for every call, not only for those that fail: what it asked for, and where its time "
+        "went.",
+    )
+    log_ratio: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Of the calls that go well, the share that --log-calls logs, by chance; those that fail always are.",
+    )
+    otlp_endpoint: Annotated[str, AfterValidator(collector_of)] = Field(
+        default="",
+        description="Where an OpenTelemetry collector takes spans by OTLP over gRPC, as http://localhost:4317; needs "
+        "the extra `tracing`. Empty: nothing is traced.",
+    )
+    trace_ratio: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Of the calls that bring no trace of their caller's, the share that is traced, by chance; of the "
+        "others the caller has decided.",
+    )
 
     @property
     def max_message_bytes(self) -> int:

@@ -93,6 +93,16 @@ def malloc(replace: Replace) -> None:
     replace(module("runtime.memory"), "keep_little", lambda cores: None)
 
 
+def metrics(replace: Replace) -> None:
+    """Nothing is counted, timed or logged of calls, nor of what lanes do for them."""
+    replace(module("rpc.server"), "Recorders", lambda recorders: module("rpc.recording").CallRecorder())
+    replace(module("metrics").LaneMetrics, "record_request", lambda *_: None)
+    stats = module("engine.stats").LaneStats
+    # But for the rows of samplers: that is how these are measured here.
+    replace(stats, "ran", lambda self, step, *_: self.metrics.batch_size.observe(step.rows))
+    replace(stats, "answered", lambda *_: None)
+
+
 SWITCHES: dict[str, Callable[[Replace], None]] = {
     CONTROL: control,
     "batch-wait": batch_wait,
@@ -106,6 +116,7 @@ SWITCHES: dict[str, Callable[[Replace], None]] = {
     "event-engine": event_engine,
     "accepting": accepting,
     "malloc": malloc,
+    "metrics": metrics,
 }
 
 

@@ -1,7 +1,8 @@
 """`make ablation`: what a change, or a heuristic, is worth: two servers side by side; ablation.md and .json.
 
-A row compares two servers: this checkout with another commit ("commit"), or with itself where one heuristic is switched
-off (the others, see ablated.py). Figures are of the second by the first, less one, mean ± standard error over pairs:
+A row compares two servers: this checkout with another commit ("commit"), or with itself where calls are traced
+("tracing") or something is switched off (the others, see ablated.py). Figures are of the second by the first, less one, mean ±
+standard error over pairs:
 
 - Encode and ModelInfer: both servers at once, on one core, as tests/soak/beside.py has it, since a shared machine is
   faster or slower by a fifth within seconds: two equal servers so differ by 3 %, their CPU per call by 2 %.
@@ -44,6 +45,8 @@ ROOT = HERE.parents[2]
 # The commit before the engine was rewritten.
 BASE = "2a1c824"
 COMMIT = "commit"
+# The one that is switched on.
+TRACING = "tracing"
 CALLS = {"Encode": front_end.ENCODE, "ModelInfer": front_end.INFER}
 STREAM, SAMPLER, LATENCY = "EncodeStream", "sampler beside Encode", "p99 of Encode beside a sampler"
 # What was measured of a server: answers/s and CPU seconds per answer by measure, and the latency in seconds.
@@ -52,15 +55,16 @@ Figures = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Side:
-    """A server to compare: of a checkout, with the models in a folder, as it is or without a heuristic."""
+    """A server to compare: of a checkout, with the models in a folder, as it is, without a heuristic or with flags."""
 
     tree: Path
     models: Path
     switch: str = AS_IS
+    flags: Sequence[str] = ()
 
     def server(self) -> ServerProcess:
         launcher = str(HERE.with_name("ablated.py"))
-        return ServerProcess(self.models, *PATIENT, program=(launcher, str(self.tree), self.switch))
+        return ServerProcess(self.models, *PATIENT, *self.flags, program=(launcher, str(self.tree), self.switch))
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,16 @@ def checkout(ref: str) -> Iterator[Path]:
             git("worktree", "remove", "--force", str(tree))
 
 
+@contextmanager
+def collector() -> Iterator[str]:
+    """The URL of a collector of spans, in a process of its own."""
+    program = [sys.executable, str(HERE.parents[1] / "collector.py")]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        # Its stdin ends with the block, or with this process, and it with that.
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+
+
 def git(*arguments: str) -> str:
     done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -191,6 +205,10 @@ def rows(names: Sequence[str], base: str, head: str, plan: Plan, folder: Path) -
                 theirs, their_models = stack.enter_context(checkout(base)), folder / "theirs"
                 export(theirs, their_models)
                 says, sides = f"{head or 'this checkout'} by {base}", (Side(theirs, their_models), as_is)
+            elif name == TRACING:
+                says = "1 % of the calls are traced, and their spans sent to a collector"
+                flags = ("--otlp-endpoint", stack.enter_context(collector()), "--trace-ratio", "0.01")
+                sides = (as_is, Side(ours, models, flags=flags))
             else:
                 says = " ".join((SWITCHES[name].__doc__ or "").split())
                 sides = (as_is, Side(ours, models, name))
@@ -216,9 +234,10 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"# Ablation on {report['machine']}",
         "",
         f"What changes, in %, mean ± standard error over pairs: in the row `{COMMIT}` from the other commit to this",
-        "one, in each other row when its heuristic is switched off. Figures behind a method are calls in flight. How",
-        "it is measured: [ablation.py](ablation.py). A heuristic is worth its place where answers per second fall, or",
-        f"CPU or latency rise, by more than two standard errors against the row `{CONTROL}`, of two equal servers.",
+        f"one, in the row `{TRACING}` when it is switched on, in each other row when what it names is switched off.",
+        "Figures behind a method are calls in flight. How it is measured: [ablation.py](ablation.py). A heuristic is",
+        "worth its place where answers per second fall, or CPU or latency rise, by more than two standard errors",
+        f"against the row `{CONTROL}`, of two equal servers.",
         "",
         "| row | second server | pairs | seconds |",
         "|---|---|---:|---:|",
@@ -237,7 +256,7 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    known = [COMMIT, *SWITCHES]
+    known = [COMMIT, *SWITCHES, TRACING]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=known, default=known, metavar="ROW", help=", ".join(known))
     parser.add_argument("--base", default=BASE, help="the other commit")

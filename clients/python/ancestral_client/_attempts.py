@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 
-from ancestral_client import _checks, errors
+from ancestral_client import _checks, errors, tracing
 
 # What broke may be whole at once, or after a restart of some seconds; crowds are spread by the jitter.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
@@ -56,7 +56,8 @@ class Attempts:
         """What goes with the next attempt."""
         self._any_answer = False
         remaining = self._timeout if self._rolling else max(self._ends - time.monotonic(), 1e-3)
-        return {"timeout": _checks.timeout_of(remaining), "metadata": (("x-request-id", self._request_id),)}
+        metadata = (("x-request-id", self._request_id), *tracing.headers())
+        return {"timeout": _checks.timeout_of(remaining), "metadata": metadata}
 
     def answered(self) -> None:
         """Something came: what fails from now on fails anew."""

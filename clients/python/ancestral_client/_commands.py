@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from ancestral.text import shown
-from ancestral_client import _checks, errors, files, results
+from ancestral_client import _checks, errors, files, results, tracing
 from ancestral_client.bulk import MESSAGE_SIZE, BulkStream
 from ancestral_client.client import Client
 from ancestral_client.results import Encoding, Info, Model, Samples, Scores
@@ -25,6 +27,9 @@ from ancestral_client.terminal import console
 
 TIMEOUT = 60.0
 VARIABLE = "ANCESTRAL_ADDRESS"
+# OpenTelemetry's own, which hold for all programs.
+COLLECTORS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 
 _Result = TypeVar("_Result", Encoding, Scores)
 
@@ -56,6 +61,28 @@ def tell_version(wanted: bool) -> None:
     if wanted:
         print(f"ancestral {metadata.version('ancestral')}")
         raise typer.Exit
+
+
+def trace(context: typer.Context, collector: str) -> None:
+    """Have the command traced, to a collector that the variables of all programs name, or `--otlp` of this one."""
+    source = context.get_parameter_source("otlp")
+    asked = source is None or source.name != "ENVIRONMENT"
+    protocol = next(filter(None, map(os.environ.get, _PROTOCOLS)), "grpc")
+    if not asked and (protocol != "grpc" or not tracing.installed()):
+        return  # whoever set them need not have thought of this program
+    # What does not arrive is told in one line, and not at each attempt.
+    logger, handler = logging.getLogger("opentelemetry"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("ancestral: the trace is lost: %(message)s"))
+    handler.setLevel(logging.ERROR)
+    logger.handlers[:], logger.propagate = [handler], False
+    try:
+        name = f"ancestral {context.invoked_subcommand}"
+        trace_id = context.with_resource(tracing.traced(name, collector, os.environ))
+    except errors.InvalidArgument as wrong:
+        variable = next((name for name in COLLECTORS if os.environ.get(name)), "")
+        raise errors.invalid("--otlp" if asked else variable, wrong.violations[0].problem) from wrong
+    if asked:
+        print(f"ancestral: trace {trace_id}", file=sys.stderr)
 
 
 def warn_of_near_variables(environment: Mapping[str, str]) -> None:

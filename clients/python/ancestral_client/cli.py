@@ -79,12 +79,18 @@ def connect(
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=commands.tell_version, help="Print the version.")
     ] = False,
+    otlp: Annotated[
+        str,
+        typer.Option(metavar="URL", envvar=list(commands.COLLECTORS), help="Trace the command: where a collector is."),
+    ] = "",
 ) -> None:
     # --address may stand before the command or after it; after it wins. What is wrong with it names where it stands.
     source = context.get_parameter_source("address")
     given_by_variable = source is not None and source.name == "ENVIRONMENT"
     context.obj = (VARIABLE if given_by_variable else "--address", address)
     commands.warn_of_near_variables(os.environ)
+    if otlp:
+        commands.trace(context, otlp)
 
 
 app.command()(manage.models)

@@ -14,6 +14,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ancestral.bundle.noise import uniforms
+from ancestral_server.engine.watch import Watch
 from ancestral_server.runtime.program import Meaning
 from ancestral_server.runtime.session import Array
 
@@ -112,6 +113,8 @@ class Job:
     draws: int = 1
     # Rows in the largest run that held any of these, without padding; 0 before the first.
     batch_size: int = 0
+    # Of a job whose runs somebody wants to know.
+    watch: Watch | None = None
 
     @property
     def waiting(self) -> int:

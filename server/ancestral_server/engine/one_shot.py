@@ -33,6 +33,7 @@ from ancestral_server.engine.memory_limit import BatchSizeLimit
 from ancestral_server.engine.policy import BatchPolicy, View
 from ancestral_server.engine.queue import JobQueue
 from ancestral_server.engine.scheduler import IDLE, Answers, Clock, Wait
+from ancestral_server.engine.watch import Run
 from ancestral_server.errors import Infeasible, Internal, OutOfMemory, Overdue, ServerError
 from ancestral_server.runtime.program import Meaning, OneShotProgram
 from ancestral_server.runtime.session import Array
@@ -66,6 +67,16 @@ class BatchStep:
         self.gathered = clock()
         self.outputs = self.program.run(inputs, wanted_of(self.pieces))
         check_rows(self.outputs.values(), self.size)
+
+    def tell(self, ended: float) -> None:
+        """Tell of the run whoever watches a job in it."""
+        watches = [watch for piece in self.pieces if (watch := piece.job.watch) is not None]
+        if watches:
+            owners = tuple(watch.owner for watch in watches)
+            run = Run(self.began, self.gathered or ended, ended, self.rows, self.size, self.requests, owners)
+            # Once, whose job has several pieces in it.
+            for watch in dict.fromkeys(watches):
+                watch.ran(run)
 
 
 class OneShotScheduler:
@@ -170,12 +181,14 @@ class OneShotScheduler:
     def finish(self, step: BatchStep, now: float, seat: int) -> None:
         self.costs.learn(step.size, now - step.began, now)
         self._policy.ran(len(step.pieces) + len(self.queue), self._sizes, self.costs.seconds)
+        step.tell(now)
         for job in deal(step.pieces, step.outputs):
             self.answers.finish(job, now)
         # Last: should any of this fail, `abandon` finds whose rows these are.
         del self._running[seat]
 
     def fail(self, step: BatchStep, error: Exception, now: float, seat: int) -> None:
+        step.tell(now)
         told: ServerError = Internal(f"{self.name}: the run failed: {error}")
         parts: list[list[Piece]] = []
         if isinstance(error, OutOfMemory | MemoryError):

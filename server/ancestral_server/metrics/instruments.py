@@ -1,4 +1,4 @@
-"""What the hot path writes, without locks of its own, and the words that labels may have."""
+"""What calls and lanes write, and the words that labels may have."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import collections
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 # Constant relative error from a sub-millisecond encode to a sampling of many seconds: 15 µs × 1.5^n up to about 14.6 s
 # (the choice of text-embeddings-inference), then on to 4 minutes for large sampling calls.
@@ -33,9 +33,19 @@ DROPS = ("expired", "cancelled")
 # How a load ends, and the replay of a bundle's recorded answers.
 LOADS = ("loaded", "refused")
 VERIFICATIONS = ("passed", "failed")
+# What becomes of the spans of traced calls.
+SPANS = ("sent", "failed", "dropped")
 
 RPC_LABELS = ("grpc_type", "grpc_service", "grpc_method")
 LANE_LABELS = ("model", "version", "role")
+
+
+class Exemplar(NamedTuple):
+    """A value, the trace that it comes from, and when that was, in seconds of the epoch."""
+
+    value: float
+    trace_id: str
+    when: float
 
 
 class LockFreeHistogram:
@@ -43,16 +53,22 @@ class LockFreeHistogram:
     lock for each of its values. A scrape may see a value that is half counted.
     """
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "exemplars", "total")
 
     def __init__(self, bounds: tuple[float, ...] = SECONDS_BUCKETS) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
+        # The last of each bucket, by its number.
+        self.exemplars: dict[int, Exemplar] = {}
 
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
+
+    def show(self, value: float, trace_id: str, when: float) -> None:
+        """Show which trace a value that was observed is of; by one thread at a time, which need not be the writer."""
+        self.exemplars[bisect_left(self.bounds, value)] = Exemplar(value, trace_id, when)
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ from ancestral_server.metrics.instruments import (
     LANE_LABELS,
     LOADS,
     REFUSALS,
+    SPANS,
     VERIFICATIONS,
     LaneMetrics,
     LockFreeHistogram,
@@ -114,6 +115,13 @@ class Metrics:
             ("model", "version"),
             registry=registry,
         )
+        self._spans = Counter(
+            "ancestral_spans",
+            "Spans of traced calls, by outcome: sent to the collector, failed where it did not take them, dropped where "
+            "too many waited for it.",
+            ("outcome",),
+            registry=registry,
+        )
         # Roles of each version whose lanes have series.
         self._roles: dict[tuple[str, int], set[str]] = {}
         self._loads = Counter(
@@ -148,6 +156,14 @@ class Metrics:
         """Seconds; written by the event loop only."""
         return self._series.loop_lag
 
+    def traces(self) -> None:
+        """Calls are traced: the outcomes of spans are there from now on."""
+        for outcome in SPANS:
+            self._spans.labels(outcome)
+
+    def spans(self, outcome: str, number: int) -> None:
+        self._spans.labels(outcome).inc(number)
+
     def method(self, kind: str, service: str, method: str) -> MethodMetrics:
         """Visible at zero from now on."""
         return self._series.methods.setdefault((kind, service, method), MethodMetrics())
@@ -174,6 +190,10 @@ class Metrics:
     def show(self, model: str, version: int, role: str, metrics: LaneMetrics) -> None:
         """Show the histograms of a lane that serves, in place of those of the one before."""
         self._series.lanes[model, str(version), role] = metrics
+
+    def shown(self, model: str, version: int, role: str) -> LaneMetrics | None:
+        """The instruments of a lane that are shown."""
+        return self._series.lanes.get((model, str(version), role))
 
     def forget_lanes(self, model: str, version: int) -> None:
         """Drop the series of a version whose lanes are gone."""

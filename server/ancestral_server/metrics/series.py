@@ -59,31 +59,37 @@ class CallSeries:
                     "grpc_server_handling_seconds",
                     "Seconds from the start of a call in the server to its end.",
                     {labels: method.seconds for labels, method in methods.items()},
+                    open_metrics,
                 ),
                 _histogram(
                     "ancestral_request_queue_seconds",
                     "Seconds from admission until work on a request began.",
                     {labels: lane.queue_seconds for labels, lane in lanes.items()},
+                    open_metrics,
                 ),
                 _histogram(
                     "ancestral_request_compute_seconds",
                     "Seconds from the start of work on a request until its last image was ready.",
                     {labels: lane.compute_seconds for labels, lane in lanes.items()},
+                    open_metrics,
                 ),
                 _histogram(
                     "ancestral_request_seconds",
                     "Seconds from admission of a request until its last image was ready: queue and compute seconds.",
                     {labels: lane.request_seconds for labels, lane in lanes.items()},
+                    open_metrics,
                 ),
                 _histogram(
                     "ancestral_first_row_seconds",
                     "Seconds from admission of a request of a raster role until its first image row was painted.",
                     {labels: lane.first_row_seconds for labels, lane in lanes.items()},
+                    open_metrics,
                 ),
                 _histogram(
                     "ancestral_batch_size",
                     "Images in one run, without padding; of a raster role, samples in one row.",
                     {labels: lane.batch_size for labels, lane in lanes.items()},
+                    open_metrics,
                 ),
                 _counter(
                     "ancestral_images",
@@ -108,6 +114,7 @@ class CallSeries:
                     "How late the event loop, which reads and answers all calls, does what is due; looked at a few "
                     "times a second.",
                     {"": self.loop_lag},
+                    open_metrics,
                 ),
             )
         )
@@ -129,17 +136,21 @@ def _counter(name: str, text: str, counts: Mapping[str, float], open_metrics: bo
     return f"# HELP {family} {text}\n# TYPE {family} counter\n" + "".join(lines)
 
 
-def _histogram(name: str, text: str, histograms: Mapping[str, LockFreeHistogram]) -> str:
-    """Tallies by their labels, of those that have a value."""
+def _histogram(name: str, text: str, histograms: Mapping[str, LockFreeHistogram], open_metrics: bool) -> str:
+    """Tallies by their labels, of those that have a value; one of the formats has exemplars, too."""
     lines = [f"# HELP {name} {text}\n# TYPE {name} histogram\n"]
     for labels, histogram in histograms.items():
         counts, total = list(histogram.counts), histogram.total
+        exemplars = dict(histogram.exemplars) if open_metrics and histogram.exemplars else {}
         if not any(counts):
             continue
         upto = 0
         before, own = (f"{labels},", f"{{{labels}}}") if labels else ("", "")
-        for bound, count in zip((*histogram.bounds, "+Inf"), counts, strict=True):
+        for bucket, (bound, count) in enumerate(zip((*histogram.bounds, "+Inf"), counts, strict=True)):
             upto += count
-            lines.append(f'{name}_bucket{{{before}le="{bound}"}} {float(upto)}\n')
+            # What another load of the version has shown is none of these.
+            example = exemplars.get(bucket) if count else None
+            shown = f' # {{trace_id="{example.trace_id}"}} {example.value} {example.when:.3f}' if example else ""
+            lines.append(f'{name}_bucket{{{before}le="{bound}"}} {float(upto)}{shown}\n')
         lines.append(f"{name}_count{own} {float(upto)}\n{name}_sum{own} {total}\n")
     return "".join(lines)

@@ -36,33 +36,51 @@ def caller(context: Context, timeout: float = math.inf) -> tuple[asyncio.Future[
 
 def submit(lane: Lane[J], job: J) -> J:
     """Have a lane take a job. Unavailable, Overloaded or Infeasible if it does not."""
-    lane.submit(job)
     call = current.get()
+    call.recorder.asked(call, job)
+    lane.submit(job)
     call.recorder.admitted(call, job)
     return job
 
 
 async def answered(job: J) -> J:
     """A job that was submitted, once it is done; ServerError if it expires or fails."""
-    await job.answer()
+    call = current.get()
+    try:
+        await job.answer()
+    except BaseException:
+        call.recorder.lost(call, job)
+        raise
     if isinstance(job, OneShotJob) and job.derived:
         await _derive(job)
-    call = current.get()
     call.recorder.ran(call, job)
     return job
 
 
 async def ask(lane: Lane[J], job: J) -> J:
     """A job, done. ServerError if it is refused, expires or fails."""
-    lane.submit(job)
+    # As `submit` and `answered`, in one: nearly every call comes this way.
     call = current.get()
     recorder = call.recorder
+    recorder.asked(call, job)
+    lane.submit(job)
     recorder.admitted(call, job)
-    await job.answer()
+    try:
+        await job.answer()
+    except BaseException:
+        recorder.lost(call, job)
+        raise
     if isinstance(job, OneShotJob) and job.derived:
         await _derive(job)
     recorder.ran(call, job)
     return job
+
+
+def give_up(job: Job) -> None:
+    """Nobody waits any more for the answer of a job that was submitted."""
+    job.leave()
+    call = current.get()
+    call.recorder.lost(call, job)
 
 
 async def _derive(job: OneShotJob) -> None:

@@ -29,7 +29,7 @@ from ancestral_server.errors import (
     Unavailable,
 )
 from ancestral_server.rpc import convert
-from ancestral_server.rpc.asking import answered, submit
+from ancestral_server.rpc.asking import answered, give_up, submit
 from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.grpc_workarounds.reading import Context
 from ancestral_server.rpc.recording import current
@@ -225,7 +225,7 @@ class _Window(Generic[Req, Res]):
         self._holds.close()
         for message in self._messages:
             if isinstance(message, OneShotJob):
-                message.leave()
+                give_up(message)
         # Now: the error that ended the stream may hold this window until garbage is collected.
         self._messages.clear()
 

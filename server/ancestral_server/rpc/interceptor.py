@@ -10,7 +10,7 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -22,7 +22,7 @@ from ancestral_server.errors import Internal, ServerError
 from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.grpc_workarounds import expiry, reading
 from ancestral_server.rpc.grpc_workarounds.reading import Context, Handler
-from ancestral_server.rpc.recording import Call, CallRecorder, End, Method, current
+from ancestral_server.rpc.recording import Call, CallRecorder, End, Headers, Method, current
 from ancestral_server.rpc.registered import Registered
 from ancestral_server.rpc.status import status
 
@@ -49,8 +49,10 @@ class CallInterceptor(Registered):
         if handler is not None:
             self._arrivals.begin(time.monotonic())
             # Here, where gRPC shows them anyway: the handler runs in the same context, and would have them made anew.
-            identity = _request_id(handler_call_details.invocation_metadata)
-            current.set(Call(self._methods[handler_call_details.method], identity, self._recorder))
+            headers = handler_call_details.invocation_metadata or ()
+            call = Call(self._methods[handler_call_details.method], _request_id(headers), self._recorder)
+            self._recorder.arrived(call, headers)
+            current.set(call)
         return handler
 
     def _wrap(self, service: str, method: str, handler: Handler) -> Handler:
@@ -118,6 +120,8 @@ class CallInterceptor(Registered):
         call = current.get()
         call.began = time.monotonic()
         call.recorder.begin(call)
+        if call.work is not None or call.trace is not None:
+            call.peer = context.peer()
         self._draining.opened(context)
         return call
 
@@ -173,8 +177,8 @@ async def _failed(call: Call, error: BaseException, context: Context) -> None:
     await context.abort(code, message, trailers)
 
 
-def _request_id(metadata: Sequence[tuple[str, str | bytes]] | None) -> str:
-    for key, value in metadata or ():
+def _request_id(headers: Headers) -> str:
+    for key, value in headers:
         if key == "x-request-id" and isinstance(value, str) and _GOOD_ID.fullmatch(value):
             return value
     return f"{_OURS}{next(_numbers):016x}"

@@ -1,13 +1,19 @@
-"""The recorders of calls that there are: counts, for Prometheus, and lines of the log."""
+"""The recorders of calls that are always there: counts, for Prometheus, and lines of the log."""
 
 from __future__ import annotations
+
+import random
+import re
+from dataclasses import asdict
+from typing import Any
 
 import grpc
 import structlog
 
+from ancestral_server.engine.job import Job
 from ancestral_server.errors import Infeasible, OutOfMemory, Overloaded
 from ancestral_server.metrics import MethodMetrics, Metrics
-from ancestral_server.rpc.recording import Call, CallRecorder, End, Method
+from ancestral_server.rpc.recording import Call, CallRecorder, End, Headers, Method, Work
 from ancestral_server.rpc.refusals import RefusalLog
 from ancestral_server.rpc.status import camel_case
 
@@ -15,6 +21,8 @@ log = structlog.get_logger()
 
 # Refused before any work, or as there is no room for any: what comes by the thousand when it comes.
 _REFUSALS = (Overloaded, OutOfMemory, Infeasible)
+# A traceparent, as https://www.w3.org/TR/trace-context has it: version, trace, span, flags.
+_TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}.*")
 
 
 class CallMetrics(CallRecorder):
@@ -43,25 +51,73 @@ class CallMetrics(CallRecorder):
         method.handled["OK" if end.code is grpc.StatusCode.OK else camel_case(end.code)] += 1
 
 
-class CallLog(CallRecorder):
-    """Writes a line for each call that fails, and with `--log-calls` for every one; refused calls, which come by the
-    thousand, have a line for many.
-    """
+class FailureLog(CallRecorder):
+    """Writes a line for each call that fails; refused calls, which come by the thousand, have a line for many."""
 
-    def __init__(self, refusals: RefusalLog, *, all_calls: bool) -> None:
+    def __init__(self, refusals: RefusalLog) -> None:
         self._refusals = refusals
-        self._all_calls = all_calls
 
     def ended(self, call: Call, end: End) -> None:
-        refused = isinstance(end.error, _REFUSALS)
-        if refused and end.error is not None:
-            self._refusals.add(end.error.reason, end.error.lane or call.method.path, end.details)
-        if self._all_calls or not (refused or end.code is grpc.StatusCode.OK):
-            log.info(
-                "call",
-                method=call.method.path,
-                code=end.code.name,
-                seconds=round(end.seconds, 6),
-                request_id=call.request_id,
-                details=end.details,
-            )
+        if end.code is not grpc.StatusCode.OK and not _summed_up(self._refusals, call, end):
+            log.info("call", **_line(call, end))
+
+
+class CallLog(CallRecorder):
+    """Writes a line for every call that fails, refused or not, and for a share of those that go well.
+
+    ratio: that share; calls that are traced are always among them.
+    """
+
+    def __init__(self, refusals: RefusalLog, ratio: float) -> None:
+        self._refusals = refusals
+        self._ratio = ratio
+
+    def arrived(self, call: Call, headers: Headers) -> None:
+        # The caller's, which has it in its own log, whether or not anything is traced here.
+        found = next((_TRACE.fullmatch(str(value)) for name, value in headers if name == "traceparent"), None)
+        if found and not call.trace_id:
+            call.trace_id = found[1]
+
+    def begin(self, call: Call) -> None:
+        call.work = Work()
+
+    def admitted(self, call: Call, job: Job) -> None:
+        if call.work is not None:
+            call.work.images += job.rows // job.draws
+
+    def ran(self, call: Call, job: Job) -> None:
+        if (work := call.work) is not None:
+            work.queue_seconds += job.queue_seconds
+            work.compute_seconds += job.compute_seconds
+            work.batch_size = max(work.batch_size, job.batch_size)
+
+    def ended(self, call: Call, end: End) -> None:
+        _summed_up(self._refusals, call, end)
+        if end.code is not grpc.StatusCode.OK or call.trace is not None or random.random() < self._ratio:
+            log.info("call", **_line(call, end))
+
+
+def _summed_up(refusals: RefusalLog, call: Call, end: End) -> bool:
+    """Whether a call was refused, which the line for many then tells."""
+    error = end.error
+    if error is None or not isinstance(error, _REFUSALS):
+        return False
+    refusals.add(error.reason, error.lane or call.method.path, end.details)
+    return True
+
+
+def _line(call: Call, end: End) -> dict[str, Any]:
+    """What a line of the log says of a call: nothing that its images or its results hold."""
+    said: dict[str, Any] = {"method": call.method.path, "code": end.code.name, "seconds": round(end.seconds, 6)}
+    said["request_id"] = call.request_id
+    if call.trace_id:
+        said["trace_id"] = call.trace_id
+    if call.subject is not None:
+        said |= call.subject._asdict()
+    if call.work is not None and call.subject is not None:
+        said |= {name: round(value, 6) for name, value in asdict(call.work).items()}
+    if call.peer:
+        said["peer"] = call.peer
+    if end.error is not None:
+        said["reason"] = end.error.reason
+    return said | {"details": end.details}

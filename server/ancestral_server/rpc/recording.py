@@ -1,4 +1,4 @@
-"""What becomes of a call, told to whoever records it. Metrics and the log do (`rpc.recorders`); tracing can be a third.
+"""What becomes of a call, told to whoever records it: metrics and the log (`rpc.recorders`), and traces (`rpc.tracing`).
 
 A call goes on under one `Call`, which `current` gives to whatever works for it, in whichever task.
 """
@@ -9,12 +9,15 @@ import contextvars
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import grpc
 
 from ancestral_server.engine.job import Job
 from ancestral_server.errors import ServerError
+
+# As gRPC has them, names in lower case.
+Headers: TypeAlias = Sequence[tuple[str, str | bytes]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +31,14 @@ class Method:
     @property
     def path(self) -> str:
         return f"/{self.service}/{self.name}"
+
+
+class Subject(NamedTuple):
+    """What a call is about: a role of a model version."""
+
+    model: str
+    version: int
+    role: str
 
 
 class End(NamedTuple):
@@ -47,17 +58,26 @@ class CallRecorder:
     def serve(self, method: Method) -> None:
         """A method will be served from now on."""
 
+    def arrived(self, call: Call, headers: Headers) -> None:
+        """The headers of a call are here: it is about to begin."""
+
     def begin(self, call: Call) -> None:
-        """A call has begun: its headers are here, and its handler runs."""
+        """A call has begun: its handler runs."""
 
     def received(self, call: Call) -> None:
         """A message of the caller's was read."""
+
+    def asked(self, call: Call, job: Job) -> None:
+        """A job of the call is about to be handed to a lane, which may refuse it; it can still be watched."""
 
     def admitted(self, call: Call, job: Job) -> None:
         """A lane has taken a job of the call, of which a stream has many; a short one may have run meanwhile."""
 
     def ran(self, call: Call, job: Job) -> None:
         """A job of the call has its answer; `job` says how long it waited and ran, and in how large a batch."""
+
+    def lost(self, call: Call, job: Job) -> None:
+        """A job that was admitted has no answer: it expired or failed, or its caller left."""
 
     def sent(self, call: Call) -> None:
         """A message was handed to gRPC."""
@@ -66,11 +86,14 @@ class CallRecorder:
         """The call has ended."""
 
 
+EVENTS = ("serve", "arrived", "begin", "received", "asked", "admitted", "ran", "lost", "sent", "ended")
+
+
 class Recorders(CallRecorder):
     """Several recorders, told one after another; of each event only those that record it."""
 
     def __init__(self, recorders: Sequence[CallRecorder]) -> None:
-        for event in ("serve", "begin", "received", "admitted", "ran", "sent", "ended"):
+        for event in EVENTS:
             nothing = getattr(CallRecorder, event)
             tell = [getattr(each, event) for each in recorders if getattr(type(each), event) is not nothing]
             if tell:
@@ -83,6 +106,17 @@ def _tell_all(recorders: Sequence[Callable[..., None]], *event: Any) -> None:
         tell(*event)
 
 
+@dataclass(slots=True)
+class Work:
+    """What was done for a call, which of a stream are sums over its messages, that may have been worked on at a time."""
+
+    images: int = 0
+    queue_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    # In the largest run.
+    batch_size: int = 0
+
+
 @dataclass(slots=True, eq=False)
 class Call:
     """A call that goes on."""
@@ -93,6 +127,14 @@ class Call:
     recorder: CallRecorder
     # When it began, time.monotonic() seconds.
     began: float = 0.0
+    # Known once its first message was read and found to name a role that is served.
+    subject: Subject | None = None
+    # Of one that somebody will tell of in detail: who calls, as gRPC has it ("ipv4:10.0.0.7:40112"), and what was done.
+    peer: str = ""
+    work: Work | None = None
+    # Of one that is traced, what the tracer remembers of it; and whose trace it is part of, in hexadecimal digits.
+    trace: Any = None
+    trace_id: str = ""
 
 
 # What works for no call, as in a test of a part, has this one.

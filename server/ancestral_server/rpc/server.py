@@ -27,7 +27,7 @@ from ancestral_server.rpc.inference import InferenceServicer
 from ancestral_server.rpc.interceptor import CallInterceptor
 from ancestral_server.rpc.models import ModelServicer
 from ancestral_server.rpc.open_inference.servicer import OpenInferenceServicer
-from ancestral_server.rpc.recorders import CallLog, CallMetrics
+from ancestral_server.rpc.recorders import CallLog, CallMetrics, FailureLog
 from ancestral_server.rpc.recording import CallRecorder, Recorders
 from ancestral_server.rpc.refusals import RefusalLog
 from ancestral_server.settings import Settings
@@ -87,7 +87,9 @@ class GrpcServer:
         self._news = asyncio.Event()
         self._draining = Draining()
         self._refusals = RefusalLog()
-        recorder = Recorders([CallMetrics(metrics), CallLog(self._refusals, all_calls=settings.log_calls), *recorders])
+        lines = CallLog(self._refusals, settings.log_ratio) if settings.log_calls else FailureLog(self._refusals)
+        # Those that come with it first: what they know of a call the log tells.
+        recorder = Recorders([*recorders, CallMetrics(metrics), lines])
         ours: Any = CallInterceptor(recorder, arrivals, self._draining)
         inference = InferenceServicer(catalog, settings, self._draining)
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(inference, ours)

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from ancestral_server.catalog import ModelVersion
 from ancestral_server.engine.endpoint import OneShotEndpoint, RasterEndpoint
+from ancestral_server.rpc.recording import current
 from ancestral_server.rpc.roles.base import OneShotRole, Role, Served
 from ancestral_server.rpc.roles.classify import Classify
 from ancestral_server.rpc.roles.decode import Decode
@@ -61,6 +62,7 @@ def role_of(model: ModelVersion, kind: type[R], field: str = "model") -> R:
     """
     role = model.roles.get(kind.NAME)
     if isinstance(role, kind):
+        current.get().subject = role.subject
         return role
     raise model.missing(kind.NAME, field)
 
@@ -69,4 +71,5 @@ def role_at(model: ModelVersion, name: str) -> Role:
     """The role of that name, which the model has."""
     role = model.roles[name]
     assert isinstance(role, Role), "whoever serves calls has made the catalog's roles"
+    current.get().subject = role.subject
     return role

@@ -19,6 +19,7 @@ from ancestral_server.engine.job import Derived, OneShotJob, Priority, RowSource
 from ancestral_server.rpc import convert
 from ancestral_server.rpc.asking import caller, fill_info
 from ancestral_server.rpc.grpc_workarounds.reading import Context
+from ancestral_server.rpc.recording import Subject
 from ancestral_server.rpc.roles.signature import signature
 from ancestral_server.rpc.roles.tensors import OneShotTensors, Tensors
 from ancestral_server.runtime.program import Meaning, Needs, OneShotProgram, Program
@@ -71,6 +72,7 @@ class Role:
     def __init__(self, served: Served, program: Program, tensors: Tensors) -> None:
         self.served = served
         self.name = program.role.name
+        self.subject = Subject(served.name, served.version, self.name)
         self.graph = program.role.graph
         self.signature = signature(program)
         self.tensors = tensors

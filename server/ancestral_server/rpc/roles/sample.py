@@ -20,7 +20,7 @@ from ancestral_server.engine.endpoint import OneShotEndpoint, RasterEndpoint
 from ancestral_server.engine.job import Completion, Job, NoiseStreams, OneShotJob, Priority, ProgressEvents, RasterJob
 from ancestral_server.errors import Drained, RoleMissing
 from ancestral_server.rpc import convert
-from ancestral_server.rpc.asking import answered, ask, caller, fill_info, submit
+from ancestral_server.rpc.asking import answered, ask, caller, fill_info, give_up, submit
 from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.grpc_workarounds.reading import Context
 from ancestral_server.rpc.roles.base import Role, Served
@@ -230,12 +230,16 @@ class RasterSampler:
         # What has begun is finished when the server stops, and the caller told where to go on.
         with draining.calling(lambda: self._endpoint.begin_no_more(job)):
             submit(self._endpoint, job)
-            async with aclosing(job.events()) as events:
-                async for index, row in events:
-                    if row is not None:
-                        yield Row(job, index, row, job.images[index, row])
-                    else:
-                        yield Image(job, index, job.images[index], self._drawn(job).likelihood(index))
+            try:
+                async with aclosing(job.events()) as events:
+                    async for index, row in events:
+                        if row is not None:
+                            yield Row(job, index, row, job.images[index, row])
+                        else:
+                            yield Image(job, index, job.images[index], self._drawn(job).likelihood(index))
+            except BaseException:
+                give_up(job)
+                raise
             await answered(job)
         if job.rows < call.count:
             raise Drained(call.first + job.rows)

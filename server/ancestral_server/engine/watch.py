@@ -1,0 +1,38 @@
+"""Which runs held rows of a job, for whoever tells of it when the job is gone: of a call that is traced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+# Of a job that takes more, the first show how it goes.
+MOST_RUNS = 32
+
+
+class Run(NamedTuple):
+    """A run: when it was decided upon, when its inputs lay ready and when it had ended, time.monotonic() seconds; its
+    rows without padding and with it, and how many requests these are of.
+    """
+
+    began: float
+    gathered: float
+    ended: float
+    rows: int
+    size: int
+    requests: int
+    # The owners of those of them that are watched.
+    company: Sequence[Any]
+
+
+@dataclass(slots=True, eq=False)
+class Watch:
+    """Holds nothing of the job. owner: tells the others in a run whose rows these are; must not hold the watch."""
+
+    owner: Any
+    runs: list[Run] = field(default_factory=list)
+
+    def ran(self, run: Run) -> None:
+        """A run has ended, well or not. The lane's lock is held."""
+        if len(self.runs) < MOST_RUNS:
+            self.runs.append(run)

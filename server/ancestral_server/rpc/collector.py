@@ -1,0 +1,151 @@
+"""The way of spans to a collector: a bounded queue, a thread that empties it, and what is said where that goes wrong.
+
+A collector that is away, or slow, costs spans and never a call: what finds too many waiting is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Sequence
+
+import structlog
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.trace import Tracer
+
+from ancestral_server.metrics import Metrics
+
+log = structlog.get_logger()
+
+# Spans that wait for the collector, at most: what 300 calls of one batch each make. A span takes about 2 KiB.
+MOST_WAITING = 2048
+# Spans in a message, and how long the first of them waits for others; the SDK's own.
+BATCH, DELAY_MS = 512, 1000
+# Of the end: a collector that is there has the last spans within milliseconds.
+FLUSH_SECONDS = 2.0
+
+
+class Collector:
+    """Where spans go. `tracer` makes those that do.
+
+    Where the collector is, and whether by TLS, is `endpoint`'s, an URL; everything else about it, as headers and
+    certificates, OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_*) say, and OTEL_SERVICE_NAME and
+    OTEL_RESOURCE_ATTRIBUTES what the server is called.
+    """
+
+    def __init__(self, endpoint: str, version: str, metrics: Metrics) -> None:
+        metrics.traces()
+        self._exporter = OTLPSpanExporter(endpoint=endpoint)
+        self._processor = _Bounded(_Told(self._exporter, endpoint, metrics), metrics)
+        ours = {
+            "service.name": "ancestral-server",
+            "service.version": version,
+            # One of several processes, too.
+            "service.instance.id": f"{socket.gethostname()}:{os.getpid()}",
+        }
+        # Its calls decide by themselves whether they are traced: see `tracing`.
+        provider = TracerProvider(
+            sampler=ALWAYS_ON,
+            resource=Resource.create(ours).merge(OTELResourceDetector().detect()),
+            shutdown_on_exit=False,
+        )
+        provider.add_span_processor(self._processor)
+        self.tracer: Tracer = provider.get_tracer("ancestral_server", version)
+
+    def close(self, seconds: float) -> None:
+        """Bring what waits to the collector, for so long at most, and no more."""
+        last = threading.Thread(target=self._processor.shutdown, name="last spans", daemon=True)
+        last.start()
+        last.join(min(seconds, FLUSH_SECONDS))
+        if last.is_alive():
+            # It is waiting to try again.
+            self._exporter.shutdown()
+
+
+class _Bounded(SpanProcessor):
+    """The SDK's batches, behind a bound of our own: theirs drops what is too much without counting it."""
+
+    def __init__(self, exporter: _Told, metrics: Metrics) -> None:
+        self._exporter = exporter
+        self._metrics = metrics
+        self._batches = BatchSpanProcessor(
+            exporter,
+            max_queue_size=MOST_WAITING + BATCH,
+            schedule_delay_millis=DELAY_MS,
+            max_export_batch_size=BATCH,
+        )
+        # Written by the event loop only, as the exporter's count is by its thread.
+        self._taken = 0
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        pass
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if self._taken - self._exporter.settled >= MOST_WAITING:
+            self._metrics.spans("dropped", 1)
+            return
+        self._taken += 1
+        self._batches.on_end(span)
+
+    def shutdown(self) -> None:
+        self._batches.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._batches.force_flush(timeout_millis)
+
+
+class _Told(SpanExporter):
+    """An exporter that counts, and says once that spans do not arrive and once that they do again."""
+
+    def __init__(self, exporter: SpanExporter, endpoint: str, metrics: Metrics) -> None:
+        self._exporter = exporter
+        self._endpoint = endpoint
+        self._metrics = metrics
+        self._reason = _Reason()
+        self._failed = 0
+        # Spans that have left the queue, whatever became of them.
+        self.settled = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        try:
+            result = self._exporter.export(spans)
+        finally:
+            self.settled += len(spans)
+        if result is SpanExportResult.SUCCESS:
+            self._metrics.spans("sent", len(spans))
+            if self._failed:
+                log.info("spans arrive again", collector=self._endpoint, lost=self._failed)
+            self._failed = 0
+            return result
+        if not self._failed:
+            log.warning("spans do not arrive", collector=self._endpoint, reason=self._reason.last)
+        self._failed += len(spans)
+        self._metrics.spans("failed", len(spans))
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
+
+
+class _Reason(logging.Handler):
+    """Keeps the last of what OpenTelemetry logs, which is every attempt, from the log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = ""
+        logger = logging.getLogger("opentelemetry")
+        logger.propagate = False
+        logger.handlers[:] = [self]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.last = record.getMessage()

@@ -1,0 +1,259 @@
+"""Traces of calls: a span for each, with children for where its time went. Only where `--otlp-endpoint` is set.
+
+Children are made when a call has ended, from the points in time that the engine has anyway, so that nothing is measured
+twice and together they are as long as their call. What is not traced costs a random number.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import grpc
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from ancestral_server.engine.job import Job, RasterJob
+from ancestral_server.engine.watch import Watch
+from ancestral_server.metrics import Metrics
+from ancestral_server.rpc.collector import Collector
+from ancestral_server.rpc.recording import Call, CallRecorder, End, Headers
+
+_W3C = TraceContextTextMapPropagator()
+_HEADERS = frozenset(_W3C.fields)
+# Jobs of a call that have spans, of a stream its first messages: a trace of thousands of spans is of no use to anybody.
+MOST_JOBS = 64
+# Ends that are the server's fault, by OpenTelemetry's conventions for RPC; the others are the caller's.
+_FAULTS = frozenset(
+    {
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+
+
+class JobTimes(NamedTuple):
+    """What a job said of itself: time.monotonic() seconds, 0 for what had not happened."""
+
+    submitted: float
+    started: float
+    finished: float
+    rows: int
+    batch_size: int
+    # Its images are painted row by row, by runs that are nobody's own.
+    paints: bool
+
+    @staticmethod
+    def of(job: Job) -> JobTimes:
+        return JobTimes(
+            job.submitted, job.started, job.finished, job.rows, job.batch_size, isinstance(job, RasterJob)
+        )
+
+
+class Stage(NamedTuple):
+    """A part of a call's time, time.monotonic() seconds."""
+
+    name: str
+    began: float
+    ended: float
+    attributes: Mapping[str, int] = MappingProxyType({})
+    # Of a batch: the spans of its calls.
+    company: Sequence[SpanContext] = ()
+
+
+def stages(jobs: Mapping[Watch, JobTimes], began: float, ended: float, *, left_out: int = 0) -> Iterator[Stage]:
+    """Where the time of a call went, from its beginning to its end.
+
+    read: its message is read and checked. queue: a job waits for a run, or for a slot. batch: the rows of all its calls
+    are put together. run: the graph runs. rows: images are painted. reply: what came of it is written and sent.
+    Of jobs that come one after another the stages are the whole time of the call; those of a stream's messages overlap.
+    left_out: how many further jobs there were, of which nothing is known.
+    """
+    at = began
+    for watch, times in jobs.items():
+        if times.submitted > at:
+            yield Stage("read" if at == began else "reply", at, times.submitted)
+        for stage in _of_job(watch, times, ended):
+            yield stage
+            at = max(at, stage.ended)
+    if jobs and not left_out:
+        yield Stage("reply", at, max(at, ended))
+
+
+def _of_job(watch: Watch, times: JobTimes, ended: float) -> Iterator[Stage]:
+    if times.paints:
+        yield Stage("queue", times.submitted, times.started or ended)
+        if times.started:
+            size = {"ancestral.images": times.rows, "ancestral.batch.rows": times.batch_size}
+            yield Stage("rows", times.started, times.finished or ended, size)
+        return
+    if not watch.runs:
+        # It was given up before.
+        yield Stage("queue", times.submitted, times.finished or ended)
+    at = times.submitted
+    for number, run in enumerate(sorted(watch.runs, key=lambda run: run.began)):
+        # What several workers run at a time does not wait in between.
+        if not number or run.began > at:
+            yield Stage("queue", at, run.began)
+        size = {"ancestral.batch.rows": run.rows, "ancestral.batch.size": run.size, "ancestral.batch.calls": run.requests}
+        yield Stage("batch", run.began, run.gathered, size, run.company)
+        yield Stage("run", run.gathered, run.ended, size)
+        at = max(at, run.ended)
+    if times.finished > at:
+        # Runs that are not told of singly.
+        yield Stage("run", at, times.finished)
+
+
+@dataclass(slots=True, eq=False)
+class CallTrace:
+    """A call that is traced. Spans are on the clock of the day, which may be set while a call goes on."""
+
+    parent: Context
+    span: Span = trace.INVALID_SPAN
+    # Nanoseconds from time.monotonic() to the epoch.
+    epoch: int = 0
+    jobs: dict[Watch, JobTimes] = field(default_factory=dict)
+    left_out: int = 0
+    messages: int = 0
+
+    def at(self, seconds: float) -> int:
+        """A point in time.monotonic() seconds, in nanoseconds of the epoch."""
+        return self.epoch + int(seconds * 1e9)
+
+
+class Tracing(CallRecorder):
+    """Makes spans of calls that their callers trace, and of a share of those that bring no trace."""
+
+    def __init__(self, collector: Collector, ratio: float, metrics: Metrics) -> None:
+        self._collector = collector
+        self._tracer = collector.tracer
+        self._ratio = ratio
+        self._metrics = metrics
+
+    def close(self, seconds: float) -> None:
+        """Bring what waits to the collector, for so long at most; blocks."""
+        self._collector.close(seconds)
+
+    def arrived(self, call: Call, headers: Headers) -> None:
+        traced = [(name, value) for name, value in headers if name in _HEADERS]
+        parent = Context()
+        if traced:
+            parent = _W3C.extract({name: str(value) for name, value in traced})
+            brought = trace.get_current_span(parent).get_span_context()
+            if brought.is_valid:
+                if brought.trace_flags.sampled:
+                    call.trace = CallTrace(parent)
+                return
+        if random.random() < self._ratio:
+            call.trace = CallTrace(parent)
+
+    def begin(self, call: Call) -> None:
+        traced: CallTrace | None = call.trace
+        if traced is None:
+            return
+        traced.epoch = time.time_ns() - time.monotonic_ns()
+        method = call.method
+        traced.span = self._tracer.start_span(
+            f"{method.service}/{method.name}",
+            context=traced.parent,
+            kind=SpanKind.SERVER,
+            start_time=traced.at(call.began),
+            attributes={
+                "rpc.system": "grpc",
+                "rpc.service": method.service,
+                "rpc.method": method.name,
+                "ancestral.request_id": call.request_id,
+            },
+        )
+        call.trace_id = trace.format_trace_id(traced.span.get_span_context().trace_id)
+
+    def asked(self, call: Call, job: Job) -> None:
+        traced: CallTrace | None = call.trace
+        if traced is not None and len(traced.jobs) < MOST_JOBS:
+            job.watch = Watch(traced.span.get_span_context())
+
+    def admitted(self, call: Call, job: Job) -> None:
+        if call.trace is not None and job.watch is None:
+            call.trace.left_out += 1
+        self._look(call, job)
+
+    def ran(self, call: Call, job: Job) -> None:
+        self._look(call, job)
+
+    def lost(self, call: Call, job: Job) -> None:
+        self._look(call, job)
+
+    def _look(self, call: Call, job: Job) -> None:
+        """Remember what a job says now, and not the job, which holds images."""
+        if job.watch is not None and call.trace is not None:
+            call.trace.jobs[job.watch] = JobTimes.of(job)
+
+    def sent(self, call: Call) -> None:
+        traced: CallTrace | None = call.trace
+        if traced is not None:
+            if not traced.messages:
+                traced.span.add_event("first message", timestamp=traced.at(time.monotonic()))
+            traced.messages += 1
+
+    def ended(self, call: Call, end: End) -> None:
+        traced: CallTrace | None = call.trace
+        if traced is None:
+            return
+        ended = call.began + end.seconds
+        inside = trace.set_span_in_context(traced.span, Context())
+        for stage in stages(traced.jobs, call.began, ended, left_out=traced.left_out):
+            span = self._tracer.start_span(
+                stage.name,
+                context=inside,
+                start_time=traced.at(stage.began),
+                attributes=stage.attributes,
+                links=[Link(context) for context in {each.span_id: each for each in stage.company}.values()],
+            )
+            span.end(traced.at(stage.ended))
+        traced.span.set_attributes(_attributes(call, end, traced))
+        if end.code in _FAULTS:
+            traced.span.set_status(Status(StatusCode.ERROR, end.details))
+        traced.span.end(traced.at(ended))
+        self._show(call, end, traced)
+
+    def _show(self, call: Call, end: End, traced: CallTrace) -> None:
+        """Have the histograms of what took so long show this trace."""
+        now, method = time.time(), call.method
+        self._metrics.method(method.kind, method.service, method.name).seconds.show(end.seconds, call.trace_id, now)
+        lane = None if call.subject is None else self._metrics.shown(*call.subject)
+        if lane is None:
+            return
+        for submitted, started, finished, *_ in traced.jobs.values():
+            if finished:
+                lane.queue_seconds.show(started - submitted, call.trace_id, now)
+                lane.compute_seconds.show(finished - started, call.trace_id, now)
+                lane.request_seconds.show((started - submitted) + (finished - started), call.trace_id, now)
+
+
+def _attributes(call: Call, end: End, traced: CallTrace) -> dict[str, Any]:
+    """What the span of a call says when it has ended; nothing of its images."""
+    said: dict[str, Any] = {"rpc.grpc.status_code": end.code.value[0]}
+    if call.peer:
+        said["network.peer.address"] = call.peer
+    if call.subject is not None:
+        said |= {f"ancestral.{name}": value for name, value in call.subject._asdict().items()}
+    if traced.jobs:
+        said["ancestral.rows"] = sum(times.rows for times in traced.jobs.values())
+        said["ancestral.batch.rows"] = max(times.batch_size for times in traced.jobs.values())
+    if traced.left_out:
+        said["ancestral.requests_left_out"] = traced.left_out
+    if call.method.kind != "unary":
+        said["ancestral.messages_sent"] = traced.messages
+    if end.error is not None:
+        said["error.type"] = end.error.reason
+    return said
