@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from ancestral_server.addresses import bound, host_of, joined
+from ancestral_server.addresses import bound, collector_of, host_of, joined
 from running import HAS_IPV6
 
 LOOPBACK = socket.if_indextoname(1)
@@ -54,6 +54,34 @@ def test_every_form_of_a_host(given: str, host: str, address: str) -> None:
 def test_what_is_no_host(given: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         host_of(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ("", ""),
+        ("http://localhost:4317", "http://localhost:4317"),
+        ("HTTPS://collector.example/", "https://collector.example:4317"),
+        ("collector", "http://collector:4317"),
+        ("10.0.0.7:14317", "http://10.0.0.7:14317"),
+        ("http://[::1]:4317", "http://[::1]:4317"),
+    ],
+)
+def test_every_form_of_a_collector(given: str, url: str) -> None:
+    assert collector_of(given) == url
+    assert collector_of(url) == url
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(" ", "http://", ":4317", "grpc://localhost:4317", "http://localhost:4318/v1/traces", "http://me:secret@localhost"),
+        *("localhost:0", "localhost:65536", "localhost:port", "http://a b", "http://[::1", "::1", "unix:/tmp/s", "x?y", "x#y"),
+    ],
+)
+def test_what_is_no_collector(given: str) -> None:
+    with pytest.raises(ValueError, match="must be where a collector takes OTLP over gRPC: http://HOST:4317"):
+        collector_of(given)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", *(["::1", "::ffff:127.0.0.1"] if HAS_IPV6 else [])])

@@ -116,6 +116,8 @@ def test_a_variable_of_our_prefix_that_is_none_is_named_with_the_nearest(name: s
         (["--port"], {}, ["--port: expected one argument"]),
         (["folder"], {}, ["folder: only flags are taken"]),
         (["--log-calls", "maybe"], {}, ["--log-calls: Input should be a valid boolean"]),
+        (["--otlp-endpoint", "ftp://x"], {}, ["--otlp-endpoint: must be where a collector takes OTLP over gRPC"]),
+        (["--trace-ratio=1.1"], {"LOG_RATIO": "nan"}, ["ANCESTRAL_SERVER_LOG_RATIO: Input", "--trace-ratio: Input"]),
         (["--threads=0", "--slots=x"], {}, ["--threads: Input should be greater", "--slots: Input should be a valid"]),
     ],
 )

@@ -63,6 +63,27 @@ def test_a_histogram_is_there_with_its_first_value(open_metrics: bool) -> None:
     assert found["ancestral_batch_size_bucket"]["m", "1", "encode", "4.0"] == 1
 
 
+def test_a_bucket_shows_the_trace_of_its_last_value_to_who_can_read_it() -> None:
+    metrics = Metrics("1")
+    seconds = metrics.method(*RPC).seconds
+    for value, trace_id in ((0.001, "a" * 32), (0.0011, "b" * 32), (1e9, "c" * 32)):
+        seconds.observe(value)
+        seconds.show(value, trace_id, 1.5)
+    # Of a load that was replaced: this one has no such value.
+    seconds.show(5.0, "d" * 32, 1.5)
+    found = {
+        sample.exemplar.labels["trace_id"]: (sample.exemplar.value, sample.exemplar.timestamp, sample.labels["le"])
+        for family in read_open_metrics(metrics.scrape(True).decode())
+        for sample in family.samples
+        if sample.exemplar
+    }
+    assert found.keys() == {"b" * 32, "c" * 32}
+    assert found["c" * 32] == (1e9, 1.5, "+Inf")
+    value, _, bound = found["b" * 32]
+    assert value == 0.0011 <= float(bound)
+    assert b"trace_id" not in metrics.scrape(False)
+
+
 @pytest.mark.parametrize("open_metrics", [False, True])
 def test_names_of_any_letters_are_written_so_that_they_can_be_read(open_metrics: bool) -> None:
     metrics, role = Metrics("1"), 'a"b\\c\nd\\n'

@@ -26,8 +26,6 @@ log = structlog.get_logger()
 
 # Spans that wait for the collector, at most: what 300 calls of one batch each make. A span takes about 2 KiB.
 MOST_WAITING = 2048
-# Spans in a message, and how long the first of them waits for others; the SDK's own.
-BATCH, DELAY_MS = 512, 1000
 # Of the end: a collector that is there has the last spans within milliseconds.
 FLUSH_SECONDS = 2.0
 
@@ -75,12 +73,7 @@ class _Bounded(SpanProcessor):
     def __init__(self, exporter: _Told, metrics: Metrics) -> None:
         self._exporter = exporter
         self._metrics = metrics
-        self._batches = BatchSpanProcessor(
-            exporter,
-            max_queue_size=MOST_WAITING + BATCH,
-            schedule_delay_millis=DELAY_MS,
-            max_export_batch_size=BATCH,
-        )
+        self._batches = BatchSpanProcessor(exporter, max_queue_size=MOST_WAITING)
         # Written by the event loop only, as the exporter's count is by its thread.
         self._taken = 0
 

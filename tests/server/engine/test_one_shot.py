@@ -17,6 +17,7 @@ from ancestral_server.engine.one_shot import OneShotScheduler
 from ancestral_server.engine.policy import Adaptive, AdaptiveTuning
 from ancestral_server.engine.queue import PASSES
 from ancestral_server.engine.scheduler import IDLE, Wait
+from ancestral_server.engine.watch import Run, Watch
 from ancestral_server.errors import (
     DeadlineExceeded,
     Infeasible,
@@ -52,6 +53,28 @@ def test_several_requests_share_a_run_and_get_their_own_rows(doubler: Doubler) -
     assert [doubled(job) for job in jobs] == [[2.0], [4.0, 6.0], [8.0, 10.0]]
     # Without padding.
     assert [job.batch_size for job in jobs] == [5, 5, 5]
+
+
+def test_a_job_that_is_watched_remembers_its_runs_and_whose_rows_they_held(doubler: Doubler) -> None:
+    lane = batches(doubler)
+    lane.now = 10.0
+    small, large, other = (lane.submit(images(*values)) for values in ((1,), range(2, 7), (7,)))
+    small.watch, large.watch = Watch("small"), Watch("large")
+    assert lane.work(seconds=1.0) == [4, 3]
+    first = Run(10.0, 10.0, 11.0, 4, 4, 2, ("small", "large"))
+    assert small.watch.runs == [first]
+    assert large.watch.runs == [first, Run(11.0, 11.0, 12.0, 3, 4, 2, ("large",))]
+    assert other.watch is None
+
+
+def test_a_run_that_failed_is_remembered_too_and_so_are_its_parts(doubler: Doubler) -> None:
+    lane = batches(doubler)
+    lane.now = 10.0
+    jobs = [lane.submit(images(value)) for value in (1, 2)]
+    jobs[0].watch = Watch("first")
+    lane.end(lane.begin(), seconds=1.0, error=RuntimeError("of onnxruntime"))
+    lane.work(seconds=1.0)
+    assert [(run.began, run.rows) for run in jobs[0].watch.runs] == [(10.0, 2), (11.0, 1)]
 
 
 def test_where_runs_have_one_size_none_is_of_another(doubler: Doubler) -> None:
