@@ -113,6 +113,9 @@ def _panel(panel: Panel, number: int) -> timeseries.Panel | stat.Panel | table.P
         target = prometheus.Dataquery().ref_id(chr(ord("A") + i)).expr(query.expr).legend_format(query.legend)
         if panel.kind == "table":
             target.instant().format(PromQueryFormat.TABLE)
+        elif "_seconds_bucket" in query.expr:
+            # Dots that lead to traces of slow calls, where calls are traced.
+            target.exemplar(True)
         made.with_target(target)
     return made
 

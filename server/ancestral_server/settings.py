@@ -123,7 +123,7 @@ class Settings(BaseModel):
         default=1.0,
         ge=0,
         le=1,
-        description="Of the calls that go well, the share that --log-calls logs, by chance; those that fail always are.",
+        description="Of the calls that go well, the share that --log-calls logs, by chance; of those that fail, all.",
     )
     otlp_endpoint: Annotated[str, AfterValidator(collector_of)] = Field(
         default="",

@@ -1,8 +1,8 @@
 """`make ablation`: what a change, or a heuristic, is worth: two servers side by side; ablation.md and .json.
 
 A row compares two servers: this checkout with another commit ("commit"), or with itself where calls are traced
-("tracing") or something is switched off (the others, see ablated.py). Figures are of the second by the first, less one, mean ±
-standard error over pairs:
+("tracing") or something is switched off (the others, see ablated.py). Figures are of the second by the first, less one,
+mean ± standard error over pairs:
 
 - Encode and ModelInfer: both servers at once, on one core, as tests/soak/beside.py has it, since a shared machine is
   faster or slower by a fifth within seconds: two equal servers so differ by 3 %, their CPU per call by 2 %.

@@ -75,8 +75,25 @@ def test_every_form_of_a_collector(given: str, url: str) -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        *(" ", "http://", ":4317", "grpc://localhost:4317", "http://localhost:4318/v1/traces", "http://me:secret@localhost"),
-        *("localhost:0", "localhost:65536", "localhost:port", "http://a b", "http://[::1", "::1", "unix:/tmp/s", "x?y", "x#y"),
+        *(
+            " ",
+            "http://",
+            ":4317",
+            "grpc://localhost:4317",
+            "http://localhost:4318/v1/traces",
+            "http://me:secret@localhost",
+        ),
+        *(
+            "localhost:0",
+            "localhost:65536",
+            "localhost:port",
+            "http://a b",
+            "http://[::1",
+            "::1",
+            "unix:/tmp/s",
+            "x?y",
+            "x#y",
+        ),
     ],
 )
 def test_what_is_no_collector(given: str) -> None:

@@ -72,8 +72,12 @@ def test_a_bucket_shows_the_trace_of_its_last_value_to_who_can_read_it() -> None
     # Of a load that was replaced: this one has no such value.
     seconds.show(5.0, "d" * 32, 1.5)
     found = {
-        sample.exemplar.labels["trace_id"]: (sample.exemplar.value, sample.exemplar.timestamp, sample.labels["le"])
-        for family in read_open_metrics(metrics.scrape(True).decode())
+        sample.exemplar.labels["trace_id"]: (
+            sample.exemplar.value,
+            float(sample.exemplar.timestamp),
+            sample.labels["le"],
+        )
+        for family in READERS[True](metrics.scrape(True).decode())
         for sample in family.samples
         if sample.exemplar
     }

@@ -63,6 +63,7 @@ def traced(name: str, collector: str, environment: Mapping[str, str] | None = No
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.sampling import ALWAYS_ON
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
     parent = None
     if environment and not trace.get_current_span().get_span_context().is_valid:
         parent = TraceContextTextMapPropagator().extract({"traceparent": environment.get(_PARENT, "")})

@@ -117,8 +117,8 @@ class Metrics:
         )
         self._spans = Counter(
             "ancestral_spans",
-            "Spans of traced calls, by outcome: sent to the collector, failed where it did not take them, dropped where "
-            "too many waited for it.",
+            "Spans of traced calls, by outcome: sent to the collector, failed where it did not take them, dropped "
+            "where too many waited for it.",
             ("outcome",),
             registry=registry,
         )

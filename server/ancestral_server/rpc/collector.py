@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import structlog
 from opentelemetry.context import Context
@@ -41,7 +42,7 @@ class Collector:
     def __init__(self, endpoint: str, version: str, metrics: Metrics) -> None:
         metrics.traces()
         self._exporter = OTLPSpanExporter(endpoint=endpoint)
-        self._processor = _Bounded(_Told(self._exporter, endpoint, metrics), metrics)
+        self._processor = Bounded(Told(self._exporter, endpoint, metrics), metrics)
         ours = {
             "service.name": "ancestral-server",
             "service.version": version,
@@ -67,21 +68,26 @@ class Collector:
             self._exporter.shutdown()
 
 
-class _Bounded(SpanProcessor):
+class Bounded(SpanProcessor):
     """The SDK's batches, behind a bound of our own: theirs drops what is too much without counting it."""
 
-    def __init__(self, exporter: _Told, metrics: Metrics) -> None:
+    def __init__(self, exporter: Told, metrics: Metrics) -> None:
         self._exporter = exporter
         self._metrics = metrics
-        self._batches = BatchSpanProcessor(exporter, max_queue_size=MOST_WAITING)
+        self._batches: Any = BatchSpanProcessor(exporter, max_queue_size=MOST_WAITING)
         # Written by the event loop only, as the exporter's count is by its thread.
         self._taken = 0
+
+    @property
+    def room(self) -> bool:
+        """Whether one more may wait."""
+        return self._taken - self._exporter.settled < MOST_WAITING
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         pass
 
     def on_end(self, span: ReadableSpan) -> None:
-        if self._taken - self._exporter.settled >= MOST_WAITING:
+        if not self.room:
             self._metrics.spans("dropped", 1)
             return
         self._taken += 1
@@ -91,10 +97,10 @@ class _Bounded(SpanProcessor):
         self._batches.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return self._batches.force_flush(timeout_millis)
+        return bool(self._batches.force_flush(timeout_millis))
 
 
-class _Told(SpanExporter):
+class Told(SpanExporter):
     """An exporter that counts, and says once that spans do not arrive and once that they do again."""
 
     def __init__(self, exporter: SpanExporter, endpoint: str, metrics: Metrics) -> None:

@@ -1,4 +1,4 @@
-"""What becomes of a call, told to whoever records it: metrics and the log (`rpc.recorders`), and traces (`rpc.tracing`).
+"""What becomes of a call, told to whoever records it: metrics and the log (`rpc.recorders`), traces (`rpc.tracing`).
 
 A call goes on under one `Call`, which `current` gives to whatever works for it, in whichever task.
 """
@@ -108,7 +108,7 @@ def _tell_all(recorders: Sequence[Callable[..., None]], *event: Any) -> None:
 
 @dataclass(slots=True)
 class Work:
-    """What was done for a call, which of a stream are sums over its messages, that may have been worked on at a time."""
+    """What was done for a call; of a stream the sums of its messages, several of which may be worked on at a time."""
 
     images: int = 0
     queue_seconds: float = 0.0

@@ -55,9 +55,7 @@ class JobTimes(NamedTuple):
 
     @staticmethod
     def of(job: Job) -> JobTimes:
-        return JobTimes(
-            job.submitted, job.started, job.finished, job.rows, job.batch_size, isinstance(job, RasterJob)
-        )
+        return JobTimes(job.submitted, job.started, job.finished, job.rows, job.batch_size, isinstance(job, RasterJob))
 
 
 class Stage(NamedTuple):
@@ -105,7 +103,11 @@ def _of_job(watch: Watch, times: JobTimes, ended: float) -> Iterator[Stage]:
         # What several workers run at a time does not wait in between.
         if not number or run.began > at:
             yield Stage("queue", at, run.began)
-        size = {"ancestral.batch.rows": run.rows, "ancestral.batch.size": run.size, "ancestral.batch.calls": run.requests}
+        size = {
+            "ancestral.batch.rows": run.rows,
+            "ancestral.batch.size": run.size,
+            "ancestral.batch.calls": run.requests,
+        }
         yield Stage("batch", run.began, run.gathered, size, run.company)
         yield Stage("run", run.gathered, run.ended, size)
         at = max(at, run.ended)
