@@ -43,20 +43,17 @@ log = structlog.get_logger()
 
 @dataclass(slots=True, eq=False)
 class BatchStep:
-    """A run of some rows of some jobs, padded to B = `size`; until it is decided upon, the rows taken for it so far."""
+    """A run of `rows` of some jobs, padded to B = `size`; until it is decided upon, the pieces taken for it so far."""
 
     program: OneShotProgram
     began: float
     pieces: list[Piece] = field(default_factory=list)
+    rows: int = 0
     size: int = 0
     # When it should end.
     due: float = 0.0
     gathered: float = 0.0
     outputs: Mapping[Meaning, Array] = field(default_factory=dict)
-
-    @property
-    def rows(self) -> int:
-        return sum([piece.rows for piece in self.pieces])
 
     @property
     def requests(self) -> int:
@@ -154,6 +151,7 @@ class OneShotScheduler:
         if (wait := self._decide(step, now)) is not None:
             del self._running[seat]
             return wait
+        step.rows = sum([piece.rows for piece in step.pieces])
         step.size = self.size(step.rows, now)
         step.due = now + self.costs.seconds(step.size)
         return step

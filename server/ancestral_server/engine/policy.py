@@ -12,9 +12,11 @@ from ancestral_server.engine.batching import bucket, enough
 from ancestral_server.engine.scheduler import Wait
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class View:
-    """What a policy sees of a lane that has something to run."""
+    """What a policy sees of a lane that has something to run. Not frozen: one is made for each run, and would cost 7
+    times as much.
+    """
 
     # Queued requests, and their rows.
     queued: int

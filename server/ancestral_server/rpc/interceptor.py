@@ -163,7 +163,7 @@ async def _failed(call: Call, error: BaseException, context: Context) -> None:
     seconds = time.monotonic() - call.began
     # A caller that leaves cancels the handler, or has an unfinished stream thrown away.
     if not isinstance(error, Exception):
-        call.recorder.ended(call, End(grpc.StatusCode.CANCELLED, seconds))
+        _tell_failed(call, End(grpc.StatusCode.CANCELLED, seconds))
         return
     if not isinstance(error, ServerError):
         log.error("call failed", method=call.method.path, request_id=call.request_id, exc_info=error)
@@ -172,9 +172,14 @@ async def _failed(call: Call, error: BaseException, context: Context) -> None:
     # It knows the frames that it passed, one of them the job, this its future, and that the error: they would keep each
     # other, and the images, until garbage is collected.
     error.__traceback__ = None
-    call.recorder.ended(call, End(code, seconds, message, error))
+    _tell_failed(call, End(code, seconds, message, error))
     await expiry.end(context)
     await context.abort(code, message, trailers)
+
+
+def _tell_failed(call: Call, end: End) -> None:
+    call.recorder.failed(call, end)
+    call.recorder.ended(call, end)
 
 
 def _request_id(headers: Headers) -> str:

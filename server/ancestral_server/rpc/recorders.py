@@ -57,8 +57,8 @@ class FailureLog(CallRecorder):
     def __init__(self, refusals: RefusalLog) -> None:
         self._refusals = refusals
 
-    def ended(self, call: Call, end: End) -> None:
-        if end.code is not grpc.StatusCode.OK and not _summed_up(self._refusals, call, end):
+    def failed(self, call: Call, end: End) -> None:
+        if not _summed_up(self._refusals, call, end):
             log.info("call", **_line(call, end))
 
 
@@ -91,8 +91,10 @@ class CallLog(CallRecorder):
             work.compute_seconds += job.compute_seconds
             work.batch_size = max(work.batch_size, job.batch_size)
 
-    def ended(self, call: Call, end: End) -> None:
+    def failed(self, call: Call, end: End) -> None:
         _summed_up(self._refusals, call, end)
+
+    def ended(self, call: Call, end: End) -> None:
         if end.code is not grpc.StatusCode.OK or call.trace is not None or random.random() < self._ratio:
             log.info("call", **_line(call, end))
 

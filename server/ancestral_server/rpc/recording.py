@@ -82,11 +82,14 @@ class CallRecorder:
     def sent(self, call: Call) -> None:
         """A message was handed to gRPC."""
 
+    def failed(self, call: Call, end: End) -> None:
+        """The call is about to end otherwise than well."""
+
     def ended(self, call: Call, end: End) -> None:
-        """The call has ended."""
+        """The call has ended, well or not."""
 
 
-EVENTS = ("serve", "arrived", "begin", "received", "asked", "admitted", "ran", "lost", "sent", "ended")
+EVENTS = ("serve", "arrived", "begin", "received", "asked", "admitted", "ran", "lost", "sent", "failed", "ended")
 
 
 class Recorders(CallRecorder):

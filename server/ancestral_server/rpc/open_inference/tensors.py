@@ -29,6 +29,9 @@ _CONTENTS: dict[str, tuple[str, type[np.generic]]] = {
 }
 
 
+# Choices of outputs of a role that are remembered: clients of a kind make the same one in every request.
+MOST_ASKED = 16
+
 # A tensor of a request, [N, ...], as the request describes it.
 Input: TypeAlias = "tuple[Port, tuple[int, ...]]"
 
@@ -94,16 +97,27 @@ def wanted(request: oip.ModelInferRequest, signature: Signature, *, seeded: bool
     """The outputs that a request asks for, in its order."""
     if not request.outputs:
         return signature.default_seeded if seeded else signature.default
-    ports: list[Port] = []
+    names: list[str] = []
     for i, output in enumerate(request.outputs[:]):
-        known = signature.outputs
-        port = known.get(output.name) or _no_such(f"outputs[{i}].name", output.name, known, "output")
-        if port in ports:
-            raise InvalidArgument(f"outputs[{i}].name", f"is {port.name!r} a second time, each output is given once")
         if output.parameters:
             refuse_other_ways(f"outputs[{i}]", output.parameters)
+        names.append(output.name)
+    return signature.asked.get(tuple(names)) or _named(names, signature)
+
+
+def _named(names: Sequence[str], signature: Signature) -> Outputs:
+    """The outputs of these names, which others will ask for again."""
+    known = signature.outputs
+    ports: list[Port] = []
+    for i, name in enumerate(names):
+        port = known.get(name) or _no_such(f"outputs[{i}].name", name, known, "output")
+        if port in ports:
+            raise InvalidArgument(f"outputs[{i}].name", f"is {name!r} a second time, each output is given once")
         ports.append(port)
-    return Outputs.of(ports)
+    outputs = Outputs.of(ports)
+    if len(signature.asked) < MOST_ASKED:
+        signature.asked[tuple(names)] = outputs
+    return outputs
 
 
 def _typed(

@@ -6,7 +6,7 @@ Letters: N rows of a request.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
@@ -90,6 +90,8 @@ class Signature:
     default_seeded: Outputs
     # Of the draws that its likelihoods are made of; None where it gives none of images that it is given.
     limit: DrawLimit | None
+    # Outputs that requests have named, by their names in that order.
+    asked: dict[tuple[str, ...], Outputs] = field(default_factory=dict, compare=False)
 
 
 def signature(program: Program) -> Signature:
