@@ -166,6 +166,11 @@ def checkout(ref: str) -> Iterator[Path]:
             git("worktree", "remove", "--force", str(tree))
 
 
+def traced(url: str) -> tuple[str, ...]:
+    """The flags of a server that sends spans of a hundredth of its calls there."""
+    return ("--otlp-endpoint", url, "--trace-ratio", "0.01")
+
+
 @contextmanager
 def collector() -> Iterator[str]:
     """The URL of a collector of spans, in a process of its own."""
@@ -207,8 +212,7 @@ def rows(names: Sequence[str], base: str, head: str, plan: Plan, folder: Path) -
                 says, sides = f"{head or 'this checkout'} by {base}", (Side(theirs, their_models), as_is)
             elif name == TRACING:
                 says = "1 % of the calls are traced, and their spans sent to a collector"
-                flags = ("--otlp-endpoint", stack.enter_context(collector()), "--trace-ratio", "0.01")
-                sides = (as_is, Side(ours, models, flags=flags))
+                sides = (as_is, Side(ours, models, flags=traced(stack.enter_context(collector()))))
             else:
                 says = " ".join((SWITCHES[name].__doc__ or "").split())
                 sides = (as_is, Side(ours, models, name))

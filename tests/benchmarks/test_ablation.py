@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import ablated
 import ablation
 from running import ServerProcess
+from waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,3 +68,10 @@ def test_a_server_without_a_heuristic_is_the_checkouts_own(toy_models: Path) -> 
         assert server.metric("ancestral_models_serving") >= 0
         threads = os.listdir(f"/proc/{server.process.pid}/task")
         assert {os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in threads} == {0}
+
+
+def test_the_server_that_is_traced_has_a_collector(toy_models: Path) -> None:
+    with ablation.collector() as url, ablation.Side(ROOT, toy_models, flags=ablation.traced(url)).server() as server:
+        assert 'ancestral_spans_total{outcome="sent"} 0.0' in server.metrics()
+        host, _, port = url.removeprefix("http://").partition(":")
+        socket.create_connection((host, int(port)), PATIENCE).close()

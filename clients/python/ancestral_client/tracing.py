@@ -9,7 +9,6 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
 from importlib.util import find_spec
 
 from ancestral_client.errors import invalid
@@ -56,6 +55,8 @@ def traced(name: str, collector: str, environment: Mapping[str, str] | None = No
         raise invalid("collector", f"is {collector!r}, must be http://HOST:PORT, or https://")
     if not installed():
         raise invalid("collector", f"is {collector!r}, and tracing is not installed: pip install 'ancestral[tracing]'")
+    from importlib import metadata
+
     from opentelemetry import trace
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource

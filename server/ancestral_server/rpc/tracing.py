@@ -246,7 +246,7 @@ def _attributes(call: Call, end: End, traced: CallTrace) -> dict[str, Any]:
     """What the span of a call says when it has ended; nothing of its images."""
     said: dict[str, Any] = {"rpc.grpc.status_code": end.code.value[0]}
     if call.peer:
-        said["network.peer.address"] = call.peer
+        said["ancestral.peer"] = call.peer
     if call.subject is not None:
         said |= {f"ancestral.{name}": value for name, value in call.subject._asdict().items()}
     if traced.jobs:
