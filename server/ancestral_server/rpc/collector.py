@@ -25,7 +25,7 @@ from ancestral_server.metrics import Metrics
 
 log = structlog.get_logger()
 
-# Spans that wait for the collector, at most: what 300 calls of one batch each make. A span takes about 2 KiB.
+# Spans that wait for the collector, at most, those of some 300 calls: OpenTelemetry's own bound.
 MOST_WAITING = 2048
 # Of the end: a collector that is there has the last spans within milliseconds.
 FLUSH_SECONDS = 2.0
@@ -113,21 +113,22 @@ class Told(SpanExporter):
         self.settled = 0
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = SpanExportResult.FAILURE
         try:
             result = self._exporter.export(spans)
         finally:
             self.settled += len(spans)
-        if result is SpanExportResult.SUCCESS:
-            self._metrics.spans("sent", len(spans))
-            if self._failed:
-                log.info("spans arrive again", collector=self._endpoint, lost=self._failed)
-            self._failed = 0
-            return result
-        if not self._failed:
-            log.warning("spans do not arrive", collector=self._endpoint, reason=self._reason.last)
-        self._failed += len(spans)
-        self._metrics.spans("failed", len(spans))
+            self._tell(len(spans), arrived=result is SpanExportResult.SUCCESS)
         return result
+
+    def _tell(self, spans: int, *, arrived: bool) -> None:
+        self._metrics.spans("sent" if arrived else "failed", spans)
+        reason = self._reason.take()
+        if arrived and self._failed:
+            log.info("spans arrive again", collector=self._endpoint, lost=self._failed)
+        elif not arrived and not self._failed:
+            log.warning("spans do not arrive", collector=self._endpoint, reason=reason)
+        self._failed = 0 if arrived else self._failed + spans
 
     def shutdown(self) -> None:
         self._exporter.shutdown()
@@ -137,14 +138,19 @@ class Told(SpanExporter):
 
 
 class _Reason(logging.Handler):
-    """Keeps the last of what OpenTelemetry logs, which is every attempt, from the log."""
+    """Keeps what OpenTelemetry logs, a line for every attempt, from the log."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.last = ""
+        self._first = ""
         logger = logging.getLogger("opentelemetry")
         logger.propagate = False
         logger.handlers[:] = [self]
 
+    def take(self) -> str:
+        """The first that it said since it was last asked: what follows is about trying again."""
+        first, self._first = self._first, ""
+        return first
+
     def emit(self, record: logging.LogRecord) -> None:
-        self.last = record.getMessage()
+        self._first = self._first or record.getMessage()

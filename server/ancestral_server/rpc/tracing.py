@@ -43,19 +43,32 @@ _FAULTS = frozenset(
 
 
 class JobTimes(NamedTuple):
-    """What a job said of itself: time.monotonic() seconds, 0 for what had not happened."""
+    """What a job said of itself when it was last looked at: time.monotonic() seconds, 0 for what had not happened."""
 
     submitted: float
     started: float
     finished: float
+    # When its caller heard that there is no answer.
+    lost: float
+    # Some of its rows were in no run yet.
+    waits: bool
     rows: int
     batch_size: int
     # Its images are painted row by row, by runs that are nobody's own.
     paints: bool
 
     @staticmethod
-    def of(job: Job) -> JobTimes:
-        return JobTimes(job.submitted, job.started, job.finished, job.rows, job.batch_size, isinstance(job, RasterJob))
+    def of(job: Job, lost: float = 0.0) -> JobTimes:
+        return JobTimes(
+            job.submitted,
+            job.started,
+            job.finished,
+            lost,
+            job.waiting > 0,
+            job.rows,
+            job.batch_size,
+            isinstance(job, RasterJob),
+        )
 
 
 class Stage(NamedTuple):
@@ -89,15 +102,13 @@ def stages(jobs: Mapping[Watch, JobTimes], began: float, ended: float, *, left_o
 
 
 def _of_job(watch: Watch, times: JobTimes, ended: float) -> Iterator[Stage]:
+    over = times.finished or times.lost or ended
     if times.paints:
-        yield Stage("queue", times.submitted, times.started or ended)
+        yield Stage("queue", times.submitted, times.started or over)
         if times.started:
             size = {"ancestral.images": times.rows, "ancestral.batch.rows": times.batch_size}
-            yield Stage("rows", times.started, times.finished or ended, size)
+            yield Stage("rows", times.started, over, size)
         return
-    if not watch.runs:
-        # It was given up before.
-        yield Stage("queue", times.submitted, times.finished or ended)
     at = times.submitted
     for number, run in enumerate(sorted(watch.runs, key=lambda run: run.began)):
         # What several workers run at a time does not wait in between.
@@ -114,6 +125,9 @@ def _of_job(watch: Watch, times: JobTimes, ended: float) -> Iterator[Stage]:
     if times.finished > at:
         # Runs that are not told of singly.
         yield Stage("run", at, times.finished)
+    elif not times.finished and times.waits:
+        # It was given up while it waited, or waited on.
+        yield Stage("queue", at, over)
 
 
 @dataclass(slots=True, eq=False)
@@ -177,6 +191,10 @@ class Tracing(CallRecorder):
                 "ancestral.request_id": call.request_id,
             },
         )
+        if not traced.span.is_recording():
+            # OTEL_SDK_DISABLED, as the operator said.
+            call.trace = None
+            return
         call.trace_id = trace.format_trace_id(traced.span.get_span_context().trace_id)
 
     def asked(self, call: Call, job: Job) -> None:
@@ -193,16 +211,16 @@ class Tracing(CallRecorder):
         self._look(call, job)
 
     def lost(self, call: Call, job: Job) -> None:
-        self._look(call, job)
+        self._look(call, job, time.monotonic())
 
-    def _look(self, call: Call, job: Job) -> None:
+    def _look(self, call: Call, job: Job, lost: float = 0.0) -> None:
         """Remember what a job says now, and not the job, which holds images."""
         if job.watch is not None and call.trace is not None:
-            call.trace.jobs[job.watch] = JobTimes.of(job)
+            call.trace.jobs[job.watch] = JobTimes.of(job, lost)
 
     def sent(self, call: Call) -> None:
         traced: CallTrace | None = call.trace
-        if traced is not None:
+        if traced is not None and call.method.kind != "unary":
             if not traced.messages:
                 traced.span.add_event("first message", timestamp=traced.at(time.monotonic()))
             traced.messages += 1

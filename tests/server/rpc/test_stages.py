@@ -14,8 +14,10 @@ def run(began: float, gathered: float, ended: float) -> Run:
     return Run(began, gathered, ended, rows=3, size=4, requests=2, company=())
 
 
-def times(submitted: float, started: float, finished: float, *, paints: bool = False) -> JobTimes:
-    return JobTimes(submitted, started, finished, 3, 3, paints)
+def times(
+    submitted: float, started: float, finished: float, *, lost: float = 0.0, waits: bool = False, paints: bool = False
+) -> JobTimes:
+    return JobTimes(submitted, started, finished, lost, waits, 3, 3, paints)
 
 
 @pytest.mark.parametrize(
@@ -35,10 +37,26 @@ def times(submitted: float, started: float, finished: float, *, paints: bool = F
             id="two workers, told in the order in which they end",
         ),
         pytest.param(times(1, 2, 6, paints=True), [], "read 0-1 queue 1-2 rows 2-6 reply 6-9", id="painted"),
-        pytest.param(times(1, 0, 0), [], "read 0-1 queue 1-9 reply 9-9", id="expired in the queue"),
-        pytest.param(times(1, 0, 0, paints=True), [], "read 0-1 queue 1-9 reply 9-9", id="expired before a slot"),
-        pytest.param(times(1, 2, 0, paints=True), [], "read 0-1 queue 1-2 rows 2-9 reply 9-9", id="left while painted"),
-        pytest.param(times(1, 2, 0), [run(2, 3, 4)], "read 0-1 queue 1-2 batch 2-3 run 3-4 reply 4-9", id="failed"),
+        pytest.param(times(1, 0, 0, lost=8, waits=True), [], "read 0-1 queue 1-8 reply 8-9", id="expired in the queue"),
+        pytest.param(
+            times(1, 0, 0, lost=8, waits=True, paints=True), [], "read 0-1 queue 1-8 reply 8-9", id="expired, no slot"
+        ),
+        pytest.param(
+            times(1, 2, 0, lost=8, paints=True), [], "read 0-1 queue 1-2 rows 2-8 reply 8-9", id="left while painted"
+        ),
+        pytest.param(
+            times(1, 2, 0, lost=5),
+            [run(2, 3, 4)],
+            "read 0-1 queue 1-2 batch 2-3 run 3-4 reply 4-9",
+            id="its run failed",
+        ),
+        pytest.param(
+            times(1, 2, 0, lost=8, waits=True),
+            [run(2, 3, 4)],
+            "read 0-1 queue 1-2 batch 2-3 run 3-4 queue 4-8 reply 8-9",
+            id="expired between two runs",
+        ),
+        pytest.param(times(1, 0, 0, waits=True), [], "read 0-1 queue 1-9 reply 9-9", id="nobody said"),
     ],
 )
 def test_stages_of_a_call(job: JobTimes, runs: Sequence[Run], expected: str) -> None:
