@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import asdict
+import time
 from typing import Any
 
 import grpc
@@ -81,14 +81,25 @@ class CallLog(CallRecorder):
     def begin(self, call: Call) -> None:
         call.work = Work()
 
-    def admitted(self, call: Call, job: Job) -> None:
+    def asked(self, call: Call, job: Job) -> None:
         if call.work is not None:
-            call.work.images += job.rows // job.draws
+            call.work.refused_images = job.rows // job.draws
+
+    def admitted(self, call: Call, job: Job) -> None:
+        if (work := call.work) is not None:
+            work.images, work.refused_images = work.images + work.refused_images, 0
 
     def ran(self, call: Call, job: Job) -> None:
+        self._worked(call, job, job.finished)
+
+    def lost(self, call: Call, job: Job) -> None:
+        self._worked(call, job, time.monotonic())
+
+    def _worked(self, call: Call, job: Job, until: float) -> None:
         if (work := call.work) is not None:
-            work.queue_seconds += job.queue_seconds
-            work.compute_seconds += job.compute_seconds
+            began = job.started or until
+            work.queue_seconds += began - job.submitted
+            work.compute_seconds += until - began
             work.batch_size = max(work.batch_size, job.batch_size)
 
     def failed(self, call: Call, end: End) -> None:
@@ -116,8 +127,13 @@ def _line(call: Call, end: End) -> dict[str, Any]:
         said["trace_id"] = call.trace_id
     if call.subject is not None:
         said |= call.subject._asdict()
-    if call.work is not None and call.subject is not None:
-        said |= {name: round(value, 6) for name, value in asdict(call.work).items()}
+    if (work := call.work) is not None and call.subject is not None:
+        said |= {
+            "images": work.images + work.refused_images,
+            "queue_seconds": round(work.queue_seconds, 6),
+            "compute_seconds": round(work.compute_seconds, 6),
+            "batch_size": work.batch_size,
+        }
     if call.peer:
         said["peer"] = call.peer
     if end.error is not None:

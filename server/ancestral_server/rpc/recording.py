@@ -114,6 +114,8 @@ class Work:
     """What was done for a call; of a stream the sums of its messages, several of which may be worked on at a time."""
 
     images: int = 0
+    # Of what was asked of a lane last, and is not admitted.
+    refused_images: int = 0
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
     # In the largest run.
