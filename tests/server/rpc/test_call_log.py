@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +24,9 @@ _LOOP = asyncio.new_event_loop()
 _LOOP.close()
 
 
-def logged(recorder: CallRecorder, end: End, *jobs: Job, lost: bool = False, **headers: str) -> dict[str, Any] | None:
+def logged(
+    recorder: CallRecorder, end: End, *jobs: Job, lost: bool = False, **headers: str
+) -> Mapping[str, Any] | None:
     """The line of a call with these jobs, of which one that was not admitted has no rows taken."""
     call = Call(METHOD, "mine", recorder, subject=Subject("m", 1, "score"))
     with capture_logs() as lines:
@@ -40,8 +43,10 @@ def logged(recorder: CallRecorder, end: End, *jobs: Job, lost: bool = False, **h
     return next(iter(lines), None)
 
 
-def job(rows: int, taken: int = 1, **times: float) -> Job:
-    return Job(rows, _LOOP.create_future(), taken=taken, draws=2, batch_size=5, submitted=1.0, **times)
+def job(rows: int, taken: int = 1, started: float = 0.0, finished: float = 0.0) -> Job:
+    made = Job(rows, _LOOP.create_future(), taken=taken, draws=2, batch_size=5, submitted=1.0)
+    made.started, made.finished = started, finished
+    return made
 
 
 class Counted(RefusalLog):
