@@ -330,6 +330,10 @@ def test_a_trace_of_the_command_that_does_not_arrive_is_told_and_the_command_is_
     assert done.returncode == 0, done.stderr
     assert [line[:27] for line in done.stderr.splitlines() if "trace" in line] == ["ancestral: the trace is lost"[:27]]
     assert (tmp_path / "z.npy").exists()
+    # Whoever set a variable for other programs is not kept from this one.
+    done = ancestral(*command(server, tmp_path), cwd=tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT="http://there/v1")
+    assert done.returncode == 0
+    assert "ancestral: the command is not traced: OTEL_EXPORTER_OTLP_ENDPOINT: is 'http://there/v1'" in done.stderr
     wrong = ancestral("--otlp", "no such thing", *command(server, tmp_path), cwd=tmp_path)
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
     assert "--otlp: is 'no such thing', must be http://HOST:PORT" in wrong.stderr

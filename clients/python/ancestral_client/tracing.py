@@ -73,7 +73,11 @@ def traced(name: str, collector: str, environment: Mapping[str, str] | None = No
     resource = ours.merge(OTELResourceDetector().detect())
     provider = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
     url = collector if found[1] else f"http://{collector}"
-    provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(endpoint=url, timeout=_SECONDS)))
+    try:
+        exporter = OTLPSpanExporter(endpoint=url, timeout=_SECONDS)
+    except Exception as error:  # of OpenTelemetry's own variables, such as one for a compression that there is not
+        raise invalid("collector", f"is {collector!r}, and nothing can be sent there: {error}") from error
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracer = provider.get_tracer("ancestral_client", version)
     try:
         with tracer.start_as_current_span(name, parent, record_exception=False) as span:
