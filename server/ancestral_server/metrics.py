@@ -20,7 +20,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from ancestral_server.endpoint import Endpoint, listen
+from ancestral_server.endpoint import Endpoint, Gate, Tls, anybody, listen, no_tls
 
 # When each series began would be a line beside each: nobody who watches this server reads it.
 _library: Any = prometheus_client
@@ -38,6 +38,8 @@ GRPC_CODES = (
     "InvalidArgument",
     "DeadlineExceeded",
     "NotFound",
+    "Unauthenticated",
+    "PermissionDenied",
     "ResourceExhausted",
     "FailedPrecondition",
     "Unimplemented",
@@ -51,6 +53,9 @@ DROPS = ("expired", "cancelled")
 # How a load ends, and the replay of a bundle's recorded answers.
 LOADS = ("loaded", "refused")
 VERIFICATIONS = ("passed", "failed")
+# Files that had changed, and what became of them.
+RELOADED = ("certificates", "callers")
+RELOADS = ("used", "refused")
 
 
 class LockFreeHistogram:
@@ -115,6 +120,17 @@ class LaneMetrics:
         self.queue_seconds.observe(queue_seconds)
         self.compute_seconds.observe(compute_seconds)
         self.request_seconds.observe(queue_seconds + compute_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class CallerMetrics:
+    """The instruments of one caller, which lock themselves."""
+
+    calls: Any
+    over_quota: Any
+    images: Any
+    compute_seconds: Any
+    in_flight: Any
 
 
 @dataclass(slots=True)
@@ -359,6 +375,65 @@ class Metrics:
             registry=registry,
         )
 
+        callers = ("caller",)
+        self._callers = (
+            Counter("ancestral_caller_calls", "Calls of a caller that were let in.", callers, registry=registry),
+            Counter(
+                "ancestral_caller_over_quota", "Calls of a caller beyond its quota, refused.", callers, registry=registry
+            ),
+            Counter("ancestral_caller_images", "Images that a caller asked for.", callers, registry=registry),
+            Counter(
+                "ancestral_caller_compute_seconds",
+                "Seconds of runs that a caller's images took, its share of those that others had a part in.",
+                callers,
+                registry=registry,
+            ),
+            Gauge("ancestral_caller_in_flight", "Calls of a caller that go on.", callers, registry=registry),
+        )
+        self._denied = Counter(
+            "ancestral_calls_denied",
+            "Calls that were not let in, by the reason that the caller heard.",
+            ("reason",),
+            registry=registry,
+        )
+        self._reloads = Counter(
+            "ancestral_access_reloads",
+            "Times that certificates or callers had changed: used, or refused, so that those before go on.",
+            ("what", "outcome"),
+            registry=registry,
+        )
+        for what in RELOADED:
+            # There from the first on: an increase from nothing would be none.
+            for outcome in RELOADS:
+                self._reloads.labels(what, outcome)
+        self._certificate_expires = Gauge(
+            "ancestral_certificate_expiry_timestamp_seconds",
+            "When the certificate of the server expires, Unix time; 0: there is no TLS.",
+            registry=registry,
+        )
+
+    # ---- who calls
+
+    def caller(self, name: str) -> CallerMetrics:
+        """Of a caller that the file of callers names: nothing that somebody unknown sends becomes a label."""
+        return CallerMetrics(*(instrument.labels(name) for instrument in self._callers))
+
+    def forget_caller(self, name: str) -> None:
+        """Drop the series of a caller that the file names no more."""
+        for instrument in self._callers:
+            instrument.remove(name)
+
+    def denied(self, reason: str) -> None:
+        """reason: one of the few that errors have."""
+        self._denied.labels(reason).inc()
+
+    def reloaded(self, what: str, *, fit: bool) -> None:
+        self._reloads.labels(what, RELOADS[0] if fit else RELOADS[1]).inc()
+
+    def certificate_expires(self, at: float) -> None:
+        """at: Unix seconds."""
+        self._certificate_expires.set(at)
+
     # ---- the server
 
     def machine(self, *, device: str, threads: int, cpus: int, memory_bytes: float) -> None:
@@ -465,9 +540,9 @@ class Metrics:
         others: bytes = (openmetrics if open_metrics else exposition).generate_latest(self.registry)
         return self._series.text(open_metrics).encode() + others
 
-    def serve(self, host: str, port: int) -> Endpoint:
-        """Answer GET /metrics. OSError if the port is taken."""
-        return Endpoint(self.scrape, listen(host, port))
+    def serve(self, host: str, port: int, tls: Tls = no_tls, gate: Gate = anybody) -> Endpoint:
+        """Answer GET /metrics, as `Endpoint` says. OSError if the port is taken."""
+        return Endpoint(self.scrape, listen(host, port), tls, gate)
 
 
 def _observe(summary: Any, seconds: float, happened: bool) -> None:

@@ -7,6 +7,8 @@ AncestralError             any call that failed; `request_id` is what the server
 ├── Unimplemented          the server does not know the call, or cannot do it: another or an older one, one of several
 │   └── RoleNotSupported   the model cannot do that: for example encode with a PixelCNN
 ├── Overloaded             the server has too much to do; `retry_after` says when to try again
+├── Unauthenticated        the server does not know who calls: no token or a wrong one (also a PermissionError)
+├── PermissionDenied       it knows, and that one may not do this (also a PermissionError)
 ├── BundleRefused          what should be loaded is not fit to serve
 ├── DeadlineExceeded       no answer in time (also a TimeoutError)
 ├── Unavailable            nothing answers there, or the model does not serve now (also a ConnectionError)
@@ -102,6 +104,14 @@ class Overloaded(AncestralError):
         """Seconds after which a retry may fit; None if the server did not say."""
 
 
+class Unauthenticated(AncestralError, PermissionError):
+    """The server does not know who calls: the call brought no token, or one that it does not know."""
+
+
+class PermissionDenied(AncestralError, PermissionError):
+    """The server knows who calls, and does not let that one do this."""
+
+
 class BundleRefused(AncestralError):
     """What should be loaded is not fit to serve: the message names the file and the reason."""
 
@@ -174,6 +184,11 @@ def _error(
             return Overloaded(text, retry_after=after, **about)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return MessageTooLarge(_too_large(text), **about)
+        case grpc.StatusCode.UNAUTHENTICATED:
+            hint = "; give it one by token=, token_file= or ANCESTRAL_TOKEN" if reason == "CREDENTIALS_MISSING" else ""
+            return Unauthenticated(f"{text}{hint}", **about)
+        case grpc.StatusCode.PERMISSION_DENIED:
+            return PermissionDenied(text, **about)
         case grpc.StatusCode.FAILED_PRECONDITION if reason == "BUNDLE_REFUSED":
             return BundleRefused(text, **about)
         case grpc.StatusCode.FAILED_PRECONDITION if reason == "PORT_SHARED":
@@ -220,9 +235,30 @@ def _no_connection(address: str, text: str) -> str:
     nobody = any(sign in text.lower() for sign in ("connection refused", "no such file"))
     if nobody and address and _address.on_this_machine(address):
         return f"nothing listens at {address}; start a server with: make serve"
+    if (hint := _of_tls(text)) is not None:
+        return f"no connection to {address}: {hint} ({text})"
     proxy = next((name for name in _PROXIES if os.environ.get(name)), None)
     hint = f"; {proxy} is set: should it go there without a proxy, name the host in no_proxy" if proxy else ""
     return f"no connection to {address} ({text}){hint}"
+
+
+# What gRPC says where TLS is what hinders: signs in its words, and what they mean.
+_TLS_PROBLEMS = (
+    ("WRONG_VERSION_NUMBER", "the server there speaks no TLS, and this client does: tls=False, or --no-tls"),
+    ("certificate has expired", "the server's certificate has expired: its owner has to renew it"),
+    ("certificate is not yet valid", "the server's certificate is not valid yet: is a clock wrong?"),
+    ("Hostname Verification", "the server's certificate is of another name: tls_name= says which one to expect"),
+    ("hostname", "the server's certificate is of another name: tls_name= says which one to expect"),
+    ("CERTIFICATE_VERIFY_FAILED", "the server's certificate is signed by nobody known here: tls_ca= names who signs it"),
+    ("CERTIFICATE_REQUIRED", "the server wants a certificate of the client's own: tls_cert= and tls_key="),
+    ("CERTIFICATE_EXPIRED", "the server finds the client's certificate (tls_cert=) expired"),
+    ("ALERT_UNKNOWN_CA", "the server does not know who signed the client's certificate (tls_cert=)"),
+)
+
+
+def _of_tls(text: str) -> str | None:
+    """What TLS has against a connection, by gRPC's words; None where it has nothing, or these say nothing known."""
+    return next((meaning for sign, meaning in _TLS_PROBLEMS if sign.lower() in text.lower()), None)
 
 
 STREAMS = "encode_stream and score_stream cut an array into messages, sample_stream sends each image by itself"

@@ -36,8 +36,10 @@ def caller(context: Context, timeout: float = math.inf) -> tuple[asyncio.Future[
 
 def submit(lane: Lane[J], job: J) -> J:
     """Have a lane take a job. Unavailable, Overloaded or Infeasible if it does not."""
-    lane.submit(job)
     call = current.get()
+    if call.visit is not None:
+        call.visit.check()
+    lane.submit(job)
     call.recorder.admitted(call, job)
     return job
 
@@ -54,8 +56,10 @@ async def answered(job: J) -> J:
 
 async def ask(lane: Lane[J], job: J) -> J:
     """A job, done. ServerError if it is refused, expires or fails."""
-    lane.submit(job)
     call = current.get()
+    if call.visit is not None:
+        call.visit.check()
+    lane.submit(job)
     recorder = call.recorder
     recorder.admitted(call, job)
     await job.answer()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import grpc
 import structlog
 
-from ancestral_server.errors import Infeasible, OutOfMemory, Overloaded
+from ancestral_server.engine.job import Job
+from ancestral_server.errors import Infeasible, OutOfMemory, Overloaded, PermissionDenied, Unauthenticated
 from ancestral_server.metrics import MethodMetrics, Metrics
 from ancestral_server.rpc.recording import Call, CallRecorder, End, Method
 from ancestral_server.rpc.refusals import RefusalLog
@@ -14,7 +15,7 @@ from ancestral_server.rpc.status import camel_case
 log = structlog.get_logger()
 
 # Refused before any work, or as there is no room for any: what comes by the thousand when it comes.
-_REFUSALS = (Overloaded, OutOfMemory, Infeasible)
+_REFUSALS = (Overloaded, OutOfMemory, Infeasible, Unauthenticated, PermissionDenied)
 
 
 class CallMetrics(CallRecorder):
@@ -65,3 +66,19 @@ class CallLog(CallRecorder):
                 request_id=call.request_id,
                 details=end.details,
             )
+
+
+class CallerAccounts(CallRecorder):
+    """Charges what a call takes to its caller."""
+
+    def admitted(self, call: Call, job: Job) -> None:
+        if call.visit is not None:
+            call.visit.admitted(job)
+
+    def ran(self, call: Call, job: Job) -> None:
+        if call.visit is not None:
+            call.visit.ran(job)
+
+    def ended(self, call: Call, end: End) -> None:
+        if call.visit is not None:
+            call.visit.leave()

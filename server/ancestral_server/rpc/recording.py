@@ -15,15 +15,17 @@ import grpc
 
 from ancestral_server.engine.job import Job
 from ancestral_server.errors import ServerError
+from ancestral_server.rpc.door import Visit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Method:
-    """A method of ours. kind: "unary", "server_stream" or "bidi_stream"."""
+    """A method of ours. kind: "unary", "server_stream" or "bidi_stream". guarded: its calls pass the door."""
 
     kind: str
     service: str
     name: str
+    guarded: bool = False
 
     @property
     def path(self) -> str:
@@ -93,6 +95,9 @@ class Call:
     recorder: CallRecorder
     # When it began, time.monotonic() seconds.
     began: float = 0.0
+    # Of a guarded method: the header of that name; and, once the call was let in, what it takes of its caller's.
+    authorization: str | None = None
+    visit: Visit | None = None
 
 
 # What works for no call, as in a test of a part, has this one.
