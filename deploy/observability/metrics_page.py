@@ -38,6 +38,8 @@ def _every_instrument() -> Metrics:
     metrics.draining("m", 1, 1)
     metrics.loaded("m", 0, ok=True)
     metrics.verified("m", 0, ok=True)
+    metrics.caller("caller")
+    metrics.denied("TOKEN_UNKNOWN")
     return metrics
 
 

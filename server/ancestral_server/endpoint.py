@@ -42,7 +42,14 @@ RETRY_SECONDS = 0.2
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-_REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 405: "Method Not Allowed", 500: "Internal Server Error"}
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    405: "Method Not Allowed",
+    500: "Internal Server Error",
+}
 
 
 @dataclass(frozen=True)
@@ -243,9 +250,7 @@ class Endpoint:
         protocol = asyncio.StreamReaderProtocol(reader, loop=self._loop)
         with connection, contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(LONGEST_SECONDS):
-                transport, _ = await self._loop.connect_accepted_socket(
-                    lambda: protocol, connection, ssl=self._tls()
-                )
+                transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, connection, ssl=self._tls())
                 writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
                 try:
                     await self._converse(reader, writer)

@@ -379,7 +379,10 @@ class Metrics:
         self._callers = (
             Counter("ancestral_caller_calls", "Calls of a caller that were let in.", callers, registry=registry),
             Counter(
-                "ancestral_caller_over_quota", "Calls of a caller beyond its quota, refused.", callers, registry=registry
+                "ancestral_caller_over_quota",
+                "Calls of a caller beyond its quota, refused.",
+                callers,
+                registry=registry,
             ),
             Counter("ancestral_caller_images", "Images that a caller asked for.", callers, registry=registry),
             Counter(

@@ -24,7 +24,9 @@ def main(arguments: Sequence[str]) -> int:
     """The exit code: 0, or 1 where a file cannot be written. WrongUsage names what is wrong."""
     asked = _parser().parse_args(arguments)
     if not re.fullmatch(NAME, asked.name) or asked.name == ANONYMOUS:
-        raise WrongUsage(f"NAME: must have 1 to 64 letters, digits, - and _, and not be {ANONYMOUS} (got {asked.name!r})")
+        raise WrongUsage(
+            f"NAME: must have 1 to 64 letters, digits, - and _, and not be {ANONYMOUS} (got {asked.name!r})"
+        )
     _check_new(asked)
     token = PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
     roles = ", ".join(f'"{role}"' for role in dict.fromkeys(asked.role or ["infer"]))
@@ -40,7 +42,9 @@ def main(arguments: Sequence[str]) -> int:
         print(f"ancestral-server: {error.filename}: cannot be written: {error.strerror}", file=sys.stderr)
         return CANNOT_WRITE
     print(entry, end="")
-    print(f"the token, shown this once: {token}" if asked.out is None else f"the token is in {asked.out}", file=sys.stderr)
+    print(
+        f"the token, shown this once: {token}" if asked.out is None else f"the token is in {asked.out}", file=sys.stderr
+    )
     return 0
 
 
@@ -81,7 +85,9 @@ def _parser() -> Parser:
         help="what it may do; may be given several times (default: infer). infer: all that models do; observe: look at "
         "models, statistics and metrics; admin: everything, also load and unload; health, reflection: that alone",
     )
-    parser.add_argument("--callers", metavar="FILE", help="also append the entry to this file; a new one is yours alone")
+    parser.add_argument(
+        "--callers", metavar="FILE", help="also append the entry to this file; a new one is yours alone"
+    )
     parser.add_argument(
         "--out", metavar="FILE", help="a new file for the token, for you alone to read; without it the token is shown"
     )

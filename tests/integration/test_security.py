@@ -182,9 +182,7 @@ def calls(channel: grpc.Channel, metadata: Sequence[tuple[str, str]]) -> dict[st
         "health": lambda: health.Check(health_pb2.HealthCheckRequest(service="tally"), **options),
         "names": lambda: health.List(health_pb2.HealthListRequest(), **options),
         "reflection": lambda: list(
-            reflection.ServerReflectionInfo(
-                iter([reflection_pb2.ServerReflectionRequest(list_services="")]), **options
-            )
+            reflection.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), **options)
         ),
     }
 
@@ -244,9 +242,7 @@ def test_the_right_get_in_and_the_others_hear_why_not(
         ("infer", "TOKEN_MALFORMED"),
     ],
 )
-def test_who_is_not_known_hears_why_and_nothing_else(
-    guarded: Guarded, authorization: str | None, reason: str
-) -> None:
+def test_who_is_not_known_hears_why_and_nothing_else(guarded: Guarded, authorization: str | None, reason: str) -> None:
     metadata = [] if authorization is None else [("authorization", authorization)]
     with guarded.channel() as channel, pytest.raises(grpc.RpcError) as caught:
         calls(channel, metadata)["encode"]()

@@ -17,6 +17,7 @@ from ancestral_client.errors import InvalidArgument, invalid
 
 # Of the environment variable of each argument: ANCESTRAL_TLS_CA for tls_ca.
 PREFIX = "ANCESTRAL_"
+File = str | os.PathLike[str]
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
@@ -26,12 +27,12 @@ class Access:
     """The arguments of a client about it, see `Client`. None: what the environment says, or else nothing."""
 
     tls: bool | None = None
-    tls_ca: str | None = None
-    tls_cert: str | None = None
-    tls_key: str | None = None
+    tls_ca: File | None = None
+    tls_cert: File | None = None
+    tls_key: File | None = None
     tls_name: str | None = None
     token: str | None = field(default=None, repr=False)
-    token_file: str | None = None
+    token_file: File | None = None
 
     def or_of(self, environment: Mapping[str, str]) -> tuple[Access, dict[str, str]]:
         """With what the environment says in the place of what is not given; and what to call each argument in errors,
@@ -125,10 +126,12 @@ def _token_of(given: Access, names: Mapping[str, str]) -> _Token | None:
 def _check_token(name: str, text: str) -> None:
     if not _TOKEN.fullmatch(text):
         # Without the text itself: it is a secret, if not of this server.
-        raise invalid(name, "holds no token; must be printable ASCII without spaces, as `ancestral-server token` makes it")
+        raise invalid(
+            name, "holds no token; must be printable ASCII without spaces, as `ancestral-server token` makes it"
+        )
 
 
-def _credentials(files: Mapping[str, str | None], names: Mapping[str, str]) -> grpc.ChannelCredentials:
+def _credentials(files: Mapping[str, Any], names: Mapping[str, str]) -> grpc.ChannelCredentials:
     if files["tls_key"] is not None and files["tls_cert"] is None:
         raise invalid(names["tls_key"], "is given, and no tls_cert that it belongs to")
     ca, cert, key = (_content(names[name], files[name]) for name in ("tls_ca", "tls_cert", "tls_key"))
@@ -136,7 +139,7 @@ def _credentials(files: Mapping[str, str | None], names: Mapping[str, str]) -> g
     return grpc.ssl_channel_credentials(ca, cert if key is None else key, cert)
 
 
-def _content(name: str, file: str | None) -> bytes | None:
+def _content(name: str, file: File | None) -> bytes | None:
     if file is None:
         return None
     try:
@@ -145,7 +148,7 @@ def _content(name: str, file: str | None) -> bytes | None:
         raise invalid(name, f"{file} cannot be read: {_why(error)}") from None
 
 
-def _check_certificates(files: Mapping[str, str | None], names: Mapping[str, str]) -> None:
+def _check_certificates(files: Mapping[str, Any], names: Mapping[str, str]) -> None:
     """What is wrong with them gRPC would say in no other way than that it cannot connect."""
     ca, cert, key = files["tls_ca"], files["tls_cert"], files["tls_key"]
     if ca is None and cert is None:

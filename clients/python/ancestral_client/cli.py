@@ -11,6 +11,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from io import TextIOWrapper
 from pathlib import Path
@@ -65,12 +66,20 @@ class _App(typer.Typer):
     """Whose commands, and what stands before them, take the options by which a server is reached."""
 
     def command(self, *arguments: Any, **options: Any) -> Any:
-        register = super().command(*arguments, **options)
-        return lambda command: register(commands.connecting(command)) and command
+        return _with_connection(super().command(*arguments, **options))
 
     def callback(self, *arguments: Any, **options: Any) -> Any:
-        register = super().callback(*arguments, **options)
-        return lambda command: register(commands.connecting(command)) and command
+        return _with_connection(super().callback(*arguments, **options))
+
+
+def _with_connection(register: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Registers what takes these options too, and leaves what it was made of as it is."""
+
+    def decorator(command: Any) -> Any:
+        register(commands.connecting(command))
+        return command
+
+    return decorator
 
 
 app = _App(

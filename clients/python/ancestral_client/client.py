@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from functools import wraps
+from os import PathLike
 from types import TracebackType
 from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
@@ -40,12 +41,12 @@ class _Configured:
         bulk_priority: Priority = "batch",
         max_message_bytes: int = _channel.MAX_MESSAGE_BYTES,
         tls: bool | None = None,
-        tls_ca: str | None = None,
-        tls_cert: str | None = None,
-        tls_key: str | None = None,
+        tls_ca: str | PathLike[str] | None = None,
+        tls_cert: str | PathLike[str] | None = None,
+        tls_key: str | PathLike[str] | None = None,
         tls_name: str | None = None,
         token: str | None = None,
-        token_file: str | None = None,
+        token_file: str | PathLike[str] | None = None,
     ) -> None:
         access = Access(tls, tls_ca, tls_cert, tls_key, tls_name, token, token_file)
         self._settings = Settings(address, timeout, retry_seconds, priority, bulk_priority, max_message_bytes, access)

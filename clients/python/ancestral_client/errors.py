@@ -249,7 +249,10 @@ _TLS_PROBLEMS = (
     ("certificate is not yet valid", "the server's certificate is not valid yet: is a clock wrong?"),
     ("Hostname Verification", "the server's certificate is of another name: tls_name= says which one to expect"),
     ("hostname", "the server's certificate is of another name: tls_name= says which one to expect"),
-    ("CERTIFICATE_VERIFY_FAILED", "the server's certificate is signed by nobody known here: tls_ca= names who signs it"),
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "the server's certificate is signed by nobody known here: tls_ca= names who signs it",
+    ),
     ("CERTIFICATE_REQUIRED", "the server wants a certificate of the client's own: tls_cert= and tls_key="),
     ("CERTIFICATE_EXPIRED", "the server finds the client's certificate (tls_cert=) expired"),
     ("ALERT_UNKNOWN_CA", "the server does not know who signed the client's certificate (tls_cert=)"),

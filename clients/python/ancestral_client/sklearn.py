@@ -9,6 +9,7 @@ Shapes: N samples, H rows, W columns, C channels of the model's images, Z latent
 from __future__ import annotations
 
 import math
+from os import PathLike
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -33,11 +34,11 @@ class _OfModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
     version: int
     timeout: float
     tls: bool | None
-    tls_ca: str | None
-    tls_cert: str | None
-    tls_key: str | None
+    tls_ca: str | PathLike[str] | None
+    tls_cert: str | PathLike[str] | None
+    tls_key: str | PathLike[str] | None
     tls_name: str | None
-    token_file: str | None
+    token_file: str | PathLike[str] | None
 
     def _client(self) -> Client:
         return Client(
@@ -105,11 +106,11 @@ class EncodeFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _OfModel
         version: int = 0,
         timeout: float = 60.0,
         tls: bool | None = None,
-        tls_ca: str | None = None,
-        tls_cert: str | None = None,
-        tls_key: str | None = None,
+        tls_ca: str | PathLike[str] | None = None,
+        tls_cert: str | PathLike[str] | None = None,
+        tls_key: str | PathLike[str] | None = None,
         tls_name: str | None = None,
-        token_file: str | None = None,
+        token_file: str | PathLike[str] | None = None,
     ) -> None:
         self.model = model
         self.address = address
@@ -176,11 +177,11 @@ class DensityScorer(OutlierMixin, _OfModel):  # type: ignore[misc]
         version: int = 0,
         timeout: float = 60.0,
         tls: bool | None = None,
-        tls_ca: str | None = None,
-        tls_cert: str | None = None,
-        tls_key: str | None = None,
+        tls_ca: str | PathLike[str] | None = None,
+        tls_cert: str | PathLike[str] | None = None,
+        tls_key: str | PathLike[str] | None = None,
         tls_name: str | None = None,
-        token_file: str | None = None,
+        token_file: str | PathLike[str] | None = None,
     ) -> None:
         self.model = model
         self.address = address

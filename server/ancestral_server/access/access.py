@@ -124,7 +124,9 @@ class Access:
     def stranger(self, names: Sequence[str]) -> Unauthenticated:
         """What somebody unknown hears, of whose certificate these are the names."""
         if names:
-            return Unauthenticated("CERTIFICATE_UNKNOWN", f"no caller has a name of this certificate: {', '.join(names)}")
+            return Unauthenticated(
+                "CERTIFICATE_UNKNOWN", f"no caller has a name of this certificate: {', '.join(names)}"
+            )
         known = self.callers.have_certificates
         either = " or a certificate of a known name" if known else ""
         return Unauthenticated(
@@ -152,7 +154,11 @@ class Access:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             for watched in (self._certificates, self._callers):
-                fit = watched.look()
+                try:
+                    fit = watched.look()
+                except Exception as error:
+                    log.exception("a change cannot be looked at", what=watched.what, reason=str(error))
+                    continue
                 if fit is not None:
                     self._on_reload(watched.what, fit)
 

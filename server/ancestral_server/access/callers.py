@@ -142,7 +142,9 @@ def _complaint(problem: Any) -> str:
 
 def _compiled(where: str, file: _File) -> Callers:
     if len(file.callers) > MOST_CALLERS:
-        raise StartupError(f"{where}: names {len(file.callers)} callers, may name {MOST_CALLERS}: some can share a name")
+        raise StartupError(
+            f"{where}: names {len(file.callers)} callers, may name {MOST_CALLERS}: some can share a name"
+        )
     if ANONYMOUS in file.callers:
         raise StartupError(f"{where}: callers.{ANONYMOUS}: who brings nothing is [{ANONYMOUS}], a table of its own")
     if not file.callers and not file.anonymous.roles:

@@ -63,7 +63,8 @@ def _expiry(server: ssl.SSLContext, path: Path, pem: bytes) -> float:
     Python tells of a certificate only after a handshake: so here is one, with a client that trusts this certificate.
     """
     first = _ONE_CERTIFICATE.search(pem.decode("latin-1"))
-    assert first is not None, "OpenSSL has found one"
+    if first is None:
+        raise StartupError(f"--tls-cert {path}: holds nothing that begins with -----BEGIN CERTIFICATE-----")
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

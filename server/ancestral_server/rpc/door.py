@@ -16,6 +16,7 @@ from ancestral_server.metrics import CallerMetrics, Metrics
 from ancestral_server.rpc.grpc_workarounds.reading import Context
 from ancestral_server.rpc.rights import roles_of
 
+
 class Visit:
     """A call that was let in: what it takes is its caller's."""
 

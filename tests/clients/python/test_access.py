@@ -228,7 +228,10 @@ def test_why_there_is_no_connection_is_told(
 ) -> None:
     address = request.getfixturevalue(server).address.replace("127.0.0.1", "localhost")
     given = {name: str(authority.ca) if value == "CA" else value for name, value in arguments.items()}
-    with ac.Client(address, retry_seconds=0, timeout=PATIENCE, **given) as client, pytest.raises(ac.Unavailable) as caught:
+    with (
+        ac.Client(address, retry_seconds=0, timeout=PATIENCE, **given) as client,
+        pytest.raises(ac.Unavailable) as caught,
+    ):
         client.models()
     assert said in str(caught.value)
 

@@ -61,11 +61,17 @@ ONE = f'[callers.a]\nroles = ["infer"]\ntokens = ["{A}"]\n'
         ("\xff", "is not UTF-8"),
         (ONE + 'role = "infer"\n', "callers.a.role: there is no such setting; did you mean roles?"),
         (ONE + "quota = {calls_per_secnd = 1}\n", "callers.a.quota.calls_per_secnd: there is no such setting; did you"),
-        (ONE + "quota = {in_flight = -1}\n", "callers.a.quota.in_flight: Input should be greater than or equal to 0 (got"),
+        (
+            ONE + "quota = {in_flight = -1}\n",
+            "callers.a.quota.in_flight: Input should be greater than or equal to 0 (got",
+        ),
         (ONE + "quota = {streams = 1.5}\n", "callers.a.quota.streams: Input should be a valid integer"),
         (ONE + "quota = {calls_per_second = 0}\n", "callers.a.quota.calls_per_second: Input should be greater than 0"),
         (ONE + "quota = {calls_per_second = inf}\n", "callers.a.quota.calls_per_second: Input should be a finite"),
-        (ONE + "quota = {calls_per_second = '9'}\n", "callers.a.quota.calls_per_second: Input should be a valid number"),
+        (
+            ONE + "quota = {calls_per_second = '9'}\n",
+            "callers.a.quota.calls_per_second: Input should be a valid number",
+        ),
         ("[callers.a]\n" + f'tokens = ["{A}"]', "callers.a.roles: is missing; one or more of infer, observe, admin"),
         ('[callers.a]\nroles = ["boss"]', "callers.a.roles.0: Input should be 'infer', 'observe', 'admin'"),
         ('[callers.a]\nroles = ["infer"]', "callers.a: has neither tokens nor certificates to be known by"),
@@ -102,9 +108,7 @@ def test_a_file_that_others_can_read_or_change_is_refused(tmp_path: Path, mode: 
     path = write(tmp_path, ONE, mode)
     with pytest.raises(StartupError) as caught:
         Callers.read(path)
-    assert str(caught.value) == (
-        f"--callers {path}: others can read or change it (mode {mode:04o}); chmod 600 {path}"
-    )
+    assert str(caught.value) == (f"--callers {path}: others can read or change it (mode {mode:04o}); chmod 600 {path}")
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

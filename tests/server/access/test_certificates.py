@@ -91,15 +91,24 @@ def names_without_an_authority(authority: Authority, folder: Path) -> Settings:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (mismatched, "--tls-key {0}/two.key: is not the key of the certificate in --tls-cert {0}/one.pem; give the one"),
+        (
+            mismatched,
+            "--tls-key {0}/two.key: is not the key of the certificate in --tls-cert {0}/one.pem; give the one",
+        ),
         (expired, "--tls-cert {0}/old.pem: has expired; renew it"),
         (of_expired_clients, "--tls-client-ca {0}/old.pem: has expired; renew it"),
         (of_no_authority, "--tls-client-ca {0}/server.pem: holds no certificate that may sign others"),
         (of_no_pem, "--tls-client-ca {0}/empty: holds no certificates in PEM"),
         (without_a_key, "--tls-cert {0}/server.pem: no certificate with its key, in PEM and without a password ("),
-        (open_to_others, "--tls-key {0}/server.key: others can read or change it (mode 0644); chmod 600 {0}/server.key"),
+        (
+            open_to_others,
+            "--tls-key {0}/server.key: others can read or change it (mode 0644); chmod 600 {0}/server.key",
+        ),
         (not_there, "--tls-cert {0}/none.pem: cannot be read: No such file or directory"),
-        (names_without_an_authority, "--callers {0}/callers.toml: names certificates, which nobody is asked for without"),
+        (
+            names_without_an_authority,
+            "--callers {0}/callers.toml: names certificates, which nobody is asked for without",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, wrong: Callable[[Authority, Path], Settings], said: str) -> None:
@@ -160,7 +169,12 @@ def test_what_has_changed_is_read_again_and_what_is_not_fit_is_not_used(tmp_path
         ("no-such-host.invalid", {}, "whoever reaches", False),
         ("0.0.0.0", {"callers": True}, "tokens come in plain text", False),
         ("0.0.0.0", {"callers": True, "tls": True}, "", False),
-        ("0.0.0.0", {"callers": True, "tls": True, "metrics_tls": False}, "tokens come to the metrics' port in plain", False),
+        (
+            "0.0.0.0",
+            {"callers": True, "tls": True, "metrics_tls": False},
+            "tokens come to the metrics' port in plain",
+            False,
+        ),
         ("127.0.0.1", {"callers": True}, "", False),
         ("127.0.0.1", {"tls": True, "ca": True}, "", False),
     ],
@@ -176,8 +190,6 @@ def test_who_may_do_what_where_nothing_says_so(
     if given.get("callers"):
         more["callers"] = callers
     tls = pair if given.get("tls") else None
-    access = Access(
-        settings(tls and tls.cert, tls and tls.key, authority.ca if given.get("ca") else None, **more)
-    )
+    access = Access(settings(tls and tls.cert, tls and tls.key, authority.ca if given.get("ca") else None, **more))
     assert access.is_open is admin
     assert [remark[: len(said)] for remark in access.remarks()] == ([said] if said else [])
