@@ -1,4 +1,4 @@
-"""What `ancestral-server` runs: flags to settings, settings to `app.serve`; or `health` on another server; or `token`."""
+"""What `ancestral-server` runs: flags to settings, settings to `app.serve`; or `health`, or `token`."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def _check_new(asked: argparse.Namespace) -> None:
         raise WrongUsage(f"--callers: {asked.callers}: {getattr(error, 'strerror', None) or error}") from error
     if asked.name in known:
         raise WrongUsage(
-            f"NAME: {asked.name} is in {asked.callers} already; leave --callers out, and add the hash to its tokens there"
+            f"NAME: {asked.name} is in {asked.callers} already; leave --callers out, and add the hash to its tokens"
         )
 
 

@@ -128,16 +128,16 @@ class Client(_Configured):
     `address` is HOST:PORT, or a target of gRPC such as dns:///replicas:8500. What is on this machine is reached without
     the proxy that `http_proxy` and the like may name, other hosts by it, unless `no_proxy` has them.
 
-    `tls` is whether to speak TLS: by default where one of the `tls_...` is given, or a token is and the server is not on
-    this machine. `tls_ca` is a file of the certificates that the server's is signed by (default: those that gRPC brings),
-    `tls_cert` and `tls_key` are files of the client's own (the key may be in the former), `tls_name` is the name that
-    the server's certificate has where it is not that of `address`; all PEM. `token` says who calls, or the file that
-    `token_file` names, which is read again when it has changed. What is not given is taken from the environment:
-    ANCESTRAL_TLS, ANCESTRAL_TLS_CA and so on, ANCESTRAL_TOKEN, ANCESTRAL_TOKEN_FILE.
+    `tls` is whether to speak TLS: by default where one of the `tls_...` is given, or a token is and the server is not
+    on this machine. `tls_ca` is a file of the certificates that the server's is signed by (default: those that gRPC
+    brings), `tls_cert` and `tls_key` are files of the client's own (the key may be in the former), `tls_name` is the
+    name that the server's certificate has where it is not that of `address`; all PEM. `token` says who calls, or the
+    file that `token_file` names, which is read again when it has changed. What is not given is taken from the
+    environment: ANCESTRAL_TLS, ANCESTRAL_TLS_CA and so on, ANCESTRAL_TOKEN, ANCESTRAL_TOKEN_FILE.
 
-    A client can be pickled and copied, as joblib and scikit-learn do: the copy has the same settings, `token` among them
-    (of a `token_file` only the name), and a connection of its own. A forked process should make its own: gRPC's threads
-    stay behind.
+    A client can be pickled and copied, as joblib and scikit-learn do: the copy has the same settings, `token` among
+    them (of a `token_file` only the name), and a connection of its own. A forked process should make its own: gRPC's
+    threads stay behind.
 
     Numbers may be of numpy, arrays also tensors (taken off their device and their graph) and Pillow's pictures. What is
     no whole number where one is needed is refused, never cut.

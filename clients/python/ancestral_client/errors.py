@@ -199,10 +199,15 @@ def _error(
             return DeadlineExceeded(text if reason else f"no answer from {address} within {timeout:g} s{more}", **about)
         case grpc.StatusCode.UNAVAILABLE if reason:
             return Unavailable(text, **about)
+        case grpc.StatusCode.UNAVAILABLE if (hint := _of_tls(text)) is not None:
+            return Unavailable(f"no connection to {address}: {hint} ({text})", connected=False, **about)
         case grpc.StatusCode.UNAVAILABLE if _nothing_listens(text):
             return Unavailable(_no_connection(address, text), connected=False, **about)
         case grpc.StatusCode.UNAVAILABLE:
-            return Unavailable(f"the server at {address} does not answer ({text})", **about)
+            # As it is where one side speaks TLS and the other does not, and where the server refuses a certificate.
+            closed = "; does it speak TLS (tls=True), or want a certificate that it knows (tls_cert=)?"
+            hint = closed if "socket closed" in text.lower() else ""
+            return Unavailable(f"the server at {address} does not answer ({text}){hint}", **about)
         case grpc.StatusCode.CANCELLED:
             return Cancelled(text, **about)
         case _:
@@ -235,8 +240,6 @@ def _no_connection(address: str, text: str) -> str:
     nobody = any(sign in text.lower() for sign in ("connection refused", "no such file"))
     if nobody and address and _address.on_this_machine(address):
         return f"nothing listens at {address}; start a server with: make serve"
-    if (hint := _of_tls(text)) is not None:
-        return f"no connection to {address}: {hint} ({text})"
     proxy = next((name for name in _PROXIES if os.environ.get(name)), None)
     hint = f"; {proxy} is set: should it go there without a proxy, name the host in no_proxy" if proxy else ""
     return f"no connection to {address} ({text}){hint}"
@@ -248,11 +251,7 @@ _TLS_PROBLEMS = (
     ("certificate has expired", "the server's certificate has expired: its owner has to renew it"),
     ("certificate is not yet valid", "the server's certificate is not valid yet: is a clock wrong?"),
     ("Hostname Verification", "the server's certificate is of another name: tls_name= says which one to expect"),
-    ("hostname", "the server's certificate is of another name: tls_name= says which one to expect"),
-    (
-        "CERTIFICATE_VERIFY_FAILED",
-        "the server's certificate is signed by nobody known here: tls_ca= names who signs it",
-    ),
+    ("CERTIFICATE_VERIFY_FAILED", "nobody known here has signed the server's certificate: tls_ca= names who has"),
     ("CERTIFICATE_REQUIRED", "the server wants a certificate of the client's own: tls_cert= and tls_key="),
     ("CERTIFICATE_EXPIRED", "the server finds the client's certificate (tls_cert=) expired"),
     ("ALERT_UNKNOWN_CA", "the server does not know who signed the client's certificate (tls_cert=)"),

@@ -1,4 +1,4 @@
-"""What the settings say about who may come in, as it is now: read before the ports open, and again when a file changes."""
+"""What the settings say about who may come in: read before the ports open, and again when a file changes."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Certificates:
 
     @staticmethod
     def read(settings: Settings) -> Certificates | None:
-        """Those of the settings; None where there is no TLS. StartupError, naming flag and file, if they are not fit."""
+        """Those of the settings; None where there is no TLS. StartupError, naming flag and file, if they are unfit."""
         if settings.tls_cert is None:
             return None
         key_path, key_flag = settings.tls_key or settings.tls_cert, "--tls-key" if settings.tls_key else "--tls-cert"
@@ -52,7 +52,9 @@ class Certificates:
 def _no_pair(cert: Path, key_flag: str, key: Path, error: OSError) -> str:
     reason = getattr(error, "reason", None) or error.strerror or str(error)
     if reason == "KEY_VALUES_MISMATCH":
-        return f"{key_flag} {key}: is not the key of the certificate in --tls-cert {cert}; give the one that it was made with"
+        return (
+            f"{key_flag} {key}: is not the key of the certificate --tls-cert {cert}; give the one that it was made with"
+        )
     where = f"--tls-cert {cert}" + (f" and {key_flag} {key}" if key != cert else "")
     return f"{where}: no certificate with its key, in PEM and without a password ({reason})"
 

@@ -14,7 +14,7 @@ _FOR_OTHERS = stat.S_IRWXO | stat.S_IWGRP
 
 
 def read(path: Path, flag: str, *, secret: bool = False) -> bytes:
-    """The content. StartupError, naming the flag, if it cannot be read, or others than its owner could have at a secret."""
+    """The content. StartupError, naming the flag, if it cannot be read, or is a secret that others can get at."""
     try:
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)

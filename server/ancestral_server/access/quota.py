@@ -1,5 +1,5 @@
-"""Quotas: how much of the server a caller may take. Objects without clocks, threads and callers: they are told the time,
-in seconds of any one clock, and say yes, or no and how long that will hold.
+"""Quotas: how much of the server a caller may take. Objects without clocks and threads: they are told the time, in
+seconds of any one clock, and say yes, or no and how long that will hold.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# What has not been asked for may be made up for later, so much of it at most: callers come in bursts, and their neighbours
-# see no more of one than a second's worth of work.
+# What has not been asked for may be made up for later, so much of it at most: callers come in bursts, and their
+# neighbours see no more of one than a second's worth of work.
 BURST_SECONDS = 1.0
 # When to come again where a call of the caller's own has to end first: nobody knows when that will be, and it is the
 # caller who does.

@@ -78,6 +78,9 @@ class Door:
         self._metrics = metrics
         self._known: Callers | None = None
         self._meters: dict[str, tuple[Meter, CallerMetrics]] = {}
+        if access.names_callers:
+            # Their series are there at zero before the first call.
+            self._learn(access.callers)
 
     def guards(self, path: str) -> bool:
         """Whether calls of a method have to pass; not, where anybody may make them and as many as they like."""
@@ -114,7 +117,7 @@ class Door:
         if self._access.names_callers:
             return self._access.stranger(_names(context))
         return PermissionDenied(
-            f"{path} is for callers with the role admin, and this server names none; whoever runs it can, with --callers"
+            f"{path} is for callers with the role admin, and this server names none; --callers does"
         )
 
     def _learn(self, callers: Callers) -> None:

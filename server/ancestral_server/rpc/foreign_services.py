@@ -1,4 +1,4 @@
-"""The services that are not ours (health, reflection): they answer whom the door lets in, and refuse what they cannot read."""
+"""The services that are not ours (health, reflection): they answer whom the door lets in, and refuse what is no message."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def why_not(host: str, port: int) -> str:
 class GrpcServer:
     """The listening server and its health.
 
-    recorders: who is told what becomes of calls, beside metrics and the log. door: who lets calls in; None: all of them.
+    recorders: who is told what becomes of calls, beside metrics and the log. door: who lets calls in; None: all.
     """
 
     def __init__(

@@ -215,7 +215,7 @@ def test_a_client_that_is_awaited_takes_the_same(
 @pytest.mark.parametrize(
     ("server", "arguments", "said"),
     [
-        ("tls_server", {"tls": True}, "tls_ca= names who signs it"),
+        ("tls_server", {"tls": True}, "tls_ca= names who has"),
         ("named_server", {"tls_ca": "CA"}, "tls_name= says which one to expect"),
         ("expired_server", {"tls_ca": "CA"}, "has expired: its owner has to renew it"),
         ("fake_server", {"tls_ca": "CA"}, "the server there speaks no TLS"),

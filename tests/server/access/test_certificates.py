@@ -93,7 +93,7 @@ def names_without_an_authority(authority: Authority, folder: Path) -> Settings:
     [
         (
             mismatched,
-            "--tls-key {0}/two.key: is not the key of the certificate in --tls-cert {0}/one.pem; give the one",
+            "--tls-key {0}/two.key: is not the key of the certificate --tls-cert {0}/one.pem; give the one",
         ),
         (expired, "--tls-cert {0}/old.pem: has expired; renew it"),
         (of_expired_clients, "--tls-client-ca {0}/old.pem: has expired; renew it"),
