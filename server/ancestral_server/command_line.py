@@ -103,8 +103,8 @@ def _parser() -> Parser:
         "ancestral-server",
         description=Settings.__doc__,
         epilog="`ancestral-server health` asks a running server whether it takes calls, `ancestral-server token` makes "
-        f"a token for --callers. Every flag is also an environment variable: --max-batch is {PREFIX}MAX_BATCH. Flags go "
-        "first.",
+        f"a token for --callers. Every flag is also an environment variable: --max-batch is {PREFIX}MAX_BATCH. Flags "
+        "go first.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )

@@ -59,7 +59,7 @@ async def serve_all(settings: Settings) -> int:
 
 @contextmanager
 def _reserved(host: str, port: int, flag: str) -> Iterator[int]:
-    """The port of a flag, a free one for 0, kept for processes that share it; nothing listens, so no call comes here."""
+    """The port of a flag, a free one for 0, kept for processes that share it: nothing listens here."""
     try:
         # Alone first: who shares a port is not told that somebody else's servers do so too.
         with bound(host, port) as alone:

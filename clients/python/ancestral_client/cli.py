@@ -85,8 +85,8 @@ def _with_connection(register: Callable[[Any], Any]) -> Callable[[Any], Any]:
 app = _App(
     help="Ask an Ancestral server for samples, encodings, features and likelihoods of images.",
     epilog="Exit codes: 0 done, 1 the server's fault, 2 a wrong argument, file or bundle, 3 no such model, 4 the model "
-    "cannot do that, 5 overloaded, 6 no answer in time, 7 nothing answers there, or the model does not serve now, 8 not "
-    "allowed.",
+    "cannot do that, 5 overloaded, 6 no answer in time, 7 nothing answers there, or the model does not serve now, 8 "
+    "not allowed.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -1,4 +1,4 @@
-"""The services that are not ours (health, reflection): they answer whom the door lets in, and refuse what is no message."""
+"""The services that are not ours (health, reflection): they answer whom the door lets in, and refuse what is unreadable."""
 
 from __future__ import annotations
 
