@@ -277,7 +277,7 @@ class Endpoint:
 
     # ---- scrapes
 
-    async def _answer(self, head: bytes, names: Sequence[str]) -> Answer:
+    async def _answer(self, head: bytes, names: Sequence[str] = ()) -> Answer:
         if not _whole(head):
             return Answer(400, f"the request is longer than {MOST_HEAD_BYTES} bytes\n".encode())
         request = Request.read(head)

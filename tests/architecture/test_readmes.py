@@ -160,7 +160,9 @@ def run(command: str, folder: Path, address: str, running: ExitStack) -> str:
             environment = {"ANCESTRAL_SERVER_PORT": "0", "ANCESTRAL_SERVER_METRICS_PORT": "0"}
             server = listening([program, *free], folder, **environment)
             if "--callers" in free:
-                return LISTENING.findall(running.enter_context(server)[-1])[0][0]
+                said = LISTENING.search(running.enter_context(server)[-1])
+                assert said is not None
+                return said[1]
             with server:
                 pass
         case "make":

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import typer
@@ -61,21 +61,23 @@ _EXIT_CODES: dict[type[Exception], int] = {
     errors.PermissionDenied: 8,
 }
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
 
 class _App(typer.Typer):
     """Whose commands, and what stands before them, take the options by which a server is reached."""
 
-    def command(self, *arguments: Any, **options: Any) -> Any:
+    def command(self, *arguments: Any, **options: Any) -> Callable[[_Command], _Command]:
         return _with_connection(super().command(*arguments, **options))
 
-    def callback(self, *arguments: Any, **options: Any) -> Any:
+    def callback(self, *arguments: Any, **options: Any) -> Callable[[_Command], _Command]:
         return _with_connection(super().callback(*arguments, **options))
 
 
-def _with_connection(register: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _with_connection(register: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
     """Registers what takes these options too, and leaves what it was made of as it is."""
 
-    def decorator(command: Any) -> Any:
+    def decorator(command: _Command) -> _Command:
         register(commands.connecting(command))
         return command
 

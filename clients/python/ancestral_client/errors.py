@@ -199,8 +199,8 @@ def _error(
             return DeadlineExceeded(text if reason else f"no answer from {address} within {timeout:g} s{more}", **about)
         case grpc.StatusCode.UNAVAILABLE if reason:
             return Unavailable(text, **about)
-        case grpc.StatusCode.UNAVAILABLE if (hint := _of_tls(text)) is not None:
-            return Unavailable(f"no connection to {address}: {hint} ({text})", connected=False, **about)
+        case grpc.StatusCode.UNAVAILABLE if (why := _of_tls(text)) is not None:
+            return Unavailable(f"no connection to {address}: {why} ({text})", connected=False, **about)
         case grpc.StatusCode.UNAVAILABLE if _nothing_listens(text):
             return Unavailable(_no_connection(address, text), connected=False, **about)
         case grpc.StatusCode.UNAVAILABLE:

@@ -45,13 +45,12 @@ class Over:
 
 class Bucket:
     """What may still be taken of something that comes at a rate. It may be overdrawn: who has taken more than there was
-    waits until that has come.
+    waits until that has come. least: what it holds at least when it is full.
     """
 
-    def __init__(self, rate: float, now: float) -> None:
+    def __init__(self, rate: float, now: float, least: float = 0.0) -> None:
         self.rate = rate
-        # One at least: at a rate below one a second, too, a whole call fits in.
-        self._most = max(1.0, rate * BURST_SECONDS)
+        self._most = max(least, rate * BURST_SECONDS)
         self._level = self._most
         self._since = now
 
@@ -81,7 +80,8 @@ class Meter:
     def limit(self, quota: Quota, now: float) -> None:
         """Hold the caller to this quota from now on; calls that go on still count."""
         self.quota = quota
-        self._calls = _bucket(quota.calls_per_second, now)
+        # At a rate below one a second, too, a whole call fits in.
+        self._calls = _bucket(quota.calls_per_second, now, least=1.0)
         self._work = {
             "images_per_second": _bucket(quota.images_per_second, now),
             "compute_seconds_per_second": _bucket(quota.compute_seconds_per_second, now),
@@ -111,7 +111,7 @@ class Meter:
     def over(self, now: float) -> Over | None:
         """Whether the work that the caller has had done so far is more than it may: more waits until it is not."""
         for limit, bucket in self._work.items():
-            if bucket is not None and (seconds := bucket.seconds_until(_ENOUGH, now)) > 0:
+            if bucket is not None and (seconds := bucket.seconds_until(0, now)) > 0:
                 what = limit.removesuffix("_per_second").replace("_", " ")
                 return Over(limit, f"more {what} than {bucket.rate:g} a second", seconds)
         return None
@@ -123,9 +123,5 @@ class Meter:
                 bucket.take(amount, now)
 
 
-# Of images and seconds, for a call whose size is not known yet: that the debt is paid.
-_ENOUGH = 1e-9
-
-
-def _bucket(rate: float | None, now: float) -> Bucket | None:
-    return None if rate is None else Bucket(rate, now)
+def _bucket(rate: float | None, now: float, least: float = 0.0) -> Bucket | None:
+    return None if rate is None else Bucket(rate, now, least)

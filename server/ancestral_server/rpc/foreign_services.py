@@ -1,4 +1,4 @@
-"""The services that are not ours (health, reflection): they answer whom the door lets in, and refuse what is unreadable."""
+"""The services that are not ours (health, reflection): they answer whom the door lets in, and refuse what is no call."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ForeignServices(Registered):
             path = f"/{service}/{method}"
             if self._door is None or not self._door.guards(path):
                 return nullcontext()
-            authorization = authorization_of(context.invocation_metadata())
+            authorization = authorization_of(tuple(context.invocation_metadata() or ()))
             return self._door.enter(path, authorization, context, stream=handler.response_streaming)
 
         async def call(_: Any, context: Context) -> Any:

@@ -47,9 +47,8 @@ def served(pair: Pair, ca: Path | None = None) -> Iterator[TlsServer]:
     fake = FakeServer()
     fake.answer = lambda request, context: model_service_pb2.ListModelsResponse().SerializeToString()
     server = grpc.server(ThreadPoolExecutor(2), handlers=[fake])
-    credentials = grpc.ssl_server_credentials(
-        [(pair.key.read_bytes(), pair.cert.read_bytes())], ca and ca.read_bytes(), ca is not None
-    )
+    roots = None if ca is None else ca.read_bytes()
+    credentials = grpc.ssl_server_credentials([(pair.key.read_bytes(), pair.cert.read_bytes())], roots, ca is not None)
     port = server.add_secure_port("localhost:0", credentials)
     server.start()
     yield TlsServer(f"localhost:{port}", fake)
@@ -227,7 +226,7 @@ def test_why_there_is_no_connection_is_told(
     request: pytest.FixtureRequest, authority: Authority, server: str, arguments: dict[str, Any], said: str
 ) -> None:
     address = request.getfixturevalue(server).address.replace("127.0.0.1", "localhost")
-    given = {name: str(authority.ca) if value == "CA" else value for name, value in arguments.items()}
+    given: dict[str, Any] = {name: str(authority.ca) if value == "CA" else value for name, value in arguments.items()}
     with (
         ac.Client(address, retry_seconds=0, timeout=PATIENCE, **given) as client,
         pytest.raises(ac.Unavailable) as caught,
@@ -237,8 +236,8 @@ def test_why_there_is_no_connection_is_told(
 
 
 def test_another_name_may_be_expected(authority: Authority, named_server: TlsServer) -> None:
-    given = {"tls_ca": str(authority.ca), "tls_name": "other.example"}
-    with ac.Client(named_server.address, timeout=PATIENCE, **given) as client:
+    ca = str(authority.ca)
+    with ac.Client(named_server.address, timeout=PATIENCE, tls_ca=ca, tls_name="other.example") as client:
         assert client.models() == []
 
 

@@ -36,11 +36,8 @@ def test_who_brings_a_token_or_a_certificate_is_found(tmp_path: Path) -> None:
     photos = callers.of_token("a")
     assert photos is not None
     assert photos is callers.of_token("b")
-    assert (photos.name, photos.roles, photos.quota) == (
-        "photos",
-        {"infer"},
-        Quota(images_per_second=5, in_flight=2),
-    )
+    assert (photos.name, set(photos.roles)) == ("photos", {"infer"})
+    assert photos.quota == Quota(images_per_second=5, in_flight=2)
     assert callers.of_token("c") is None
     ops = callers.of_names(["somebody", "spiffe://example/ops"])
     assert ops is not None

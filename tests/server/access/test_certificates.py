@@ -189,7 +189,7 @@ def test_who_may_do_what_where_nothing_says_so(
     more: dict[str, object] = {"host": host, "metrics_tls": given.get("metrics_tls", True)}
     if given.get("callers"):
         more["callers"] = callers
-    tls = pair if given.get("tls") else None
-    access = Access(settings(tls and tls.cert, tls and tls.key, authority.ca if given.get("ca") else None, **more))
+    cert, key = (pair.cert, pair.key) if given.get("tls") else (None, None)
+    access = Access(settings(cert, key, authority.ca if given.get("ca") else None, **more))
     assert access.is_open is admin
     assert [remark[: len(said)] for remark in access.remarks()] == ([said] if said else [])
