@@ -1,4 +1,4 @@
-"""The services that are not ours (health, reflection): they answer whom the door lets in, and refuse what is no call."""
+"""The services that are not ours (health, reflection): they answer whom the door lets in, and refuse nonsense."""
 
 from __future__ import annotations
 
