@@ -27,7 +27,9 @@ from grpc_status import rpc_status
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
 from ancestral_client import Client, Unauthenticated
+from ancestral_server import health
 from ancestral_server.access.callers import hashed
+from ancestral_server.command_line import WrongUsage
 from inference import open_inference_service_pb2, open_inference_service_pb2_grpc
 from pki import Authority, Pair
 from rpcs import Rpc, replies, rpcs_of
@@ -359,6 +361,25 @@ def test_probes_ask_in_plain_text_for_what_they_can_name(guarded: Guarded, toy_m
         # It names nothing by itself, and there is nothing else.
         for name in EVERYTHING - {"health"}:
             assert answer(found[name]) is CODE.UNIMPLEMENTED, name
+
+
+def test_the_health_command_asks_either_port(
+    guarded: Guarded, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    port = listening(guarded.server, "health")
+    assert health.main([], {"ANCESTRAL_SERVER_HEALTH_PORT": port, "ANCESTRAL_SERVER_PORT": "1"}) == 0
+    given = ["--address", guarded.server.address, "--model", "tally"]
+    given += ["--tls-ca", str(guarded.authority.ca)] if guarded.tls else []
+    if guarded.mtls:
+        pair = guarded.clients["stranger"]
+        given += ["--tls-cert", str(pair.cert), "--tls-key", str(pair.key)]
+    (tmp_path / "token").write_text("probe\n")
+    assert health.main([*given, "--token-file", str(tmp_path / "token")], {}) == 0
+    assert health.main(given, {"ANCESTRAL_TOKEN": "probe"}) == 0
+    assert health.main(given, {}) == 1
+    assert "UNAUTHENTICATED" in capsys.readouterr().err
+    with pytest.raises(WrongUsage, match="--tls-ca: none cannot be read: No such file"):
+        health.main([*given, "--tls-ca", "none"], {})
 
 
 def listening(server: ServerProcess, what: str) -> str:
