@@ -498,6 +498,16 @@ def test_what_is_wrong_is_said_before_the_port_opens(toy_models: Path, tmp_path:
     assert ended.stderr == f"ancestral-server: --tls-cert {pair.cert}: has expired; renew it\n"
 
 
+def test_a_taken_port_for_health_is_said(toy_models: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(RuntimeError) as caught:
+            ServerProcess(toy_models, "--health-port", str(port))
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another with --health-port" in str(
+        caught.value
+    )
+
+
 def test_several_processes_share_the_port_and_what_guards_it(toy_models: Path, tmp_path: Path) -> None:
     found = start(tmp_path, toy_models, "tls", "--processes", "2", "--threads", "2", "--health-port", "0")
     with found.server:
