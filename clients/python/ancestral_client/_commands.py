@@ -85,7 +85,7 @@ def warn_of_near_variables(environment: Mapping[str, str]) -> None:
     """Say of a variable like ANCESTRAL_ADRESS that nobody reads it."""
     known = {VARIABLE, *_access.VARIABLES}
     for name in environment.keys() - known:
-        if name.startswith(_access.PREFIX) and (near := difflib.get_close_matches(name, known, n=1, cutoff=0.85)):
+        if near := difflib.get_close_matches(name, known, n=1, cutoff=0.85):
             print(f"ancestral: {name} is not read; did you mean {near[0]}?", file=sys.stderr)
 
 
