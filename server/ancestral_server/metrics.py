@@ -130,7 +130,6 @@ class CallerMetrics:
     over_quota: Any
     images: Any
     compute_seconds: Any
-    in_flight: Any
 
 
 @dataclass(slots=True)
@@ -391,7 +390,9 @@ class Metrics:
                 callers,
                 registry=registry,
             ),
-            Gauge("ancestral_caller_in_flight", "Calls of a caller that go on.", callers, registry=registry),
+        )
+        self._caller_in_flight = Gauge(
+            "ancestral_caller_in_flight", "Calls of a caller that go on.", callers, registry=registry
         )
         self._denied = Counter(
             "ancestral_calls_denied",
@@ -417,13 +418,16 @@ class Metrics:
 
     # ---- who calls
 
-    def caller(self, name: str) -> CallerMetrics:
-        """Of a caller that the file of callers names: nothing that somebody unknown sends becomes a label."""
+    def caller(self, name: str, in_flight: Callable[[], int]) -> CallerMetrics:
+        """Of a caller that the file of callers names: nothing that somebody unknown sends becomes a label. Each scrape
+        asks how many of its calls go on.
+        """
+        self._caller_in_flight.labels(name).set_function(in_flight)
         return CallerMetrics(*(instrument.labels(name) for instrument in self._callers))
 
     def forget_caller(self, name: str) -> None:
         """Drop the series of a caller that the file names no more."""
-        for instrument in self._callers:
+        for instrument in (*self._callers, self._caller_in_flight):
             instrument.remove(name)
 
     def denied(self, reason: str) -> None:

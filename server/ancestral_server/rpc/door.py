@@ -53,7 +53,6 @@ class Visit:
             # Its caller did not stay for the answer, and has had it worked on nevertheless.
             self._charge(job, job.finished or now)
         self._meter.leave(stream=self._stream)
-        self._metrics.in_flight.dec()
 
     def __enter__(self) -> Visit:
         return self
@@ -107,7 +106,6 @@ class Door:
             metrics.over_quota.inc()
             raise _exceeded(caller.name, over)
         metrics.calls.inc()
-        metrics.in_flight.inc()
         return Visit(caller.name, meter, metrics, stream=stream)
 
     def _refusal(self, path: str, caller: Caller, wanted: Iterable[str], context: Context) -> ServerError:
@@ -128,7 +126,8 @@ class Door:
             self._metrics.forget_caller(name)
         for name, caller in callers.all.items():
             if name not in self._meters:
-                self._meters[name] = Meter(caller.quota, now), self._metrics.caller(name)
+                meter = Meter(caller.quota, now)
+                self._meters[name] = meter, self._metrics.caller(name, partial(getattr, meter, "in_flight"))
             elif (meter := self._meters[name][0]).quota != caller.quota:
                 meter.limit(caller.quota, now)
         self._known = callers

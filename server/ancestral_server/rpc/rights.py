@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 from ancestral_server.access.callers import Role
 
@@ -36,6 +37,7 @@ _RIGHTS: Mapping[str, Mapping[str, frozenset[Role]]] = {
 }
 
 
+@cache
 def roles_of(path: str) -> frozenset[Role]:
     """The roles each of which may call "/package.Service/Method"."""
     _, service, method = path.split("/")
