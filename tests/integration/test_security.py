@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import json
 import os
@@ -32,7 +31,7 @@ from ancestral_server.access.callers import hashed
 from ancestral_server.command_line import WrongUsage
 from inference import open_inference_service_pb2, open_inference_service_pb2_grpc
 from pki import Authority, Pair
-from rpcs import Rpc, replies, rpcs_of
+from rpcs import Rpc, rpcs_of
 from running import PATIENT, ServerProcess
 from waiting import PATIENCE, until
 from wire import tensor, toy_images
@@ -268,25 +267,25 @@ def rpcs(toy_server: ServerProcess) -> list[Rpc]:
 
 def test_no_method_of_any_service_says_anything_to_somebody_unknown(guarded: Guarded, rpcs: list[Rpc]) -> None:
     """Whatever is added is guarded, too: the methods are found by asking a server without a door."""
-
-    async def ask() -> None:
-        target, options = guarded.server.address, [("grpc.use_local_subchannel_pool", 1)]
-        opened = (
-            grpc.aio.secure_channel(target, guarded.credentials(), options)
-            if guarded.tls
-            else grpc.aio.insecure_channel(target, options)
-        )
-        async with opened as channel:
-            for rpc in rpcs:
-                with pytest.raises(grpc.aio.AioRpcError) as caught:
-                    await anext(replies(rpc.call(channel, [rpc.request()], timeout=PATIENCE)))
-                error = caught.value
-                assert error.code() is CODE.UNAUTHENTICATED, (rpc.path, error.details())
-                told = f"{error.details()} {error.trailing_metadata()} {error.initial_metadata()}"
-                assert "tally" not in told
-
     assert len(rpcs) > 20
-    asyncio.run(ask())
+    with guarded.channel() as channel:
+        for rpc in rpcs:
+            with pytest.raises(grpc.RpcError) as caught:
+                ask(channel, rpc)
+            error: Any = caught.value
+            assert error.code() is CODE.UNAUTHENTICATED, (rpc.path, error.details())
+            assert "tally" not in f"{error.details()} {error.trailing_metadata()} {error.initial_metadata()}"
+
+
+def ask(channel: grpc.Channel, rpc: Rpc) -> None:
+    """Call a method with an empty message, and read a reply. Not by grpc.aio, whose client may lose the status of a
+    stream that is ended while it writes (see `rpcs.STATUS_LOST`).
+    """
+    kind = f"{'stream' if rpc.takes_many else 'unary'}_{'stream' if rpc.gives_many else 'unary'}"
+    call = getattr(channel, kind)(rpc.path, rpc.request.SerializeToString, rpc.reply.FromString)
+    reply = call(iter([rpc.request()]) if rpc.takes_many else rpc.request(), timeout=PATIENCE)
+    if rpc.gives_many:
+        next(reply)
 
 
 def details(error: Any) -> dict[str, Any]:
