@@ -14,11 +14,15 @@ from ancestral import commands
 for library in ("lightning", "scipy.special", "sklearn.datasets", "torch.export"):
     importlib.import_module(library)
 
-ENTRY_POINTS = {"ancestral": commands.client, "ancestral-exporter": commands.exporter}
+ENTRY_POINTS = {
+    "ancestral": commands.client,
+    "ancestral-exporter": commands.exporter,
+    "ancestral-server": commands.server,
+}
 
 
 def call(*arguments: str) -> None:
-    """Run "ancestral" or "ancestral-exporter" with its arguments, as its entry point does; it has to succeed."""
+    """Run one of our commands, but none that serves, with its arguments, as its entry point does; it has to succeed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", list(arguments))
         with pytest.raises(SystemExit) as ended:

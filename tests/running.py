@@ -71,7 +71,8 @@ class ServerProcess:
         self._drain = threading.Thread(target=self._read_log, daemon=True)
         self._drain.start()
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
+        # What it prints once it serves.
+        self.said = line = self.process.stdout.readline()
         listening = re.search(r'listening on (\S+), metrics on ([^\s"]+)', line)
         if listening is None:
             self.process.kill()

@@ -39,6 +39,8 @@ def _every_instrument() -> Metrics:
     metrics.draining("m", 1, 1)
     metrics.loaded("m", 0, ok=True)
     metrics.verified("m", 0, ok=True)
+    metrics.caller("caller", lambda: 0)
+    metrics.denied("TOKEN_UNKNOWN")
     return metrics
 
 

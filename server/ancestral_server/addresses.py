@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 import socket
-from ipaddress import AddressValueError, IPv6Address
+from ipaddress import AddressValueError, IPv6Address, ip_address
 
 # An IPv6 address may say on which interface it is, by name or by number: fe80::1%eth0. It means something only for one
 # that is local to a link.
@@ -75,6 +75,16 @@ def collector_of(text: str) -> str:
 def joined(host: str, port: int) -> str:
     """HOST:PORT as clients take it; `host` as `host_of` gives it."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def only_here(host: str) -> bool:
+    """Whether what listens there can be reached from this machine alone; not, where nobody knows the name."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError:
+        return False
+    addresses = [ip_address(str(address[0]).partition("%")[0]) for *_, address in found]
+    return all((getattr(address, "ipv4_mapped", None) or address).is_loopback for address in addresses)
 
 
 def bound(host: str, port: int, option: int = socket.SO_REUSEADDR) -> socket.socket:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import ssl
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from ancestral_server.access import Access
 from ancestral_server.addresses import joined
 from ancestral_server.catalog import Catalog, Watcher
 from ancestral_server.cpus import usable_cpus
@@ -24,7 +26,8 @@ from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import StartupError
 from ancestral_server.logs import announce
 from ancestral_server.metrics import Metrics
-from ancestral_server.rpc.credentials import Insecure
+from ancestral_server.rpc import credentials
+from ancestral_server.rpc.door import Door
 from ancestral_server.rpc.roles import RoleMaker
 from ancestral_server.rpc.server import GrpcServer
 from ancestral_server.runtime import memory
@@ -64,21 +67,29 @@ async def serve(settings: Settings) -> None:
     memory.keep_little(settings.threads)
     _allow_many_files()
     metrics = Metrics(metadata.version("ancestral"))
+    access = Access(settings, lambda what, fit: _access_changed(metrics, access, what, fit=fit))
+    _show_certificate(metrics, access)
+    if not settings.share_port:  # of several processes the one that starts them has said it
+        for remark in access.remarks():
+            log.warning(remark)
     runtime = Runtime(settings.device, settings.threads, run_seconds=settings.load_seconds)
     metrics.machine(device=runtime.device, threads=settings.threads, cpus=usable_cpus(), memory_bytes=memory.total())
     arrivals = Arrivals()
     catalog = Catalog(settings, runtime, metrics, arrivals, RoleMaker(settings))
     tracing = _tracing(settings, metrics)
     # The server first: a port in use should be said before models are loaded for a minute. It answers only when open.
-    server = GrpcServer(catalog, metrics, arrivals, settings, Insecure(), [tracing] if tracing else [])
-    endpoint = _metrics_endpoint(metrics, settings)
-    watching = loop.create_task(_watch_lag(metrics))
+    door = None if access.is_open else Door(access, metrics)
+    recorders = [tracing] if tracing else []
+    server = GrpcServer(catalog, metrics, arrivals, settings, credentials.of(access), recorders, door)
+    endpoint = _metrics_endpoint(metrics, settings, access)
+    watching = [loop.create_task(_watch_lag(metrics)), loop.create_task(access.watch())]
     try:
         if await _unless(stop, Watcher(catalog, settings).start()):
             await server.open()
             address, metrics_address = joined(settings.host, server.port), joined(settings.host, endpoint.port)
             log.info("serving", address=address, metrics=metrics_address, device=runtime.device)
-            announce(settings.log_format, f"listening on {address}, metrics on {metrics_address}")
+            health = "" if server.health_port is None else f" (health on {joined(settings.host, server.health_port)})"
+            announce(settings.log_format, f"listening on {address}, metrics on {metrics_address}{health}")
         ending = await stop
         await server.shut()
         await catalog.drain(ending.work_left(time.monotonic()), ending.words)
@@ -86,7 +97,8 @@ async def serve(settings: Settings) -> None:
         if tracing:
             await asyncio.to_thread(tracing.close, max(0.0, ending.over - time.monotonic()))
     finally:
-        watching.cancel()
+        for task in watching:
+            task.cancel()
         endpoint.close()
     log.info("stopped")
 
@@ -150,9 +162,21 @@ def _tracing(settings: Settings, metrics: Metrics) -> Tracing | None:
     return Tracing(collector, settings.trace_ratio, metrics)
 
 
-def _metrics_endpoint(metrics: Metrics, settings: Settings) -> Endpoint:
+def _show_certificate(metrics: Metrics, access: Access) -> None:
+    metrics.certificate_expires(0 if access.certificates is None else access.certificates.expires)
+
+
+def _access_changed(metrics: Metrics, access: Access, what: str, *, fit: bool) -> None:
+    metrics.reloaded(what, fit=fit)
+    _show_certificate(metrics, access)
+
+
+def _metrics_endpoint(metrics: Metrics, settings: Settings, access: Access) -> Endpoint:
+    def tls() -> ssl.SSLContext | None:
+        return access.certificates.context if settings.metrics_tls and access.certificates is not None else None
+
     try:
-        return metrics.serve(settings.host, settings.metrics_port)
+        return metrics.serve(settings.host, settings.metrics_port, tls, access.let_observe)
     except OSError as error:
         raise StartupError(
             f"cannot serve metrics on {joined(settings.host, settings.metrics_port)}: {error.strerror}; "

@@ -1,4 +1,4 @@
-"""What `ancestral-server` runs: flags to settings, settings to `app.serve`; or `health` on another server."""
+"""What `ancestral-server` runs: flags to settings, settings to `app.serve`; or `health`, or `token`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ log = structlog.get_logger()
 
 def main() -> None:
     """Exit code 0 after a graceful stop, 1 if the server cannot start as asked, 2 for wrong flags or variables; of
-    `health` see there.
+    `health` and `token` see there.
     """
     try:
         if sys.argv[1:2] == ["health"]:
             from ancestral_server import health
 
             sys.exit(health.main(sys.argv[2:], os.environ))
+        if sys.argv[1:2] == ["token"]:
+            from ancestral_server import token
+
+            sys.exit(token.main(sys.argv[2:]))
         settings, remarks = command_line.read(sys.argv[1:], os.environ)
     except command_line.WrongUsage as error:
         for line in str(error).splitlines():

@@ -22,7 +22,15 @@ _OF_A_SERVICE = re.compile(
 )
 _URL_OF_A_SERVICE = re.compile(r"(tcp|udp|sctp)://.*")
 # What a flag wants, by its unit or else by its type.
-_UNITS = {"host": "HOST", "port": "PORT", "endpoint": "URL", "seconds": "SECONDS", "ms": "MS", "mib": "MIB"}
+_UNITS = {
+    "host": "HOST",
+    "port": "PORT",
+    "endpoint": "URL",
+    "seconds": "SECONDS",
+    "ms": "MS",
+    "mib": "MIB",
+    "models": "FOLDER",
+}
 _TYPES: dict[Any, str] = {int: "N", float: "X"}
 
 
@@ -102,8 +110,9 @@ def _parser() -> Parser:
     parser = Parser(
         "ancestral-server",
         description=Settings.__doc__,
-        epilog="`ancestral-server health` asks a running server whether it takes calls. "
-        f"Every flag is also an environment variable: --max-batch is {PREFIX}MAX_BATCH. Flags go first.",
+        epilog="`ancestral-server health` asks a running server whether it takes calls, `ancestral-server token` makes "
+        f"a token for --callers. Every flag is also an environment variable: --max-batch is {PREFIX}MAX_BATCH. Flags "
+        "go first.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
@@ -125,7 +134,7 @@ def _metavar(name: str, field: FieldInfo) -> str:
         return "|".join(field.annotation.__args__)  # type: ignore[union-attr]
     if field.annotation is bool:
         return "true|false"
-    return _UNITS.get(name.rpartition("_")[2], _TYPES.get(field.annotation, "FOLDER"))
+    return _UNITS.get(name.rpartition("_")[2], _TYPES.get(field.annotation, "FILE"))
 
 
 def _help(field: FieldInfo) -> str:

@@ -11,15 +11,18 @@ import asyncio
 import contextlib
 import gzip
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
 import structlog
 
 from ancestral_server.addresses import bound
+from ancestral_server.errors import PermissionDenied, Unauthenticated
 
 log = structlog.get_logger()
 
@@ -39,7 +42,14 @@ RETRY_SECONDS = 0.2
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-_REASONS = {200: "OK", 400: "Bad Request", 405: "Method Not Allowed", 500: "Internal Server Error"}
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    405: "Method Not Allowed",
+    500: "Internal Server Error",
+}
 
 
 @dataclass(frozen=True)
@@ -58,11 +68,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Request:
-    """What a request asks for: one of the two formats, compressed or not, of all series or of those named."""
+    """What a request asks for: one of the two formats, compressed or not, of all series or of those named; and by what
+    header it says who asks.
+    """
 
     open_metrics: bool = False
     compressed: bool = False
     names: frozenset[str] = frozenset()
+    authorization: str | None = None
 
     @staticmethod
     def read(head: bytes) -> Request | Answer:
@@ -92,6 +105,7 @@ class Request:
                 for coding in headers.get("accept-encoding", "").split(",")
             ),
             frozenset(names),
+            headers["authorization"].strip() if "authorization" in headers else None,
         )
 
     def answer(self, text: bytes) -> Answer:
@@ -125,6 +139,14 @@ def _restricted(text: bytes, names: frozenset[str]) -> bytes:
     return b"".join(kept)
 
 
+def _names(certificate: Mapping[str, Any] | None) -> list[str]:
+    """Of the certificate that somebody brings: its alternative names, or else its common one, as gRPC has it."""
+    found = certificate or {}
+    return [name for _, name in found.get("subjectAltName", ())] or [
+        name for part in found.get("subject", ()) for kind, name in part if kind == "commonName"
+    ]
+
+
 def pause(seconds: float) -> float:
     """Seconds after a scrape that took so many until the next may begin."""
     return min(LONGEST_PAUSE_SECONDS, seconds * (1 / SHARE - 1))
@@ -138,12 +160,30 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+# The TLS of connections that come now, None for plain text; and who may scrape: raises Unauthenticated or
+# PermissionDenied, by the header `authorization` and the names of the certificate that somebody brings.
+Tls: TypeAlias = Callable[[], ssl.SSLContext | None]
+Gate: TypeAlias = Callable[[str | None, Sequence[str]], None]
+
+
+def no_tls() -> None:
+    """Plain text."""
+
+
+def anybody(authorization: str | None, names: Sequence[str]) -> None:
+    """Lets everybody scrape."""
+
+
 class Endpoint:
     """Answers GET, on any path, with what `scrape(open_metrics)` gives; from now on, until it is closed."""
 
-    def __init__(self, scrape: Callable[[bool], bytes], listener: socket.socket) -> None:
+    def __init__(
+        self, scrape: Callable[[bool], bytes], listener: socket.socket, tls: Tls = no_tls, gate: Gate = anybody
+    ) -> None:
         self._scrape = scrape
         self._listener = listener
+        self._tls = tls
+        self._gate = gate
         self.port: int = listener.getsockname()[1]
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
@@ -206,29 +246,50 @@ class Endpoint:
 
     async def _serve(self, connection: socket.socket) -> None:
         """One request and its answer. Whatever goes wrong ends this connection and nothing else."""
+        reader = asyncio.StreamReader(loop=self._loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=self._loop)
         with connection, contextlib.suppress(OSError, TimeoutError):
-            connection.setblocking(False)
             async with asyncio.timeout(LONGEST_SECONDS):
-                head = b""
-                while not _whole(head) and len(head) < MOST_HEAD_BYTES:
-                    received = await self._loop.sock_recv(connection, 4096)
-                    if not received:
-                        return
-                    head += received
-                await self._loop.sock_sendall(connection, (await self._answer(head)).content())
-                # Unread bytes would have the kernel reset the connection, and the answer on its way with it.
-                connection.shutdown(socket.SHUT_WR)
-                while await self._loop.sock_recv(connection, 4096):
-                    pass
+                transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, connection, ssl=self._tls())
+                writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
+                try:
+                    await self._converse(reader, writer)
+                finally:
+                    transport.abort()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = b""
+        while not _whole(head) and len(head) < MOST_HEAD_BYTES:
+            received = await reader.read(4096)
+            if not received:
+                return
+            head += received
+        writer.write((await self._answer(head, _names(writer.get_extra_info("peercert")))).content())
+        if not writer.can_write_eof():
+            # By TLS. It says that this is all, and waits for the other to have read so.
+            writer.close()
+            await writer.wait_closed()
+            return
+        writer.write_eof()
+        # Unread bytes would have the kernel reset the connection, and the answer on its way with it.
+        while await reader.read(4096):
+            pass
 
     # ---- scrapes
 
-    async def _answer(self, head: bytes) -> Answer:
+    async def _answer(self, head: bytes, names: Sequence[str] = ()) -> Answer:
         if not _whole(head):
             return Answer(400, f"the request is longer than {MOST_HEAD_BYTES} bytes\n".encode())
         request = Request.read(head)
         if isinstance(request, Answer):
             return request
+        try:
+            self._gate(request.authorization, names)
+        except Unauthenticated as error:
+            return Answer(401, f"{error}\n".encode(), ("WWW-Authenticate: Bearer",))
+        except PermissionDenied as error:
+            return Answer(403, f"{error}\n".encode())
+        request = replace(request, authorization=None)  # all who may are told the same
         if request not in self._waiting:
             self._waiting[request] = self._loop.create_future()
             self._asked.set()

@@ -4,7 +4,10 @@ ServerError
 ├── InvalidArgument      the caller's field, value and limit
 ├── NotFound             no such model or version
 ├── RoleMissing          the model cannot do that
+├── Unauthenticated      nobody knows who calls
+├── PermissionDenied     who calls may not do that
 ├── Overloaded           the queue is full: come back later
+│   └── QuotaExceeded    the caller asks for more than it may
 ├── OutOfMemory          not even one image fits into memory now
 ├── DeadlineExceeded     the caller's time ran out before the work was done
 ├── Infeasible           the caller's time cannot suffice: refused before any work
@@ -74,6 +77,32 @@ class Overloaded(ServerError):
         super().__init__(f"{lane}: {problem}")
         self.lane = lane
         self.retry_seconds = retry_seconds
+
+
+class QuotaExceeded(Overloaded):
+    """A caller asks for more than its quota, of which `limit` names the part; others are not concerned."""
+
+    reason = "QUOTA_EXCEEDED"
+
+    def __init__(self, caller: str, limit: str, problem: str, retry_seconds: float) -> None:
+        super().__init__(f"quota of {caller}", f"{limit}: {problem}", retry_seconds)
+        self.caller = caller
+        self.limit = limit
+        self.problem = problem
+
+
+class Unauthenticated(ServerError):
+    """A call brought nothing by which the server knows who calls. It says nothing of what the server has."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class PermissionDenied(ServerError):
+    """A caller has no role that allows what it asks for, whatever it asks for it of."""
+
+    reason = "ROLE_NOT_GRANTED"
 
 
 class OutOfMemory(ServerError):

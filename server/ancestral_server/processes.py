@@ -15,11 +15,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 import structlog
 
+from ancestral_server.access import Access
 from ancestral_server.addresses import bound, joined
 from ancestral_server.backoff import SOUND_SECONDS, restart_delay
 from ancestral_server.errors import StartupError
@@ -44,15 +45,21 @@ async def serve_all(settings: Settings) -> int:
             f"--metrics-port {settings.metrics_port}: {settings.processes} processes need the ports up to {last}, "
             f"{LAST_PORT} is the last"
         )
-    with _reserved(settings.host, settings.port) as port:
+    for remark in Access(settings).remarks():  # said once, as is what is wrong with the files
+        log.warning(remark)
+    with ExitStack() as reserved:
+        ports = {"port": reserved.enter_context(_reserved(settings.host, settings.port, "--port"))}
+        if settings.health_port is not None:
+            health_port = _reserved(settings.host, settings.health_port, "--health-port")
+            ports["health_port"] = reserved.enter_context(health_port)
         return await ProcessSupervisor(
-            [_command(settings, port, number) for number in range(settings.processes)]
+            [_command(settings, ports, number) for number in range(settings.processes)]
         ).work()
 
 
 @contextmanager
-def _reserved(host: str, port: int) -> Iterator[int]:
-    """The port, a free one for 0, kept for processes that share it; without listening, so that no call comes here."""
+def _reserved(host: str, port: int, flag: str) -> Iterator[int]:
+    """The port of a flag, a free one for 0, kept for processes that share it: nothing listens here."""
     try:
         # Alone first: who shares a port is not told that somebody else's servers do so too.
         with bound(host, port) as alone:
@@ -60,22 +67,25 @@ def _reserved(host: str, port: int) -> Iterator[int]:
         shared = bound(host, port, socket.SO_REUSEPORT)
     except OSError as error:
         raise StartupError(
-            f"cannot listen on {joined(host, port)}: {error.strerror}; choose another with --port or --host"
+            f"cannot listen on {joined(host, port)}: {error.strerror}; choose another with {flag} or --host"
         ) from error
     with shared:
         yield port
 
 
-def _command(settings: Settings, port: int, number: int) -> list[str]:
-    """The command of one of the processes: the same settings, its share of the cores, metrics on a port of its own."""
+def _command(settings: Settings, ports: Mapping[str, int], number: int) -> list[str]:
+    """The command of one of the processes: the same settings, its share of the cores, metrics on a port of its own.
+
+    ports: those that all of them share, by setting.
+    """
     own = {
+        **ports,
         "processes": 1,
         "share_port": True,
-        "port": port,
         "metrics_port": settings.metrics_port and settings.metrics_port + number,
         "threads": max(1, settings.threads // settings.processes),
     }
-    flags = {**settings.model_dump(), **own}
+    flags = {**settings.model_dump(exclude_none=True), **own}
     arguments = [text for name, value in flags.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     return [sys.executable, "-m", "ancestral_server", *arguments]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from ancestral_server.addresses import collector_of, host_of
 from ancestral_server.cpus import usable_cpus
@@ -28,6 +28,33 @@ class Settings(BaseModel):
     )
     port: int = Field(default=8500, ge=0, le=65535, description="gRPC port; 0 takes a free one and prints it.")
     metrics_port: int = Field(default=9464, ge=0, le=65535, description="Prometheus port; 0 takes a free one.")
+    health_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="One more port, for health only, in plain text and for anybody who reaches it: for probes, where "
+        "TLS or callers close the first to them. 0 takes a free one.",
+    )
+    tls_cert: Path | None = Field(
+        default=None,
+        description="Certificate of this server and those between it and its root, PEM: TLS on the gRPC port and the "
+        "metrics'. Like each file of these it is read again when it changes.",
+    )
+    tls_key: Path | None = Field(default=None, description="Key of that certificate, PEM, if not in the same file.")
+    tls_client_ca: Path | None = Field(
+        default=None,
+        description="Who signs the certificates of clients, PEM: only clients that bring one are heard (mTLS).",
+    )
+    metrics_tls: bool = Field(
+        default=True,
+        description="Where there is TLS, whether the metrics' port speaks it too; false for a Prometheus that has no "
+        "certificates, in a network that can be trusted.",
+    )
+    callers: Path | None = Field(
+        default=None,
+        description="File of who may call, by token or by certificate, in which roles and how much (TOML). Without it "
+        "anybody may who reaches the port, and load and unload models where that is this machine alone.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where to run; cuda exits if there is no usable GPU, auto then takes the CPU."
     )
@@ -137,6 +164,20 @@ class Settings(BaseModel):
         description="Of the calls that bring no trace of their caller's, the share that is traced, by chance; of the "
         "others the caller has decided.",
     )
+
+    @field_validator("tls_key", "tls_client_ca")
+    @classmethod
+    def _belongs_to_tls(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("tls_cert") is None:
+            raise ValueError("is of no use without --tls-cert, which turns TLS on")
+        return value
+
+    @field_validator("health_port")
+    @classmethod
+    def _has_the_health_port_for_itself(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and value in (info.data.get("port"), info.data.get("metrics_port")):
+            raise ValueError("must be another port than --port and --metrics-port")
+        return value
 
     @property
     def max_message_bytes(self) -> int:

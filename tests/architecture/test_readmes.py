@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from PIL import Image
 
 import foreign
 from ancestral_demo.demo import PICTURES
-from ancestral_demo.processes import RECIPES
+from ancestral_demo.processes import LISTENING, RECIPES
 from ancestral_demo.report import REPORTS
 from entrypoints import call
 from running import ServerProcess
@@ -126,29 +127,43 @@ def succeed(arguments: list[str], folder: Path, **environment: str) -> str:
     return done.stdout
 
 
-def run(command: str, folder: Path, server: ServerProcess) -> None:
-    """Runs one line of a README, or the nearest form of it that a test can run."""
+def run(command: str, folder: Path, address: str, running: ExitStack) -> str:
+    """Runs one line of a README, or the nearest form of it that a test can run; the address that the next ones ask.
+
+    A server that guards itself runs on, in `running`, for the lines that come after it.
+    """
     program, *arguments = shlex.split(command)
     match program:
         case ".venv/bin/ancestral":
-            succeed([program, *arguments], folder, ANCESTRAL_ADDRESS=server.address)
+            succeed([program, *arguments], folder, ANCESTRAL_ADDRESS=address)
         case "ancestral":
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(folder)
-                patch.setenv("ANCESTRAL_ADDRESS", server.address)
+                patch.setenv("ANCESTRAL_ADDRESS", address)
                 call(program, *arguments)
         case "ancestral-exporter":
             short = ["--epochs", "0"] if arguments[0] == "train" and "--epochs" not in arguments else []
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(folder)
                 call(program, *arguments, *short)
+        case "openssl":
+            succeed([program, *arguments], folder)
+        case "ancestral-server" if arguments[0] == "token":
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                call(program, *arguments)
         case "ancestral-server":
             free = [re.sub(r"^(8500|9464)$", "0", argument) for argument in arguments]
             if "--help" in free:
                 succeed([program, *free], folder)
-                return
+                return address
             environment = {"ANCESTRAL_SERVER_PORT": "0", "ANCESTRAL_SERVER_METRICS_PORT": "0"}
-            with listening([program, *free], folder, **environment):
+            server = listening([program, *free], folder, **environment)
+            if "--callers" in free:
+                said = LISTENING.search(running.enter_context(server)[-1])
+                assert said is not None
+                return said[1]
+            with server:
                 pass
         case "make":
             target = next(argument for argument in arguments if "=" not in argument)
@@ -160,6 +175,7 @@ def run(command: str, folder: Path, server: ServerProcess) -> None:
             succeed([str(ROOT / ".tools" / "bin" / "docker-compose"), *files, "config", "-q"], ROOT)
         case _:
             raise AssertionError(f"{program}: teach this test how to run it")
+    return address
 
 
 class listening:  # noqa: N801 - reads as a word: with listening(...)
@@ -203,8 +219,10 @@ def test_there_are_readmes() -> None:
 
 @pytest.mark.parametrize("path", [path for path in READMES if commands(path)], ids=name)
 def test_commands(path: Path, workplace: Path, digits_server: ServerProcess) -> None:
-    for command in commands(path):
-        run(command, workplace, digits_server)
+    address = digits_server.address
+    with ExitStack() as running:
+        for command in commands(path):
+            address = run(command, workplace, address, running)
 
 
 @pytest.mark.parametrize("path", [path for path in READMES if blocks(path, "python")], ids=name)

@@ -65,6 +65,17 @@ def test_the_gpu_override_asks_for_a_gpu_and_lets_the_server_say_if_there_is_non
     assert server["build"]["args"] == {"EXTRAS": "server,gpu"}
 
 
+def test_the_override_for_tls_names_settings_that_the_server_has(run_tool: RunTool) -> None:
+    files = ("-f", "docker-compose.yml", "-f", "deploy/docker-compose.tls.yml")
+    server = yaml.safe_load(run_tool("docker-compose", *files, "config").stdout)["services"]["server"]
+    given, remarks = command_line.read(["--models", "/models"], server["environment"])
+    assert remarks == []
+    mounts = {volume.split(":")[1] for volume in server["volumes"]}
+    assert {str(path.parent) for path in (given.tls_cert, given.tls_key, given.callers) if path} <= mounts
+    # The image's health check has no token.
+    assert given.health_port
+
+
 def test_the_healthcheck_tells_a_serving_server_from_none(compose: dict[str, Any], toy_server: ServerProcess) -> None:
     # The image's own, which Kubernetes and plain Docker have as well.
     assert "healthcheck" not in compose["services"]["server"]

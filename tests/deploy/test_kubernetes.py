@@ -6,6 +6,7 @@ of what operators define (Prometheus', KEDA, KServe) no registry has a schema, a
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 VALIDATE = ROOT / ".tools" / "kubernetes" / "bin" / "kubernetes-validate"
 OVERLAYS = ("cpu", "gpu")
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 # Of operators that a cluster may have.
 OPERATORS = ("monitoring.coreos.com/", "keda.sh/", "serving.kserve.io/")
 
@@ -76,7 +78,7 @@ def test_the_server_understands_its_flags_and_listens_where_it_is_asked(manifest
         ports[port["name"]] = port["containerPort"]
     assert ports == {"grpc": given.port, "metrics": given.metrics_port}
     assert given.host == "0.0.0.0"
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+    for probe in PROBES:
         assert container(manifests)[probe]["grpc"]["port"] == given.port
     # That of a model, since a server without models takes calls too.
     assert container(manifests)["readinessProbe"]["grpc"]["service"]
@@ -127,6 +129,30 @@ def test_prometheus_finds_the_servers_under_the_name_that_rules_have(manifests: 
     assert {endpoint["port"] for endpoint in monitor["endpoints"]} == {"metrics"}
     rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yml").read_text())
     assert manifests["PrometheusRule"]["spec"] == rules
+
+
+def test_with_tls_and_callers_the_server_reads_what_is_mounted_and_probes_ask_where_they_may(
+    run_tool: RunTool, tmp_path: Path
+) -> None:
+    shutil.copytree(KUBERNETES, tmp_path, dirs_exist_ok=True)
+    overlay = tmp_path / "cpu" / "kustomization.yaml"
+    before = overlay.read_text()
+    overlay.write_text(before.replace("  # TLS, and who may call: ../tls", "  - ../tls"))
+    assert overlay.read_text() != before
+    found = {
+        each["kind"]: each for each in yaml.safe_load_all(run_tool("kubectl", "kustomize", tmp_path / "cpu").stdout)
+    }
+    given, pod = settings(container(found)["args"]), found["Deployment"]["spec"]["template"]["spec"]
+    secrets = {volume["name"]: volume["secret"] for volume in pod["volumes"] if "secret" in volume}
+    mounted = {mount["mountPath"] for mount in container(found)["volumeMounts"] if mount["name"] in secrets}
+    assert {str(path.parent) for path in (given.tls_cert, given.tls_key, given.callers) if path} == mounted
+    assert {secret["defaultMode"] for secret in secrets.values()} == {0o400}
+    assert {container(found)[probe]["grpc"]["port"] for probe in PROBES} == {given.health_port}
+    (tmp_path / "own.yaml").write_text(
+        yaml.safe_dump_all([each for each in found.values() if not each["apiVersion"].startswith(OPERATORS)])
+    )
+    said = validate(tmp_path / "own.yaml")
+    assert said.returncode == 0, said.stdout + said.stderr
 
 
 def test_autoscalers_are_of_the_deployment(run_tool: RunTool) -> None:

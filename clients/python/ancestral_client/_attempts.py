@@ -10,6 +10,7 @@ import math
 import random
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,8 @@ class Server:
     address: str
     retry_seconds: float
     """How long it may be away or overloaded."""
+    credentials: Callable[[], tuple[tuple[str, str], ...]] = tuple
+    """Metadata by which it knows who calls."""
     met: bool = False
     """Whether it was ever there."""
 
@@ -56,7 +59,7 @@ class Attempts:
         """What goes with the next attempt."""
         self._any_answer = False
         remaining = self._timeout if self._rolling else max(self._ends - time.monotonic(), 1e-3)
-        metadata = (("x-request-id", self._request_id), *tracing.headers())
+        metadata = (("x-request-id", self._request_id), *tracing.headers(), *self._server.credentials())
         return {"timeout": _checks.timeout_of(remaining), "metadata": metadata}
 
     def answered(self) -> None:
@@ -86,7 +89,7 @@ class Attempts:
         """Seconds for which an error is worth new attempts."""
         server = self._server
         match error:
-            case errors.Overloaded(reason="QUEUE_FULL"):
+            case errors.Overloaded(reason="QUEUE_FULL" | "QUOTA_EXCEEDED"):
                 return server.retry_seconds
             case errors.Unavailable():
                 server.met = server.met or error.connected

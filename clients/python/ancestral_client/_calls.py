@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import model_service_pb2 as models_pb
 from ancestral_client import _checks, _rpcs, _wire, paths
+from ancestral_client._access import Access, Entry
 from ancestral_client._attempts import Attempts, Server
 from ancestral_client._batches import Batches
 from ancestral_client._checks import Priority
@@ -48,6 +49,7 @@ class Settings:
     priority: Priority
     bulk_priority: Priority
     max_message_bytes: int
+    access: Access
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +69,18 @@ class _Fit:
 class Calls:
     """The calls of a client over its transport."""
 
-    def __init__(self, settings: Settings, transport: Callable[[str, int], Transport]) -> None:
+    def __init__(self, settings: Settings, transport: Callable[[str, int, Entry], Transport]) -> None:
         _checks.timeout_of(settings.timeout)
         self._most_bytes = _checks.message_bytes_of(settings.max_message_bytes)
         address = _checks.address_of(settings.address)
-        self._server = Server(address, _checks.retry_seconds_of(settings.retry_seconds))
+        entry = Entry(settings.access, address)
+        self._server = Server(address, _checks.retry_seconds_of(settings.retry_seconds), entry.metadata)
         self._requests = Requests(self._most_bytes, _checks.priority_of(settings.priority))
         # Who sends a stream does not wait for each of its answers.
         self._bulk_requests = Requests(self._most_bytes, _checks.priority_of(settings.bulk_priority))
         self.timeout = settings.timeout
         self._batches = Batches(lambda name, version, timeout: self.model(name, version, timeout=timeout))
-        self._transport = transport(address, self._most_bytes)
+        self._transport = transport(address, self._most_bytes, entry)
 
     async def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""

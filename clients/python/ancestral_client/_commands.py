@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import logging
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import numpy as np
 import typer
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from ancestral.text import shown
-from ancestral_client import _checks, errors, files, results, tracing
+from ancestral_client import _access, _checks, errors, files, results, tracing
 from ancestral_client.bulk import MESSAGE_SIZE, BulkStream
 from ancestral_client.client import Client
 from ancestral_client.results import Encoding, Info, Model, Samples, Scores
@@ -31,6 +33,7 @@ VARIABLE = "ANCESTRAL_ADDRESS"
 COLLECTORS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 
+_P = ParamSpec("_P")
 _Result = TypeVar("_Result", Encoding, Scores)
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model; `ancestral models` lists them.")]
@@ -40,6 +43,26 @@ ImageFile = Annotated[
 ]
 Version = Annotated[int, typer.Option(help="Version of the model; 0 is the highest that is served.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+# How to be let in: each command takes them, and so does `ancestral` before the command. A token itself is no option:
+# whoever lists the processes would read it.
+CONNECTING: dict[str, Any] = {
+    "tls": Annotated[
+        bool | None,
+        typer.Option(
+            "--tls/--no-tls", help="Speak TLS; by default where a --tls-... is given, or a token for another machine."
+        ),
+    ],
+    "tls_ca": Annotated[str | None, typer.Option(metavar="FILE", help="Who signs the server's certificate, PEM.")],
+    "tls_cert": Annotated[str | None, typer.Option(metavar="FILE", help="Certificate of your own, PEM.")],
+    "tls_key": Annotated[str | None, typer.Option(metavar="FILE", help="Its key, if not in the same file.")],
+    "tls_name": Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name in the server's certificate, if not that of --address.")
+    ],
+    "token_file": Annotated[
+        str | None, typer.Option(metavar="FILE", help="File of the token that says who calls; or ANCESTRAL_TOKEN.")
+    ],
+}
 
 Address = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where the server listens.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for the answer; inf: for ever.")]
@@ -96,8 +119,31 @@ def _by_otlp(environment: Mapping[str, str]) -> bool:
 
 def warn_of_near_variables(environment: Mapping[str, str]) -> None:
     """Say of a variable like ANCESTRAL_ADRESS that nobody reads it."""
-    for name in difflib.get_close_matches(VARIABLE, environment.keys() - {VARIABLE}, cutoff=0.85):
-        print(f"ancestral: {name} is not read; did you mean {VARIABLE}?", file=sys.stderr)
+    known = {VARIABLE, *_access.VARIABLES}
+    for name in environment.keys() - known:
+        if near := difflib.get_close_matches(name, known, n=1, cutoff=0.85):
+            print(f"ancestral: {name} is not read; did you mean {near[0]}?", file=sys.stderr)
+
+
+def connecting(command: Callable[_P, None]) -> Callable[_P, None]:
+    """A command that takes the options of CONNECTING too. What stands after it wins over what stands before it."""
+    own = inspect.signature(command, eval_str=True)
+    more = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+        for name, option in CONNECTING.items()
+    ]
+
+    @wraps(command)
+    def with_options(*arguments: _P.args, **options: _P.kwargs) -> None:
+        given = {name: options.pop(name) for name in CONNECTING}
+        context: Any = options["context"]
+        before = context.meta.get(__name__, {})
+        # Of this run of the command line, in which each context sees what those around it have set.
+        context.meta[__name__] = {**before, **{name: value for name, value in given.items() if value is not None}}
+        command(*arguments, **options)
+
+    with_options.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # type: ignore[attr-defined]
+    return with_options
 
 
 def client(
@@ -108,7 +154,15 @@ def client(
     bulk_priority: _checks.Priority = "batch",
 ) -> Client:
     name, address = context.obj if address is None else ("--address", address)
-    return Client(_checks.address_of(address, name), timeout=timeout, priority=priority, bulk_priority=bulk_priority)
+    address = _checks.address_of(address, name)
+    given = context.meta.get(__name__, {})
+    try:
+        return Client(address, timeout=timeout, priority=priority, bulk_priority=bulk_priority, **given)
+    except errors.InvalidArgument as error:
+        (violation,) = error.violations
+        if violation.field not in given:
+            raise
+        raise errors.invalid(f"--{violation.field.replace('_', '-')}", violation.problem) from None
 
 
 def told(error: Exception) -> str:

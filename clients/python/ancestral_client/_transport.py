@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 
 from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2_grpc
 from ancestral_client import _channel
+from ancestral_client._access import Entry
 from ancestral_client._rpcs import Rpc
 from ancestral_client.errors import Unavailable
 
@@ -105,8 +106,8 @@ class Blocking:
 
     awaits = False
 
-    def __init__(self, address: str, max_message_bytes: int) -> None:
-        self._stubs = _Stubs(grpc.insecure_channel(address, options=_channel.options(address, max_message_bytes)))
+    def __init__(self, address: str, max_message_bytes: int, entry: Entry) -> None:
+        self._stubs = _Stubs(_channel.blocking(address, max_message_bytes, entry))
         self._is_closed = False
 
     def _call(self, rpc: Rpc[Any, Any]) -> Any:
@@ -156,8 +157,8 @@ class Asyncio:
 
     awaits = True
 
-    def __init__(self, address: str, max_message_bytes: int) -> None:
-        self._address, self._max_message_bytes = address, max_message_bytes
+    def __init__(self, address: str, max_message_bytes: int, entry: Entry) -> None:
+        self._address, self._max_message_bytes, self._entry = address, max_message_bytes, entry
         self._stubs: _Stubs | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
@@ -167,8 +168,8 @@ class Asyncio:
             raise _closed()
         loop = asyncio.get_running_loop()
         if self._stubs is None or self._loop is not loop:
-            options = _channel.options(self._address, self._max_message_bytes)
-            self._stubs, self._loop = _Stubs(grpc.aio.insecure_channel(self._address, options=options)), loop
+            channel = _channel.asynchronous(self._address, self._max_message_bytes, self._entry)
+            self._stubs, self._loop = _Stubs(channel), loop
         return self._stubs.call(rpc)
 
     async def ask(self, rpc: Rpc[Any, _Reply], request: Any, options: dict[str, Any]) -> _Reply:

@@ -1,8 +1,8 @@
 """The command `ancestral`: every call of the client, with files in and out.
 
 Exit codes: 0 done; 1 the server's fault; 2 a wrong argument, file or bundle; 3 no such model; 4 the model cannot do
-that; 5 the server is overloaded; 6 no answer in time; 7 nothing answers there, or the model does not serve now; 130
-interrupted.
+that; 5 the server is overloaded; 6 no answer in time; 7 nothing answers there, or the model does not serve now; 8 not
+allowed; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import typer
@@ -56,12 +57,38 @@ _EXIT_CODES: dict[type[Exception], int] = {
     errors.Overloaded: 5,
     errors.DeadlineExceeded: 6,
     errors.Unavailable: 7,
+    errors.Unauthenticated: 8,
+    errors.PermissionDenied: 8,
 }
 
-app = typer.Typer(
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class _App(typer.Typer):
+    """Whose commands, and what stands before them, take the options by which a server is reached."""
+
+    def command(self, *arguments: Any, **options: Any) -> Callable[[_Command], _Command]:
+        return _with_connection(super().command(*arguments, **options))
+
+    def callback(self, *arguments: Any, **options: Any) -> Callable[[_Command], _Command]:
+        return _with_connection(super().callback(*arguments, **options))
+
+
+def _with_connection(register: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
+    """Registers what takes these options too, and leaves what it was made of as it is."""
+
+    def decorator(command: _Command) -> _Command:
+        register(commands.connecting(command))
+        return command
+
+    return decorator
+
+
+app = _App(
     help="Ask an Ancestral server for samples, encodings, features and likelihoods of images.",
     epilog="Exit codes: 0 done, 1 the server's fault, 2 a wrong argument, file or bundle, 3 no such model, 4 the model "
-    "cannot do that, 5 overloaded, 6 no answer in time, 7 nothing answers there, or the model does not serve now.",
+    "cannot do that, 5 overloaded, 6 no answer in time, 7 nothing answers there, or the model does not serve now, 8 "
+    "not allowed.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

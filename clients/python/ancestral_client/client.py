@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from functools import wraps
+from os import PathLike
 from types import TracebackType
 from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
 from ancestral_client import _channel
+from ancestral_client._access import Access
 from ancestral_client._calls import Calls, Settings
 from ancestral_client._checks import Priority
 from ancestral_client._transport import Asyncio, Blocking, run
@@ -38,8 +40,16 @@ class _Configured:
         priority: Priority = "interactive",
         bulk_priority: Priority = "batch",
         max_message_bytes: int = _channel.MAX_MESSAGE_BYTES,
+        tls: bool | None = None,
+        tls_ca: str | PathLike[str] | None = None,
+        tls_cert: str | PathLike[str] | None = None,
+        tls_key: str | PathLike[str] | None = None,
+        tls_name: str | None = None,
+        token: str | None = None,
+        token_file: str | PathLike[str] | None = None,
     ) -> None:
-        self._settings = Settings(address, timeout, retry_seconds, priority, bulk_priority, max_message_bytes)
+        access = Access(tls, tls_ca, tls_cert, tls_key, tls_name, token, token_file)
+        self._settings = Settings(address, timeout, retry_seconds, priority, bulk_priority, max_message_bytes, access)
         self._calls = Calls(self._settings, self._transport)
 
     @property
@@ -58,7 +68,9 @@ class _Configured:
 
     def __getstate__(self) -> dict[str, Any]:
         """What made it, for pickle and deepcopy: whoever gets it connects anew."""
-        return {**asdict(self._settings), "timeout": self.timeout}
+        state = asdict(self._settings)
+        access = state.pop("access")
+        return {**state, **access, "timeout": self.timeout}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         _Configured.__init__(self, **state)
@@ -116,8 +128,16 @@ class Client(_Configured):
     `address` is HOST:PORT, or a target of gRPC such as dns:///replicas:8500. What is on this machine is reached without
     the proxy that `http_proxy` and the like may name, other hosts by it, unless `no_proxy` has them.
 
-    A client can be pickled and copied, as joblib and scikit-learn do: the copy has the same settings, and a connection
-    of its own. A forked process should make its own: gRPC's threads stay behind.
+    `tls` is whether to speak TLS: by default where one of the `tls_...` is given, or a token is and the server is not
+    on this machine. `tls_ca` is a file of the certificates that the server's is signed by (default: those that gRPC
+    brings), `tls_cert` and `tls_key` are files of the client's own (the key may be in the former), `tls_name` is the
+    name that the server's certificate has where it is not that of `address`; all PEM. `token` says who calls, or the
+    file that `token_file` names, which is read again when it has changed. What is not given is taken from the
+    environment: ANCESTRAL_TLS, ANCESTRAL_TLS_CA and so on, ANCESTRAL_TOKEN, ANCESTRAL_TOKEN_FILE.
+
+    A client can be pickled and copied, as joblib and scikit-learn do: the copy has the same settings, `token` among
+    them (of a `token_file` only the name), and a connection of its own. A forked process should make its own: gRPC's
+    threads stay behind.
 
     Numbers may be of numpy, arrays also tensors (taken off their device and their graph) and Pillow's pictures. What is
     no whole number where one is needed is refused, never cut.

@@ -7,6 +7,8 @@ AncestralError             any call that failed; `request_id` is what the server
 ├── Unimplemented          the server does not know the call, or cannot do it: another or an older one, one of several
 │   └── RoleNotSupported   the model cannot do that: for example encode with a PixelCNN
 ├── Overloaded             the server has too much to do; `retry_after` says when to try again
+├── Unauthenticated        the server does not know who calls: no token or a wrong one (also a PermissionError)
+├── PermissionDenied       it knows, and that one may not do this (also a PermissionError)
 ├── BundleRefused          what should be loaded is not fit to serve
 ├── DeadlineExceeded       no answer in time (also a TimeoutError)
 ├── Unavailable            nothing answers there, or the model does not serve now (also a ConnectionError)
@@ -102,6 +104,14 @@ class Overloaded(AncestralError):
         """Seconds after which a retry may fit; None if the server did not say."""
 
 
+class Unauthenticated(AncestralError, PermissionError):
+    """The server does not know who calls: the call brought no token, or one that it does not know."""
+
+
+class PermissionDenied(AncestralError, PermissionError):
+    """The server knows who calls, and does not let that one do this."""
+
+
 class BundleRefused(AncestralError):
     """What should be loaded is not fit to serve: the message names the file and the reason."""
 
@@ -174,6 +184,11 @@ def _error(
             return Overloaded(text, retry_after=after, **about)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return MessageTooLarge(_too_large(text), **about)
+        case grpc.StatusCode.UNAUTHENTICATED:
+            hint = "; give it one by token=, token_file= or ANCESTRAL_TOKEN" if reason == "CREDENTIALS_MISSING" else ""
+            return Unauthenticated(f"{text}{hint}", **about)
+        case grpc.StatusCode.PERMISSION_DENIED:
+            return PermissionDenied(text, **about)
         case grpc.StatusCode.FAILED_PRECONDITION if reason == "BUNDLE_REFUSED":
             return BundleRefused(text, **about)
         case grpc.StatusCode.FAILED_PRECONDITION if reason == "PORT_SHARED":
@@ -184,10 +199,15 @@ def _error(
             return DeadlineExceeded(text if reason else f"no answer from {address} within {timeout:g} s{more}", **about)
         case grpc.StatusCode.UNAVAILABLE if reason:
             return Unavailable(text, **about)
+        case grpc.StatusCode.UNAVAILABLE if (why := _of_tls(text)) is not None:
+            return Unavailable(f"no connection to {address}: {why} ({text})", connected=False, **about)
         case grpc.StatusCode.UNAVAILABLE if _nothing_listens(text):
             return Unavailable(_no_connection(address, text), connected=False, **about)
         case grpc.StatusCode.UNAVAILABLE:
-            return Unavailable(f"the server at {address} does not answer ({text})", **about)
+            # As it is where one side speaks TLS and the other does not, and where the server refuses a certificate.
+            closed = "; does it speak TLS (tls=True), or want a certificate that it knows (tls_cert=)?"
+            hint = closed if "socket closed" in text.lower() else ""
+            return Unavailable(f"the server at {address} does not answer ({text}){hint}", **about)
         case grpc.StatusCode.CANCELLED:
             return Cancelled(text, **about)
         case _:
@@ -223,6 +243,24 @@ def _no_connection(address: str, text: str) -> str:
     proxy = next((name for name in _PROXIES if os.environ.get(name)), None)
     hint = f"; {proxy} is set: should it go there without a proxy, name the host in no_proxy" if proxy else ""
     return f"no connection to {address} ({text}){hint}"
+
+
+# What gRPC says where TLS is what hinders: signs in its words, and what they mean.
+_TLS_PROBLEMS = (
+    ("WRONG_VERSION_NUMBER", "the server there speaks no TLS, and this client does: tls=False, or --no-tls"),
+    ("certificate has expired", "the server's certificate has expired: its owner has to renew it"),
+    ("certificate is not yet valid", "the server's certificate is not valid yet: is a clock wrong?"),
+    ("Hostname Verification", "the server's certificate is of another name: tls_name= says which one to expect"),
+    ("CERTIFICATE_VERIFY_FAILED", "nobody known here has signed the server's certificate: tls_ca= names who has"),
+    ("CERTIFICATE_REQUIRED", "the server wants a certificate of the client's own: tls_cert= and tls_key="),
+    ("CERTIFICATE_EXPIRED", "the server finds the client's certificate (tls_cert=) expired"),
+    ("ALERT_UNKNOWN_CA", "the server does not know who signed the client's certificate (tls_cert=)"),
+)
+
+
+def _of_tls(text: str) -> str | None:
+    """What TLS has against a connection, by gRPC's words; None where it has nothing, or these say nothing known."""
+    return next((meaning for sign, meaning in _TLS_PROBLEMS if sign.lower() in text.lower()), None)
 
 
 STREAMS = "encode_stream and score_stream cut an array into messages, sample_stream sends each image by itself"

@@ -9,6 +9,7 @@ Shapes: N samples, H rows, W columns, C channels of the model's images, Z latent
 from __future__ import annotations
 
 import math
+from os import PathLike
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -32,9 +33,24 @@ class _OfModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
     scale: float | None
     version: int
     timeout: float
+    tls: bool | None
+    tls_ca: str | PathLike[str] | None
+    tls_cert: str | PathLike[str] | None
+    tls_key: str | PathLike[str] | None
+    tls_name: str | None
+    token_file: str | PathLike[str] | None
 
     def _client(self) -> Client:
-        return Client(self.address, timeout=self.timeout)
+        return Client(
+            self.address,
+            timeout=self.timeout,
+            tls=self.tls,
+            tls_ca=self.tls_ca,
+            tls_cert=self.tls_cert,
+            tls_key=self.tls_key,
+            tls_name=self.tls_name,
+            token_file=self.token_file,
+        )
 
     def _learn_shape(self, client: Client, X: ArrayLike) -> NDArray[Any]:
         """The images of X, and from now on those of the version that is served now."""
@@ -75,8 +91,9 @@ class EncodeFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _OfModel
     the same one.
 
     `output` is "mean", the posterior's means [N,Z]; "moments", means and log-variances [N,2Z]; or "features", a hidden
-    layer [N,F]. `address`, `version` and `timeout` are those of a `Client`. Raises ValueError for a wrong X, and what a
-    client raises.
+    layer [N,F]. `address`, `version`, `timeout`, `token_file` and `tls...` are those of a `Client`. A token itself is
+    no parameter, since whatever prints or keeps a pipeline would show it: it is in `token_file` or ANCESTRAL_TOKEN.
+    Raises ValueError for a wrong X, and what a client raises.
     """
 
     def __init__(
@@ -88,6 +105,12 @@ class EncodeFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _OfModel
         scale: float | None = None,
         version: int = 0,
         timeout: float = 60.0,
+        tls: bool | None = None,
+        tls_ca: str | PathLike[str] | None = None,
+        tls_cert: str | PathLike[str] | None = None,
+        tls_key: str | PathLike[str] | None = None,
+        tls_name: str | None = None,
+        token_file: str | PathLike[str] | None = None,
     ) -> None:
         self.model = model
         self.address = address
@@ -95,6 +118,12 @@ class EncodeFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _OfModel
         self.scale = scale
         self.version = version
         self.timeout = timeout
+        self.tls = tls
+        self.tls_ca = tls_ca
+        self.tls_cert = tls_cert
+        self.tls_key = tls_key
+        self.tls_name = tls_name
+        self.token_file = token_file
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -130,7 +159,7 @@ class EncodeFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _OfModel
 class DensityScorer(OutlierMixin, _OfModel):  # type: ignore[misc]
     """Likelihoods of images under a model, as an outlier detector.
 
-    X, `scale`, `address`, `version` and `timeout` as in EncodeFeatures. `score_samples` gives log-likelihoods in nats,
+    X, `scale` and what says where the server is as in EncodeFeatures. `score_samples` gives log-likelihoods in nats,
     or the model's lower bounds of them. `fit` sets `offset_` so that a share `contamination` of its X, above 0 and at
     most 0.5, is below it; those are outliers, -1 in `predict`.
 
@@ -147,6 +176,12 @@ class DensityScorer(OutlierMixin, _OfModel):  # type: ignore[misc]
         scale: float | None = None,
         version: int = 0,
         timeout: float = 60.0,
+        tls: bool | None = None,
+        tls_ca: str | PathLike[str] | None = None,
+        tls_cert: str | PathLike[str] | None = None,
+        tls_key: str | PathLike[str] | None = None,
+        tls_name: str | None = None,
+        token_file: str | PathLike[str] | None = None,
     ) -> None:
         self.model = model
         self.address = address
@@ -154,6 +189,12 @@ class DensityScorer(OutlierMixin, _OfModel):  # type: ignore[misc]
         self.scale = scale
         self.version = version
         self.timeout = timeout
+        self.tls = tls
+        self.tls_ca = tls_ca
+        self.tls_cert = tls_cert
+        self.tls_key = tls_key
+        self.tls_name = tls_name
+        self.token_file = token_file
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Scores X, and sets the threshold."""

@@ -4,10 +4,20 @@ from ancestral_server.metrics.instruments import (
     DROPS,
     REFUSALS,
     SECONDS_BUCKETS,
+    CallerMetrics,
     LaneMetrics,
     LockFreeHistogram,
     MethodMetrics,
 )
 from ancestral_server.metrics.registry import Metrics
 
-__all__ = ["DROPS", "REFUSALS", "SECONDS_BUCKETS", "LaneMetrics", "LockFreeHistogram", "MethodMetrics", "Metrics"]
+__all__ = [
+    "DROPS",
+    "REFUSALS",
+    "SECONDS_BUCKETS",
+    "CallerMetrics",
+    "LaneMetrics",
+    "LockFreeHistogram",
+    "MethodMetrics",
+    "Metrics",
+]

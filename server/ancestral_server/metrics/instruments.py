@@ -20,6 +20,8 @@ GRPC_CODES = (
     "InvalidArgument",
     "DeadlineExceeded",
     "NotFound",
+    "Unauthenticated",
+    "PermissionDenied",
     "ResourceExhausted",
     "FailedPrecondition",
     "Unimplemented",
@@ -33,6 +35,9 @@ DROPS = ("expired", "cancelled")
 # How a load ends, and the replay of a bundle's recorded answers.
 LOADS = ("loaded", "refused")
 VERIFICATIONS = ("passed", "failed")
+# Files that had changed, and what became of them.
+RELOADED = ("certificates", "callers")
+RELOADS = ("used", "refused")
 # What becomes of the spans of traced calls.
 SPANS = ("sent", "failed", "dropped")
 
@@ -116,6 +121,16 @@ class LaneMetrics:
         self.queue_seconds.observe(queue_seconds)
         self.compute_seconds.observe(compute_seconds)
         self.request_seconds.observe(queue_seconds + compute_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class CallerMetrics:
+    """The instruments of one caller, which lock themselves."""
+
+    calls: Any
+    over_quota: Any
+    images: Any
+    compute_seconds: Any
 
 
 @dataclass(slots=True)

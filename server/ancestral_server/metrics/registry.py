@@ -8,7 +8,7 @@ them would be four fifths of a scrape.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import prometheus_client
@@ -17,14 +17,17 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from ancestral_server.endpoint import Endpoint, listen
+from ancestral_server.endpoint import Endpoint, Gate, Tls, anybody, listen, no_tls
 from ancestral_server.metrics.instruments import (
     DROPS,
     LANE_LABELS,
     LOADS,
     REFUSALS,
+    RELOADED,
+    RELOADS,
     SPANS,
     VERIFICATIONS,
+    CallerMetrics,
     LaneMetrics,
     LockFreeHistogram,
     MethodMetrics,
@@ -139,6 +142,73 @@ class Metrics:
             ("model", "outcome"),
             registry=registry,
         )
+
+        callers = ("caller",)
+        self._callers = (
+            Counter("ancestral_caller_calls", "Calls of a caller that were let in.", callers, registry=registry),
+            Counter(
+                "ancestral_caller_over_quota",
+                "Calls of a caller beyond its quota, refused.",
+                callers,
+                registry=registry,
+            ),
+            Counter("ancestral_caller_images", "Images that a caller asked for.", callers, registry=registry),
+            Counter(
+                "ancestral_caller_compute_seconds",
+                "Seconds of runs that a caller's images took, its share of those that others had a part in.",
+                callers,
+                registry=registry,
+            ),
+        )
+        self._caller_in_flight = Gauge(
+            "ancestral_caller_in_flight", "Calls of a caller that go on.", callers, registry=registry
+        )
+        self._denied = Counter(
+            "ancestral_calls_denied",
+            "Calls that were not let in, by the reason that the caller heard.",
+            ("reason",),
+            registry=registry,
+        )
+        self._reloads = Counter(
+            "ancestral_access_reloads",
+            "Times that certificates or callers had changed: used, or refused, so that those before go on.",
+            ("what", "outcome"),
+            registry=registry,
+        )
+        for what in RELOADED:
+            # There from the first on: an increase from nothing would be none.
+            for outcome in RELOADS:
+                self._reloads.labels(what, outcome)
+        self._certificate_expires = Gauge(
+            "ancestral_certificate_expiry_timestamp_seconds",
+            "When the certificate of the server expires, Unix time; 0: there is no TLS.",
+            registry=registry,
+        )
+
+    # ---- who calls
+
+    def caller(self, name: str, in_flight: Callable[[], int]) -> CallerMetrics:
+        """Of a caller that the file of callers names: nothing that somebody unknown sends becomes a label. Each scrape
+        asks how many of its calls go on.
+        """
+        self._caller_in_flight.labels(name).set_function(in_flight)
+        return CallerMetrics(*(instrument.labels(name) for instrument in self._callers))
+
+    def forget_caller(self, name: str) -> None:
+        """Drop the series of a caller that the file names no more."""
+        for instrument in (*self._callers, self._caller_in_flight):
+            instrument.remove(name)
+
+    def denied(self, reason: str) -> None:
+        """reason: one of the few that errors have."""
+        self._denied.labels(reason).inc()
+
+    def reloaded(self, what: str, *, fit: bool) -> None:
+        self._reloads.labels(what, RELOADS[0] if fit else RELOADS[1]).inc()
+
+    def certificate_expires(self, at: float) -> None:
+        """at: Unix seconds."""
+        self._certificate_expires.set(at)
 
     # ---- the server
 
@@ -258,9 +328,9 @@ class Metrics:
         others: bytes = (openmetrics if open_metrics else exposition).generate_latest(self.registry)
         return self._series.text(open_metrics).encode() + others
 
-    def serve(self, host: str, port: int) -> Endpoint:
-        """Answer GET /metrics. OSError if the port is taken."""
-        return Endpoint(self.scrape, listen(host, port))
+    def serve(self, host: str, port: int, tls: Tls = no_tls, gate: Gate = anybody) -> Endpoint:
+        """Answer GET /metrics, as `Endpoint` says. OSError if the port is taken."""
+        return Endpoint(self.scrape, listen(host, port), tls, gate)
 
 
 def _observe(summary: Any, seconds: float, happened: bool) -> None:

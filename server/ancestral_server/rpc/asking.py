@@ -37,6 +37,8 @@ def caller(context: Context, timeout: float = math.inf) -> tuple[asyncio.Future[
 def submit(lane: Lane[J], job: J) -> J:
     """Have a lane take a job. Unavailable, Overloaded or Infeasible if it does not."""
     call = current.get()
+    if call.visit is not None:
+        call.visit.check()
     call.recorder.asked(call, job)
     lane.submit(job)
     call.recorder.admitted(call, job)
@@ -61,6 +63,8 @@ async def ask(lane: Lane[J], job: J) -> J:
     """A job, done. ServerError if it is refused, expires or fails."""
     # As `submit` and `answered`, in one: nearly every call comes this way.
     call = current.get()
+    if call.visit is not None:
+        call.visit.check()
     recorder = call.recorder
     recorder.asked(call, job)
     lane.submit(job)

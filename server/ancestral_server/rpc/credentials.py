@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import grpc
+
+from ancestral_server.access import Access, Certificates
 
 
 class Credentials(Protocol):
@@ -19,3 +21,39 @@ class Insecure:
 
     def add_port(self, server: grpc.aio.Server, address: str) -> int:
         return server.add_insecure_port(address)
+
+
+class Tls:
+    """TLS with the certificates as they are when somebody connects; connections that there are go on with theirs."""
+
+    def __init__(self, access: Access, certificates: Certificates) -> None:
+        self._access = access
+        self._certificates = certificates
+        # Kept: gRPC asks it at each handshake, on threads of its own.
+        self._credentials: Any = grpc.dynamic_ssl_server_credentials(
+            _configuration(certificates),
+            self._renewed,
+            # That there is an authority does not change while the server runs: only which.
+            require_client_authentication=certificates.client_ca is not None,
+        )
+
+    def add_port(self, server: grpc.aio.Server, address: str) -> int:
+        return server.add_secure_port(address, self._credentials)
+
+    def _renewed(self) -> Any:
+        """What the next handshakes are made with; None: as before."""
+        now = self._access.certificates
+        if now is None or now is self._certificates:
+            return None
+        self._certificates = now
+        return _configuration(now)
+
+
+def of(access: Access) -> Credentials:
+    """What the settings ask for."""
+    return Insecure() if access.certificates is None else Tls(access, access.certificates)
+
+
+def _configuration(certificates: Certificates) -> Any:
+    pair = (certificates.key, certificates.cert)
+    return grpc.ssl_server_certificate_configuration([pair], certificates.client_ca)

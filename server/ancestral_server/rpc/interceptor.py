@@ -19,6 +19,7 @@ import structlog
 
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import Internal, ServerError
+from ancestral_server.rpc.door import Door, authorization_of
 from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.grpc_workarounds import expiry, reading
 from ancestral_server.rpc.grpc_workarounds.reading import Context, Handler
@@ -37,10 +38,13 @@ _numbers = itertools.count(1)
 class CallInterceptor(Registered):
     """Stands in for the server when a generated `add_..._to_server` registers its methods: keeps them, wrapped."""
 
-    def __init__(self, recorder: CallRecorder, arrivals: Arrivals, draining: Draining) -> None:
+    def __init__(
+        self, recorder: CallRecorder, arrivals: Arrivals, draining: Draining, door: Door | None = None
+    ) -> None:
         super().__init__()
         self._recorder = recorder
         self._draining = draining
+        self._door = door
         self._arrivals = arrivals
         self._methods: dict[str, Method] = {}
 
@@ -51,6 +55,8 @@ class CallInterceptor(Registered):
             # Here, where gRPC shows them anyway: the handler runs in the same context, and would have them made anew.
             headers = handler_call_details.invocation_metadata or ()
             call = Call(self._methods[handler_call_details.method], _request_id(headers), self._recorder)
+            if call.method.guarded:
+                call.authorization = authorization_of(headers)
             self._recorder.arrived(call, headers)
             current.set(call)
         return handler
@@ -63,7 +69,7 @@ class CallInterceptor(Registered):
         else:
             assert handler.unary_stream is not None, f"{method}: no method takes a stream and gives one answer"
             kind = "server_stream"
-        served = Method(kind, service, method)
+        served = Method(kind, service, method, self._door is not None and self._door.guards(f"/{service}/{method}"))
         self._methods[served.path] = served
         self._recorder.serve(served)
         codecs = (handler.request_deserializer, handler.response_serializer)
@@ -77,6 +83,8 @@ class CallInterceptor(Registered):
         async def call(_: Any, context: Context) -> Any:
             call = self._begin(context)
             try:
+                if call.method.guarded:
+                    self._enter(call, context)
                 reply = await behaviour(await self._read(call, context), context)
             except BaseException as error:
                 await _failed(call, error, context)
@@ -91,6 +99,8 @@ class CallInterceptor(Registered):
         async def stream(_: Any, context: Context) -> AsyncIterator[Any]:
             call = self._begin(context)
             try:
+                if call.method.guarded:
+                    self._enter(call, context)
                 async with aclosing(await behaviour(call, context)) as replies:
                     async for reply in replies:
                         call.recorder.sent(call)
@@ -124,6 +134,16 @@ class CallInterceptor(Registered):
             call.peer = context.peer()
         self._draining.opened(context)
         return call
+
+    def _enter(self, call: Call, context: Context) -> None:
+        assert self._door is not None, "it guards the method"
+        stream = call.method.kind != "unary"
+        try:
+            call.visit = self._door.enter(call.method.path, call.authorization, context, stream=stream)
+        except ServerError:
+            # Its message is not read, and nobody need wait for it.
+            self._arrivals.read()
+            raise
 
     async def _read(self, call: Call, context: Context) -> Any:
         """The message of a call that has one; InvalidArgument where there is none that can be read."""

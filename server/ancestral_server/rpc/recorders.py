@@ -11,7 +11,7 @@ import grpc
 import structlog
 
 from ancestral_server.engine.job import Job
-from ancestral_server.errors import Infeasible, OutOfMemory, Overloaded
+from ancestral_server.errors import Infeasible, OutOfMemory, Overloaded, PermissionDenied, Unauthenticated
 from ancestral_server.metrics import MethodMetrics, Metrics
 from ancestral_server.rpc.recording import Call, CallRecorder, End, Headers, Method, Work
 from ancestral_server.rpc.refusals import RefusalLog
@@ -20,7 +20,7 @@ from ancestral_server.rpc.status import camel_case
 log = structlog.get_logger()
 
 # Refused before any work, or as there is no room for any: what comes by the thousand when it comes.
-_REFUSALS = (Overloaded, OutOfMemory, Infeasible)
+_REFUSALS = (Overloaded, OutOfMemory, Infeasible, Unauthenticated, PermissionDenied)
 # A traceparent, as https://www.w3.org/TR/trace-context has it: version, trace, span, flags.
 _TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}.*")
 
@@ -125,6 +125,8 @@ def _line(call: Call, end: End) -> dict[str, Any]:
     said["request_id"] = call.request_id
     if call.trace_id:
         said["trace_id"] = call.trace_id
+    if call.visit is not None:
+        said["caller"] = call.visit.caller
     if call.subject is not None:
         said |= call.subject._asdict()
     if (work := call.work) is not None and call.subject is not None:
@@ -139,3 +141,19 @@ def _line(call: Call, end: End) -> dict[str, Any]:
     if end.error is not None:
         said["reason"] = end.error.reason
     return said | {"details": end.details}
+
+
+class CallerAccounts(CallRecorder):
+    """Charges what a call takes to its caller."""
+
+    def admitted(self, call: Call, job: Job) -> None:
+        if call.visit is not None:
+            call.visit.admitted(job)
+
+    def ran(self, call: Call, job: Job) -> None:
+        if call.visit is not None:
+            call.visit.ran(job)
+
+    def ended(self, call: Call, end: End) -> None:
+        if call.visit is not None:
+            call.visit.leave()

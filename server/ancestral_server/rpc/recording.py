@@ -15,6 +15,7 @@ import grpc
 
 from ancestral_server.engine.job import Job
 from ancestral_server.errors import ServerError
+from ancestral_server.rpc.door import Visit
 
 # As gRPC has them, names in lower case.
 Headers: TypeAlias = Sequence[tuple[str, str | bytes]]
@@ -22,11 +23,12 @@ Headers: TypeAlias = Sequence[tuple[str, str | bytes]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Method:
-    """A method of ours. kind: "unary", "server_stream" or "bidi_stream"."""
+    """A method of ours. kind: "unary", "server_stream" or "bidi_stream". guarded: its calls pass the door."""
 
     kind: str
     service: str
     name: str
+    guarded: bool = False
 
     @property
     def path(self) -> str:
@@ -140,6 +142,9 @@ class Call:
     # Of one that is traced, what the tracer remembers of it; and whose trace it is part of, in hexadecimal digits.
     trace: Any = None
     trace_id: str = ""
+    # Of a guarded method: the header of that name; and, once the call was let in, what it takes of its caller's.
+    authorization: str | None = None
+    visit: Visit | None = None
 
 
 # What works for no call, as in a test of a part, has this one.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -17,7 +18,8 @@ from ancestral_server.catalog import Catalog, Key
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import StartupError
 from ancestral_server.metrics import Metrics
-from ancestral_server.rpc.credentials import Credentials
+from ancestral_server.rpc.credentials import Credentials, Insecure
+from ancestral_server.rpc.door import Door
 from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.foreign_services import ForeignServices
 from ancestral_server.rpc.grpc_workarounds import accepting
@@ -27,7 +29,7 @@ from ancestral_server.rpc.inference import InferenceServicer
 from ancestral_server.rpc.interceptor import CallInterceptor
 from ancestral_server.rpc.models import ModelServicer
 from ancestral_server.rpc.open_inference.servicer import OpenInferenceServicer
-from ancestral_server.rpc.recorders import CallLog, CallMetrics, FailureLog
+from ancestral_server.rpc.recorders import CallerAccounts, CallLog, CallMetrics, FailureLog
 from ancestral_server.rpc.recording import CallRecorder, Recorders
 from ancestral_server.rpc.refusals import RefusalLog
 from ancestral_server.settings import Settings
@@ -49,8 +51,21 @@ MOST_PENDING_CALLS = 30_000
 # Of a connection: until it has said that it speaks HTTP/2. gRPC's own is two minutes, in which the silent could take
 # every file descriptor that the process has.
 HANDSHAKE_SECONDS = 10.0
+# Of a question for health: a model's name.
+MOST_PROBE_BYTES = 16 * 1024
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@contextmanager
+def _told_of(host: str, port: int, flag: str) -> Iterator[None]:
+    """Says which flag's port it is that nothing can listen on, and why."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise StartupError(
+            f"cannot listen on {joined(host, port)}: {why_not(host, port)}; choose another with {flag} or --host"
+        ) from error
 
 
 def why_not(host: str, port: int) -> str:
@@ -65,7 +80,7 @@ def why_not(host: str, port: int) -> str:
 class GrpcServer:
     """The listening server and its health.
 
-    recorders: who is told what becomes of calls, beside metrics and the log.
+    recorders: who is told what becomes of calls, beside metrics and the log. door: who lets calls in; None: all.
     """
 
     def __init__(
@@ -76,6 +91,7 @@ class GrpcServer:
         settings: Settings,
         credentials: Credentials,
         recorders: Sequence[CallRecorder] = (),
+        door: Door | None = None,
     ) -> None:
         self._catalog = catalog
         self._settings = settings
@@ -89,15 +105,16 @@ class GrpcServer:
         self._refusals = RefusalLog()
         lines = CallLog(self._refusals, settings.log_ratio) if settings.log_calls else FailureLog(self._refusals)
         # Those that come with it first: what they know of a call the log tells.
-        recorder = Recorders([*recorders, CallMetrics(metrics), lines])
-        ours: Any = CallInterceptor(recorder, arrivals, self._draining)
+        told = [*recorders, CallMetrics(metrics), lines]
+        recorder = Recorders(told if door is None else [*told, CallerAccounts()])
+        ours: Any = CallInterceptor(recorder, arrivals, self._draining, door)
         inference = InferenceServicer(catalog, settings, self._draining)
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(inference, ours)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(catalog, settings), ours)
         open_inference_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
             OpenInferenceServicer(catalog, settings), ours
         )
-        others: Any = ForeignServices()
+        others: Any = ForeignServices(door)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, others)
         names = (*(service.full_name for service in _SERVICES), health.SERVICE_NAME)
         add_reflection(names, (descriptor_pool.Default(), inference_pool.Default()), others)
@@ -105,13 +122,29 @@ class GrpcServer:
         # What goes on while the server is open; and former servers that still finish what they had begun.
         self._keepers: list[asyncio.Task[None]] = []
         self._ended: set[asyncio.Task[None]] = set()
-        try:
+        with _told_of(settings.host, settings.port, "--port"):
             self._server, self.port = self._bind(settings.port)
-        except RuntimeError as error:
-            raise StartupError(
-                f"cannot listen on {joined(settings.host, settings.port)}: {why_not(settings.host, settings.port)}; "
-                "choose another with --port or --host"
-            ) from error
+        self._probes: grpc.aio.Server | None = None
+        self.health_port: int | None = None
+        if settings.health_port is not None:
+            with _told_of(settings.host, settings.health_port, "--health-port"):
+                self._probes, self.health_port = self._bind_probes(settings.health_port)
+
+    def _bind_probes(self, port: int) -> tuple[grpc.aio.Server, int]:
+        """A server that tells anybody the health of what they name, and of nothing else; its port."""
+        # List would name the models.
+        health_alone: Any = ForeignServices(without=("List",))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, health_alone)
+        server = accepting.server(
+            [health_alone],
+            [
+                ("grpc.max_receive_message_length", MOST_PROBE_BYTES),
+                ("grpc.so_reuseport", int(self._settings.share_port)),
+                *self._pings(),
+                ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_SECONDS * 1000)),
+            ],
+        )
+        return server, Insecure().add_port(server, joined(self._settings.host, port))
 
     def _bind(self, port: int) -> tuple[grpc.aio.Server, int]:
         """A server with all services, listening but not yet answering, and its port."""
@@ -145,6 +178,8 @@ class GrpcServer:
             await self._health.set(service.full_name, SERVING)
         await self._health.set(health.OVERALL_HEALTH, SERVING)
         await self._server.start()
+        if self._probes is not None:
+            await self._probes.start()
         self._keepers = [asyncio.create_task(self._follow()), asyncio.create_task(self._keep_open())]
 
     async def _keep_open(self) -> None:

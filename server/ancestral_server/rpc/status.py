@@ -20,10 +20,13 @@ from ancestral_server.errors import (
     NotFound,
     OutOfMemory,
     Overloaded,
+    PermissionDenied,
     PortShared,
+    QuotaExceeded,
     RoleMissing,
     ServerError,
     Stopping,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -35,7 +38,10 @@ CODES: dict[type[ServerError], grpc.StatusCode] = {
     InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
     NotFound: grpc.StatusCode.NOT_FOUND,
     RoleMissing: grpc.StatusCode.UNIMPLEMENTED,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    QuotaExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     OutOfMemory: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     Infeasible: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -101,6 +107,10 @@ def rich(error: ServerError, request_id: str) -> status_pb2.Status:
                 type="BUNDLE", subject=subject, description=brief(error.problem)
             )
             details.append(error_details_pb2.PreconditionFailure(violations=[broken]))
+        case QuotaExceeded():
+            quota = error_details_pb2.QuotaFailure.Violation(subject=f"caller:{error.caller}", description=message)
+            details.append(error_details_pb2.QuotaFailure(violations=[quota]))
+            about.metadata["limit"] = error.limit
         case Drained():
             about.metadata["next_index"] = str(error.next_index)
     seconds = _retry_seconds(error)
