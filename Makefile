@@ -134,4 +134,4 @@ $(TOOLS): .ci/tools .ci/triton-env .ci/kubernetes-env | $(INSTALLED)
 	@.ci/tools
 	@touch $@
 
-.PHONY: ablation bench bench-front-end bench-perf-analyzer bench-isolation soak overload restarts fuzz demo pictures serve install tools protos generated check format test gpu-check perf-analyzer lock clean help
+.PHONY: results train-zoo ablation bench bench-front-end bench-perf-analyzer bench-isolation soak overload restarts fuzz demo pictures serve install tools protos generated check format test gpu-check perf-analyzer lock clean help

@@ -101,3 +101,44 @@ def test_a_module_that_gives_more_than_its_roles_name_is_named(tmp_path: Path) -
     other = tensor("y", bundle_pb2.MEANING_LATENT, (3,))
     with pytest.raises(Exception, match=r"twice\.onnx: its module returns 2 tensors, its roles name 1 outputs"):
         export_graphs([one_shot("twice", [latent, other], [mean], Twice(nn.Identity()))], tmp_path)
+
+
+class Plain(nn.Module):
+    """Of operators that torch.onnx has a form of, and of all that `bundle.decomposition` has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(1, 2, 4, stride=2, padding=1)
+
+    def forward(self, values: torch.Tensor) -> tuple[torch.Tensor]:
+        places = self.up(values.reshape(-1, 1, 1, 3)).movedim(1, -1)  # [N,2,6,2]
+        return ((1 - places).double().to("cpu", torch.float32).flatten(1),)
+
+
+class Composed(nn.Module):
+    """With an operator that is several others."""
+
+    def forward(self, values: torch.Tensor) -> tuple[torch.Tensor]:
+        return (nn.functional.one_hot(values.argmax(1), 24).float(),)
+
+
+@pytest.mark.parametrize(("net", "traced_again"), [(Plain, False), (Composed, True)])
+def test_what_needs_no_decomposition_is_not_traced_again(
+    net: type[nn.Module], traced_again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decompose, asked = torch.export.ExportedProgram.run_decompositions, list[object]()
+
+    def spy(program: torch.export.ExportedProgram, *arguments: Any) -> torch.export.ExportedProgram:
+        asked.append(program)
+        return decompose(program, *arguments)
+
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", spy)
+    torch.manual_seed(0)
+    latent = tensor("x", bundle_pb2.MEANING_LATENT, (3,))
+    graph = one_shot("net", [latent], [tensor("y", bundle_pb2.MEANING_FEATURES, (24,))], net())
+    export_graphs([graph], tmp_path)
+    assert bool(asked) is traced_again
+    (role,) = graph_roles(graph)
+    feeds = {"x": np.random.default_rng(0).standard_normal((5, 3), np.float32)}
+    found = run_role(open_session(tmp_path / graph.file), role, feeds, 0)["y"]
+    np.testing.assert_allclose(found, original_answers(graph, role, feeds)["y"], rtol=1e-5, atol=1e-6)
