@@ -130,7 +130,8 @@ def test_what_needs_no_decomposition_is_not_traced_again(
 
     def spy(program: torch.export.ExportedProgram, *arguments: Any) -> torch.export.ExportedProgram:
         asked.append(program)
-        return decompose(program, *arguments)
+        again: torch.export.ExportedProgram = decompose(program, *arguments)
+        return again
 
     monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", spy)
     torch.manual_seed(0)
