@@ -106,9 +106,16 @@ def client(
     timeout: float,
     priority: _checks.Priority = "interactive",
     bulk_priority: _checks.Priority = "batch",
+    retry_seconds: float = 30.0,
 ) -> Client:
     name, address = context.obj if address is None else ("--address", address)
-    return Client(_checks.address_of(address, name), timeout=timeout, priority=priority, bulk_priority=bulk_priority)
+    return Client(
+        _checks.address_of(address, name),
+        timeout=timeout,
+        retry_seconds=retry_seconds,
+        priority=priority,
+        bulk_priority=bulk_priority,
+    )
 
 
 def told(error: Exception) -> str:
