@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -152,7 +153,7 @@ def bulk(
             role=role,
             model=model or plan.only_model(places, role),
             version=_checks.version_of(version),
-            input=str(Path(path).resolve()),
+            input=os.path.abspath(path),
             column=column,
             keep_images=keep_images,
             scale=scale,
@@ -164,9 +165,11 @@ def bulk(
             prefix=prefix,
             part_rows=part_rows,
         )
-        output = Output(Path(out), Path(path), asked)
+        # Workers of Ray have folders of their own.
+        source = Path(path if engine == "local" else asked.input)
+        output = Output(Path(out), source, asked)
         ending.callback(output.close)
-        job = plan.planned(asked, Path(path), output, places, wait, on_error)
+        job = plan.planned(asked, source, output, places, wait, on_error)
         parts = job.source.parts(part_rows)
         done = output.begin(job, parts)
         before = sum(found.rows for found in done.values())

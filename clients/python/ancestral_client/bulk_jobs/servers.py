@@ -15,7 +15,8 @@ from ancestral_client.client import Client
 _Answer = TypeVar("_Answer")
 
 # A server that is started again is back within seconds; one that is moved to another machine, within minutes.
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 10.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 10.0
+_MOST_DOUBLINGS = 10  # which is longer than the longest; a server may be away for more than a float can hold
 _GOES_BY = (errors.Unavailable, errors.Overloaded, errors.DeadlineExceeded, errors.Cancelled)
 
 
@@ -85,7 +86,7 @@ class Servers:
         rounds, last = divmod(attempt + 1, len(self._places))
         if last:
             return 0.0
-        pause: float = min(_FIRST_PAUSE_SECONDS * 2 ** (rounds - 1), _LONGEST_PAUSE_SECONDS)
+        pause: float = min(_FIRST_PAUSE_SECONDS * 2 ** min(rounds, _MOST_DOUBLINGS), _LONGEST_PAUSE_SECONDS)
         asked_for = error.retry_after if isinstance(error, errors.Overloaded) else None
         return max(pause, asked_for or 0.0)
 

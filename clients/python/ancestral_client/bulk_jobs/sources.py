@@ -128,6 +128,7 @@ def source_of(path: Path, column: str | None, *, keep_images: bool) -> Source:
 class ParquetFiles:
     """Parquet files of one schema: their paths, rows, and what their folders' names (key=value) say."""
 
+    folder: Path
     paths: tuple[Path, ...]
     rows: tuple[int, ...]
     folder_values: tuple[Mapping[str, Any], ...]
@@ -145,9 +146,13 @@ class ParquetFiles:
             with _parquet(file) as opened:
                 rows.append(opened.metadata.num_rows)
                 schemas.append(opened.schema_arrow.remove_metadata())
+            twice = {name for name in schemas[-1].names if schemas[-1].names.count(name) > 1}
+            if twice:
+                raise FileProblem(f"{file}: has more than one column called {min(twice)}")
         if not sum(rows):
             raise FileProblem(f"{path}: has no rows")
-        values, fields = _of_folders(path, paths)
+        folder = path if path.is_dir() else path.parent
+        values, fields = _of_folders(folder, paths)
         chosen = _image_column(paths[0], schemas[0], column)
         for file, schema in zip(paths, schemas, strict=True):
             _image_column(file, schema, chosen)
@@ -159,13 +164,13 @@ class ParquetFiles:
         for field in fields:
             if field.name not in kept.names:
                 kept = kept.append(field)
-        return cls(tuple(paths), tuple(rows), tuple(values), chosen, keep_images, kept, left_out)
+        return cls(folder, tuple(paths), tuple(rows), tuple(values), chosen, keep_images, kept, left_out)
 
     def parts(self, rows: int) -> list[Part]:
         found: list[Part] = []
         first = 0
         for number, (path, held) in enumerate(zip(self.paths, self.rows, strict=True)):
-            about = _stamp(path)
+            about = _stamp(path, self.folder)
             for start in range(0, held, rows):
                 count = min(rows, held - start)
                 mark = _digest([*about, f"{first + start} {start} {count}"])
@@ -244,7 +249,8 @@ class _ParquetReader:
 
     def _kept(self, field: Any, batch: Any, of_folder: Mapping[str, Any]) -> Any:
         if field.name in batch.schema.names:
-            return batch.column(field.name).cast(field.type)
+            column = batch.column(field.name)
+            return column if column.type == field.type else column.cast(field.type)
         return pa.array([of_folder.get(field.name)] * len(batch), field.type)
 
     def close(self) -> None:
@@ -396,7 +402,7 @@ class Pictures:
         found = []
         for start in range(0, len(self.names), rows):
             names = self.names[start : start + rows]
-            about = [text for name in names for text in _stamp(self.folder / name)]
+            about = [text for name in names for text in _stamp(self.folder / name, self.folder)]
             mark = _digest([*about, str(start)])
             found.append(Part(len(found), start, len(names), start, 0, mark))
         return found
@@ -444,7 +450,7 @@ class ArrayFile:
         return cls(path, len(array))
 
     def parts(self, rows: int) -> list[Part]:
-        about = _stamp(self.path)
+        about = _stamp(self.path, self.path.parent)
         return [
             Part(i, start, min(rows, self.rows - start), 0, start, _digest([*about, f"{start} {rows}"]))
             for i, start in enumerate(range(0, self.rows, rows))
@@ -500,12 +506,12 @@ def _name(file: Path, folder: Path) -> str:
     return file.relative_to(folder).as_posix()
 
 
-def _stamp(path: Path) -> list[str]:
+def _stamp(path: Path, folder: Path) -> list[str]:
     try:
         found = path.stat()
     except OSError as error:
         raise FileProblem(f"{path}: cannot be read: {reason(error)}") from error
-    return [os.fsencode(path).hex(), str(found.st_size), str(found.st_mtime_ns)]
+    return [os.fsencode(path.relative_to(folder)).hex(), str(found.st_size), str(found.st_mtime_ns)]
 
 
 def _digest(texts: Sequence[str]) -> str:
