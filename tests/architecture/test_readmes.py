@@ -2,8 +2,8 @@
 
 Commands stand in ```console blocks, one a line. Each README is worked through from its top in a folder of its own that
 has what a user would have: `.venv`, `models` with the digits bundles (hardly trained, for speed), `images.npy`,
-`images.parquet`, `digit.png`, `top.png`, and a classifier of somebody else's, `theirs.onnx`. A server listens at ANCESTRAL_ADDRESS. What
-would take minutes or needs an engine runs in the nearest form that tests the text.
+`images.parquet`, `digit.png`, `top.png`, and a classifier of somebody else's, `theirs.onnx`. A server listens at
+ANCESTRAL_ADDRESS. What would take minutes or needs an engine runs in the nearest form that tests the text.
 """
 
 from __future__ import annotations
@@ -109,7 +109,10 @@ def workplace(digits_models: Path, tmp_path: Path) -> Path:
     shutil.copytree(digits_models, tmp_path / "models")
     images = np.random.default_rng(0).integers(0, 17, (10, 8, 8, 1)) * (255 / 16)
     np.save(tmp_path / "images.npy", np.round(images).astype(np.uint8))
-    pq.write_table(pa.table({"image": [image.tobytes() for image in np.load(tmp_path / "images.npy")]}), tmp_path / "images.parquet")
+    pq.write_table(
+        pa.table({"image": [image.tobytes() for image in np.load(tmp_path / "images.npy")]}),
+        tmp_path / "images.parquet",
+    )
     foreign.classifier(tmp_path / "theirs.onnx")
     Image.fromarray(np.round(images[0, :, :, 0]).astype(np.uint8)).save(tmp_path / "digit.png")
     Image.fromarray(np.repeat([255, 0], 4)[:, None].repeat(8, 1).astype(np.uint8)).save(tmp_path / "top.png")

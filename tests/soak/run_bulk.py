@@ -1,4 +1,4 @@
-"""`make bulk-check`: 100,000 images from Parquet to Parquet, by each engine of `ancestral bulk`, with deaths on the way.
+"""`make bulk-check`: 100,000 images from Parquet to Parquet, by both engines of `ancestral bulk`, with deaths.
 
 First each engine alone, for its rate and its memory. Then again, while a worker is killed (of the local engine, whose
 workers are threads, the whole command, which is then given again) and the server, which comes back. Exit code 1 if a
@@ -127,11 +127,12 @@ class Running:
         self._over.set()
         self._watch.join()
         failures = [] if self.process.returncode == 0 else [f"{self.out.name}: ended with {problems.strip()}"]
-        grown = []
         early, late = self.peaks
-        for pid in early.keys() & late.keys():
-            if late[pid] > max(early[pid] * MOST_GROWTH, early[pid] + LEAST_GROWTH_MIB):
-                grown.append(f"a process grew from {early[pid]:.0f} to {late[pid]:.0f} MiB")
+        grown = [
+            f"a process grew from {early[pid]:.0f} to {late[pid]:.0f} MiB"
+            for pid in early.keys() & late.keys()
+            if late[pid] > max(early[pid] * MOST_GROWTH, early[pid] + LEAST_GROWTH_MIB)
+        ]
         times = sorted(path.stat().st_mtime for path in self.out.glob("part-*.parquet"))
         return {
             "failures": failures,

@@ -1,4 +1,4 @@
-"""`make bulk-check` in short, and that it would see a fault. It is the suite's one start of Ray, which takes seconds."""
+"""`make bulk-check` in short, and that it would see a fault. Ray is started only here in the suite: it takes long."""
 
 from __future__ import annotations
 

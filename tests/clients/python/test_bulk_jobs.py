@@ -24,6 +24,7 @@ from PIL import Image
 import toybundle
 from ancestral_client import Client, Overloaded, RoleNotSupported, Unavailable
 from ancestral_client.bulk_jobs import progress
+from ancestral_client.bulk_jobs.cells import BadCell, Fit
 from ancestral_client.bulk_jobs.job import RowProblem
 from ancestral_client.bulk_jobs.servers import Elsewhere, Servers
 from ancestral_client.errors import invalid
@@ -62,8 +63,10 @@ def read(folder: Path | str) -> Any:
     return pyarrow.dataset.dataset(folder).to_table()
 
 
-def means(table: Any) -> Array:
-    return np.array(table.column("mean").to_pylist(), np.float32)
+def same(table: Any, means: Array) -> bool:
+    """Whether its means are these: to the last bits, which depend on the batch."""
+    found = np.array(table.column("mean").to_pylist(), np.float32)
+    return found.shape == means.shape and np.allclose(found, means, rtol=1e-5)
 
 
 # ---- what goes in
@@ -104,7 +107,7 @@ def test_images_of_every_kind_are_encoded_as_the_client_does(run: Run, tmp_path:
     table = read("out")
     assert table.schema.names == ["id", "text", "mean", "error"]
     assert table.schema.field("mean").type == pa.list_(pa.float32(), 2)
-    assert means(table).tobytes() == MEANS.tobytes()
+    assert same(table, MEANS)
     assert table.column("text").to_pylist() == [f"row {i}" for i in range(10)]
     assert table.column("error").null_count == 10
 
@@ -129,10 +132,12 @@ def test_pictures_and_arrays_are_rows_by_name_and_number(run: Run, tmp_path: Pat
     done = run("bulk", "encode", "tally", source, "out", "--part-rows", "4", *flags)
     assert done.returncode == 0, done.stderr
     table = read("out")
-    order = sorted(range(10), key=lambda i: names[i]) if kind == "folder" else [1] if kind == "one picture" else range(10)
+    order = (
+        sorted(range(10), key=lambda i: names[i]) if kind == "folder" else [1] if kind == "one picture" else range(10)
+    )
     first = "path" if kind in ("folder", "one picture") else "row"
     assert table.schema.names == [first, "mean", "error"]
-    assert means(table).tobytes() == MEANS[list(order)].tobytes()
+    assert same(table, MEANS[list(order)])
     if kind == "folder":
         assert table.column("path").to_pylist() == sorted(names)
         assert "1 files of IN are of no kind that is read here" in done.stderr
@@ -151,7 +156,7 @@ def test_a_folder_of_files_is_one_input_with_the_columns_of_all(run: Run, tmp_pa
     assert table.schema.names == ["id", "more", "year", "log_likelihood", "bits_per_dim", "error"]
     assert table.column("year").to_pylist() == [2025] * 4 + [2026] * 6
     assert table.column("more").to_pylist() == [1, 2, 3, 4] + [None] * 6
-    assert np.array_equal(table.column("log_likelihood").to_numpy(), -MEANS[:, 0])
+    assert np.allclose(table.column("log_likelihood").to_numpy(), -MEANS[:, 0], rtol=1e-5)
 
 
 def test_columns_of_both_are_told_apart(run: Run, tmp_path: Path) -> None:
@@ -195,7 +200,7 @@ TALL = np.zeros((6, 3, 1), np.uint8)
 BAD: dict[str, tuple[Any, str]] = {
     "null": (None, "is null"),
     "empty": (b"", "is empty"),
-    "cut off": (PNGS[0][:-20], "is a picture that cannot be read"),
+    "cut off": (PNGS[0][:50], "is a picture that cannot be read"),
     "no picture": (b"hello", "holds 5 bytes, which are no picture, nor the 12 pixels of 4×3×1"),
     "another size": (png(TALL), "is 6×3, tally takes 4×3; --resize crop, fit or stretch makes it so"),
 }
@@ -222,7 +227,7 @@ def test_a_bad_row_is_named_and_is_skipped_where_asked(run: Run, tmp_path: Path,
     assert errors[7].startswith(problem)
     found = table.column("mean").to_pylist()
     assert found[7] is None
-    assert np.array_equal(np.array(found[:7] + found[8:], np.float32), np.delete(MEANS, 7, axis=0))
+    assert np.allclose(np.array(found[:7] + found[8:]), np.delete(MEANS, 7, axis=0), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +241,6 @@ def test_a_bad_row_is_named_and_is_skipped_where_asked(run: Run, tmp_path: Path,
         (pa.array([[1] * 11], pa.list_(pa.uint8())), "has shape [11], tally takes [4, 3, 1]"),
         (pa.array([[[1, 2], [3]]], pa.list_(pa.list_(pa.uint8()))), "holds lists of different lengths"),
         (pa.array([[None] * 12], pa.list_(pa.uint8())), "holds numbers that are null"),
-        (pa.array(IMAGES[:1].transpose(0, 3, 1, 2).tolist(), LISTS), "its channels stand first, and must stand last"),
         (pa.array([png(np.zeros((6, 3, 1), np.uint8))]), "is 6×3, tally takes 4×3"),
     ],
 )
@@ -249,6 +253,11 @@ def test_what_is_wrong_with_a_cell_is_said_of_the_cell(run: Run, tmp_path: Path,
     assert done.stderr.count("\n") == 1
 
 
+def test_channels_that_stand_first_are_told() -> None:
+    with pytest.raises(BadCell, match="its channels stand first, and must stand last"):
+        Fit("rgb", (4, 5, 3), None, None).image(np.zeros((3, 4, 5), np.uint8))
+
+
 def test_pictures_are_resized_and_read_as_grey_where_asked(run: Run, tmp_path: Path) -> None:
     colour = np.zeros((8, 6, 3), np.uint8)
     colour[..., 0] = 255
@@ -257,7 +266,7 @@ def test_pictures_are_resized_and_read_as_grey_where_asked(run: Run, tmp_path: P
     assert done.returncode == 0, done.stderr
     assert "1 pictures in colour were read as grey" in done.stderr
     grey = np.full((4, 3, 1), 76, np.uint8)  # the brightness of red
-    assert means(read("out")).tobytes() == toybundle.encode(np.stack([grey, IMAGES[0]])).tobytes()
+    assert same(read("out"), toybundle.encode(np.stack([grey, IMAGES[0]])))
 
 
 def test_a_row_that_the_model_fails_on_is_found_among_its_company(run: Run, tmp_path: Path) -> None:
@@ -339,8 +348,9 @@ def test_what_is_wrong_is_told_before_anything_is_written(
 
 @pytest.mark.parametrize(("module", "flags"), [("pyarrow", ()), ("ray", ("--engine", "ray"))])
 def test_a_missing_engine_is_named_with_the_extra_that_has_it(module: str, flags: tuple[str, ...]) -> None:
+    argv = ["ancestral", "bulk", "encode", "a", "b", *flags]
     code = (
-        f"import sys; sys.modules[{module!r}] = None; sys.argv = {['ancestral', 'bulk', 'encode', 'a', 'b', *flags]!r}\n"
+        f"import sys; sys.modules[{module!r}] = None; sys.argv = {argv!r}\n"
         "from ancestral.commands import client; client()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=500, check=False)
@@ -369,7 +379,8 @@ def test_it_goes_on_with_what_is_missing_and_what_has_changed(run: Run, tmp_path
     done = run(*asked, "--workers", "1", "--priority", "interactive")
     assert done.returncode == 0
     assert "3 of 5 parts are done already" in done.stderr
-    assert read(out).equals(whole)
+    assert read(out).select(["id", "error"]).equals(whole.select(["id", "error"]))
+    assert same(read(out), MEANS)
     after = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     changed = {name for name in after if after[name] != before.get(name)}
     assert changed == {"_bulk.json", "part-00001.parquet", "part-00003.parquet"}
@@ -383,13 +394,14 @@ def test_it_goes_on_with_what_is_missing_and_what_has_changed(run: Run, tmp_path
         done = run(*other)
         assert done.returncode == 2
         assert f"out: was begun with {said}" in done.stderr
-    assert read(out).equals(whole)
+    assert read(out).select(["id", "error"]).equals(whole.select(["id", "error"]))
+    assert same(read(out), MEANS)
 
     # Of an input that has changed, the parts that it changed.
     write(tmp_path / "in" / "b.parquet", PNGS[4:7])
     done = run(*asked)
     assert "2 of 4 parts are done already" in done.stderr
-    assert means(read(out)).tobytes() == MEANS[:7].tobytes()
+    assert same(read(out), MEANS[:7])
 
 
 def test_two_jobs_do_not_write_to_one_folder(run: Run, tmp_path: Path) -> None:
@@ -433,7 +445,7 @@ def test_killed_in_the_middle_it_goes_on(
     assert done.returncode == 0, done.stderr
     table = read(tmp_path / "out")
     assert table.column("id").to_pylist() == list(range(200))
-    assert means(table).tobytes() == toybundle.encode(toy_images(200)).tobytes()
+    assert same(table, toybundle.encode(toy_images(200)))
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".parquet", ".json"}
 
 
@@ -448,7 +460,7 @@ def test_a_server_that_comes_back_is_waited_for(
     assert process.returncode == 0, said
     table = read(tmp_path / "out")
     assert table.column("id").to_pylist() == list(range(200))
-    assert means(table).tobytes() == toybundle.encode(toy_images(200)).tobytes()
+    assert same(table, toybundle.encode(toy_images(200)))
 
 
 def test_another_server_answers_for_one_that_is_away(toy_server: ServerProcess, run: Run, tmp_path: Path) -> None:
@@ -459,7 +471,7 @@ def test_another_server_answers_for_one_that_is_away(toy_server: ServerProcess, 
     assert done.returncode == 0, done.stderr
     assert f"nothing listens at {gone}" in done.stderr
     assert "the others go on without it" in done.stderr
-    assert means(read("out")).tobytes() == MEANS.tobytes()
+    assert same(read("out"), MEANS)
 
 
 def test_servers_that_stay_away_are_told_of(toy_server: ServerProcess) -> None:
@@ -485,7 +497,7 @@ def test_a_bundle_needs_no_server(run: Run, toy_models: Path, tmp_path: Path) ->
     asked = ("bulk", "encode", "in.parquet", "out", "--local")
     done = run(*asked, str(toy_models / "tally" / "1"), address="127.0.0.1:1")
     assert done.returncode == 0, done.stderr
-    assert means(read("out")).tobytes() == MEANS.tobytes()
+    assert same(read("out"), MEANS)
     done = run(*asked, str(toy_models / "tally"))
     assert done.returncode == 2
     assert f"did you mean {toy_models / 'tally' / '1'}?" in done.stderr

@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,7 +23,6 @@ from ancestral_client.replacing import FileProblem
 if TYPE_CHECKING:
     from ancestral_client.bulk_jobs.job import Done, Job
     from ancestral_client.bulk_jobs.servers import Place
-    from ancestral_client.bulk_jobs.sources import Part
 
 Role = Literal["encode", "score", "features", "classify"]
 Engine = Literal["local", "ray"]

@@ -24,7 +24,7 @@ from ancestral_client.bulk_jobs.job import Done, Job
 from ancestral_client.bulk_jobs.servers import Servers
 from ancestral_client.bulk_jobs.sources import Part
 from ancestral_client.bulk_jobs.worker import Worker
-from ancestral_client.replacing import reason
+from ancestral_client.replacing import FileProblem
 
 LOCAL = "local"
 """The address that means a Ray of our own, which ends with the job."""
@@ -67,7 +67,8 @@ def run(
             rows(outcome.rows)
             yield outcome
     except ray.exceptions.RayError as error:
-        raise errors.ServerFault(f"--engine ray: {reason(error)}") from error
+        last = str(error).strip().splitlines()[-1:]  # before it stand the frames of other processes
+        raise errors.ServerFault(f"--engine ray: {type(error).__name__}: {''.join(last)}") from error
     finally:
         ray.shutdown()
 
@@ -81,7 +82,7 @@ def _connect(address: str, cpus: int) -> None:
     try:
         ray.init(address=address, **options)
     except (OSError, RuntimeError, ValueError) as error:  # as it says that nobody is there, or another version
-        raise errors.Unavailable(f"--ray-address {address}: {reason(error)}", connected=False) from error
+        raise errors.Unavailable(f"--ray-address {address}: {str(error).strip()}", connected=False) from error
 
 
 class Actor:
@@ -101,5 +102,5 @@ class Actor:
         try:
             with quiet_pictures():
                 return pickle.dumps(self._worker.do(part))
-        except Exception as error:
+        except (errors.AncestralError, FileProblem) as error:
             return pickle.dumps(error)

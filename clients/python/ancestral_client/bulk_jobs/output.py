@@ -126,7 +126,6 @@ def footer(job: Job, part: Part, done: Done) -> dict[bytes, str]:
     return {FOOTER: json.dumps({"identity": job.identity(part), **asdict(done)})}
 
 
-
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}" if name not in ("role", "model", "input") else name.upper()
 

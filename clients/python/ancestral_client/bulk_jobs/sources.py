@@ -35,6 +35,8 @@ _ARRAY_NAMES = ("images", "image", "x")
 _IMAGE_COLUMNS = ("image", "img", "picture", "pixels")
 # Parquet is read through a buffer of so many bytes for each column, where pyarrow would take whole row groups at once.
 _BUFFER_BYTES = 2**20
+# What is kept of inputs without columns.
+_NAMED, _NUMBERED = pa.schema([pa.field("path", pa.string())]), pa.schema([pa.field("row", pa.int64())])
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +291,7 @@ def _of_folders(path: Path, paths: Sequence[Path]) -> tuple[list[dict[str, Any]]
 
 
 def _image_column(path: Path, schema: Any, column: str | None) -> str:
-    """The column of images: the one that is named, or the only one that can be meant. FileProblem where there is none."""
+    """The column of images: the one that is named, or the only one that can be meant. FileProblem if there is none."""
     there = ", ".join(f"{field.name} ({field.type})" for field in schema)
     if column is not None:
         if column not in schema.names:
@@ -396,7 +398,7 @@ class Pictures:
     folder: Path
     names: tuple[str, ...]
     left_out: int
-    kept: Any = pa.schema([pa.field("path", pa.string())])
+    kept: Any = _NAMED
 
     def parts(self, rows: int) -> list[Part]:
         found = []
@@ -438,7 +440,7 @@ class ArrayFile:
     path: Path
     rows: int
     left_out: int = 0
-    kept: Any = pa.schema([pa.field("row", pa.int64())])
+    kept: Any = _NUMBERED
 
     @classmethod
     def of(cls, path: Path) -> ArrayFile:
@@ -468,7 +470,7 @@ class _ArrayReader:
     def chunks(self, part: Part, size: int) -> Iterator[Chunk]:
         for row in range(part.start, part.start + part.rows, size):
             end = min(row + size, part.start + part.rows)
-            rows = pa.table([pa.array(range(row, end), pa.int64())], schema=ArrayFile.kept)
+            rows = pa.table([pa.array(range(row, end), pa.int64())], schema=_NUMBERED)
             yield Chunk(row, rows, list(np.asarray(self.array[row:end])), partial(_array_name, self.path, row))
 
 
