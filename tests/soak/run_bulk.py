@@ -52,8 +52,11 @@ def write_images(path: Path, rows: int, shape: tuple[int, int, int]) -> None:
             writer.write_table(pa.table([list(range(first, first + count)), cells], schema=schema))
 
 
-def check(source: Path, out: Path, address: str, model: str) -> list[str]:
-    """What is wrong with the output: each row has to be there once, in order, and as the client has it."""
+def check(source: Path, out: Path, address: str, model: str, tolerance: float) -> list[str]:
+    """What is wrong with the output: each row has to be there once, in order, and as the client has it.
+
+    tolerance: how far a mean may be from it, relatively; 0 is bit for bit.
+    """
     found = pyarrow.dataset.dataset(out).to_table(columns=["id", "mean", "error"])
     rows = pq.read_metadata(source).num_rows
     if found.column("id").to_pylist() != list(range(rows)):
@@ -69,7 +72,7 @@ def check(source: Path, out: Path, address: str, model: str) -> list[str]:
 
         right = client.encode(model, images()).mean
     means = found.column("mean").combine_chunks().flatten().to_numpy().reshape(right.shape)
-    differing = np.flatnonzero((means != right).any(axis=1))
+    differing = np.flatnonzero((abs(means - right) > tolerance * abs(right)).any(axis=1))
     if len(differing):
         return [f"{out.name}: {len(differing)} rows differ, the first is {differing[0]}: {abs(means - right).max()}"]
     return []
@@ -168,14 +171,18 @@ def _is_actor(pid: int) -> bool:
         return False
 
 
-def undisturbed(source: Path, out: Path, models: Path, model: str, engine: str, part_rows: int) -> Report:
+def undisturbed(
+    source: Path, out: Path, models: Path, model: str, engine: str, part_rows: int, tolerance: float = 0.0
+) -> Report:
     with ServerProcess(models, *PATIENT) as server:
         report = Running(source, out, model, server.address, engine, part_rows).end()
-        report["failures"] += check(source, out, server.address, model)
+        report["failures"] += check(source, out, server.address, model, tolerance)
     return report
 
 
-def killed(source: Path, out: Path, models: Path, model: str, engine: str, part_rows: int) -> Report:
+def killed(
+    source: Path, out: Path, models: Path, model: str, engine: str, part_rows: int, tolerance: float = 0.0
+) -> Report:
     """A worker dies when a third is done, the server when two thirds are; each comes back."""
     flags = (models, *PATIENT, "--port", str(free_port()))
     server = ServerProcess(*flags)
@@ -194,7 +201,7 @@ def killed(source: Path, out: Path, models: Path, model: str, engine: str, part_
             server = ServerProcess(*flags)
             deaths.append("the server")
         report = running.end()
-        report["failures"] += check(source, out, server.address, model)
+        report["failures"] += check(source, out, server.address, model, tolerance)
     finally:
         server.stop()
     return {**report, "deaths": deaths}

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import pickle
+import sys
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
@@ -46,7 +47,9 @@ def run(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     cpus = _CPUS_WITH_SERVER if own_servers else _CPUS
     _connect(address, max(os.cpu_count() or 1, math.ceil(workers * cpus) + _CPUS_FOR_RAY))
+    stdout = sys.stdout
     try:
+        sys.stdout = sys.stderr  # where Ray may say that a worker died
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
@@ -71,6 +74,7 @@ def run(
         raise errors.ServerFault(f"--engine ray: {type(error).__name__}: {''.join(last)}") from error
     finally:
         ray.shutdown()
+        sys.stdout = stdout
 
 
 def _connect(address: str, cpus: int) -> None:
