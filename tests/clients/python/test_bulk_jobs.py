@@ -34,7 +34,7 @@ from waiting import PATIENCE, until
 from wire import Array, toy_images
 
 Run = Callable[..., Any]  # the fixture of conftest.py
-COMMAND = Path(sys.executable).with_name("ancestral")
+COMMAND = str(Path(sys.executable).with_name("ancestral"))
 IMAGES = toy_images(10)
 MEANS = toybundle.encode(IMAGES)
 LISTS = pa.list_(pa.list_(pa.list_(pa.uint8())))
@@ -114,7 +114,7 @@ def test_images_of_every_kind_are_encoded_as_the_client_does(run: Run, tmp_path:
 
 @pytest.mark.parametrize("kind", ["folder", "one picture", "npy", "npz", "floats"])
 def test_pictures_and_arrays_are_rows_by_name_and_number(run: Run, tmp_path: Path, kind: str) -> None:
-    names = [f"a/{i}.png" if i % 2 else f"b/{i}.PNG" for i in range(len(IMAGES))]
+    names = [f"a/{i}.png" if i % 2 else f"b/_DSC{i}.PNG" for i in range(len(IMAGES))]
     for name, content in zip(names, PNGS, strict=True):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_bytes(content)
@@ -140,7 +140,7 @@ def test_pictures_and_arrays_are_rows_by_name_and_number(run: Run, tmp_path: Pat
     assert same(table, MEANS[list(order)])
     if kind == "folder":
         assert table.column("path").to_pylist() == sorted(names)
-        assert "1 files of IN are of no kind that is read here" in done.stderr
+        assert "1 other file in IN left out" in done.stderr
 
 
 def test_a_folder_of_files_is_one_input_with_the_columns_of_all(run: Run, tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_bad_row_is_named_and_is_skipped_where_asked(run: Run, tmp_path: Path,
     done = run(*asked, "--on-error", "skip")
     assert done.returncode == 0, done.stderr
     assert "1 of 2 parts are done already" in done.stderr
-    assert f"1 rows have no results, column error says why; in.parquet: row 7, column image: {problem}" in done.stderr
+    assert f"1 row without results, column error says why; in.parquet: row 7, column image: {problem}" in done.stderr
     table = read("out")
     assert table.column("id").to_pylist() == list(range(10))
     errors = table.column("error").to_pylist()
@@ -264,7 +264,7 @@ def test_pictures_are_resized_and_read_as_grey_where_asked(run: Run, tmp_path: P
     write(tmp_path / "in.parquet", [png(colour), PNGS[0]])
     done = run("bulk", "encode", "tally", "in.parquet", "out", "--resize", "stretch")
     assert done.returncode == 0, done.stderr
-    assert "1 pictures in colour were read as grey" in done.stderr
+    assert "1 picture in colour read as grey" in done.stderr
     grey = np.full((4, 3, 1), 76, np.uint8)  # the brightness of red
     assert same(read("out"), toybundle.encode(np.stack([grey, IMAGES[0]])))
 
@@ -317,6 +317,8 @@ def test_a_row_that_the_model_fails_on_is_found_among_its_company(run: Run, tmp_
         (("encode", "tally", "in.parquet", "out", "--workers", "0"), 2, "--workers: is 0"),
         (("encode", "tally", "in.parquet", "out", "--part-rows", "0"), 2, "--part-rows: is 0"),
         (("encode", "tally", "in.parquet", "out", "--wait", "-1"), 2, "--wait: is -1"),
+        (("encode", "tally", "in.parquet", "out", "--scale", "0"), 2, "--scale: is 0; must be above 0"),
+        (("encode", "tally", "in.parquet", "out", "--timeout", "0"), 2, "timeout: is 0"),
         (("encode", "tally", "in.parquet", "out", "--address", "127.0.0.1:1"), 7, "nothing listens at 127.0.0.1:1"),
         (("encode", "tally", "in.parquet", "out", "--address", "nowhere"), 2, "--address: is 'nowhere'"),
         (("encode", "in.parquet"), 2, "encode: takes [MODEL] IN OUT, not 1 of them"),
@@ -435,12 +437,16 @@ def job(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.communicate()
 
 
-def test_killed_in_the_middle_it_goes_on(
-    run: Run, toy_server: ServerProcess, job: Callable[..., subprocess.Popen[str]], tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_ended_in_the_middle_it_goes_on(
+    run: Run, toy_server: ServerProcess, job: Callable[..., subprocess.Popen[str]], tmp_path: Path, number: int
 ) -> None:
     process = job("--address", toy_server.address)
-    process.kill()
-    process.wait()
+    process.send_signal(number)
+    _, said = process.communicate(timeout=PATIENCE)
+    if number == signal.SIGINT and process.returncode:  # unless it was done before
+        assert process.returncode == 130
+        assert "of 200 parts are done and kept: the same command goes on from there" in said
     done = run("bulk", "encode", "tally", "in.parquet", "out", "--part-rows", "1")
     assert done.returncode == 0, done.stderr
     table = read(tmp_path / "out")

@@ -106,14 +106,15 @@ class Fit:
 
     def _of_size(self, levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Of [H',W'] or [H',W',C] the image [H,W,C]."""
-        if self.resize is not None and levels.ndim in (2, 3) and levels.shape[:2] != self.shape[:2]:
-            levels = _resized(levels, self.shape[:2], self.resize)
         batch = _checks.image_batch(levels, self.shape)
-        if batch is not None and len(batch) == 1:
-            return batch[0]
         height, width, channels = self.shape
-        if levels.shape == (channels, height, width):
+        if batch is None and levels.shape == (channels, height, width):
             raise BadCell(f"has shape {list(levels.shape)}: its channels stand first, and must stand last")
+        if batch is None and self.resize is not None and levels.ndim in (2, 3):
+            batch = _checks.image_batch(_resized(levels, (height, width), self.resize), self.shape)
+        if batch is not None and len(batch) == 1:
+            image: NDArray[np.uint8] = batch[0]
+            return image
         if levels.ndim in (2, 3) and levels.shape[:2] != (height, width):
             raise BadCell(
                 f"is {levels.shape[0]}×{levels.shape[1]}, {self.model} takes {height}×{width}; --resize crop, fit or "

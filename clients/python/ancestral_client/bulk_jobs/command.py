@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -122,6 +123,9 @@ def bulk(
         _checks.count_of("--workers", workers)
     _checks.count_of("--part-rows", part_rows)
     _checks.count_of("--draws", draws)
+    _checks.timeout_of(timeout)
+    if scale is not None and not 0 < scale < math.inf:
+        raise errors.invalid("--scale", f"is {scale:g}; must be above 0: 255 for images in [0,1]")
     if not wait >= 0:
         raise errors.invalid("--wait", f"is {wait:g}; must be at least 0 seconds")
     _need("pyarrow")
@@ -144,7 +148,7 @@ def bulk(
             # On a cluster each worker has a server of its own, with one CPU for both.
             places = [OwnServer(bundle, timeout, threads=1 if engine == "ray" else None)]
         else:
-            addresses = address or [None]
+            addresses: Sequence[str | None] = address or [None]
             places = [Elsewhere(commands.client(context, at, timeout, priority, retry_seconds=0)) for at in addresses]
         servers = Servers(places, wait)
         ending.callback(servers.stop)
@@ -179,18 +183,15 @@ def bulk(
         began = time.monotonic()
         with _kept(done, len(parts)), progress.bar(sum(part.rows for part in parts), before) as bar:
             work: Generator[Done, None, None]
-            if todo and engine == "ray":
+            if engine == "ray" and todo:
                 from ancestral_client.bulk_jobs import on_ray
 
                 servers.stop()  # each worker has its own way to them
                 work = on_ray.run(job, todo, count, bar.advance, address=ray_address, own_servers=local is not None)
-            elif todo:
-                work = threads.run(job, todo, servers, count, bar.advance)
             else:
-                work = (found for found in ())
-            with closing(work) as outcomes:
-                for found in outcomes:
-                    done[found.part] = found
+                work = threads.run(job, todo, servers, count, bar.advance)
+            with closing(work):
+                done.update((found.part, found) for found in work)
         output.finish(job, list(done.values()))
         _say_last(job, out, done, before, time.monotonic() - began, as_json)
 
@@ -221,7 +222,7 @@ def _going_on(done: Mapping[int, Done], parts: int) -> str:
 
 def _say_first(job: Job, parts: int, done: int) -> None:
     if job.source.left_out:
-        print(f"ancestral: {job.source.left_out} files of IN are of no kind that is read here", file=sys.stderr)
+        print(f"ancestral: {_count(job.source.left_out, 'other file')} in IN left out", file=sys.stderr)
     if done:
         print(f"ancestral: {done} of {parts} parts are done already", file=sys.stderr)
 
@@ -233,16 +234,23 @@ def _say_last(job: Job, out: str, done: Mapping[int, Done], before: int, seconds
         about = {"out": out, "rows": rows, "skipped": skipped, "files": len(parts), "rows_of_this_run": rows - before}
         print(json.dumps({**about, "seconds": seconds, "model": job.asked.model, "version": job.version}))
         return
-    print(f"wrote {shown(out)}: {rows:,} rows in {len(parts):,} files")
+    print(f"wrote {shown(out)}: {_count(rows, 'row')} in {_count(len(parts), 'file')}")
     in_colour = sum(part.in_colour for part in parts)
     if in_colour:
-        print(f"ancestral: {in_colour:,} pictures in colour were read as grey", file=sys.stderr)
+        print(f"ancestral: {_count(in_colour, 'picture')} in colour read as grey", file=sys.stderr)
     if skipped:
         first = next(part.problem for part in parts if part.problem)
-        print(f"ancestral: {skipped:,} rows have no results, column error says why; {shown(first)}", file=sys.stderr)
+        print(
+            f"ancestral: {_count(skipped, 'row')} without results, column error says why; {shown(first)}",
+            file=sys.stderr,
+        )
     if rows > before:
         print(
             f"{shown(job.asked.model)} version {job.version}: {rows - before:,} rows in {seconds:.1f} s, "
             f"{(rows - before) / seconds:,.0f} rows/s",
             file=sys.stderr,
         )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

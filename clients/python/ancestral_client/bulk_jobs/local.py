@@ -32,7 +32,7 @@ def run(
         finally:
             free.put(worker)
 
-    pool = ThreadPoolExecutor(len(made), thread_name_prefix="bulk-worker")
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="bulk-worker")
     with quiet_pictures():
         try:
             for future in as_completed([pool.submit(do, part) for part in parts]):

@@ -74,10 +74,13 @@ class Reader(Protocol):
 
 
 class Source(Protocol):
-    kept: Any
-    """The schema of the columns that go on."""
-    left_out: int
-    """Files that were no input."""
+    @property
+    def kept(self) -> Any:
+        """The schema of the columns that go on."""
+
+    @property
+    def left_out(self) -> int:
+        """Files that were no input."""
 
     def parts(self, rows: int) -> list[Part]:
         """All of the input, at most so many rows each, always cut alike."""
@@ -96,7 +99,9 @@ def source_of(path: Path, column: str | None, *, keep_images: bool) -> Source:
         for file in _files(path):
             kind = file.suffix.lower()
             if kind in _PARQUET:
-                parquet.append(file)
+                # What begins with _ is what a writer of Parquet notes for itself; of cameras it is a picture.
+                if not any(part.startswith("_") for part in file.relative_to(path).parts):
+                    parquet.append(file)
             elif kind in readable:
                 pictured.append(file)
             else:
@@ -107,7 +112,9 @@ def source_of(path: Path, column: str | None, *, keep_images: bool) -> Source:
                 "of them is meant? Give a folder with one kind"
             )
         if not parquet and not pictured:
-            raise FileProblem(f"{path}: holds no Parquet and no pictures" + (f", {others} other files" * bool(others)))
+            raise FileProblem(
+                f"{path}: holds no Parquet and no pictures" + (f", but {others} other files" if others else "")
+            )
     elif suffix in _PARQUET:
         parquet = [path]
     elif not files.is_array(path):
@@ -401,7 +408,7 @@ class Pictures:
     kept: Any = _NAMED
 
     def parts(self, rows: int) -> list[Part]:
-        found = []
+        found: list[Part] = []
         for start in range(0, len(self.names), rows):
             names = self.names[start : start + rows]
             about = [text for name in names for text in _stamp(self.folder / name, self.folder)]
@@ -492,7 +499,7 @@ def _array(path: Path) -> Any:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Every file below the folder in a fixed order; none that is hidden, or begins with _ as notes of a writer do."""
+    """Every file below the folder in a fixed order, hidden ones left out."""
     seen: set[str] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
@@ -500,8 +507,8 @@ def _files(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
-        yield from (Path(parent) / name for name in sorted(names) if not name.startswith((".", "_")))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent) / name for name in sorted(names) if not name.startswith("."))
 
 
 def _name(file: Path, folder: Path) -> str:
