@@ -422,7 +422,7 @@ def test_two_jobs_do_not_write_to_one_folder(run: Run, tmp_path: Path) -> None:
 @pytest.fixture
 def job(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts `ancestral bulk encode tally in.parquet out`, a part for each row, as a process of its own."""
-    write(tmp_path / "in.parquet", pa.array([image.tobytes() for image in toy_images(200)]))
+    write(tmp_path / "in.parquet", pa.array([image.tobytes() for image in toy_images(60)]))
     started: list[subprocess.Popen[str]] = []
 
     def start(*flags: str) -> subprocess.Popen[str]:
@@ -446,12 +446,12 @@ def test_ended_in_the_middle_it_goes_on(
     _, said = process.communicate(timeout=PATIENCE)
     if number == signal.SIGINT and process.returncode:  # unless it was done before
         assert process.returncode == 130
-        assert "of 200 parts are done and kept: the same command goes on from there" in said
+        assert "of 60 parts are done and kept: the same command goes on from there" in said
     done = run("bulk", "encode", "tally", "in.parquet", "out", "--part-rows", "1")
     assert done.returncode == 0, done.stderr
     table = read(tmp_path / "out")
-    assert table.column("id").to_pylist() == list(range(200))
-    assert same(table, toybundle.encode(toy_images(200)))
+    assert table.column("id").to_pylist() == list(range(60))
+    assert same(table, toybundle.encode(toy_images(60)))
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".parquet", ".json"}
 
 
@@ -465,8 +465,8 @@ def test_a_server_that_comes_back_is_waited_for(
         _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     table = read(tmp_path / "out")
-    assert table.column("id").to_pylist() == list(range(200))
-    assert same(table, toybundle.encode(toy_images(200)))
+    assert table.column("id").to_pylist() == list(range(60))
+    assert same(table, toybundle.encode(toy_images(60)))
 
 
 def test_another_server_answers_for_one_that_is_away(toy_server: ServerProcess, run: Run, tmp_path: Path) -> None:

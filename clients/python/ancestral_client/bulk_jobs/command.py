@@ -191,7 +191,8 @@ def bulk(
             else:
                 work = threads.run(job, todo, servers, count, bar.advance)
             with closing(work):
-                done.update((found.part, found) for found in work)
+                for found in work:
+                    done[found.part] = found
         output.finish(job, list(done.values()))
         _say_last(job, out, done, before, time.monotonic() - began, as_json)
 
