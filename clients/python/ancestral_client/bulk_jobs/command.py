@@ -39,15 +39,20 @@ _LEAST_WORKERS = 2
 
 def bulk(
     context: typer.Context,
-    role: Annotated[Role, typer.Argument(metavar="encode|score|features|classify", help="What to ask of the model.")],
-    what: Annotated[
+    role: Annotated[Role, typer.Argument(metavar="ROLE", help="What to ask of the model.")],
+    model: Annotated[
         list[str],
         typer.Argument(
-            metavar="[MODEL] IN OUT",
-            help="MODEL may be left out where only one can do it. IN: Parquet, a folder of it or of pictures, .npy or "
-            ".npz. OUT: a folder for Parquet files.",
+            metavar="MODEL",
+            default_factory=list,
+            show_default=False,
+            help="Name of the model; not needed where there is only one that can do it.",
         ),
     ],
+    path: Annotated[
+        str, typer.Argument(metavar="IN", help="Parquet, a folder of it or of pictures, one picture, .npy or .npz.")
+    ],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A folder for Parquet files: new, or of the same job.")],
     column: Annotated[
         str | None, typer.Option(help="Column of IN with the images: pictures' bytes or paths, pixels, numbers.")
     ] = None,
@@ -106,9 +111,11 @@ def bulk(
     Columns of IN are kept, but for that of the images. The same command goes on where an earlier one was interrupted,
     and does anew what has changed in IN since; OUT has each row once, in the order of IN.
     """
-    if len(what) not in (2, 3):
-        raise errors.invalid(role, f"takes [MODEL] IN OUT, not {len(what)} of them: {' '.join(what)}")
-    model, path, out = what if len(what) == 3 else ("", *what)
+    if len(model) > 1:
+        raise errors.invalid(
+            role, f"takes [MODEL] IN OUT, not {len(model) + 2} of them: {' '.join(model)} {path} {out}"
+        )
+    name = model[0] if model else ""
     for option, given, fitting in (
         ("--draws", draws != 1, ("score",)),
         ("--seed", seed != 0, ("score",)),
@@ -142,9 +149,9 @@ def bulk(
         places: Sequence[Place]
         if local is not None:
             bundle = Bundle.at(local)
-            if model not in ("", bundle.name) or version not in (0, bundle.version):
+            if name not in ("", bundle.name) or version not in (0, bundle.version):
                 raise errors.invalid("--local", f"{local} is {bundle.name} version {bundle.version}, not what is asked")
-            model, version = bundle.name, bundle.version
+            name, version = bundle.name, bundle.version
             # On a cluster each worker has a server of its own, with one CPU for both.
             places = [OwnServer(bundle, timeout, threads=1 if engine == "ray" else None)]
         else:
@@ -154,7 +161,7 @@ def bulk(
         ending.callback(servers.stop)
         asked = Asked(
             role=role,
-            model=model or plan.only_model(places, role),
+            model=name or plan.only_model(places, role),
             version=_checks.version_of(version),
             input=os.path.abspath(path),
             column=column,
