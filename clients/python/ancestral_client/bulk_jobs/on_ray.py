@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import pickle
+import socket
 import sys
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
@@ -36,6 +37,7 @@ _CPUS, _CPUS_WITH_SERVER = 0.5, 1.0
 _CPUS_FOR_RAY = 1
 # Parts and what became of them are all that Ray stores: its least, where it would take a third of the memory.
 _STORE_BYTES = 80 * 2**20
+_CONNECT_SECONDS = 10.0
 
 
 def run(
@@ -45,6 +47,7 @@ def run(
     leaving the iteration. Unavailable where there is no Ray at the address, ServerFault where Ray fails.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its processes' own warnings, on stderr
     cpus = _CPUS_WITH_SERVER if own_servers else _CPUS
     _connect(address, max(os.cpu_count() or 1, math.ceil(workers * cpus) + _CPUS_FOR_RAY))
     stdout = sys.stdout
@@ -84,9 +87,17 @@ def _connect(address: str, cpus: int) -> None:
         # CPUs enough for all workers, or those beyond would wait for ever for a place.
         options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
     try:
+        _look_for(address)
         ray.init(address=address, **options)
     except (OSError, RuntimeError, ValueError) as error:  # as it says that nobody is there, or another version
         raise errors.Unavailable(f"--ray-address {address}: {str(error).strip()}", connected=False) from error
+
+
+def _look_for(address: str) -> None:
+    """OSError where nothing listens at HOST:PORT: Ray itself would look for minutes, and then end the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
 
 
 class Actor:
