@@ -26,7 +26,7 @@ from ancestral_client.bulk_jobs.job import Done, Job
 from ancestral_client.bulk_jobs.servers import Servers
 from ancestral_client.bulk_jobs.sources import Part
 from ancestral_client.bulk_jobs.worker import Worker
-from ancestral_client.replacing import FileProblem
+from ancestral_client.replacing import FileProblem, reason
 
 LOCAL = "local"
 """The address that means a Ray of our own, which ends with the job."""
@@ -90,7 +90,7 @@ def _connect(address: str, cpus: int) -> None:
         _look_for(address)
         ray.init(address=address, **options)
     except (OSError, RuntimeError, ValueError) as error:  # as it says that nobody is there, or another version
-        raise errors.Unavailable(f"--ray-address {address}: {str(error).strip()}", connected=False) from error
+        raise errors.Unavailable(f"--ray-address {address}: {reason(error)}", connected=False) from error
 
 
 def _look_for(address: str) -> None:
