@@ -94,7 +94,7 @@ def _connect(address: str, cpus: int) -> None:
 
 
 def _look_for(address: str) -> None:
-    """OSError where nothing listens at HOST:PORT: Ray itself would look for minutes, and then end the process."""
+    """OSError where nothing listens at HOST:PORT: Ray itself looked for more than three minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
