@@ -73,6 +73,7 @@ def test_a_version_stands_in_one_place_only() -> None:
         *((command,) for command in EXTRAS),
         ("ancestral", "sample"),
         ("ancestral", "models"),
+        ("ancestral", "bulk"),
         ("ancestral-exporter", "train"),
         ("ancestral-exporter", "import"),
         ("ancestral-exporter", "import", "onnx"),

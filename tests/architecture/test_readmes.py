@@ -2,8 +2,8 @@
 
 Commands stand in ```console blocks, one a line. Each README is worked through from its top in a folder of its own that
 has what a user would have: `.venv`, `models` with the digits bundles (hardly trained, for speed), `images.npy`,
-`digit.png`, `top.png`, and a classifier of somebody else's, `theirs.onnx`. A server listens at ANCESTRAL_ADDRESS. What
-would take minutes or needs an engine runs in the nearest form that tests the text.
+`images.parquet`, `digit.png`, `top.png`, and a classifier of somebody else's, `theirs.onnx`. A server listens at
+ANCESTRAL_ADDRESS. What would take minutes or needs an engine runs in the nearest form that tests the text.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -64,6 +66,7 @@ MAKE = {
     "soak": "tests/soak/test_soak.py, in short",
     "overload": "tests/soak/test_soak.py, in short",
     "restarts": "tests/soak/test_soak.py, in short",
+    "bulk-check": "tests/soak/test_bulk.py, in short",
     "fuzz": "tests/fuzz/test_fuzz.py, in short",
     "gpu-check": "tests/architecture/test_makefile.py",
 }
@@ -107,6 +110,10 @@ def workplace(digits_models: Path, tmp_path: Path) -> Path:
     shutil.copytree(digits_models, tmp_path / "models")
     images = np.random.default_rng(0).integers(0, 17, (10, 8, 8, 1)) * (255 / 16)
     np.save(tmp_path / "images.npy", np.round(images).astype(np.uint8))
+    pq.write_table(
+        pa.table({"image": [image.tobytes() for image in np.load(tmp_path / "images.npy")]}),
+        tmp_path / "images.parquet",
+    )
     foreign.classifier(tmp_path / "theirs.onnx")
     Image.fromarray(np.round(images[0, :, :, 0]).astype(np.uint8)).save(tmp_path / "digit.png")
     Image.fromarray(np.repeat([255, 0], 4)[:, None].repeat(8, 1).astype(np.uint8)).save(tmp_path / "top.png")

@@ -125,7 +125,6 @@ def test_a_line_is_one_write_with_its_end() -> None:
 import sys
 import structlog
 from ancestral_server import logs
-from waiting import PATIENCE
 writes = []
 class Watched:
     def write(self, text):

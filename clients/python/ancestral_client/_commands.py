@@ -152,12 +152,20 @@ def client(
     timeout: float,
     priority: _checks.Priority = "interactive",
     bulk_priority: _checks.Priority = "batch",
+    retry_seconds: float = 30.0,
 ) -> Client:
     name, address = context.obj if address is None else ("--address", address)
     address = _checks.address_of(address, name)
     given = context.meta.get(__name__, {})
     try:
-        return Client(address, timeout=timeout, priority=priority, bulk_priority=bulk_priority, **given)
+        return Client(
+            address,
+            timeout=timeout,
+            retry_seconds=retry_seconds,
+            priority=priority,
+            bulk_priority=bulk_priority,
+            **given,
+        )
     except errors.InvalidArgument as error:
         (violation,) = error.violations
         if violation.field not in given:

@@ -42,6 +42,7 @@ from ancestral_client._commands import (
     Version,
 )
 from ancestral_client.bulk import size_of_messages
+from ancestral_client.bulk_jobs.command import bulk
 from ancestral_client.client import Client
 from ancestral_client.replacing import FileProblem, reason
 from ancestral_client.results import SampledImage, Samples
@@ -123,6 +124,7 @@ def connect(
 app.command()(manage.models)
 app.command(short_help="Load a version from its folder, or load it anew.")(manage.load)
 app.command(short_help="Take a version, or all, out of service.")(manage.unload)
+app.command(short_help="Send a whole data set through a model, Parquet to Parquet.")(bulk)
 
 
 @app.command()

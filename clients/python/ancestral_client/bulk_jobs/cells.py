@@ -1,0 +1,151 @@
+"""One cell of the input as an image of the model: what is read as it is elsewhere, and what is refused.
+
+Shapes: H rows, W columns, C channels of the model's images; H', W' of an image that may be of another size.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ancestral_client import _checks, pictures
+from ancestral_client.errors import InvalidArgument
+from ancestral_client.replacing import reason
+
+# Raw pixels begin as they like, so only what a picture's file must begin with tells it from raw pixels of that length.
+_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
+
+
+class BadCell(ValueError):
+    """A cell that is no image of the model; the message says why, and goes on after the name of the cell."""
+
+
+Cell = bytes | Path | NDArray[Any] | BadCell | None
+"""A picture's file or raw pixels; where such a file is; numbers; what is no image as it stands; nothing."""
+
+
+@contextmanager
+def quiet_pictures() -> Iterator[None]:
+    """Keeps Pillow's warnings of single pictures from stderr. Of a process, not of a thread: around all that read."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How cells become images [H,W,C] uint8 of a model."""
+
+    model: str
+    shape: tuple[int, int, int]
+    scale: float | None
+    resize: Literal["crop", "fit", "stretch"] | None
+
+    def image(self, cell: Cell) -> tuple[NDArray[np.uint8], bool]:
+        """The image, and whether it is in colour and was read as grey. BadCell where it cannot be made one."""
+        if cell is None:
+            raise BadCell("is null")
+        if isinstance(cell, BadCell):
+            raise cell
+        if isinstance(cell, np.ndarray):
+            return self._of_size(self._levels(cell)), False
+        content = _content(cell) if isinstance(cell, Path) else cell
+        if not content:
+            raise BadCell("is empty")
+        if len(content) == math.prod(self.shape) and not isinstance(cell, Path):
+            raw = np.frombuffer(content, np.uint8).reshape(self.shape)
+            if not content.startswith(_SIGNATURES):
+                return raw, False
+            try:
+                return self._picture(content)
+            except BadCell:
+                return raw, False
+        return self._picture(content)
+
+    def _picture(self, content: bytes) -> tuple[NDArray[np.uint8], bool]:
+        levels = self._decoded(content)
+        in_colour = self.shape[2] == 1 and pictures.in_colour(levels)
+        return self._of_size(pictures.with_channels(levels, self.shape[2])), in_colour
+
+    def _decoded(self, content: bytes) -> NDArray[np.uint8]:
+        """A picture's file as grey [H',W'] or RGB [H',W',3]."""
+        try:
+            with Image.open(BytesIO(content)) as image:
+                if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                    raise BadCell(f"has more than {Image.MAX_IMAGE_PIXELS} pixels")
+                return pictures.pixels(image)
+        except (BadCell, pictures.UnclearPicture) as error:
+            raise BadCell(str(error)) from None
+        except UnidentifiedImageError:
+            height, width, channels = self.shape
+            raise BadCell(
+                f"holds {len(content)} bytes, which are no picture, nor the {math.prod(self.shape)} pixels of "
+                f"{height}×{width}×{channels}"
+            ) from None
+        except Exception as error:  # readers of pictures raise nearly anything
+            raise BadCell(f"is a picture that cannot be read: {reason(error)}") from error
+
+    def _levels(self, array: NDArray[Any]) -> NDArray[np.uint8]:
+        try:
+            levels = _checks.image_array("image", array, self.scale)
+        except InvalidArgument as error:
+            whole = "; --scale 1 takes them as levels of 0 to 255" if array.dtype.kind in "iu" else ""
+            raise BadCell(error.violations[0].problem.replace("scale=", "--scale ") + whole) from None
+        return levels.reshape(self.shape) if levels.shape == (math.prod(self.shape),) else levels
+
+    def _of_size(self, levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Of [H',W'] or [H',W',C] the image [H,W,C]."""
+        batch = _checks.image_batch(levels, self.shape)
+        height, width, channels = self.shape
+        if batch is None and levels.shape == (channels, height, width):
+            raise BadCell(f"has shape {list(levels.shape)}: its channels stand first, and must stand last")
+        if batch is None and self.resize is not None and levels.ndim in (2, 3):
+            batch = _checks.image_batch(_resized(levels, (height, width), self.resize), self.shape)
+        if batch is not None and len(batch) == 1:
+            image: NDArray[np.uint8] = batch[0]
+            return image
+        if levels.ndim in (2, 3) and levels.shape[:2] != (height, width):
+            raise BadCell(
+                f"is {levels.shape[0]}×{levels.shape[1]}, {self.model} takes {height}×{width}; --resize crop, fit or "
+                "stretch makes it so"
+            )
+        raise BadCell(f"has shape {list(levels.shape)}, {self.model} takes {[height, width, channels]}")
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise BadCell(f"names {path}, and there is no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in a name
+        raise BadCell(f"names {path!s}, which cannot be read: {reason(error)}") from None
+
+
+def _resized(levels: NDArray[np.uint8], size: tuple[int, int], how: str) -> NDArray[np.uint8]:
+    """Levels [H',W'] or [H',W',C] as [H,W] or [H,W,C]; BadCell unless C is 1 or 3.
+
+    crop: the middle, scaled to cover the size; fit: the whole, on black; stretch: as it comes.
+    """
+    try:
+        picture = pictures.picture(levels)
+    except pictures.UnclearPicture as error:
+        raise BadCell(str(error)) from None
+    wanted = size[1], size[0]
+    if how == "crop":
+        picture = ImageOps.fit(picture, wanted, Image.Resampling.LANCZOS)
+    elif how == "fit":
+        picture = ImageOps.pad(picture, wanted, Image.Resampling.LANCZOS, color=0)
+    else:
+        picture = picture.resize(wanted, Image.Resampling.LANCZOS)
+    return np.asarray(picture)
