@@ -20,15 +20,13 @@ from ancestral_server.rpc.rights import roles_of
 class Visit:
     """A call that was let in: what it takes is its caller's."""
 
-    __slots__ = ("_jobs", "_meter", "_metrics", "_stream", "caller")
+    __slots__ = ("_meter", "_metrics", "_stream", "caller")
 
     def __init__(self, caller: str, meter: Meter, metrics: CallerMetrics, *, stream: bool) -> None:
         self.caller = caller
         self._meter = meter
         self._metrics = metrics
         self._stream = stream
-        # Those that were taken in and have no answer yet.
-        self._jobs: set[Job] = set()
 
     def check(self) -> None:
         """QuotaExceeded if the caller has had done more than it may: the next work of a long call waits, too."""
@@ -40,18 +38,10 @@ class Visit:
         images = job.rows // job.draws
         self._metrics.images.inc(images)
         self._meter.worked(time.monotonic(), images=images)
-        self._jobs.add(job)
-
-    def ran(self, job: Job) -> None:
-        if job in self._jobs:
-            self._jobs.remove(job)
-            self._charge(job, job.finished)
+        # However it ends: who does not stay for the answer has had it worked on nevertheless.
+        job.future.add_done_callback(partial(self._charge, job))
 
     def leave(self) -> None:
-        now = time.monotonic()
-        for job in self._jobs:
-            # Its caller did not stay for the answer, and has had it worked on nevertheless.
-            self._charge(job, job.finished or now)
         self._meter.leave(stream=self._stream)
 
     def __enter__(self) -> Visit:
@@ -60,13 +50,14 @@ class Visit:
     def __exit__(self, *error: object) -> None:
         self.leave()
 
-    def _charge(self, job: Job, until: float) -> None:
+    def _charge(self, job: Job, _: object) -> None:
         if job.started:
+            now = time.monotonic()
             # A run of several jobs is paid for by each with its share of the rows.
             share = min(1.0, job.rows / job.batch_size) if job.batch_size else 1.0
-            seconds = max(0.0, until - job.started) * share
+            seconds = ((job.finished or now) - job.started) * share
             self._metrics.compute_seconds.inc(seconds)
-            self._meter.worked(time.monotonic(), seconds=seconds)
+            self._meter.worked(now, seconds=seconds)
 
 
 class Door:

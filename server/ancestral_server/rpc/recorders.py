@@ -150,10 +150,6 @@ class CallerAccounts(CallRecorder):
         if call.visit is not None:
             call.visit.admitted(job)
 
-    def ran(self, call: Call, job: Job) -> None:
-        if call.visit is not None:
-            call.visit.ran(job)
-
     def ended(self, call: Call, end: End) -> None:
         if call.visit is not None:
             call.visit.leave()

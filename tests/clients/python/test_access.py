@@ -225,7 +225,7 @@ def test_a_client_that_is_awaited_takes_the_same(
 def test_why_there_is_no_connection_is_told(
     request: pytest.FixtureRequest, authority: Authority, server: str, arguments: dict[str, Any], said: str
 ) -> None:
-    address = request.getfixturevalue(server).address.replace("127.0.0.1", "localhost")
+    address = request.getfixturevalue(server).address
     given: dict[str, Any] = {name: str(authority.ca) if value == "CA" else value for name, value in arguments.items()}
     with (
         ac.Client(address, retry_seconds=0, timeout=PATIENCE, **given) as client,

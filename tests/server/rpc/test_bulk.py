@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from types import SimpleNamespace
 from typing import Any
@@ -15,14 +15,18 @@ from structlog.testing import capture_logs
 
 from ancestral.v1 import bundle_pb2, tensor_pb2
 from ancestral.v1 import inference_service_pb2 as pb
+from ancestral_server.access import Meter, Quota
 from ancestral_server.catalog import ModelVersion, State
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.endpoint import OneShotEndpoint
 from ancestral_server.engine.job import OneShotJob
 from ancestral_server.engine.lane import Lane
 from ancestral_server.errors import Drained
-from ancestral_server.rpc import bulk
+from ancestral_server.metrics import Metrics
+from ancestral_server.rpc import bulk, door
 from ancestral_server.rpc.draining import Draining
+from ancestral_server.rpc.recorders import CallerAccounts
+from ancestral_server.rpc.recording import Call, Method, current
 from ancestral_server.rpc.roles import base
 from ancestral_server.rpc.roles.base import Served
 from ancestral_server.rpc.roles.encode import Encode
@@ -127,6 +131,43 @@ def test_a_failed_run_is_an_error_of_its_messages(lane: Lane[OneShotJob], double
         assert outcomes == ["encode", "error", "encode", "encode", "encode"]
 
     run(work())
+
+
+def test_a_stream_over_its_callers_quota_is_held_back_and_not_refused(
+    lane: Lane[OneShotJob], doubler: Doubler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, waited = [0.0], []
+    caller = Metrics("test").caller("photos", lambda: 0)
+    meter = Meter(Quota(images_per_second=BATCH), now=0)
+    visit = door.Visit("photos", meter, caller, stream=True)
+    monkeypatch.setattr(door, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    async def wait(seconds: float) -> None:
+        waited.append(seconds)
+        now[0] += seconds
+
+    async def work() -> None:
+        current.set(Call(Method("bidi_stream", "", ""), "", CallerAccounts(), visit=visit))
+        # Only what the stream itself waits for passes at once.
+        monkeypatch.setattr(bulk, "asyncio", Patient(wait))
+        async with aclosing(stream(lane, doubler, Source(6, BATCH))) as replies:
+            assert [reply.WhichOneof("outcome") async for reply in replies] == ["encode"] * 6
+
+    run(work())
+    # A burst, one on credit, and from then on a message a second.
+    assert waited == [1.0] * 4
+    assert now == [4.0]
+    assert caller.images._value.get() == 6 * BATCH
+
+
+class Patient:
+    """asyncio with another way to sleep."""
+
+    def __init__(self, sleep: Callable[[float], Awaitable[None]]) -> None:
+        self.sleep = sleep
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
 
 
 def test_a_drain_answers_what_was_read_and_names_the_next(lane: Lane[OneShotJob], doubler: Doubler) -> None:
