@@ -6,7 +6,7 @@ from typing import Any
 from nicegui.element import Element
 from nicegui.events import GenericEventArguments
 
-from ancestral_studio.canvas.packed import Picture, Shape, packed
+from ancestral_studio.pixels import Picture, Shape, packed
 
 # Half the pen's width in pixels, of an image's shorter side, at least the half of one: about that of a pen on MNIST.
 _REACH = 1 / 26

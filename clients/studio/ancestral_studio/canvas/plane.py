@@ -8,7 +8,7 @@ from nicegui.element import Element
 from nicegui.events import GenericEventArguments
 from numpy.typing import NDArray
 
-from ancestral_studio.canvas.packed import packed
+from ancestral_studio.pixels import packed
 
 # Seconds between two moves that are told: some 30 pictures a second.
 _THROTTLE = 0.03

@@ -4,7 +4,7 @@ import numpy as np
 from nicegui.element import Element
 from numpy.typing import NDArray
 
-from ancestral_studio.canvas.packed import Picture, Shape, packed
+from ancestral_studio.pixels import Picture, Shape, packed
 
 
 class Tiles(Element, component="tiles.js", dependencies=["ancestral_pixels.js"]):
