@@ -12,6 +12,7 @@ MODELS ?= models
 OUT ?= demo
 PORT ?= 8500
 METRICS_PORT ?= 9464
+STUDIO_PORT ?= 8080
 DEVICE ?= auto
 
 # What is installed: what the parts need to run, and everything, with what checks and tests need.
@@ -25,6 +26,9 @@ demo: $(PARTS) ## Train, export, serve, sample and measure on real digits; resul
 
 serve: $(PARTS) ## Serve the models in models/ on port 8500 until Ctrl-C; trains the default ones where there are none
 	@exec $(BIN)/ancestral-demo serve --models $(MODELS) --port $(PORT) --metrics-port $(METRICS_PORT) --device $(DEVICE)
+
+studio: $(INSTALLED) ## Serve the models, and on port 8080 a page that shows what they do; STUDIO_PORT=... for another
+	@exec $(BIN)/ancestral-demo studio --models $(MODELS) --port $(STUDIO_PORT)
 
 ##@ Work on it
 pictures: $(PARTS) ## Train anew, run the demo, say which pictures of the README differ, and take them over; minutes
@@ -137,4 +141,4 @@ $(TOOLS): .ci/tools .ci/triton-env .ci/kubernetes-env | $(INSTALLED)
 	@.ci/tools
 	@touch $@
 
-.PHONY: results train-zoo ablation bench bench-front-end bench-perf-analyzer bench-isolation soak overload restarts bulk-check fuzz demo pictures serve install tools protos generated check format test gpu-check perf-analyzer lock clean help
+.PHONY: results train-zoo ablation bench bench-front-end bench-perf-analyzer bench-isolation soak overload restarts bulk-check fuzz demo pictures serve studio install tools protos generated check format test gpu-check perf-analyzer lock clean help

@@ -74,11 +74,13 @@ def test_a_version_stands_in_one_place_only() -> None:
         ("ancestral", "sample"),
         ("ancestral", "models"),
         ("ancestral", "bulk"),
+        ("ancestral", "studio"),
         ("ancestral-exporter", "train"),
         ("ancestral-exporter", "import"),
         ("ancestral-exporter", "import", "onnx"),
         ("ancestral-exporter", "import", "diffusers"),
         ("ancestral-demo", "serve"),
+        ("ancestral-demo", "studio"),
     ],
     ids=" ".join,
 )

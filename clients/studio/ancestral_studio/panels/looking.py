@@ -7,7 +7,7 @@ from nicegui import ui
 from numpy.typing import NDArray
 
 from ancestral.text import shown
-from ancestral_client import AsyncClient, Model
+from ancestral_client import AsyncClient, InvalidArgument, Model, Scores
 from ancestral_studio import served
 from ancestral_studio.canvas import Tiles
 from ancestral_studio.pixels import Shape
@@ -87,6 +87,7 @@ class _Card:
     def __init__(self, visit: Visit, model: Model) -> None:
         self._visit, self._model = visit, model
         self.shape = model.image_shape
+        self._by_class = False
         with labelled(ui.element("section").classes("card"), shown(model.name)):
             ui.label(shown(model.name)).classes("title")
             self._problem = ui.label().classes("problem")
@@ -115,22 +116,32 @@ class _Card:
                 await self._score(client, image, asked)
 
     async def _score(self, client: AsyncClient, image: NDArray[np.uint8], asked: Asked) -> None:
+        """The likelihood of an image; of a model that has only one for each class, all of them."""
         model = self._model
-        if model.label_count > _MOST_LABELS:
-            self._likelihood.set_text(f"{model.label_count} classes: too many to score an image under each")
+        if not self._by_class:
+            try:
+                scores = await client.score(model.name, image)
+            except InvalidArgument as error:
+                self._by_class = any(violation.field.endswith("labels") for violation in error.violations)
+                if not self._by_class:
+                    raise
+            else:
+                asked.answered(scores.info)
+                self._likelihood.set_text(f"log p(x) {_relation(scores)} {served.nats(float(scores.log_likelihood[0]))}")
+                return
+        await self._score_by_class(client, image, asked)
+
+    async def _score_by_class(self, client: AsyncClient, image: NDArray[np.uint8], asked: Asked) -> None:
+        """The likelihood under the class that has the highest."""
+        model, count = self._model, self._model.label_count
+        if count > _MOST_LABELS:
+            self._likelihood.set_text(f"{count} classes: too many to score an image under each")
             return
-        if not model.label_count:
-            scores = await client.score(model.name, image)
-            line = f"log p(x) {'=' if scores.exact else '≥'} {served.nats(float(scores.log_likelihood[0]))}"
-        else:
-            count = model.label_count
-            scores = await client.score(model.name, np.repeat(image[np.newaxis], count, 0), labels=np.arange(count))
-            line = f"log p(x | class) is at most {served.nats(float(scores.log_likelihood.max()))}"
-            shares = np.exp(scores.log_likelihood - scores.log_likelihood.max())
-            # Bayes' rule, with each class as likely as the others.
-            self._show_classes(shares / shares.sum(), tuple(served.class_options(model).values()))
+        scores = await client.score(model.name, np.repeat(image[np.newaxis], count, 0), labels=np.arange(count))
         asked.answered(scores.info)
-        self._likelihood.set_text(f"{line}, {scores.bits_per_dim.min():.3f} bits/dim")
+        best = int(scores.log_likelihood.argmax())
+        name, nats = served.class_options(model)[best], served.nats(float(scores.log_likelihood[best]))
+        self._likelihood.set_text(f"log p(x | {name}) {_relation(scores)} {nats}, the highest of the classes")
 
     def _show_classes(self, probabilities: NDArray[np.floating], names: tuple[str, ...]) -> None:
         self._classes.clear()
@@ -144,6 +155,10 @@ class _Card:
     def _tell(self, problem: str) -> None:
         self._problem.set_text(problem)
         self._problem.set_visibility(bool(problem))
+
+
+def _relation(scores: Scores) -> str:
+    return "=" if scores.exact else "≥"
 
 
 def _looks(model: Model) -> bool:
