@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,12 +55,18 @@ def opened(browser: Browser, url: str, *, width: int = 1000, height: int = 800, 
         yield page
     finally:
         context.close()
-    assert {one for one in asked if not one.startswith((url, "data:", "blob:"))} == set()
+    own = (f"http://{urlsplit(url).netloc}/", "data:", "blob:")
+    assert {one for one in asked if not one.startswith(own)} == set()
     assert errors == []
 
 
 def pixels(canvas: Locator) -> NDArray[np.uint8]:
     """What a canvas shows: [H,W,4], red, green, blue and how much covers what is behind it."""
-    read = "(canvas) => { const {width, height} = canvas; return [height, width, Array.from(canvas.getContext('2d').getImageData(0, 0, width, height).data)] }"
+    read = """
+      (canvas) => {
+        const {width, height} = canvas;
+        return [height, width, Array.from(canvas.getContext("2d").getImageData(0, 0, width, height).data)];
+      }
+    """
     height, width, values = canvas.evaluate(read)
     return np.array(values, np.uint8).reshape(height, width, 4)

@@ -91,7 +91,7 @@ class Page:
 
     def _header(self) -> None:
         with ui.element("header"):
-            ui.html("<h1>Ancestral studio</h1>", sanitize=False)
+            ui.html("Ancestral studio", tag="h1", sanitize=False)
             ui.label(shown(self._visit.client.address)).classes("quiet")
             dark = ui.dark_mode(None)  # as the visitor's system has it, until they say otherwise
             light = labelled(ui.button(icon="contrast").props("flat round dense"), "Light or dark")
@@ -124,7 +124,11 @@ class Page:
             background_tasks.create(panel.show(), name="show", context=ui.context.client)
 
     async def _refresh(self) -> None:
+        before = {model.name for model in self._visit.models}
         await self._visit.refresh()
+        for name in sorted(before - {model.name for model in self._visit.models}):
+            # Until it is read: choices have changed by themselves.
+            ui.notify(f"{shown(name)} is not served any more", type="warning", timeout=0, close_button="OK")
         self._show()
 
     def _tell(self) -> None:

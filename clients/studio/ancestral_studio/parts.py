@@ -52,8 +52,6 @@ class ModelChoice:
         before = self._select.value
         self._models = {model.name: model for model in self._visit.models if self._able(model)}
         value = before if before in self._models else next(iter(self._models), None)
-        if before is not None and value != before:
-            self._visit.tell(f"{before} is not served any more{f'; this is {value}' if value else ''}")
         self._select.set_options({name: shown(name) for name in self._models}, value=value)
         self._select.set_visibility(bool(self._models))
         self.body.set_visibility(bool(self._models))

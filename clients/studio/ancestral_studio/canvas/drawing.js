@@ -77,9 +77,10 @@ export default {
       for (let i = 1; i <= prints; i++) this.print(fromX + ((x - fromX) * i) / prints, fromY + ((y - fromY) * i) / prints);
       [this.stroke.x, this.stroke.y] = [x, y];
     },
-    show() {
+    // `drawn` while a stroke goes on, `done` after it.
+    tell(event) {
       paint(this.$refs.canvas, 0, this.pixels, this.channels, this.known);
-      this.$emit("drawn", { pixels: text(this.pixels), known: text(this.known) });
+      this.$emit(event, { pixels: text(this.pixels), known: text(this.known) });
     },
     at(event) {
       const box = this.$refs.canvas.getBoundingClientRect();
@@ -96,16 +97,18 @@ export default {
       this.begin();
       [this.stroke.x, this.stroke.y] = this.at(event);
       this.line(this.stroke.x, this.stroke.y);
-      this.show();
+      this.tell("drawn");
     },
     drag(event) {
       if (this.stroke === null) return;
       const all = event.getCoalescedEvents?.() ?? [];
       for (const one of all.length ? all : [event]) this.line(...this.at(one));
-      this.show();
+      this.tell("drawn");
     },
     lift() {
+      if (this.stroke === null) return;
       this.stroke = null;
+      this.tell("done");
     },
     key(event) {
       const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1], " ": [0, 0] };
@@ -118,7 +121,7 @@ export default {
       this.begin();
       this.print(this.x + 0.5, this.y + 0.5);
       this.stroke = null;
-      this.show();
+      this.tell("done");
     },
   },
 };

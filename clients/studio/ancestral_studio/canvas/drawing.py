@@ -27,6 +27,7 @@ class Drawing(Element, component="drawing.js", dependencies=["ancestral_pixels.j
         self.props["label"] = label
         self.pen((255,))
         self.on("drawn", self._changed, throttle=_THROTTLE)
+        self.on("done", self._changed)
 
     @property
     def shape(self) -> Shape:

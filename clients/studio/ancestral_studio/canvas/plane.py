@@ -32,4 +32,6 @@ class Plane(Element, component="plane.js", dependencies=["ancestral_pixels.js"])
             x, y = float(event.args["x"]), float(event.args["y"])
         except (KeyError, TypeError, ValueError):
             return None  # of no page of ours
-        return self._moved(min(max(x, 0.0), 1.0), min(max(y, 0.0), 1.0))
+        if not (0 <= x <= 1 and 0 <= y <= 1):
+            return None
+        return self._moved(x, y)
