@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 import sys
@@ -14,13 +15,14 @@ import pytest
 from numpy.typing import NDArray
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from ancestral_client import Client
+from ancestral_client import AsyncClient, Client
 from ancestral_exporter.models.base import ImageShape
+from ancestral_studio.visit import Visit
 from browsers import opened, pixels
 from pixelcnns import exported, sharp_pixelcnn
 from running import PATIENT, ServerProcess
 from shared import Shared
-from waiting import PATIENCE, until
+from waiting import PATIENCE, eventually, until
 
 TABS = ("Sample", "Complete", "Look", "Map", "Sliders", "Between")
 # Tells of each canvas what is painted on it: the label, the first row and the number of rows.
@@ -41,20 +43,26 @@ def patience() -> None:
 
 @pytest.fixture(scope="module")
 def models(
-    tmp_path_factory: pytest.TempPathFactory, labelled: Path, vae: Path, shells: Path, once: Shared
+    tmp_path_factory: pytest.TempPathFactory, labelled: Path, vae: Path, shells: Path, large: Path, once: Shared
 ) -> Path:
-    """A PixelCNN with classes, one in colour, a VAE, a classifier."""
+    """A PixelCNN with classes, one in colour, a large one, a VAE, a classifier."""
     shape = ImageShape(5, 6, 3, 4)
     colour = once("colour", lambda folder: exported(sharp_pixelcnn(shape), folder, "colour")) / "colour"
     folder = tmp_path_factory.mktemp("studio")
-    for model in (labelled, vae, shells, colour):
+    for model in (labelled, vae, shells, large, colour):
         shutil.copytree(model, folder / model.name)
     return folder
 
 
 @pytest.fixture(scope="module")
-def client(models: Path) -> Iterator[Client]:
-    with ServerProcess(models, *PATIENT) as server, Client(server.address) as client:
+def server(models: Path) -> Iterator[ServerProcess]:
+    with ServerProcess(models, *PATIENT) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(server: ServerProcess) -> Iterator[Client]:
+    with Client(server.address) as client:
         yield client
 
 
@@ -317,3 +325,33 @@ def test_a_phone_shows_all_of_it(browser: Browser, url: str, tab: str) -> None:
         where = panel(page, tab)
         expect(where.get_by_label("Model" if tab != "Look" else "Image size").first).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_who_leaves_stops_what_the_server_paints_for_them(server: ServerProcess) -> None:
+    """What the page does when its visitor is gone, without the browser: a page asks for too few images to see it."""
+    count, rows = 9000, 24
+
+    def figure(name: str) -> float:
+        return server.metric(f"ancestral_{name}", model="large", role="sample")
+
+    async def main() -> None:
+        painted = figure("batch_size_sum")
+        async with asyncio.timeout(PATIENCE), AsyncClient(server.address) as client:
+            visit, began = Visit(client), asyncio.Event()
+
+            async def sample() -> None:
+                async with visit.asking("Sample") as asked, client.sample_stream("large", count) as events:
+                    async for event in events:
+                        asked.answered(event.info)
+                        began.set()
+
+            task = asyncio.create_task(sample())
+            await began.wait()
+            visit.leave()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await eventually(lambda: figure("queued_images") == 0)
+            await client.sample("large", 1)
+        assert figure("batch_size_sum") - painted < count * rows  # gone, and not finished
+
+    asyncio.run(main())

@@ -11,7 +11,6 @@ import pytest
 from ancestral_client import AsyncClient
 from ancestral_studio.visit import LISTED, Visit
 from running import ServerProcess
-from waiting import eventually
 
 
 def test_models_and_calls_of_a_server(toy_server: ServerProcess) -> None:
@@ -79,28 +78,3 @@ def test_a_server_that_does_not_answer_is_told_and_so_is_that_it_does(toy_server
 
     asyncio.run(main())
 
-
-def test_leaving_the_page_stops_what_the_server_paints_for_it(toy_server: ServerProcess) -> None:
-    def figure(name: str) -> float:
-        return toy_server.metric(f"ancestral_{name}", model="tally", role="sample")
-
-    async def main() -> None:
-        painted, count, rows = figure("batch_size_sum"), 60_000, 4
-        async with AsyncClient(toy_server.address) as client:
-            visit, began = Visit(client), asyncio.Event()
-
-            async def sample() -> None:
-                async with visit.asking("Sample") as asked, client.sample_stream("tally", count) as events:
-                    async for event in events:
-                        asked.answered(event.info)
-                        began.set()
-
-            task = asyncio.create_task(sample())
-            await began.wait()
-            visit.leave()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            await eventually(lambda: figure("queued_images") == 0)
-            assert figure("batch_size_sum") - painted < count * rows  # gone, and not finished
-
-    asyncio.run(main())
