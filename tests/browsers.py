@@ -1,4 +1,4 @@
-"""A real Chromium for tests of pages: one start for all of them."""
+"""A real Chromium for tests of pages. While it runs, no other event loop can in the same thread."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import structlog
@@ -21,9 +21,6 @@ import structlog
 import toybundle
 from running import PATIENT, ServerProcess
 from shared import Shared, TrainedVae
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
 
 # Background jobs of a script (`make test &`) ignore Ctrl-C, and so would their children, which some tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -130,11 +127,3 @@ def toy_server(toy_models: Path) -> Iterator[ServerProcess]:
     with ServerProcess(toy_models, *PATIENT) as server:
         yield server
 
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """A real Chromium, started once for all tests of pages in a process."""
-    from browsers import chromium  # which most tests have no use for
-
-    with chromium() as browser:
-        yield browser

@@ -32,6 +32,6 @@ def test_the_wheel_holds_every_part_and_no_generic_name(tmp_path: Path) -> None:
         modules = {str(path.relative_to(ROOT / root)) for path in (ROOT / root / package).rglob("*.py")}
         assert modules <= names
         # What the page is made of beside Python.
-        scripts = {str(path.relative_to(ROOT / root)) for end in ("js", "css") for path in (ROOT / root / package).rglob(f"*.{end}")}
-        assert scripts <= names
+        beside = [path for end in ("js", "css") for path in (ROOT / root / package).rglob(f"*.{end}")]
+        assert {str(path.relative_to(ROOT / root)) for path in beside} <= names
         assert f"{package}/py.typed" in names

@@ -40,9 +40,7 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(
-    labelled: Path, shells: Path, shells_model: SemiSupervisedVAE, once: Shared
-) -> Iterator[Served]:
+def served(labelled: Path, shells: Path, shells_model: SemiSupervisedVAE, once: Shared) -> Iterator[Served]:
     torch.manual_seed(0)
     other = Autoencoder(SHAPE, AutoencoderSettings(latent_size=3, channels=4, features=8))
     golden = np.zeros((3, *SHAPE.hwc), np.uint8)

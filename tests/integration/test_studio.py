@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import NormalDist
 
@@ -18,7 +20,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from ancestral_client import AsyncClient, Client
 from ancestral_exporter.models.base import ImageShape
 from ancestral_studio.visit import Visit
-from browsers import opened, pixels
+from browsers import chromium, opened, pixels
 from pixelcnns import exported, sharp_pixelcnn
 from running import PATIENT, ServerProcess
 from shared import Shared
@@ -39,6 +41,12 @@ WATCH = """
 @pytest.fixture(autouse=True, scope="module")
 def patience() -> None:
     expect.set_options(timeout=PATIENCE * 1000)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +165,9 @@ def test_a_mask_is_drawn_and_completed_and_what_is_known_stays(page: Page) -> No
     complete = panel(page, "Complete")
     choose(page, complete, "Model", "labelled")
     drawing = complete.get_by_role("application").locator("canvas")
-    until(lambda: pixels(drawing).shape == (8, 8, 4) and (pixels(drawing)[..., 3] == 255).all())  # a sample to begin with
+    until(
+        lambda: pixels(drawing).shape == (8, 8, 4) and (pixels(drawing)[..., 3] == 255).all()
+    )  # a sample to begin with
     stroke(page, drawing, (0.05, 0.7), (0.95, 0.7), (0.95, 0.95), (0.05, 0.95))  # the eraser
     complete.get_by_role("button", name="White pen").click()
     stroke(page, drawing, (0.1, 0.1), (0.4, 0.1))
@@ -245,8 +255,8 @@ def test_a_drawing_is_classified_scored_and_rebuilt(page: Page, client: Client) 
     until(lambda: np.array_equal(grey(look.get_by_role("region", name="vae").locator("canvas")), rebuilt))
     scores = client.score("labelled", np.repeat(image[None], 3, 0), labels=np.arange(3))
     said = look.get_by_role("region", name="labelled").get_by_text("log p")
-    best_nats = f"{scores.log_likelihood.max():.1f}".replace("-", "−")
-    expect(said).to_have_text(f"log p(x | {scores.log_likelihood.argmax()}) = {best_nats} nats, the highest of the classes")
+    label, nats = scores.log_likelihood.argmax(), f"{scores.log_likelihood.max():.1f}".replace("-", "−")
+    expect(said).to_have_text(f"log p(x | {label}) = {nats} nats, the highest of the classes")
 
 
 def test_a_slider_moves_by_keys_and_the_image_with_it(page: Page, client: Client) -> None:
@@ -301,7 +311,7 @@ def test_a_drawing_by_keys(page: Page) -> None:
     pad.press("ArrowUp")
     pad.press(" ")
     pad.press("Shift+ArrowRight")
-    expect(pad).to_have_attribute("aria-label", "Your drawing, 8 by 8 pixels, column 6, row 4. Arrow keys move, with Shift they draw; Space draws here.")
+    expect(pad).to_have_attribute("aria-label", re.compile("Your drawing, 8 by 8 pixels, column 6, row 4. Arrow keys"))
     assert (grey(pad.locator("canvas"))[3, 4:6, 0] == 255).all()
 
 
@@ -354,4 +364,6 @@ def test_who_leaves_stops_what_the_server_paints_for_them(server: ServerProcess)
             await client.sample("large", 1)
         assert figure("batch_size_sum") - painted < count * rows  # gone, and not finished
 
-    asyncio.run(main())
+    # The browser has an event loop that runs in this thread.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, main()).result()

@@ -18,7 +18,15 @@ from ancestral_client import AncestralError
 from ancestral_client.replacing import FileProblem
 from ancestral_client.terminal import console
 from ancestral_demo import demo
-from ancestral_demo.processes import LISTENING, DemoError, Server, command, has_any_bundle, sampling_model, train_missing
+from ancestral_demo.processes import (
+    LISTENING,
+    DemoError,
+    Server,
+    command,
+    has_any_bundle,
+    sampling_model,
+    train_missing,
+)
 
 app = typer.Typer(
     help="The whole system at work on real digits.",

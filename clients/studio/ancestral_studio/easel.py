@@ -9,9 +9,9 @@ from nicegui import ui
 
 from ancestral_client import Model
 from ancestral_studio.canvas import Drawing
-from ancestral_studio.pixels import Picture, Shape
 from ancestral_studio.examples import example
 from ancestral_studio.parts import button, labelled, toggle
+from ancestral_studio.pixels import Picture, Shape
 from ancestral_studio.turns import Turn
 from ancestral_studio.visit import Visit
 

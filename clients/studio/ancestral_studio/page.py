@@ -61,6 +61,9 @@ STYLE = Path(__file__).parent / "page.css"
 # Seconds between two looks at which models are served: a reload is seen soon, and costs the server nothing.
 _REFRESH_SECONDS = 5.0
 
+# What stands where calls are told, before the first.
+NO_CALL = "Each call is told here: how long it took, and in which batch it was computed."
+
 
 class Page:
     """What one visitor sees. It belongs to the visitor's connection, and ends with it."""
@@ -85,6 +88,7 @@ class Page:
                     self._sections[name] = section
             self._footer()
         self._visit.on_news(self._tell)
+        self._visit.on_choice(self._show)
         self._tell()
         self._open()
         ui.timer(_REFRESH_SECONDS, self._refresh)
@@ -97,7 +101,9 @@ class Page:
             light = labelled(ui.button(icon="contrast").props("flat round dense"), "Light or dark")
             is_dark = "() => emit(document.body.classList.contains('body--dark'))"
             light.on("click", lambda event: dark.set_value(not event.args), js_handler=is_dark)
-        self._tabs = ui.tabs(on_change=self._open).props("no-caps dense inline-label align=left outside-arrows mobile-arrows")
+        self._tabs = ui.tabs(on_change=self._open).props(
+            "no-caps dense inline-label align=left outside-arrows mobile-arrows"
+        )
         with self._tabs:
             for name, _, _ in PANELS:
                 ui.tab(name)
@@ -136,7 +142,9 @@ class Page:
         self._problem.set_text(problem)
         self._problem.set_visibility(bool(problem))
         calls = self._visit.calls
-        self._last.set_text(calls[0].line() if calls else "Each call is told here: how long it took, and in which batch.")
+        self._last.set_text(
+            calls[0].line() if calls else "Each call is told here: how long it took, and in which batch."
+        )
         if self._list.value:
             for label, call in zip(self._calls, calls, strict=False):
                 label.set_text(call.line())

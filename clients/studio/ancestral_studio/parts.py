@@ -21,22 +21,21 @@ class Panel(Protocol):
     """A part of the page, with a tab of its own."""
 
     async def show(self) -> None:
-        """Brings it up to its model: called when it is opened, when it is open and models change, and when its model
-        is chosen.
+        """Brings it up to its model: called when it is opened, and when it is open and models change or another one is
+        chosen.
         """
 
 
 class ModelChoice:
     """A choice among the models that are able to do something, kept up with what is served.
 
-    `chosen` is called when it is another one than before; `need` goes on after "No model that is served here".
+    `need` goes on after "No model that is served here".
     """
 
-    def __init__(self, visit: Visit, able: Able, need: str, chosen: Callable[[], Any]) -> None:
+    def __init__(self, visit: Visit, able: Able, need: str) -> None:
         self._visit, self._able, self._need = visit, able, need
         self._models: dict[str, Model] = {}
         self._select = ui.select({}, label="Model", on_change=self._on_change).classes("wide")
-        self._chosen = chosen
         self._about = ui.label().classes("quiet")
         self.body = ui.element("div").classes("body")
         """What there is to see only with a model."""
@@ -57,9 +56,9 @@ class ModelChoice:
         self.body.set_visibility(bool(self._models))
         self._describe()
 
-    def _on_change(self) -> Any:
+    def _on_change(self) -> None:
         self._describe()
-        return self._chosen()
+        self._visit.chosen()
 
     def _describe(self) -> None:
         model = self.model

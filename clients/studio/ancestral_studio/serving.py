@@ -30,9 +30,7 @@ def serve(client: AsyncClient, listening: socket.socket) -> None:
 
     api = FastAPI(openapi_url=None)
     # None: light or dark as the visitor's system has it.
-    ui.run_with(
-        api, title="Ancestral studio", favicon=_ICON, dark=None, language="en-US", show_welcome_message=False
-    )
+    ui.run_with(api, title="Ancestral studio", favicon=_ICON, dark=None, language="en-US", show_welcome_message=False)
     app.on_shutdown(client.close)
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn raises again what it ended by; to end so is what was asked for.

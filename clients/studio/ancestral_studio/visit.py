@@ -76,6 +76,7 @@ class Visit:
         self._tasks: set[asyncio.Task[object]] = set()
         self._models_changed: list[Callable[[], None]] = []
         self._news: list[Callable[[], None]] = []
+        self._choices: list[Callable[[], None]] = []
 
     @property
     def problem(self) -> str:
@@ -89,6 +90,15 @@ class Visit:
     def on_news(self, told: Callable[[], None]) -> None:
         """Calls `told` when there is a call or a problem to tell of."""
         self._news.append(told)
+
+    def on_choice(self, chosen: Callable[[], None]) -> None:
+        """Calls `chosen` when the open panel may have to show something else."""
+        self._choices.append(chosen)
+
+    def chosen(self) -> None:
+        """Another model is chosen, or what else a panel depends on."""
+        for chosen in self._choices:
+            chosen()
 
     def tell(self, problem: str) -> None:
         """Says what is wrong, until the next call."""
@@ -136,6 +146,7 @@ class Visit:
         """The page is gone: what it waits for is not wanted any more."""
         self._models_changed.clear()
         self._news.clear()
+        self._choices.clear()
         for task in self._tasks:
             task.cancel()
 

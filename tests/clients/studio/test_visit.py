@@ -6,7 +6,6 @@ import asyncio
 import socket
 
 import numpy as np
-import pytest
 
 from ancestral_client import AsyncClient
 from ancestral_studio.visit import LISTED, Visit
@@ -77,4 +76,3 @@ def test_a_server_that_does_not_answer_is_told_and_so_is_that_it_does(toy_server
             assert len(visit.models) == 1  # it may be back soon
 
     asyncio.run(main())
-

@@ -26,7 +26,7 @@ class Completing:
         self._shown: Model | None = None
         need = "completes images: that takes one which paints them pixel by pixel"
         with ui.element("div").classes("controls"):
-            self._choice = ModelChoice(visit, served.completes, need, self.show)
+            self._choice = ModelChoice(visit, served.completes, need)
             with self._choice.body:
                 self._class = ClassChoice()
                 self._easel = Easel(visit, "Image to complete", self._changed, eraser=True)

@@ -27,7 +27,7 @@ class Going:
         self._go = Latest(self._ask)
         need = "has latents to go through: that takes the roles encode and decode"
         with ui.element("div").classes("controls"):
-            self._choice = ModelChoice(visit, served.has_latents, need, self.show)
+            self._choice = ModelChoice(visit, served.has_latents, need)
             with self._choice.body:
                 with ui.element("div").classes("pair"):
                     self._easels = [self._easel("From"), self._easel("To")]

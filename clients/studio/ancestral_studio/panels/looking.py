@@ -10,9 +10,9 @@ from ancestral.text import shown
 from ancestral_client import AsyncClient, InvalidArgument, Model, Scores
 from ancestral_studio import served
 from ancestral_studio.canvas import Tiles
-from ancestral_studio.pixels import Shape
 from ancestral_studio.easel import Easel
 from ancestral_studio.parts import labelled
+from ancestral_studio.pixels import Shape
 from ancestral_studio.turns import Latest
 from ancestral_studio.visit import Asked, Visit
 
@@ -30,7 +30,7 @@ class Looking:
         self._look = Latest(self._ask)
         self._cards: list[_Card] = []
         with ui.element("div").classes("controls"):
-            self._size = ui.select({}, label="Image size", on_change=self.show).classes("wide")
+            self._size = ui.select({}, label="Image size", on_change=self._visit.chosen).classes("wide")
             self._none = ui.label("No model that is served here reconstructs, classifies or scores images.")
             self._none.classes("quiet")
             self._body = ui.element("div").classes("body")
@@ -127,7 +127,9 @@ class _Card:
                     raise
             else:
                 asked.answered(scores.info)
-                self._likelihood.set_text(f"log p(x) {_relation(scores)} {served.nats(float(scores.log_likelihood[0]))}")
+                self._likelihood.set_text(
+                    f"log p(x) {_relation(scores)} {served.nats(float(scores.log_likelihood[0]))}"
+                )
                 return
         await self._score_by_class(client, image, asked)
 

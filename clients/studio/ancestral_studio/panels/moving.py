@@ -27,12 +27,12 @@ class Moving:
         self._shown: tuple[Model, int, int] | None = None
         need = "has two latents to move in: it takes the role decode, as digits-vae-2d has it"
         with ui.element("div").classes("controls"):
-            self._choice = ModelChoice(visit, served.has_plane, need, self.show)
+            self._choice = ModelChoice(visit, served.has_plane, need)
             with self._choice.body:
                 self._plane = Plane("Latent plane", self._moved)
                 with ui.row().classes("wide"):
-                    self._across = ui.select({}, label="Across", on_change=self.show).classes("half")
-                    self._down = ui.select({}, label="Down", on_change=self.show).classes("half")
+                    self._across = ui.select({}, label="Across", on_change=self._visit.chosen).classes("half")
+                    self._down = ui.select({}, label="Down", on_change=self._visit.chosen).classes("half")
         with ui.element("div").classes("result"):
             self._tiles = Tiles("Image at the point").classes("large")
             self._told = ui.label().classes("quiet").props('role="status"')

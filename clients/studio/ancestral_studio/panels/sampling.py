@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from nicegui import ui
 
-from ancestral_client import Model
 from ancestral_studio import served
 from ancestral_studio.canvas import Tiles
 from ancestral_studio.panels.painting import paint
@@ -18,7 +17,7 @@ class Sampling:
         self._visit, self._turn = visit, Turn()
         need = "draws samples: its bundle needs the role sample"
         with ui.element("div").classes("controls"):
-            self._choice = ModelChoice(visit, served.can("sample"), need, self.show)
+            self._choice = ModelChoice(visit, served.can("sample"), need)
             with self._choice.body:
                 self._class = ClassChoice()
                 self._count = ui.number("Images", value=16, min=1, max=served.MOST_SAMPLES, precision=0).classes("wide")

@@ -30,7 +30,7 @@ class Sliding:
         self._sliders: dict[int, ui.slider] = {}
         need = "decodes latents: its bundle needs the role decode"
         with ui.element("div").classes("controls"):
-            self._choice = ModelChoice(visit, served.can("decode"), need, self.show)
+            self._choice = ModelChoice(visit, served.can("decode"), need)
             with self._choice.body:
                 with ui.row():
                     button("Random", self._random, main=True)
@@ -53,16 +53,14 @@ class Sliding:
                     order = await most_telling(self._visit.client, model, asked)
         self._box.clear()
         with self._box:
-            self._sliders = {
-                int(dimension): slider(
-                    f"Latent {dimension}", -_SPAN, _SPAN, 0.05, 0, lambda event, at=int(dimension): self._set(at, event.value)
-                )
-                for dimension in order[:_SLIDERS]
-            }
+            self._sliders = {int(dimension): self._slider(int(dimension)) for dimension in order[:_SLIDERS]}
         rest = model.latent_size - len(self._sliders)
         more = f" {rest} more stay as they are." if rest > 0 else ""
         self._told.set_text(f"Those that tell most of {_IMAGES} images come first.{more}")
         await self._move(self._latent)
+
+    def _slider(self, dimension: int) -> ui.slider:
+        return slider(f"Latent {dimension}", -_SPAN, _SPAN, 0.05, 0, lambda event: self._set(dimension, event.value))
 
     async def _set(self, dimension: int, value: float) -> None:
         if self._latent[dimension] == np.float32(value):
