@@ -144,15 +144,11 @@ def run(command: str, folder: Path, address: str, running: ExitStack) -> str:
     program, *arguments = shlex.split(command)
     match program:
         case ".venv/bin/ancestral":
-<<<<<<< HEAD
             succeed([program, *arguments], folder, ANCESTRAL_ADDRESS=address)
-=======
-            succeed([program, *arguments], folder, ANCESTRAL_ADDRESS=server.address)
         case "ancestral" if arguments[0] == "studio":
-            at = [server.address if argument == "localhost:8500" else argument for argument in arguments]
+            at = [address if argument == "localhost:8500" else argument for argument in arguments]
             with listening([program, *at, "--port", "0"], folder):
                 pass
->>>>>>> 44cf3eb (Studio: tests, README, make studio)
         case "ancestral":
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(folder)

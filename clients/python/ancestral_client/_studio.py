@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from importlib import import_module
 from typing import Annotated
@@ -12,7 +13,6 @@ from ancestral.commands import naming_the_extra
 from ancestral_client import _commands as commands
 from ancestral_client import errors
 from ancestral_client._commands import Address
-from ancestral_client.replacing import reason
 
 # Seconds until a call of the page has failed: people wait no longer.
 _TIMEOUT = 30.0
@@ -49,5 +49,7 @@ def _listening(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         field = "--host" if isinstance(error, socket.gaierror) else "--port"
-        problem = f"cannot listen on {host} port {port}: {reason(error)}; name another, or port 0 for a free one"
+        # Python says the address again.
+        why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        problem = f"cannot listen on {host} port {port}: {why}; name another, or port 0 for a free one"
         raise errors.invalid(field, problem) from error

@@ -16,7 +16,9 @@ async def example(client: AsyncClient, model: Model, asked: Asked) -> NDArray[np
         label = int(random.integers(model.label_count)) if model.label_count else None
         samples = await client.sample(model.name, 1, label=label)
         asked.answered(samples.info)
-        return samples.images[0]
+        image: NDArray[np.uint8] = samples.images[0]
+        return image
     decoded = await client.decode(model.name, random.normal(size=(1, model.latent_size)))
     asked.answered(decoded.info)
-    return decoded.images[0]
+    image = decoded.images[0]
+    return image

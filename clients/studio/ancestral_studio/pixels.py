@@ -19,7 +19,7 @@ Shape = tuple[int, int, int]
 
 def packed(array: NDArray[np.uint8] | NDArray[np.bool_]) -> str:
     """The bytes of an array for the page."""
-    return b64encode(np.ascontiguousarray(array)).decode("ascii")
+    return b64encode(array.tobytes()).decode("ascii")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,8 +8,9 @@ from nicegui.events import GenericEventArguments
 
 from ancestral_studio.pixels import Picture, Shape, packed
 
-# Half the pen's width in pixels, of an image's shorter side, at least the half of one: about that of a pen on MNIST.
-_REACH = 1 / 26
+# Half the pen's width, of an image's shorter side: about that of a pen on MNIST. In pixels it is no less than the other,
+# or strokes between two columns would be pale.
+_REACH, _LEAST_REACH = 1 / 26, 0.75
 # Seconds between two events while a stroke goes on: models answer between them.
 _THROTTLE = 0.1
 
@@ -37,7 +38,7 @@ class Drawing(Element, component="drawing.js", dependencies=["ancestral_pixels.j
     def load(self, picture: Picture) -> None:
         """Shows a picture, in place of what was drawn."""
         self.picture = picture
-        self.props["reach"] = max(0.5, min(self.shape[:2]) * _REACH)
+        self.props["reach"] = max(_LEAST_REACH, min(self.shape[:2]) * _REACH)
         self.run_method("load", *self.shape, packed(picture.pixels), packed(picture.known))
 
     def pen(self, ink: tuple[int, ...]) -> None:

@@ -9,6 +9,9 @@ from ancestral_studio.parts import ClassChoice, ModelChoice, button, slider
 from ancestral_studio.turns import Turn
 from ancestral_studio.visit import Visit
 
+# Temperature up to which samples are more than noise.
+_HOTTEST = 2.0
+
 
 class Sampling:
     """Grids of samples, painted as they come."""
@@ -22,7 +25,7 @@ class Sampling:
                 self._class = ClassChoice()
                 self._count = ui.number("Images", value=16, min=1, max=served.MOST_SAMPLES, precision=0).classes("wide")
                 self._seed = ui.number("Seed", placeholder="any", min=0, precision=0).classes("wide")
-                self._temperature = slider("Temperature", 0, 2, 0.05, 1, lambda: None)
+                self._temperature = slider("Temperature", 0, _HOTTEST, 0.05, 1, lambda: None)
                 with ui.row():
                     button("Draw samples", self._draw, main=True)
                     button("Stop", self._turn.stop)
@@ -37,7 +40,7 @@ class Sampling:
         self._class.fit(model)
         self._count.max = served.most_samples(model)
         if model.limits is not None:
-            self._temperature.props["max"] = model.limits.max_temperature
+            self._temperature.props["max"] = min(_HOTTEST, model.limits.max_temperature)
 
     async def _draw(self) -> None:
         model = self._choice.model
