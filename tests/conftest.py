@@ -126,4 +126,3 @@ def toy_server(toy_models: Path) -> Iterator[ServerProcess]:
     """The real server, serving `tally`; shared, so leave it as you found it."""
     with ServerProcess(toy_models, *PATIENT) as server:
         yield server
-

@@ -127,6 +127,12 @@ def test_without_its_extra_a_command_says_which_one_it_needs(
     )
 
 
+def test_without_its_extra_the_studio_says_which_one_it_needs() -> None:
+    done = without("ancestral", "nicegui", "studio")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "ancestral studio: needs nicegui, which is not installed: pip install 'ancestral[studio]'\n"
+
+
 def test_a_module_of_our_own_that_is_missing_is_a_fault_and_no_missing_extra() -> None:
     done = without("ancestral-server", "ancestral_server.app", "--models", ".")
     assert done.returncode == 1
