@@ -104,14 +104,16 @@ def studio(
     """
     if not has_any_bundle(models):
         train_missing(models)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to end as by Ctrl-C, and the server with this process
     with Server(models) as server:
         page = subprocess.Popen(
             [command("ancestral"), "studio", f"--host={host}", f"--port={port}", f"--address={server.address}"]
         )
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # The page ends, then this does, and the server with it; Ctrl-C may have told all three at once.
-            signal.signal(number, lambda *_: page.terminate())
-        code = page.wait()
+        try:
+            code = page.wait()
+        except KeyboardInterrupt:
+            page.terminate()
+            code = page.wait()
     raise typer.Exit(code)
 
 

@@ -18,6 +18,7 @@ from ancestral_client._commands import Address
 _TIMEOUT = 30.0
 # Seconds for which calls are tried again where the server is away: a restart is bridged, and a page does not hang.
 _RETRY_SECONDS = 2.0
+_MOST_PORT = 65535  # of TCP: 16 bits
 
 
 def studio(
@@ -25,7 +26,7 @@ def studio(
     host: Annotated[
         str, typer.Option(help="Address that the page listens on; 0.0.0.0: whoever reaches this machine can use it.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port of the page; 0: a free one.", min=0, max=65535)] = 8080,
+    port: Annotated[int, typer.Option(help="Port of the page; 0: a free one.")] = 8080,
     address: Address = None,
 ) -> None:
     """Serve a page that shows what the models do, for a browser, until Ctrl-C.
@@ -45,6 +46,8 @@ def studio(
 
 def _listening(host: str, port: int) -> socket.socket:
     """A socket that browsers can connect to from now on; exit code 2 and one line where there is none to have."""
+    if not 0 <= port <= _MOST_PORT:
+        raise errors.invalid("--port", f"is {port}, must be 0 to {_MOST_PORT}")
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:

@@ -16,9 +16,10 @@ async def example(client: AsyncClient, model: Model, asked: Asked) -> NDArray[np
         label = int(random.integers(model.label_count)) if model.label_count else None
         samples = await client.sample(model.name, 1, label=label)
         asked.answered(samples.info)
-        image: NDArray[np.uint8] = samples.images[0]
-        return image
-    decoded = await client.decode(model.name, random.normal(size=(1, model.latent_size)))
-    asked.answered(decoded.info)
-    image = decoded.images[0]
+        images = samples.images
+    else:
+        decoded = await client.decode(model.name, random.normal(size=(1, model.latent_size)))
+        asked.answered(decoded.info)
+        images = decoded.images
+    image: NDArray[np.uint8] = images[0]
     return image

@@ -17,10 +17,10 @@ TAKEN = "TAKEN"
     [
         (
             ("--port", TAKEN),
-            "--port: cannot listen on 127.0.0.1 port TAKEN: Address already in use; name another, or port 0 for a free one",
+            "--port: cannot listen on 127.0.0.1 port TAKEN: Address already in use; name another, or port 0",
         ),
         (("--address", "localhost:x"), "--address: "),
-        (("--port", "70000"), "70000"),
+        (("--port", "70000"), "--port: is 70000, must be 0 to 65535"),
     ],
     ids=["a port that is taken", "an address that is none", "a port that is none"],
 )

@@ -9,6 +9,7 @@ import pytest
 from ancestral_client import Limits, Metric, Model
 from ancestral_studio import served
 
+LIMITS = Limits(max_sample_count=4096, max_images=4096, max_temperature=10, max_message_bytes=1 << 24)
 MODEL = Model(
     name="m",
     version=1,
@@ -24,7 +25,7 @@ MODEL = Model(
     label_count=0,
     roles=("sample", "encode", "decode", "score"),
     metrics=(),
-    limits=Limits(max_sample_count=4096, max_images=4096, max_temperature=10, max_message_bytes=1 << 24),
+    limits=LIMITS,
 )
 PAINTER = replace(MODEL, latent_size=0, roles=("sample", "score"))
 
@@ -67,7 +68,7 @@ def test_what_models_are_offered_for(model: Model, completes: bool, has_latents:
     ("model", "most"),
     [
         (MODEL, 64),
-        (replace(MODEL, limits=replace(MODEL.limits, max_sample_count=5)), 5),  # type: ignore[type-var]
+        (replace(MODEL, limits=replace(LIMITS, max_sample_count=5)), 5),
         (replace(MODEL, limits=None), 64),
         (replace(MODEL, image_shape=(512, 512, 3)), 5),
         (replace(MODEL, image_shape=(4096, 4096, 3)), 1),

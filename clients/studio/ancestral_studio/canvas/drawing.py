@@ -8,8 +8,8 @@ from nicegui.events import GenericEventArguments
 
 from ancestral_studio.pixels import Picture, Shape, packed
 
-# Half the pen's width, of an image's shorter side: about that of a pen on MNIST. In pixels it is no less than the other,
-# or strokes between two columns would be pale.
+# Half the pen's width, of an image's shorter side: about that of a pen on MNIST. In pixels it is no less than the
+# other, or strokes between two columns would be pale.
 _REACH, _LEAST_REACH = 1 / 26, 0.75
 # Seconds between two events while a stroke goes on: models answer between them.
 _THROTTLE = 0.1
