@@ -171,7 +171,7 @@ def async_client(context: typer.Context, address: str | None, timeout: float, re
 
 
 def _made(kind: type[_Client], context: typer.Context, address: str | None, **options: Any) -> _Client:
-    """A client with these options and those of CONNECTING; what is wrong with one of the latter names it as it is given."""
+    """A client with these options and those of CONNECTING, whose faults are told by the names they have here."""
     name, address = context.obj if address is None else ("--address", address)
     address = _checks.address_of(address, name)
     given = context.meta.get(__name__, {})
