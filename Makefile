@@ -12,10 +12,13 @@ MODELS ?= models
 OUT ?= demo
 PORT ?= 8500
 METRICS_PORT ?= 9464
+STUDIO_PORT ?= 8080
 DEVICE ?= auto
 
-# What is installed: what the parts need to run, and everything, with what checks and tests need.
+# What is installed: what the parts need to run, the page of the studio with them, and everything, with
+# what checks and tests need.
 PARTS := $(VENV)/.parts-installed
+PAGE := $(VENV)/.studio-installed
 INSTALLED := $(VENV)/.installed
 TOOLS := .tools/.installed
 
@@ -25,6 +28,9 @@ demo: $(PARTS) ## Train, export, serve, sample and measure on real digits; resul
 
 serve: $(PARTS) ## Serve the models in models/ on port 8500 until Ctrl-C; trains the default ones where there are none
 	@exec $(BIN)/ancestral-demo serve --models $(MODELS) --port $(PORT) --metrics-port $(METRICS_PORT) --device $(DEVICE)
+
+studio: $(PAGE) ## Serve the models, and on port 8080 a page that shows what they do; STUDIO_PORT=... for another
+	@exec $(BIN)/ancestral-demo studio --models $(MODELS) --port $(STUDIO_PORT)
 
 ##@ Work on it
 pictures: $(PARTS) ## Train anew, run the demo, say which pictures of the README differ, and take them over; minutes
@@ -129,12 +135,16 @@ $(PARTS): requirements.lock pyproject.toml
 	@.ci/install $(VENV) client,server,exporter,demo $(PYTHON)
 	@touch $@
 
+$(PAGE): requirements.lock pyproject.toml
+	@.ci/install $(VENV) client,server,exporter,demo,studio $(PYTHON)
+	@touch $(PARTS) $@
+
 $(INSTALLED): requirements.lock pyproject.toml
 	@.ci/install $(VENV) all $(PYTHON)
-	@touch $(PARTS) $@
+	@touch $(PARTS) $(PAGE) $@
 
 $(TOOLS): .ci/tools .ci/triton-env .ci/kubernetes-env | $(INSTALLED)
 	@.ci/tools
 	@touch $@
 
-.PHONY: results train-zoo ablation bench bench-front-end bench-perf-analyzer bench-isolation soak overload restarts bulk-check fuzz demo pictures serve install tools protos generated check format test gpu-check perf-analyzer lock clean help
+.PHONY: results train-zoo ablation bench bench-front-end bench-perf-analyzer bench-isolation soak overload restarts bulk-check fuzz demo pictures serve studio install tools protos generated check format test gpu-check perf-analyzer lock clean help

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 
 
@@ -23,16 +25,24 @@ def demo() -> None:
 
 
 def _run(command: str, module: str, *, extra: str) -> None:
-    """Run `main` of a module. Where a package that it needs is not installed, end with exit code 1 and one line on
-    which extra brings it.
+    """Run `main` of a module; exit code 1 where a package that it needs is not installed."""
+    try:
+        with naming_the_extra(command, extra=extra):
+            import_module(module).main()
+    except KeyboardInterrupt:  # before the command itself looks after it, as while its packages are read
+        sys.exit(130)
+
+
+@contextmanager
+def naming_the_extra(command: str, *, extra: str) -> Iterator[None]:
+    """Where a package that is imported here is not installed, end with exit code 1 and one line on which extra brings
+    it.
     """
     try:
-        import_module(module).main()
+        yield
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if not missing or missing == "inference" or missing.startswith("ancestral"):
             raise  # one of ours, which no extra would bring
         print(f"{command}: needs {missing}, which is not installed: pip install 'ancestral[{extra}]'", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:  # before the command itself looks after it, as while its packages are read
-        sys.exit(130)

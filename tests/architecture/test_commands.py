@@ -74,11 +74,13 @@ def test_a_version_stands_in_one_place_only() -> None:
         ("ancestral", "sample"),
         ("ancestral", "models"),
         ("ancestral", "bulk"),
+        ("ancestral", "studio"),
         ("ancestral-exporter", "train"),
         ("ancestral-exporter", "import"),
         ("ancestral-exporter", "import", "onnx"),
         ("ancestral-exporter", "import", "diffusers"),
         ("ancestral-demo", "serve"),
+        ("ancestral-demo", "studio"),
     ],
     ids=" ".join,
 )
@@ -123,6 +125,12 @@ def test_without_its_extra_a_command_says_which_one_it_needs(
     assert done.stderr == (
         f"{command}: needs {missing}, which is not installed: pip install 'ancestral[{EXTRAS[command]}]'\n"
     )
+
+
+def test_without_its_extra_the_studio_says_which_one_it_needs() -> None:
+    done = without("ancestral", "nicegui", "studio")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "ancestral studio: needs nicegui, which is not installed: pip install 'ancestral[studio]'\n"
 
 
 def test_a_module_of_our_own_that_is_missing_is_a_fault_and_no_missing_extra() -> None:

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -47,6 +48,7 @@ READMES = sorted(
 MAKE = {
     "demo": "test_make_demo",
     "serve": "test_make_serve",
+    "studio": "test_make_studio",
     "pictures": "trains for minutes; what it does after test_make_demo: tests/clients/demo/test_pictures.py",
     "install": "CI",
     "check": "CI",
@@ -143,6 +145,10 @@ def run(command: str, folder: Path, address: str, running: ExitStack) -> str:
     match program:
         case ".venv/bin/ancestral":
             succeed([program, *arguments], folder, ANCESTRAL_ADDRESS=address)
+        case "ancestral" if arguments[0] == "studio":
+            at = [address if argument == "localhost:8500" else argument for argument in arguments]
+            with listening([program, *at, "--port", "0"], folder):
+                pass
         case "ancestral":
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(folder)
@@ -220,8 +226,9 @@ def free_port() -> str:
 
 
 def test_there_are_readmes() -> None:
-    parts = ("protos", "server", "exporter", "clients", "clients/python", "clients/demo", "deploy", "tests")
-    assert {"README.md", *(f"{part}/README.md" for part in parts)} <= set(map(name, READMES))
+    parts = ("protos", "server", "exporter", "deploy", "tests")
+    clients = ("clients", "clients/python", "clients/studio", "clients/demo")
+    assert {"README.md", *(f"{part}/README.md" for part in (*parts, *clients))} <= set(map(name, READMES))
 
 
 @pytest.mark.parametrize("path", [path for path in READMES if commands(path)], ids=name)
@@ -285,6 +292,14 @@ def test_make_serve_and_the_command_that_it_prints(digits_models: Path, workplac
     with socket.socket() as again:  # the server is gone, and its port free
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         again.bind(("127.0.0.1", int(port)))
+
+
+def test_make_studio(digits_models: Path) -> None:
+    make = ["make", "studio", f"MODELS={digits_models}", "STUDIO_PORT=0"]
+    with listening(make, ROOT) as lines:
+        url = lines[-1].split()[3].rstrip(",")
+        with urllib.request.urlopen(url, timeout=500) as page:
+            assert "Ancestral studio" in page.read().decode()
 
 
 def test_make_serve_serves_what_is_there(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def test_the_wheel_holds_every_part_and_no_generic_name(tmp_path: Path) -> None:
         names = set(archive.namelist())
     packages = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     # `inference` is generic, but it is the protocol's own package: generated code imports it under that name.
-    parts = {"ancestral_server", "ancestral_exporter", "ancestral_client", "ancestral_demo"}
+    parts = {"ancestral_server", "ancestral_exporter", "ancestral_client", "ancestral_studio", "ancestral_demo"}
     assert packages == {"ancestral", "inference"} | parts
     for root, package in (
         ("protos", "ancestral"),
@@ -26,8 +26,12 @@ def test_the_wheel_holds_every_part_and_no_generic_name(tmp_path: Path) -> None:
         ("server", "ancestral_server"),
         ("exporter", "ancestral_exporter"),
         ("clients/python", "ancestral_client"),
+        ("clients/studio", "ancestral_studio"),
         ("clients/demo", "ancestral_demo"),
     ):
         modules = {str(path.relative_to(ROOT / root)) for path in (ROOT / root / package).rglob("*.py")}
         assert modules <= names
+        # What the page is made of beside Python.
+        beside = [path for end in ("js", "css") for path in (ROOT / root / package).rglob(f"*.{end}")]
+        assert {str(path.relative_to(ROOT / root)) for path in beside} <= names
         assert f"{package}/py.typed" in names

@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from playwright.sync_api import expect
 
 from ancestral_client import Client, NotFound
+from browsers import chromium, opened
 from observability.panels import BOARDS
 from running import ServerProcess
 from waiting import PATIENCE, until
@@ -321,6 +323,20 @@ def test_prometheus_serves_the_console_page_and_the_runbooks(prometheus: Prometh
     runbook, kind = prometheus.page("consoles/runbooks/AncestralDown.md")
     assert runbook == (DEPLOY / "runbooks" / "AncestralDown.md").read_text()
     assert kind.startswith("text/plain")
+
+
+def test_a_browser_draws_the_console_page(prometheus: Prometheus) -> None:
+    prometheus.wait_for('up{job="ancestral"} == 1')
+    prometheus.wait_for("rate(process_cpu_seconds_total[1m])")  # of two scrapes
+    address = f"{prometheus.url}/consoles/ancestral.html"
+    with chromium() as browser, opened(browser, address, width=1400, height=1000) as page:
+        panels = page.locator(".panel")
+        expect(panels.filter(has_text="Servers that answer").locator(".big")).to_have_text("100 %")
+        expect(panels.filter(has_text="Model versions that serve").locator(".big")).to_have_text("1")
+        expect(page.locator("svg polyline").first).to_be_attached()
+        # Each panel shows its figure, its lines, or that it has none; and no error.
+        expect(panels.locator("> div:last-child:empty")).to_have_count(0)
+        expect(page.locator("main .panel > div > .red:not(.big)")).to_have_count(0)
 
 
 # ---- Alertmanager

@@ -11,6 +11,7 @@ import torch
 
 from ancestral_exporter.bundle import write_bundle
 from ancestral_exporter.models.base import ImageShape
+from ancestral_exporter.models.semi_supervised import SemiSupervisedSettings, SemiSupervisedVAE
 from ancestral_exporter.models.vae import VAE, VAESettings
 from pixelcnns import exported, sharp_pixelcnn
 from shared import Shared
@@ -43,3 +44,20 @@ def vae(vae_model: VAE, once: Shared) -> Path:
     golden = np.random.default_rng(3).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
     write = partial(write_bundle, vae_model, name="vae", golden_images=golden)
     return once("vae", lambda folder: write(models_dir=folder)) / "vae"
+
+
+@pytest.fixture(scope="session")
+def shells_model() -> SemiSupervisedVAE:
+    """A VAE of 8×8 images that also tells three classes, with 2 latents."""
+    torch.manual_seed(0)
+    settings = SemiSupervisedSettings(3, latent_size=2, channels=4, features=8)
+    return SemiSupervisedVAE(ImageShape(8, 8, 1, 17), settings).eval()
+
+
+@pytest.fixture(scope="session")
+def shells(shells_model: SemiSupervisedVAE, once: Shared) -> Path:
+    """That classifier, whose classes have names: a folder `shells`."""
+    golden, labels = np.zeros((3, 8, 8, 1), np.uint8), np.arange(3)
+    write = partial(write_bundle, shells_model, name="shells", golden_images=golden, golden_labels=labels)
+    names = ("cowrie", "limpet", "whelk")
+    return once("shells", lambda folder: write(models_dir=folder, class_names=names)) / "shells"

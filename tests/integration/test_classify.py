@@ -20,7 +20,7 @@ from ancestral_client import Client, RoleNotSupported
 from ancestral_exporter.bundle import write_bundle
 from ancestral_exporter.models.autoencoder import Autoencoder, AutoencoderSettings
 from ancestral_exporter.models.base import ImageShape
-from ancestral_exporter.models.semi_supervised import SemiSupervisedSettings, SemiSupervisedVAE
+from ancestral_exporter.models.semi_supervised import SemiSupervisedVAE
 from inference import open_inference_service_pb2 as oip
 from inference import open_inference_service_pb2_grpc as oip_grpc
 from running import ServerProcess
@@ -40,19 +40,18 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(labelled: Path, once: Shared) -> Iterator[Served]:
+def served(labelled: Path, shells: Path, shells_model: SemiSupervisedVAE, once: Shared) -> Iterator[Served]:
     torch.manual_seed(0)
-    model = SemiSupervisedVAE(SHAPE, SemiSupervisedSettings(3, latent_size=2, channels=4, features=8)).eval()
     other = Autoencoder(SHAPE, AutoencoderSettings(latent_size=3, channels=4, features=8))
-    golden, labels = np.zeros((3, *SHAPE.hwc), np.uint8), np.arange(3)
+    golden = np.zeros((3, *SHAPE.hwc), np.uint8)
 
     def write(to: Path) -> None:
         shutil.copytree(labelled, to / "labelled")
-        write_bundle(model, name="shells", models_dir=to, golden_images=golden, golden_labels=labels, class_names=NAMES)
+        shutil.copytree(shells, to / "shells")
         write_bundle(other, name="codes", models_dir=to, golden_images=golden)
 
     with ServerProcess(once("classify", write), "--max-queue-ms", "60000") as server, Client(server.address) as client:
-        yield Served(model, server, client)
+        yield Served(shells_model, server, client)
 
 
 def test_logits_probabilities_labels_and_names(served: Served) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +18,15 @@ from ancestral_client import AncestralError
 from ancestral_client.replacing import FileProblem
 from ancestral_client.terminal import console
 from ancestral_demo import demo
-from ancestral_demo.processes import LISTENING, DemoError, command, has_any_bundle, sampling_model, train_missing
+from ancestral_demo.processes import (
+    LISTENING,
+    DemoError,
+    Server,
+    command,
+    has_any_bundle,
+    sampling_model,
+    train_missing,
+)
 
 app = typer.Typer(
     help="The whole system at work on real digits.",
@@ -82,6 +91,30 @@ def serve(
     ]
     # In place of this process, so that signals and exit codes are the server's own.
     os.execv(command("ancestral-server"), [command("ancestral-server"), *flags])
+
+
+@app.command(short_help="Serve the models, and the page that shows what they do.")
+def studio(
+    models: Models = Path("models"),
+    host: Annotated[str, typer.Option(help="Address that the page listens on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of the page.")] = 8080,
+) -> None:
+    """Serve the models on a free port and the studio before them, until Ctrl-C; trains the default ones first if there
+    are none.
+    """
+    if not has_any_bundle(models):
+        train_missing(models)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to end as by Ctrl-C, and the server with this process
+    with Server(models) as server:
+        page = subprocess.Popen(
+            [command("ancestral"), "studio", f"--host={host}", f"--port={port}", f"--address={server.address}"]
+        )
+        try:
+            code = page.wait()
+        except KeyboardInterrupt:
+            page.terminate()
+            code = page.wait()
+    raise typer.Exit(code)
 
 
 def _say_when_it_listens(model: str | None) -> None:

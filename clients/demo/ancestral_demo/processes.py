@@ -130,7 +130,11 @@ class Server:
 
     def __enter__(self) -> Self:
         assert self._process.stdout is not None
-        listening = LISTENING.search(self._process.stdout.readline())
+        try:
+            listening = LISTENING.search(self._process.stdout.readline())
+        except BaseException:  # such as Ctrl-C while it starts
+            self._stop()
+            raise
         if listening is None:
             self._stop()
             raise DemoError("the server did not start:\n" + "".join(self._log))

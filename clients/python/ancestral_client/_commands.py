@@ -23,7 +23,7 @@ from rich.progress import track
 from ancestral.text import shown
 from ancestral_client import _access, _checks, errors, files, results, tracing
 from ancestral_client.bulk import MESSAGE_SIZE, BulkStream
-from ancestral_client.client import Client
+from ancestral_client.client import AsyncClient, Client
 from ancestral_client.results import Encoding, Info, Model, Samples, Scores
 from ancestral_client.terminal import console
 
@@ -35,6 +35,7 @@ _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL
 
 _P = ParamSpec("_P")
 _Result = TypeVar("_Result", Encoding, Scores)
+_Client = TypeVar("_Client", Client, AsyncClient)
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model; `ancestral models` lists them.")]
 ImageFile = Annotated[
@@ -154,18 +155,28 @@ def client(
     bulk_priority: _checks.Priority = "batch",
     retry_seconds: float = 30.0,
 ) -> Client:
+    return _made(
+        Client,
+        context,
+        address,
+        timeout=timeout,
+        retry_seconds=retry_seconds,
+        priority=priority,
+        bulk_priority=bulk_priority,
+    )
+
+
+def async_client(context: typer.Context, address: str | None, timeout: float, retry_seconds: float) -> AsyncClient:
+    return _made(AsyncClient, context, address, timeout=timeout, retry_seconds=retry_seconds)
+
+
+def _made(kind: type[_Client], context: typer.Context, address: str | None, **options: Any) -> _Client:
+    """A client with these options and those of CONNECTING, whose faults are told by the names they have here."""
     name, address = context.obj if address is None else ("--address", address)
     address = _checks.address_of(address, name)
     given = context.meta.get(__name__, {})
     try:
-        return Client(
-            address,
-            timeout=timeout,
-            retry_seconds=retry_seconds,
-            priority=priority,
-            bulk_priority=bulk_priority,
-            **given,
-        )
+        return kind(address, **options, **given)
     except errors.InvalidArgument as error:
         (violation,) = error.violations
         if violation.field not in given:

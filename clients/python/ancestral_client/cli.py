@@ -24,6 +24,7 @@ from rich.progress import track
 from ancestral.text import shown
 from ancestral_client import _commands as commands
 from ancestral_client import _manage as manage
+from ancestral_client import _studio as studio
 from ancestral_client import errors, files, pictures
 from ancestral_client._commands import (
     TIMEOUT,
@@ -125,6 +126,7 @@ app.command()(manage.models)
 app.command(short_help="Load a version from its folder, or load it anew.")(manage.load)
 app.command(short_help="Take a version, or all, out of service.")(manage.unload)
 app.command(short_help="Send a whole data set through a model, Parquet to Parquet.")(bulk)
+app.command(short_help="Serve a page, for a browser, that shows what the models do.")(studio.studio)
 
 
 @app.command()

@@ -1,0 +1,1 @@
+"""A page that shows what the models of a server do: `ancestral studio`."""
