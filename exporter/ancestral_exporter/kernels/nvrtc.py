@@ -68,7 +68,7 @@ def compile_kernel(config: str, target: str) -> Code:
     name = SOURCE.name.encode()
     program = _done(nvrtc.nvrtcCreateProgram(SOURCE.read_bytes(), name, 1, [config.encode()], [b"config.h"]))
     ptx = target.startswith("compute")
-    options = [f"-arch={target}".encode(), b"-std=c++17", b"-fmad=false", b"-default-device"]
+    options = [f"-arch={target}".encode(), b"-std=c++17", b"-fmad=false"]
     if not ptx:
         options.append(b"--ptxas-options=-v")
     try:
