@@ -31,12 +31,18 @@ class NoNvrtc(ExporterError):
 
 @dataclass(frozen=True)
 class Code:
-    """A cubin, or PTX with a zero byte at its end. What the assembler spilled of registers is None of PTX, which the
-    driver assembles.
+    """A cubin, or PTX with a zero byte at its end.
+
+    report: what the assembler says of registers and memory; of PTX nothing, which the driver assembles.
     """
 
     content: bytes
-    spilled_bytes: int | None
+    report: str
+
+    @property
+    def spilled_bytes(self) -> int | None:
+        """Of registers that were stored and loaded again for want of others; None of PTX."""
+        return sum(map(int, re.findall(r"(\d+) bytes spill", self.report))) if self.report else None
 
 
 def shared_bytes(target: str) -> int:
@@ -85,15 +91,15 @@ def compile_kernel(config: str, target: str) -> Code:
         _done(get(program, content))
     finally:
         nvrtc.nvrtcDestroyProgram(program)
-    return Code(bytes(content), None if ptx else _spilled(log.decode(errors="replace")))
+    return Code(bytes(content), "" if ptx else _assembled(log.decode(errors="replace")))
 
 
-def _spilled(log: str) -> int:
-    """Bytes that the assembler's report tells of, of stores and of loads."""
-    found = re.findall(r"(\d+) bytes spill", log)
-    if not found:
+def _assembled(log: str) -> str:
+    """The assembler's own lines about the kernel, in one."""
+    found = re.findall(r"\d+ bytes stack frame.*|Used \d+ registers.*", log)
+    if len(found) < 2:
         raise ExporterError("NVRTC's log has no report of its assembler: another version than is known here")
-    return sum(map(int, found))
+    return ", ".join(line.strip() for line in found)
 
 
 def _nvrtc() -> Any:

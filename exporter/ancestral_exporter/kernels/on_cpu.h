@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <ucontext.h>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -60,7 +61,7 @@ template <typename... T> static void run_blocks(int blocks, int threads, int bac
   static const size_t STACK = 64 * 1024;
   body = kernel;
   fed = parameters;
-  std::vector<char> stacks(threads * STACK);
+  const std::unique_ptr<char[]> stacks(new char[threads * STACK]);
   for (int block = 0; block < blocks; ++block) {
     blockIdx = {block, 0, 0};
     for (float& value : shared_memory) value = NAN;  // what nobody wrote must not matter
