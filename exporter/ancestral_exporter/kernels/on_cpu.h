@@ -4,11 +4,9 @@
 #include <math.h>
 #include <setjmp.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <ucontext.h>
-#include <memory>
-#include <utility>
-#include <vector>
 
 #define __global__
 #define __device__
@@ -31,8 +29,9 @@ struct Fibre {
   ucontext_t start;
   enum { NEW, WAITING, DONE } state;
 };
-static std::vector<Fibre> fibres;
+static Fibre fibres[1024];  // as many threads as a block may have
 static jmp_buf scheduler;
+static const size_t STACK = 64 * 1024;
 
 static void __syncthreads() {
   const int me = threadIdx.x;
@@ -50,7 +49,11 @@ static void resume(int thread) {
   setcontext(&fibre.start);
 }
 
-template <typename... T, size_t... I> static void call(void (*kernel)(T...), void** parameters, std::index_sequence<I...>) {
+// The kernel, with parameter i from parameters[i]. (C++'s own headers would take longer to compile than all else.)
+template <size_t... I> struct Indices {};
+template <size_t N, size_t... I> struct UpTo : UpTo<N - 1, N - 1, I...> {};
+template <size_t... I> struct UpTo<0, I...> { using Type = Indices<I...>; };
+template <typename... T, size_t... I> static void call(void (*kernel)(T...), void** parameters, Indices<I...>) {
   kernel(*(T*)parameters[I]...);
 }
 
@@ -58,22 +61,22 @@ template <typename... T, size_t... I> static void call(void (*kernel)(T...), voi
 template <typename... T> static void run_blocks(int blocks, int threads, int backwards, void (*kernel)(T...), void** parameters) {
   static void (*body)(T...);
   static void** fed;
-  static const size_t STACK = 64 * 1024;
   body = kernel;
   fed = parameters;
-  const std::unique_ptr<char[]> stacks(new char[threads * STACK]);
+  char* stacks = (char*)malloc(threads * STACK);
+  if (!stacks) abort();
   for (int block = 0; block < blocks; ++block) {
     blockIdx = {block, 0, 0};
     for (float& value : shared_memory) value = NAN;  // what nobody wrote must not matter
-    fibres.assign(threads, Fibre{});
     for (int i = 0; i < threads; ++i) {
+      fibres[i].state = Fibre::NEW;
       ucontext_t& start = fibres[i].start;
       getcontext(&start);
-      start.uc_stack.ss_sp = &stacks[i * STACK];
+      start.uc_stack.ss_sp = stacks + i * STACK;
       start.uc_stack.ss_size = STACK;
       start.uc_link = nullptr;
       makecontext(&start, +[]() {
-        call(body, fed, std::index_sequence_for<T...>());
+        call(body, fed, typename UpTo<sizeof...(T)>::Type());
         fibres[threadIdx.x].state = Fibre::DONE;
         _longjmp(scheduler, 1);
       }, 0);
@@ -87,4 +90,5 @@ template <typename... T> static void run_blocks(int blocks, int threads, int bac
       }
     }
   }
+  free(stacks);
 }
