@@ -50,6 +50,19 @@ struct Fed {
   const float* uniforms;
 };
 
+// The number of this thread, read anew: the compiler cannot know that it is the same number, so it keeps nothing that it
+// has computed of it before. (Else it keeps the addresses of the second half of the work through the first, whose sums need
+// all registers: 40 bytes were spilled with 8 samples a block.)
+__device__ int thread_anew() {
+#ifdef ON_CPU
+  return threadIdx.x;
+#else
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+#endif
+}
+
 // ------------------------------------------------------------------------------------------------ own exp, log, gate
 __device__ float bits_to_float(int bits) { float f; memcpy(&f, &bits, 4); return f; }
 __device__ int float_to_bits(float f) { int bits; memcpy(&bits, &f, 4); return bits; }
@@ -144,37 +157,28 @@ constexpr int TILES = (W + TW - 1) / TW;
 constexpr int LEVELS = TILES * TW + FC - 1;  // of a row of levels, outside ones included
 constexpr int OWN = S * D * STRIDE;          // of all samples; behind the last row come zeros too
 constexpr int CHUNKS = NPW / (32 * VV), OUT_CHUNKS = NPP / (32 * VP);
-// So many channels ahead are weights fetched: more where a tile is too small to hide the cache's latency behind.
-constexpr int AHEAD = TW >= 8 ? 2 : 4;
+// Weights of so many channels are held: each is fetched again, for a later channel, as soon as it was used. A channel of a
+// wide tile is so much arithmetic that one other hides the cache's latency; of a narrow one it takes three.
+constexpr int HELD = TW > 16 ? 2 : 4;
 
 // acc[column][v] += the window's sum at the tile's columns: summands in the order row, channel, column of the window.
 // Column t of the window at the tile's column c reads x[START + c + t·APART] of each channel; rows lie row_step apart.
 template <int ROWS, int COLS, int APART, int START, int V, int NP>
-__device__ void windows(float (&acc)[TW][V], const float* x, int64_t row_step, int stride, const float* weights) {
-  constexpr int G = AHEAD;
-  static_assert(D % G == 0, "channels come in groups");
-  float next[G][COLS][V];
+__device__ void windows(float (&acc)[TW][V], const float* x, int row_step, int stride, const float* weights) {
+  static_assert(D % HELD == 0, "channels come in groups");
+  float w[HELD][COLS][V];
 #pragma unroll
-  for (int g = 0; g < G; ++g)
+  for (int g = 0; g < HELD; ++g)
 #pragma unroll
-    for (int t = 0; t < COLS; ++t) get_weights(next[g][t], weights + (t * D + g) * NP);
+    for (int t = 0; t < COLS; ++t) get_weights(w[g][t], weights + (t * D + g) * NP);
 #pragma unroll 1
   for (int r = 0; r < ROWS; ++r) {
     const float* row = x + r * row_step;
 #pragma unroll 1
-    for (int ch = 0; ch < D; ch += G) {
-      float w[G][COLS][V];
-      const int after = ch + G < D ? r * COLS * D + ch + G : (r + 1 < ROWS ? (r + 1) * COLS * D : 0);
+    for (int ch = 0; ch < D; ch += HELD) {
+      const int after = ch + HELD < D ? r * COLS * D + ch + HELD : (r + 1 < ROWS ? (r + 1) * COLS * D : 0);
 #pragma unroll
-      for (int g = 0; g < G; ++g)
-#pragma unroll
-        for (int t = 0; t < COLS; ++t) {
-#pragma unroll
-          for (int v = 0; v < V; ++v) w[g][t][v] = next[g][t][v];
-          get_weights(next[g][t], weights + (after + t * D + g) * NP);
-        }
-#pragma unroll
-      for (int g = 0; g < G; ++g) {
+      for (int g = 0; g < HELD; ++g) {
         const float* channel = row + (ch + g) * stride;
         if constexpr (APART == 1) {  // one piece has what all columns of the window read
           constexpr int SKIP = START % 4;
@@ -198,6 +202,8 @@ __device__ void windows(float (&acc)[TW][V], const float* x, int64_t row_step, i
               for (int v = 0; v < V; ++v) acc[c][v] = fmaf(in[skip + c], w[g][t][v], acc[c][v]);
           }
         }
+#pragma unroll
+        for (int t = 0; t < COLS; ++t) get_weights(w[g][t], weights + (after + t * D + g) * NP);
       }
     }
   }
@@ -274,7 +280,7 @@ __device__ void later_layer(float* above, const float* here, float* gated, const
   for (int item = threadIdx.x / 32; item < count * TILES * CHUNKS; item += WARPS) {
     const Item at(item, CHUNKS, VV);
     float acc[TW][VV] = {};
-    windows<2, 3, APART, PAD - APART, VV, NPW>(acc, above + at.s * D * STRIDE + at.c0, here - above, STRIDE, weights + at.n);
+    windows<2, 3, APART, PAD - APART, VV, NPW>(acc, above + at.s * D * STRIDE + at.c0, (int)(here - above), STRIDE, weights + at.n);
     put_gates(gated, acc, told, samples, at);
   }
   project_gates(gated, here, above, project, count);
@@ -579,7 +585,7 @@ struct Shared {  // offsets in floats
 
 __device__ void pixels(float* shared, const float* weights, float* states, const float* links, const Fed& fed,
                        const Sample* samples, int count, uint8_t* image, float* log_likelihood) {
-  const int thread = threadIdx.x, warp = thread / 32;
+  const int thread = thread_anew(), warp = thread / 32;
   float *gated = shared + Shared::gated, *stream = shared + Shared::stream, *hidden = shared + Shared::hidden;
   float *channel = shared + Shared::channel, *numbers = shared + Shared::numbers, *work = shared + Shared::work;
   float* parts = shared + Shared::parts;
