@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
+from ancestral.v1 import bundle_pb2
 from ancestral_exporter.kernels.form import packed_net
 from ancestral_exporter.kernels.packing import Packed
 from ancestral_exporter.models.base import ImageShape, RasterGraph
@@ -16,7 +17,6 @@ from ancestral_exporter.models.pixelcnn import GatedPixelCNN, PixelCNNSettings
 from ancestral_exporter.models.row_graph import Array
 from ancestral_exporter.models.values import MIXTURE
 from rasters import feeds_of, torch_feeds
-from ancestral.v1 import bundle_pb2
 
 
 @dataclass(frozen=True)

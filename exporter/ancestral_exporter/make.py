@@ -19,13 +19,12 @@ from ancestral.v1 import bundle_pb2
 from ancestral_exporter import card, data, plots
 from ancestral_exporter.bundle import check_home, write_bundle
 from ancestral_exporter.bundle.export import graph_roles
-from ancestral_exporter.bundle.kernel import give_kernel
+from ancestral_exporter.bundle.kernel import give_or_say
 from ancestral_exporter.bundle.write import check_name
 from ancestral_exporter.cost import measure_cost
 from ancestral_exporter.errors import DataError, ExporterError
 from ancestral_exporter.evaluate import Evaluation, evaluate
 from ancestral_exporter.kernels.nvrtc import NoNvrtc, check_compiler
-from ancestral_exporter.kernels.reading import NotCovered
 from ancestral_exporter.models import families
 from ancestral_exporter.models.base import ImageModel, ImageShape, LikelihoodModel
 from ancestral_exporter.progress import Announcer
@@ -85,7 +84,9 @@ def make(
             # The test images are looked at here, once, when nothing can be chosen any more.
             found = (evaluate(model, images.validation, "validation"), evaluate(model, images.test, "test"))
         announce.say("exporting and verifying")
-        path = _write(recipe, model, models, images, options, fitted, found, partial(_give_kernel, kernels, announce))
+        path = _write(
+            recipe, model, models, images, options, fitted, found, partial(give_or_say, kernels, announce.say)
+        )
         shutil.rmtree(work)
     return Made(path, found)
 
@@ -212,18 +213,6 @@ def _possible(kernels: Sequence[str], announce: Announcer) -> Sequence[str]:
             announce.say(f"the bundle gets no kernel: {error}")
             return ()
     return kernels
-
-
-def _give_kernel(kernels: Sequence[str], announce: Announcer, folder: Path, manifest: bundle_pb2.Bundle) -> None:
-    """Give the bundle in a folder its kernel, where one is asked for and there is one."""
-    if not kernels:
-        return
-    announce.say("compiling the kernel")
-    try:
-        for remark in give_kernel(folder, manifest, kernels):
-            announce.say(remark)
-    except NotCovered as error:
-        announce.say(f"the bundle gets no kernel: {error}")
 
 
 @contextmanager

@@ -36,7 +36,10 @@ def check_nets(count: int) -> int:
     wrong = 0
 
     @hypothesis.settings(
-        max_examples=count, deadline=None, database=None, phases=[hypothesis.Phase.generate],
+        max_examples=count,
+        deadline=None,
+        database=None,
+        phases=[hypothesis.Phase.generate],
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     @hypothesis.given(net=kernelnets.nets())
@@ -62,7 +65,9 @@ def check_nets(count: int) -> int:
 def check_barriers(most: int | None) -> int:
     """The number of barriers that nothing shows to be needed."""
     text = SOURCE.read_text()
-    net = Net(ImageShape(6, 8, 2, 17), {"channels": 16, "vertical_layers": 4, "horizontal_layers": 3, "row_dilations": (1, 2)})
+    net = Net(
+        ImageShape(6, 8, 2, 17), {"channels": 16, "vertical_layers": 4, "horizontal_layers": 3, "row_dilations": (1, 2)}
+    )
     found = kernelnets.expected(net, 8)
     places = [match.span() for match in re.finditer(r"__syncthreads\(\);", text)][:most]
     missed = 0

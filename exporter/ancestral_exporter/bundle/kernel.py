@@ -6,7 +6,7 @@ See `ancestral_exporter.kernels` for what it is.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -43,6 +43,18 @@ def give_kernel(folder: Path, manifest: bundle_pb2.Bundle, targets: Sequence[str
     return form.remarks
 
 
+def give_or_say(targets: Sequence[str], say: Callable[[str], None], folder: Path, manifest: bundle_pb2.Bundle) -> None:
+    """`give_kernel` where there are targets; what the bundle gets no kernel for is said, and is no error."""
+    if not targets:
+        return
+    say("compiling the kernel")
+    try:
+        for remark in give_kernel(folder, manifest, targets):
+            say(remark)
+    except NotCovered as error:
+        say(f"the bundle gets no kernel: {error}")
+
+
 def take_kernel(manifest: bundle_pb2.Bundle) -> None:
     """Strike the kernels out of a manifest, and their files."""
     kernels = [role.kernel for role in manifest.roles if role.HasField("kernel")]
@@ -73,7 +85,9 @@ def check_kernel(
         report.add(subject, True, f"not run: {error}")
         return
     if manifest.provenance.get(_SOURCE) != _digest(packed):
-        report.add(subject, True, "not run: the kernel is another version's; `ancestral-exporter add-kernel` makes ours")
+        report.add(
+            subject, True, "not run: the kernel is another version's; `ancestral-exporter add-kernel` makes ours"
+        )
         return
     same = (path / role.kernel.weights).read_bytes() == packed.content and role.kernel.state_bytes == packed.state_bytes
     if not report.add(subject, same, f"{'has' if same else 'has not'} the weights of {role.graph}"):

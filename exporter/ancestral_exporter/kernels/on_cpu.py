@@ -22,7 +22,18 @@ HERE = Path(__file__).parent
 SOURCE = HERE / "pixelcnn_row.cu"
 # No product and sum may become one operation that the source does not name. What glibc checks of jumps, where it was
 # hardened, does not know of stacks of one's own.
-_FLAGS = "-std=c++17 -O1 -ffp-contract=off -U_FORTIFY_SOURCE -fPIC -shared -DON_CPU -x c++ -w".split()
+_FLAGS = [
+    "-std=c++17",
+    "-O1",
+    "-ffp-contract=off",
+    "-U_FORTIFY_SOURCE",
+    "-fPIC",
+    "-shared",
+    "-DON_CPU",
+    "-x",
+    "c++",
+    "-w",
+]
 
 
 class NoCompiler(ExporterError):

@@ -60,6 +60,11 @@ class Packed:
         """The file of weights."""
         return self.weights.astype("<f4").tobytes()
 
+    @property
+    def channels(self) -> int:
+        """D, padded."""
+        return int(self.sizes["D"])
+
     def config(self, block: Block) -> str:
         """The text of config.h."""
         return "".join(f"#define {name} {value}\n" for name, value in (self.sizes | self._of_block(block)).items())

@@ -80,7 +80,9 @@ class _Reading:
         if len(scans) != 1:
             raise _Unlike
         body = next(attribute.g for attribute in scans[0].attribute if attribute.name == "body")
-        self.constants = {tensor.name: numpy_helper.to_array(tensor) for part in (graph, body) for tensor in part.initializer}
+        self.constants = {
+            tensor.name: numpy_helper.to_array(tensor) for part in (graph, body) for tensor in part.initializer
+        }
         self.graph, self.body = graph, body
         self.makers = {name: node for node in graph.node for name in node.output}
 
@@ -117,7 +119,9 @@ class _Reading:
             *gates, project = stacks[3 * i : 3 * i + 3]
             made[project.name] = i
             taps = (2, 3) if i else (int(rows), index.shape[1] // int(rows))
-            vertical.append(layer(i, taps, (rows_back(state), _apart(index, taps, image.width) if i else 1), gates, project, None))
+            vertical.append(
+                layer(i, taps, (rows_back(state), _apart(index, taps, image.width) if i else 1), gates, project, None)
+            )
         horizontal = []
         for i in range(horizontal_layers):
             *gates, project = inner[3 * i : 3 * i + 3]

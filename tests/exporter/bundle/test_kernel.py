@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import toybundle
 from ancestral.bundle.manifest import parse
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle import verify_bundle
@@ -17,14 +16,20 @@ from ancestral_exporter.bundle.promote import promote_bundle
 from ancestral_exporter.bundle.verify import sha256
 from ancestral_exporter.bundle.write import write_manifest
 from ancestral_exporter.errors import UsageError
+from ancestral_exporter.kernels import form
+from ancestral_exporter.kernels.form import make_form
 from ancestral_exporter.kernels.reading import NotCovered
+from ancestral_exporter.models.base import ImageShape
+from kernelnets import Net
+
+VAE = Path(__file__).parents[2] / "bundles" / "vae-0.2.0" / "1"
 
 
 @pytest.fixture(scope="module")
 def given(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle with a kernel; no test may change it."""
     copy = Path(shutil.copytree(pristine, tmp_path_factory.mktemp("with-kernel") / "tiny" / "1"))
-    added = add_kernel(copy, ("sm_90", "compute_80"))
+    added = add_kernel(copy, ("compute_80",))
     assert not added.remarks
     return added.path
 
@@ -55,12 +60,10 @@ def test_the_new_version_has_the_kernel_and_all_that_the_old_one_had(given: Path
     kernel = sample_role(manifest).kernel
     assert (kernel.convention, kernel.weights) == (1, "kernel/weights.f32")
     assert [(variant.target, variant.samples) for variant in kernel.variants] == [
-        (target, samples) for target in ("sm_90", "compute_80") for samples in (1, 2, 4, 8)
+        ("compute_80", samples) for samples in (1, 2, 4, 8)
     ]
     for variant in kernel.variants:
-        assert variant.code == f"kernel/paint_row-{variant.samples}.{variant.target}." + (
-            "cubin" if variant.target == "sm_90" else "ptx"
-        )
+        assert variant.code == f"kernel/paint_row-{variant.samples}.compute_80.ptx"
         assert (variant.entry, variant.threads) == ("paint_row", 256)
         assert 0 < variant.shared_bytes <= 227 * 1024
     added = {kernel.weights, *(variant.code for variant in kernel.variants)}
@@ -94,14 +97,16 @@ def test_other_weights_than_the_graphs_are_found(given: Path, tmp_path: Path) ->
 
 def test_a_file_that_is_not_what_the_manifest_says_is_found(given: Path, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(given, tmp_path / "tiny" / "2"))
-    with (bundle / "kernel/paint_row-1.sm_90.cubin").open("ab") as code:
+    with (bundle / "kernel/paint_row-1.compute_80.ptx").open("ab") as code:
         code.write(b"\0")
     failures = [str(check) for check in verify_bundle(bundle).failures]
     assert len(failures) == 1
-    assert "kernel/paint_row-1.sm_90.cubin" in failures[0]
+    assert "kernel/paint_row-1.compute_80.ptx" in failures[0]
 
 
-def test_what_cannot_be_run_is_said_and_is_no_failure(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_run_is_said_and_is_no_failure(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundle = Path(shutil.copytree(given, tmp_path / "tiny" / "2"))
     manifest = manifest_of(bundle)
     manifest.provenance["kernel_source"] = "0" * 64
@@ -115,17 +120,34 @@ def test_what_cannot_be_run_is_said_and_is_no_failure(given: Path, tmp_path: Pat
     assert any("not run: no g++ here" in check.detail for check in report.checks)
 
 
-def test_a_kernel_that_is_there_is_replaced(given: Path, tmp_path: Path) -> None:
+def test_a_kernel_that_is_there_is_replaced(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(form, "BLOCKS", form.BLOCKS[:1])  # to save time
     bundle = Path(shutil.copytree(given, tmp_path / "tiny" / "2"))
-    again = add_kernel(bundle, ("compute_80",))
+    again = add_kernel(bundle, ("sm_90",))
     assert again.path == bundle.parent / "3"
-    assert not list((again.path / "kernel").glob("*.cubin"))
-    assert {variant.target for variant in sample_role(manifest_of(again.path)).kernel.variants} == {"compute_80"}
+    assert sorted(path.name for path in (again.path / "kernel").iterdir()) == ["paint_row-1.sm_90.cubin", "weights.f32"]
+    assert [variant.target for variant in sample_role(manifest_of(again.path)).kernel.variants] == ["sm_90"]
+    assert verify_bundle(again.path).ok
 
 
-def test_where_there_is_none_to_be_had(bundle: Path, tmp_path: Path) -> None:
+def test_where_there_is_none_to_be_had(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such folder"):
         add_kernel(tmp_path / "nothing", ("sm_90",))
-    with pytest.raises(NotCovered, match=r"sample\.onnx is not the row graph of a gated PixelCNN"):
-        add_kernel(toybundle.write(tmp_path / "models"), ("sm_90",))
-    assert [path.name for path in (tmp_path / "models").glob("*/*")] == ["1"]
+    vae = Path(shutil.copytree(VAE, tmp_path / "vae-0.2.0" / "1"))
+    with pytest.raises(NotCovered, match="^no role paints row by row, which is all that a kernel does$"):
+        add_kernel(vae, ("sm_90",))
+    assert [path.name for path in vae.parent.iterdir()] == ["1"]
+
+
+def test_a_row_that_has_no_room_in_shared_memory_is_told_with_the_limit(pristine: Path) -> None:
+    manifest = manifest_of(pristine)
+    wide = ImageShape(2, 300, 1, 2)
+    graph = Net(wide, {"channels": 256, "vertical_layers": 2, "horizontal_layers": 1}).model().row_graph()
+    manifest.image.CopyFrom(bundle_pb2.ImageSpec(height=2, width=300, channels=1, levels=2))
+    with pytest.raises(NotCovered) as refused:
+        make_form(graph.build(), graph.role, manifest.image, ("sm_90", "compute_80"))
+    lines = str(refused.value).split("; ")
+    assert lines == [
+        f"no kernel for {target}: a row of 300 pixels of 256 channels needs 942160 bytes of shared memory, a block has 232448"
+        for target in ("sm_90", "compute_80")
+    ]

@@ -186,6 +186,8 @@ def test_log_weights_need_noise_and_moments_of_pixels_come_in_pairs(good: bundle
     ]
     encode.outputs.add(name="variance", meaning=bundle_pb2.MEANING_PIXEL_VARIANCE, dtype=real, shape=[4, 3])
     assert any("MEANING_PIXEL_VARIANCE must be" in problem for problem in rules.problems(manifest))
+
+
 VARIANT = {
     "code": "golden.npz",
     "target": "sm_90",
@@ -241,4 +243,3 @@ def test_only_a_raster_program_has_a_kernel_and_it_needs_no_newer_schema(good: b
         "role encode: kernel: only a raster program has one"
     ]
     assert rules.least_schema(changed(good, "roles.2.kernel", KERNEL)) == rules.least_schema(good) == 1
-
