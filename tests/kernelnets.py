@@ -1,4 +1,4 @@
-"""Small PixelCNNs of every shape that a recipe can declare, and what their kernel, compiled for the CPU, has to paint."""
+"""Small PixelCNNs of every shape that a recipe can declare, and what their kernel has to paint."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Net:
 
 @dataclass(frozen=True)
 class Expected:
-    """A net's kernel, packed, inputs for whole images in the role's order, and what `sample_by_passes` makes of them."""
+    """A net, packed, inputs for whole images in the role's order, and what `sample_by_passes` makes of them."""
 
     packed: Packed
     inputs: list[Array]

@@ -1,8 +1,9 @@
 """All that can be shown of the GPU kernel without a GPU; `make kernel-check`, about 15 minutes on two cores.
 
-1. Random nets of every shape that a recipe can declare: the kernel, compiled by g++, paints what the model's passes paint.
-2. Every barrier of the source, left out in turn: whether the result shows it, with the threads in either order. Those that
-   this net does not need are named.
+1. Random nets of every shape that a recipe can declare: the kernel, compiled by g++, paints what the model's passes
+   paint, and its bytes depend neither on the block nor on the order of threads.
+2. Every barrier of the source, left out in turn: whether the result shows it, with the threads in either order. Those
+   that this net does not need are named.
 3. Machine code of all recipes for all targets and blocks: it spills no register, and is the same when it is made again.
 """
 
@@ -21,7 +22,7 @@ import hypothesis
 import kernelnets
 from ancestral_exporter.data import shape
 from ancestral_exporter.kernels import nvrtc
-from ancestral_exporter.kernels.on_cpu import HERE, SOURCE, CpuKernel
+from ancestral_exporter.kernels.on_cpu import SOURCE, CpuKernel
 from ancestral_exporter.kernels.packing import BLOCKS, Block, Packed
 from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN
@@ -81,7 +82,8 @@ def check_barriers(most: int | None) -> int:
                 images, scores = kernel.paint(found.inputs, backwards=backwards)
                 right.append((images == found.images).all() and kernelnets.worst(scores, found.log_likelihood) < 1e-5)
             missed += all(right)
-            print(f"{'noticed' if not all(right) else 'NOT NOTICED':12} {HERE.name}/{SOURCE.name}:{text[:begin].count(chr(10)) + 1}", flush=True)  # fmt: skip
+            line = text[:begin].count("\n") + 1
+            print(f"{'NOT NOTICED' if all(right) else 'noticed':12} {SOURCE.name}:{line}", flush=True)
     return missed
 
 
@@ -116,8 +118,8 @@ def check_code(targets: Sequence[str], only: str | None) -> int:
         for (name, block, target, packed), (code, same) in zip(jobs, pool.map(compile_twice, jobs), strict=True):
             fine = same and not code.spilled_bytes
             wrong += not fine
-            print(f"{'ok' if fine else 'WRONG':6} {name}, {block.samples} samples, {target}: {len(code.content)} bytes, "
-                  f"{packed.shared_bytes(block)} bytes of shared memory, {code.report}, "
+            print(f"{'ok' if fine else 'WRONG':6} {name}, {block.samples} samples, {target}: "
+                  f"{len(code.content)} bytes, {packed.shared_bytes(block)} bytes of shared memory, {code.report}, "
                   f"{'the same' if same else 'ANOTHER'} when made again", flush=True)  # fmt: skip
     return wrong
 

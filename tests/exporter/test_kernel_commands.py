@@ -72,7 +72,8 @@ def test_a_model_that_there_is_no_kernel_for_is_written_without(tmp_path: Path) 
     manifest, said = bundle_pb2.Bundle(roles=[graph.role]), list[str]()
     give_or_say(("sm_90",), said.append, tmp_path, manifest)
     assert said[1:] == [
-        "the bundle gets no kernel: sample.onnx is not the row graph of a gated PixelCNN, which is all that the kernel covers"
+        "the bundle gets no kernel: sample.onnx is not the row graph of a gated PixelCNN, which is all that the kernel "
+        "covers"
     ]
     assert not manifest.roles[0].HasField("kernel")
     assert [path.name for path in tmp_path.iterdir()] == ["sample.onnx"]

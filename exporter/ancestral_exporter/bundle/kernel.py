@@ -85,9 +85,8 @@ def check_kernel(
         report.add(subject, True, f"not run: {error}")
         return
     if manifest.provenance.get(_SOURCE) != _digest(packed):
-        report.add(
-            subject, True, "not run: the kernel is another version's; `ancestral-exporter add-kernel` makes ours"
-        )
+        what = "the kernel is another version's; `ancestral-exporter add-kernel` makes one anew"
+        report.add(subject, True, f"not run: {what}")
         return
     same = (path / role.kernel.weights).read_bytes() == packed.content and role.kernel.state_bytes == packed.state_bytes
     if not report.add(subject, same, f"{'has' if same else 'has not'} the weights of {role.graph}"):

@@ -49,8 +49,8 @@ def make_form(
     least = packed.shared_bytes(BLOCKS[0])
     lacking = {target: nvrtc.shared_bytes(target) for target, blocks in fitting.items() if not blocks}
     remarks = [
-        f"no kernel for {target}: a row of {packed.image.width} pixels of {packed.channels} channels needs {least} bytes of "
-        f"shared memory, a block has {most}"
+        f"no kernel for {target}: a row of {packed.image.width} pixels of {packed.channels} channels needs {least} "
+        f"bytes of shared memory, a block has {most}"
         for target, most in lacking.items()
     ]
     if len(lacking) == len(targets):

@@ -12,11 +12,11 @@ from typing import Any
 from ancestral_exporter.errors import ExporterError, UsageError
 from ancestral_exporter.kernels.on_cpu import SOURCE
 
-# PTX of a newer compiler is refused by drivers of CUDA 13.0 (UNSUPPORTED_PTX_VERSION, NVIDIA/nvbandwidth#61), and an older
-# compiler does not know all targets.
+# PTX of a newer compiler is refused by drivers of CUDA 13.0 (UNSUPPORTED_PTX_VERSION, NVIDIA/nvbandwidth#61), and an
+# older compiler does not know all targets.
 VERSION = (13, 0)
-# What bundles get where nobody says otherwise: data centres' cards since 2020 and, sm_120, work stations'. The PTX is for
-# all others since 2020, and those to come: the driver compiles it when it is loaded.
+# What bundles get where nobody says otherwise: data centres' cards since 2020 and, sm_120, work stations'. The PTX is
+# for all others since 2020, and those to come: the driver compiles it when it is loaded.
 TARGETS = ("sm_80", "sm_90", "sm_100", "sm_120", "compute_80")
 # Shared memory that a block may have, KiB, by compute capability (CUDA C++ Programming Guide, table of technical
 # specifications, "maximum amount of shared memory per thread block").

@@ -1,8 +1,8 @@
 """What pixelcnn_row.cu needs of a net: its weights, in one array, and the sizes that it is compiled for, its config.h.
 
-Channels are padded with zeros, which stay zeros through all layers. The two weights that signal and switch of a gate have
-lie side by side. Where the net multiplies the features of a level by a matrix, there is a table of the products: a row for
-each of the K levels, and one of zeros for what lies outside the image.
+Channels are padded with zeros, which stay zeros through all layers. The two weights that signal and switch of a gate
+have lie side by side. Where the net multiplies the features of a level by a matrix, there is a table of the products: a
+row for each of the K levels, and one of zeros for what lies outside the image.
 
 Letters as in pixelcnn_rows.py; S samples of a block of threads, P numbers that a level is drawn by.
 """
@@ -31,8 +31,8 @@ _BUNCH = 16
 
 @dataclass(frozen=True)
 class Block:
-    """How a block of threads divides the work. tile: columns of a warp in the vertical stack, at most; lanes: channels of
-    a gate that one of its threads has.
+    """How a block of threads divides the work. tile: columns of a warp in the vertical stack, at most; lanes: channels
+    of a gate that one of its threads has.
     """
 
     samples: int
@@ -40,8 +40,8 @@ class Block:
     lanes: int
 
 
-# Tiles so narrow that eight warps have something to do each, for an image of MNIST's width, and so wide that weights are
-# used often: 28 columns times 4 channels are 112 sums, of the 255 registers of a thread.
+# Tiles so narrow that eight warps have something to do each, for an image of MNIST's width, and so wide that weights
+# are used often: 28 columns times 4 channels are 112 sums, of the 255 registers of a thread.
 BLOCKS = (Block(1, 8, 2), Block(2, 8, 4), Block(4, 16, 4), Block(8, 28, 4))
 
 

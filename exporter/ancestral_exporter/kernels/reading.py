@@ -9,6 +9,7 @@ Letters as in pixelcnn_rows.py; P numbers that a level is drawn by.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -88,52 +89,34 @@ class _Reading:
 
     def net(self) -> NetWeights:
         image, states = self.image, self.role.states
-        rows, width, features = states[0].shape
-        layers, outer, inner = len(states), list(self._products(self.graph)), list(self._products(self.body))
-        horizontal_layers = (len(inner) - 2 * image.channels) // 3
-        if len(outer) != 3 * layers + 2 * horizontal_layers or len(inner) != 3 * horizontal_layers + 2 * image.channels:
+        rows, width, features = (int(size) for size in states[0].shape)
+        outer, inner, indices = list(self._products(self.graph)), list(self._products(self.body)), list(self._windows())
+        layers, horizontal_layers = len(states), (len(inner) - 2 * image.channels) // 3
+        counts = (3 * layers + 2 * horizontal_layers, 3 * horizontal_layers + 2 * image.channels, layers)
+        if (len(outer), len(inner), len(indices)) != counts or width != image.width or features % image.channels:
             raise _Unlike
-        if width != image.width or features % image.channels:
-            raise _Unlike
-        stacks, links = outer[: 3 * layers], outer[3 * layers :]
-        indices = list(self._windows())
-        labels = list(self._labels())
-        if len(indices) != layers or len(labels) not in (0, 2 * (layers + horizontal_layers)):
+        labels = list(self._labels()) or [None] * (2 * (layers + horizontal_layers))
+        if len(labels) != 2 * (layers + horizontal_layers):
             raise _Unlike
 
-        def layer(i: int, taps: tuple[int, int], apart: tuple[int, int], gates: Sequence[_Product], project: _Product, link: Array | None) -> LayerWeights:  # fmt: skip
-            """Layer i of all, the gates' biases being those of these products."""
-            return LayerWeights(
-                taps=taps,
-                dilation=apart,
-                window=_joined(product.matrix for product in gates),
-                bias=_joined(_constant(product) for product in (gates if link is None else links_of[i - layers])),
-                project=project.matrix,
-                link=link,
-                label=_joined(labels[2 * i : 2 * i + 2]) if labels else None,
-            )
-
-        links_of = [links[2 * i : 2 * i + 2] for i in range(horizontal_layers)]
         vertical, made = [], {}
         for i, (state, index) in enumerate(zip(states, indices, strict=True)):
-            *gates, project = stacks[3 * i : 3 * i + 3]
+            *gates, project = outer[3 * i : 3 * i + 3]
             made[project.name] = i
-            taps = (2, 3) if i else (int(rows), index.shape[1] // int(rows))
-            vertical.append(
-                layer(i, taps, (rows_back(state), _apart(index, taps, image.width) if i else 1), gates, project, None)
-            )
-        horizontal = []
+            taps = (2, 3) if i else (rows, index.shape[1] // rows)
+            apart = (rows_back(state), _apart(index, taps, width)) if i else (1, 1)
+            vertical.append(_layer(taps, apart, gates, gates, project, labels[2 * i : 2 * i + 2]))
+        horizontal, links = [], []
         for i in range(horizontal_layers):
             *gates, project = inner[3 * i : 3 * i + 3]
-            taps = (1, 2 if i else len(gates[0].matrix) // int(features))
-            link = _joined(product.matrix for product in links_of[i])
-            horizontal.append(layer(layers + i, taps, (1, 1), gates, project, link))
-        return NetWeights(
-            vertical=vertical,
-            horizontal=horizontal,
-            links=[made[self._origin(pair[0].left)] for pair in links_of],
-            head=self._head(inner[3 * horizontal_layers :], horizontal_layers, int(features) // image.channels),
-        )
+            linked = outer[3 * layers + 2 * i : 3 * layers + 2 * i + 2]
+            links.append(made[self._origin(linked[0].left)])
+            taps = (1, 2 if i else len(gates[0].matrix) // features)
+            told = labels[2 * (layers + i) : 2 * (layers + i) + 2]
+            layer = _layer(taps, (1, 1), gates, linked, project, told)
+            horizontal.append(dataclasses.replace(layer, link=_joined([product.matrix for product in linked])))
+        head = self._head(inner[3 * horizontal_layers :], horizontal_layers, features // image.channels)
+        return NetWeights(vertical=vertical, horizontal=horizontal, links=links, head=head)
 
     def _head(self, products: Sequence[_Product], horizontal_layers: int, features: int) -> HeadWeights:
         """features: of one value."""
@@ -185,6 +168,26 @@ class _Reading:
         return name
 
 
+def _layer(
+    taps: tuple[int, int],
+    apart: tuple[int, int],
+    gates: Sequence[_Product],
+    biased: Sequence[_Product],
+    project: _Product,
+    labels: Sequence[Array | None],
+) -> LayerWeights:
+    """A layer without its link, of two products each: those of the window, and those that have the gate's bias."""
+    vectors = [vector for vector in labels if vector is not None]
+    return LayerWeights(
+        taps=taps,
+        dilation=apart,
+        window=_joined([product.matrix for product in gates]),
+        bias=_joined([_constant(product) for product in biased]),
+        project=project.matrix,
+        label=_joined(vectors) if vectors else None,
+    )
+
+
 def _constant(product: _Product) -> Array:
     if product.addend is None:
         raise _Unlike
@@ -197,6 +200,6 @@ def _apart(index: Array, taps: tuple[int, int], width: int) -> int:
     return last if last < width else 1  # outside: an image of one column
 
 
-def _joined(halves: Iterator[Array] | Sequence[Array]) -> Array:
+def _joined(halves: Sequence[Array]) -> Array:
     """Signal and switch of a gate, side by side."""
-    return np.concatenate(list(halves), axis=-1)
+    return np.concatenate(halves, axis=-1)

@@ -35,7 +35,7 @@ MAX_LABELS = 10**6
 # Names of classes are part of every reply of Classify and of every description of the model.
 MAX_CLASSES = 4096
 MAX_VERSION = 2**63 - 1
-# Of machine code for GPUs. Numbers of samples times generations of GPUs, with room; what hardware has at most, with room.
+# Of machine code for GPUs: numbers of samples times generations of GPUs, and what hardware has at most, with room.
 MAX_VARIANTS = 256
 MAX_BLOCK_SAMPLES, MAX_BLOCK_THREADS, WARP = 1024, 1024, 32
 MAX_SHARED_BYTES, MAX_SCRATCH_BYTES = 2**20, 2**40

@@ -1,4 +1,4 @@
-"""A bundle is given a kernel: a new version, whose kernel `verify` compiles for the CPU and holds to the recorded answers."""
+"""A bundle is given a kernel, in a new version; `verify` has the CPU run it and holds it to the recorded answers."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_where_there_is_none_to_be_had(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such folder"):
         add_kernel(tmp_path / "nothing", ("sm_90",))
     vae = Path(shutil.copytree(VAE, tmp_path / "vae-0.2.0" / "1"))
-    with pytest.raises(NotCovered, match="^no role paints row by row, which is all that a kernel does$"):
+    with pytest.raises(NotCovered, match=r"^no role paints row by row, which is all that a kernel does$"):
         add_kernel(vae, ("sm_90",))
     assert [path.name for path in vae.parent.iterdir()] == ["1"]
 
@@ -148,6 +148,7 @@ def test_a_row_that_has_no_room_in_shared_memory_is_told_with_the_limit(pristine
         make_form(graph.build(), graph.role, manifest.image, ("sm_90", "compute_80"))
     lines = str(refused.value).split("; ")
     assert lines == [
-        f"no kernel for {target}: a row of 300 pixels of 256 channels needs 942160 bytes of shared memory, a block has 232448"
+        f"no kernel for {target}: a row of 300 pixels of 256 channels needs 942160 bytes of shared memory, "
+        "a block has 232448"
         for target in ("sm_90", "compute_80")
     ]

@@ -60,9 +60,7 @@ def test_without_nvrtc_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatc
 def test_another_version_of_nvrtc_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     other = SimpleNamespace(nvrtc=SimpleNamespace(nvrtcVersion=lambda: (0, 13, 2)))
     monkeypatch.setitem(sys.modules, "cuda.bindings", other)
-    with pytest.raises(
-        NoNvrtc, match=r"^NVRTC 13\.2 is installed, 13\.0 is needed: pip install 'nvidia-cuda-nvrtc==13"
-    ):
+    with pytest.raises(NoNvrtc, match=r"^NVRTC 13\.2 is installed, 13\.0 is needed: pip install 'nvidia-cuda-"):
         compile_kernel("", "sm_90")
 
 
