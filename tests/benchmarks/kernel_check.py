@@ -124,13 +124,13 @@ def check_code(targets: Sequence[str], only: str | None) -> int:
     return wrong
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", type=int, default=40, help="random nets")
     parser.add_argument("--barriers", type=int, help="barriers that are left out, of all; the first ones")
     parser.add_argument("--targets", default="all", help="generations of GPUs, as of add-kernel")
     parser.add_argument("--recipe", help="this one alone")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     wrong = check_nets(options.nets) if options.nets else 0
     missed = check_barriers(options.barriers)
     spoilt = check_code(nvrtc.parse_targets(options.targets, "--targets"), options.recipe)
