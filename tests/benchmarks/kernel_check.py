@@ -93,8 +93,9 @@ def nets_of_recipes() -> dict[str, Packed]:
     for entry in shipped():
         recipe = find(entry.name, [])
         image = shape(recipe.data)
-        if issubclass(recipe.model_type, GatedPixelCNN) and image is not None:
-            found[entry.name] = kernelnets.packed_of(recipe.build(image).eval().row_graph(), image)
+        model = recipe.build(image).eval() if image and issubclass(recipe.model_type, GatedPixelCNN) else None
+        if isinstance(model, GatedPixelCNN):
+            found[entry.name] = kernelnets.packed_of(model.row_graph(), model.image)
     return found
 
 

@@ -13,7 +13,7 @@ from google.protobuf import json_format
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.kernel import give_or_say
 from ancestral_exporter.cli import main
-from ancestral_exporter.kernels import form
+from ancestral_exporter.kernels.packing import BLOCKS
 from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.pixelrnn import PixelRNN, PixelRNNSettings
 
@@ -48,7 +48,7 @@ def kernel_of(bundle: Path) -> bundle_pb2.Kernel | None:
 def test_a_kernel_at_export_and_none_without_nvrtc(
     run: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(form, "BLOCKS", form.BLOCKS[:1])  # to save time
+    monkeypatch.setattr("ancestral_exporter.kernels.form.BLOCKS", BLOCKS[:1])  # to save time
     train = ("train", "tiles-pixelcnn", "--models", tmp_path, "--epochs", "0", *SMALL, "--kernels", "compute_80")
     code, told, complained = run(*train)
     assert (code, complained) == (0, "")

@@ -53,7 +53,7 @@ def build(config: str, library: Path, source: Path = SOURCE) -> Path:
         raise NoCompiler("no g++ here")
     with tempfile.TemporaryDirectory(prefix="ancestral-kernel-") as folder:
         (Path(folder) / "config.h").write_text(config)
-        command = [compiler, *_FLAGS, "-I", folder, "-I", HERE, source, "-o", library]
+        command = [compiler, *_FLAGS, "-I", folder, "-I", str(HERE), str(source), "-o", str(library)]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["failed"]

@@ -95,7 +95,7 @@ class _Reading:
         counts = (3 * layers + 2 * horizontal_layers, 3 * horizontal_layers + 2 * image.channels, layers)
         if (len(outer), len(inner), len(indices)) != counts or width != image.width or features % image.channels:
             raise _Unlike
-        labels = list(self._labels()) or [None] * (2 * (layers + horizontal_layers))
+        labels: Sequence[Array | None] = list(self._labels()) or [None] * (2 * (layers + horizontal_layers))
         if len(labels) != 2 * (layers + horizontal_layers):
             raise _Unlike
 

@@ -16,8 +16,8 @@ from ancestral_exporter.bundle.promote import promote_bundle
 from ancestral_exporter.bundle.verify import sha256
 from ancestral_exporter.bundle.write import write_manifest
 from ancestral_exporter.errors import UsageError
-from ancestral_exporter.kernels import form
 from ancestral_exporter.kernels.form import make_form
+from ancestral_exporter.kernels.packing import BLOCKS
 from ancestral_exporter.kernels.reading import NotCovered
 from ancestral_exporter.models.base import ImageShape
 from kernelnets import Net
@@ -121,7 +121,7 @@ def test_what_cannot_be_run_is_said_and_is_no_failure(
 
 
 def test_a_kernel_that_is_there_is_replaced(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(form, "BLOCKS", form.BLOCKS[:1])  # to save time
+    monkeypatch.setattr("ancestral_exporter.kernels.form.BLOCKS", BLOCKS[:1])  # to save time
     bundle = Path(shutil.copytree(given, tmp_path / "tiny" / "2"))
     again = add_kernel(bundle, ("sm_90",))
     assert again.path == bundle.parent / "3"

@@ -82,7 +82,8 @@ def test_samples_at_different_rows_share_launches() -> None:
     states, scratch = kernel.states(slots), kernel.scratch(slots)
     fed = [np.zeros((slots, *array.shape[1:]), array.dtype) for array in found.inputs]
     images, scores = np.zeros((slots, *found.images.shape[1:]), np.uint8), np.zeros(slots, np.float32)
-    rows, samples = {}, {}  # by slot
+    rows: dict[int, int] = {}  # by slot
+    samples: dict[int, int] = {}
     waiting, totals = list(range(IMAGES)), np.zeros(IMAGES, np.float32)
     while waiting or rows:
         free = [slot for slot in range(slots) if slot not in rows]
