@@ -94,6 +94,4 @@ def nets(draw: st.DrawFn) -> Net:
     }
     if levels > 2 and draw(st.booleans()):
         options |= {"likelihood": MIXTURE, "mixtures": draw(st.sampled_from((None, 1, 3)))}
-    if shape.channels * (levels + 1 if options["one_hot"] else 1) == options["channels"]:
-        options["channels"] += 1  # the row graph has no residual around the first layer
     return Net(shape, options, draw(whole(0, 2**16)))
