@@ -28,6 +28,7 @@ def test_the_wheel_holds_every_part_and_no_generic_name(tmp_path: Path) -> None:
         ("clients/python", "ancestral_client"),
         ("clients/demo", "ancestral_demo"),
     ):
-        modules = {str(path.relative_to(ROOT / root)) for path in (ROOT / root / package).rglob("*.py")}
+        sources = (path for path in (ROOT / root / package).rglob("*") if path.suffix in (".py", ".cu", ".h"))
+        modules = {str(path.relative_to(ROOT / root)) for path in sources}
         assert modules <= names
         assert f"{package}/py.typed" in names

@@ -36,6 +36,7 @@ _FLAGS = [
     "c++",
 ]
 _FLAGS += ["-march=native"]  # or fmaf would be a call into the library
+_FLAGS += ["-fno-strict-aliasing"]  # shared memory holds floats, then integers
 
 
 class NoCompiler(ExporterError):

@@ -323,8 +323,7 @@ __device__ uint8_t* levels_of(float* states, const Sample& sample, int row) {
 __device__ void vertical(float* shared, const float* weights, float* states, float* links, const Sample* samples, int count) {
   float *a = shared, *b = a + ROW_BUFFER, *gated = b + ROW_BUFFER;
   for (int i = threadIdx.x; i < 2 * ROW_BUFFER + S * D * GATED; i += THREADS) shared[i] = 0.0f;
-  __syncthreads();
-  int* levels = (int*)a;
+  int* levels = (int*)a;  // zeroed and filled by the same threads
   for (int i = threadIdx.x; i < count * R * LEVELS * C; i += THREADS) {
     const Sample& sample = samples[i / (R * LEVELS * C)];
     const int row = sample.row - R + i / (LEVELS * C) % R, w = i / C % LEVELS - FC / 2;
