@@ -89,6 +89,9 @@ class _Reading:
 
     def net(self) -> NetWeights:
         image, states = self.image, self.role.states
+        # Names that pixelcnn_rows.py alone gives: other families have rows and products, too.
+        if [state.input for state in states] != ["rows", *(f"above_{i}" for i in range(1, len(states)))]:
+            raise _Unlike
         rows, width, features = (int(size) for size in states[0].shape)
         outer, inner, indices = list(self._products(self.graph)), list(self._products(self.body)), list(self._windows())
         layers, horizontal_layers = len(states), (len(inner) - 2 * image.channels) // 3

@@ -12,10 +12,14 @@ from hypothesis import HealthCheck, given, settings
 import kernelnets
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.kernels.reading import NotCovered, read_net
+from ancestral_exporter.models.autoregressive import Autoregressive
 from ancestral_exporter.models.base import ImageShape
+from ancestral_exporter.models.masked_pixelcnn import MaskedPixelCNN, MaskedPixelCNNSettings
 from ancestral_exporter.models.pixelcnn_weights import LayerWeights
 from ancestral_exporter.models.pixelrnn import PixelRNN, PixelRNNSettings
 from kernelnets import Net
+
+SHAPE = ImageShape(4, 3, 1, 2)
 
 
 def assert_same(got: LayerWeights, wanted: LayerWeights) -> None:
@@ -46,15 +50,22 @@ def test_every_weight_is_read(net: Net) -> None:
     assert [weight.shape[1] for weight, _ in got.head.logits] == [numbers] * net.shape.channels
 
 
-def test_what_is_no_pixelcnn_is_not_covered() -> None:
-    shape = ImageShape(4, 3, 1, 2)
-    graph = PixelRNN(shape, PixelRNNSettings(size=8, layers=2)).row_graph()
+@pytest.mark.parametrize(
+    "model",
+    [
+        PixelRNN(SHAPE, PixelRNNSettings(size=8, layers=2)),
+        PixelRNN(SHAPE, PixelRNNSettings(size=8, layers=1)),
+        *(MaskedPixelCNN(SHAPE, MaskedPixelCNNSettings(size=4, layers=layers)) for layers in (1, 2, 3)),
+    ],
+)
+def test_what_is_no_gated_pixelcnn_is_not_covered(model: Autoregressive) -> None:
+    graph = model.row_graph()
     with pytest.raises(NotCovered, match=r"^sample\.onnx is not the row graph of a gated PixelCNN, which is all"):
-        read_net(graph.build(), graph.role, shape)
+        read_net(graph.build(), graph.role, SHAPE)
 
 
 def test_a_role_whose_inputs_stand_in_another_order_is_not_covered() -> None:
-    net = Net(ImageShape(4, 3, 1, 2), {"channels": 8})
+    net = Net(SHAPE, {"channels": 8})
     graph = net.model().row_graph()
     role = bundle_pb2.Role()
     role.CopyFrom(graph.role)
@@ -65,7 +76,7 @@ def test_a_role_whose_inputs_stand_in_another_order_is_not_covered() -> None:
 
 
 def test_a_graph_of_something_else_is_not_covered() -> None:
-    net = Net(ImageShape(4, 3, 1, 2), {"channels": 8})
+    net = Net(SHAPE, {"channels": 8})
     graph = net.model().row_graph()
     with pytest.raises(NotCovered):
         read_net(onnx.ModelProto(), graph.role, net.shape)
