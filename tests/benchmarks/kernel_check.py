@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import re
 import sys
 import tempfile
@@ -31,6 +32,8 @@ from ancestral_exporter.recipes import find, shipped
 from kernelnets import Expected, Net
 
 IMAGES = 11
+# Until a kernel without a barrier, which takes two seconds otherwise, counts as one that never ends.
+SECONDS = 300
 
 
 def check_nets(count: int) -> int:
@@ -76,21 +79,30 @@ def check_barriers(most: int | None) -> int:
         source = Path(folder) / SOURCE.name
         for begin, end in places:
             source.write_text(text[:begin] + text[end:])
-            seen = any(paints_otherwise(found, source) for found in nets)
+            seen = any(is_wrong(found, source) for found in nets)
             missed += not seen
             line = text[:begin].count("\n") + 1
             print(f"{'noticed' if seen else 'NOT NOTICED':12} {SOURCE.name}:{line}", flush=True)
     return missed
 
 
-def paints_otherwise(found: Expected, source: Path) -> bool:
-    """Whether a kernel of that source gives other answers, with the threads in one order or the other."""
+def is_wrong(found: Expected, source: Path) -> bool:
+    """Whether a kernel of that source gives other answers, or crashes: it runs in a process of its own."""
+    process = multiprocessing.get_context("fork").Process(target=assert_right, args=(found, source))
+    process.start()
+    process.join(SECONDS)
+    process.kill()
+    process.join()
+    return process.exitcode != 0
+
+
+def assert_right(found: Expected, source: Path) -> None:
+    """Exits with 1 where the kernel gives other answers, with the threads in one order or the other."""
     kernel = CpuKernel(found.packed, Block(4, 8, 4), source)
     for backwards in (False, True):
         images, scores = kernel.paint(found.inputs, backwards=backwards)
         if (images != found.images).any() or kernelnets.worst(scores, found.log_likelihood) > 1e-5:
-            return True
-    return False
+            sys.exit(1)
 
 
 def nets_of_recipes() -> dict[str, Packed]:
