@@ -117,6 +117,9 @@ bulk-check: $(INSTALLED) ## 100,000 images from Parquet to Parquet by both engin
 fuzz: $(INSTALLED) ## 100,000 malformed requests over all RPCs and 2,000 corrupted bundles; 5 minutes
 	@PYTHONPATH=tests:tests/soak $(BIN)/python tests/fuzz/run_fuzz.py $(ARGS)
 
+kernel-check: $(INSTALLED) ## Compile and run the GPU kernel without a GPU: random nets, barriers, all targets; 15 minutes
+	@PYTHONPATH=tests $(BIN)/python tests/benchmarks/kernel_check.py $(ARGS)
+
 lock: $(INSTALLED) ## Write requirements.lock from what .venv holds
 	@.ci/lock >requirements.lock.new
 	@mv requirements.lock.new requirements.lock
@@ -147,4 +150,4 @@ $(TOOLS): .ci/tools .ci/triton-env .ci/kubernetes-env | $(INSTALLED)
 	@.ci/tools
 	@touch $@
 
-.PHONY: results train-zoo ablation bench bench-front-end bench-perf-analyzer bench-isolation soak overload restarts bulk-check fuzz demo pictures serve studio install tools protos generated check format test gpu-check perf-analyzer lock clean help
+.PHONY: results train-zoo ablation bench bench-front-end bench-perf-analyzer bench-isolation soak overload restarts bulk-check fuzz demo pictures serve studio install tools protos generated check format test gpu-check kernel-check perf-analyzer lock clean help

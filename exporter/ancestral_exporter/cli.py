@@ -79,6 +79,13 @@ def train(
     likelihood: Annotated[
         str | None, typer.Option(help="Short for --set model.likelihood=...: p(x|z) of a VAE; gaussian is a density.")
     ] = None,
+    kernels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TARGETS",
+            help="Machine code for NVIDIA GPUs, of a model that paints row by row: all, or such as sm_90,compute_80.",
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Another value of the recipe, such as model.latent_size=64."),
@@ -98,12 +105,14 @@ def train(
         settings.append(f"model.likelihood={likelihood}")
     chosen = find(recipe, settings)
     refuse_idle(chosen, {name for name in context.params if _given(context, name)})
+    from ancestral_exporter.kernels.nvrtc import parse_targets
     from ancestral_exporter.make import make
     from ancestral_exporter.progress import Announcer
     from ancestral_exporter.training import Options
 
+    targets = parse_targets(kernels, "--kernels") if kernels is not None else ()
     options = Options(seed=seed, precision=precision.value, devices=devices)
-    made = make(chosen, models, data, options, Announcer(stdout, chosen.name))
+    made = make(chosen, models, data, options, Announcer(stdout, chosen.name), targets)
     if made.evaluations:
         stdout.print(result_table(chosen, made))
     stdout.print(f"wrote {shown(made.path)}", soft_wrap=True)
@@ -147,6 +156,29 @@ def promote(
         raise UsageError(f"--version must be a whole number from 1 to {LAST_VERSION}, not {short(version)!r}")
     done = promote_bundle(source, models, name=name, version=None if version is None else int(version))
     typer.echo(f"{source} is already {done.path}" if done.already else f"promoted {source} to {done.path}")
+
+
+@app.command(name="add-kernel", short_help="Give a bundle machine code for NVIDIA GPUs.")
+def add_kernel(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle that paints row by row: MODELS/NAME/VERSION.")],
+    targets: Annotated[
+        str,
+        typer.Option(help="Generations of GPUs: all, or such as sm_90,compute_80 (PTX, for 8.0 and all later ones)."),
+    ] = "all",
+) -> None:
+    """Write the next version of a bundle, beside it, that has machine code for NVIDIA GPUs too.
+
+    The bundle itself stays as it is. A kernel that it has already is replaced in the new version.
+    """
+    from ancestral_exporter.kernels.nvrtc import parse_targets
+
+    chosen = parse_targets(targets, "--targets")
+    from ancestral_exporter.bundle.add_kernel import add_kernel
+
+    added = add_kernel(bundle, chosen)
+    for remark in added.remarks:
+        typer.echo(shown(remark))
+    typer.echo(shown(f"wrote {added.path}"))
 
 
 @app.command(short_help="Measure a bundle through the graphs that the server runs.")

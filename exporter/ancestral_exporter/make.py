@@ -6,9 +6,10 @@ import dataclasses
 import errno
 import fcntl
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,12 @@ from ancestral.v1 import bundle_pb2
 from ancestral_exporter import card, data, plots
 from ancestral_exporter.bundle import check_home, write_bundle
 from ancestral_exporter.bundle.export import graph_roles
+from ancestral_exporter.bundle.kernel import give_or_say
 from ancestral_exporter.bundle.write import check_name
 from ancestral_exporter.cost import measure_cost
 from ancestral_exporter.errors import DataError, ExporterError
 from ancestral_exporter.evaluate import Evaluation, evaluate
+from ancestral_exporter.kernels.nvrtc import NoNvrtc, check_compiler
 from ancestral_exporter.models import families
 from ancestral_exporter.models.base import ImageModel, ImageShape, LikelihoodModel
 from ancestral_exporter.progress import Announcer
@@ -49,13 +52,22 @@ class Made:
     evaluations: tuple[Evaluation, ...]
 
 
-def make(recipe: Recipe, models: Path, data_folder: Path | None, options: Options, announce: Announcer) -> Made:
+def make(
+    recipe: Recipe,
+    models: Path,
+    data_folder: Path | None,
+    options: Options,
+    announce: Announcer,
+    kernels: Sequence[str] = (),
+) -> Made:
     """Train, evaluate, export, verify and write the next version of `models/<recipe>`.
 
     With 0 epochs the model is untrained, and is measured only where the data are at hand.
+    kernels: targets of machine code for GPUs; the bundle is written without any where there can be none, which is said.
     Raises ExporterError: missing data, a training that diverged or was interrupted, a graph that answers wrongly.
     """
     check_name(recipe.name)
+    kernels = _possible(kernels, announce)
     with _work_folder(models, recipe.name, announce) as work, families.answering(recipe.family, recipe.model_type):
         check_home(models / recipe.name)
         images = _data(recipe, data_folder, announce)
@@ -72,7 +84,9 @@ def make(recipe: Recipe, models: Path, data_folder: Path | None, options: Option
             # The test images are looked at here, once, when nothing can be chosen any more.
             found = (evaluate(model, images.validation, "validation"), evaluate(model, images.test, "test"))
         announce.say("exporting and verifying")
-        path = _write(recipe, model, models, images, options, fitted, found)
+        path = _write(
+            recipe, model, models, images, options, fitted, found, partial(give_or_say, kernels, announce.say)
+        )
         shutil.rmtree(work)
     return Made(path, found)
 
@@ -130,6 +144,7 @@ def _write(
     options: Options,
     fitted: Fitted | None,
     found: tuple[Evaluation, ...],
+    forms: Callable[[Path, bundle_pb2.Bundle], None],
 ) -> Path:
     made = card.provenance(recipe, options, model, fitted)
     shape = model.image
@@ -170,6 +185,7 @@ def _write(
         golden_labels=labels,
         class_names=images.classes if images else (),
         extras=extras,
+        forms=forms,
     )
 
 
@@ -186,6 +202,17 @@ def _through_graphs(
         density = isinstance(model, LikelihoodModel) and not model.discrete
         bound = measure_likelihood(served, test, labels, _BOUND_DRAWS, density=density)
     return bound, measure_latents(served, test)
+
+
+def _possible(kernels: Sequence[str], announce: Announcer) -> Sequence[str]:
+    """No kernels where there is no compiler for them: it is better known before a training than after it."""
+    if kernels:
+        try:
+            check_compiler()
+        except NoNvrtc as error:
+            announce.say(f"the bundle gets no kernel: {error}")
+            return ()
+    return kernels
 
 
 @contextmanager

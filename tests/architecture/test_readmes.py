@@ -71,6 +71,7 @@ MAKE = {
     "bulk-check": "tests/soak/test_bulk.py, in short",
     "fuzz": "tests/fuzz/test_fuzz.py, in short",
     "gpu-check": "tests/architecture/test_makefile.py",
+    "kernel-check": "tests/benchmarks/test_kernel_check.py, in short",
 }
 
 

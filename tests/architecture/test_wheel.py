@@ -29,7 +29,8 @@ def test_the_wheel_holds_every_part_and_no_generic_name(tmp_path: Path) -> None:
         ("clients/studio", "ancestral_studio"),
         ("clients/demo", "ancestral_demo"),
     ):
-        modules = {str(path.relative_to(ROOT / root)) for path in (ROOT / root / package).rglob("*.py")}
+        sources = (path for path in (ROOT / root / package).rglob("*") if path.suffix in (".py", ".cu", ".h"))
+        modules = {str(path.relative_to(ROOT / root)) for path in sources}
         assert modules <= names
         # What the page is made of beside Python.
         beside = [path for end in ("js", "css") for path in (ROOT / root / package).rglob(f"*.{end}")]

@@ -40,22 +40,27 @@ def promote_bundle(source: Path, models: Path, *, name: str | None = None, versi
         raise UsageError(f"version must be 1 to {LAST_VERSION}, not {version}")
     renamed = manifest.name if name is None else name
     check_name(renamed)
-    report = verify_bundle(source, placed=False)
-    if not report.ok:
-        more = f" (and {len(report.failures) - 1} more)" if len(report.failures) > 1 else ""
-        first = " ".join(str(report.failures[0]).split())
-        raise ExporterError(f"{source}: verification failed: {first}{more}; `ancestral-exporter verify` tells all")
+    check_source(source)
     home = models / renamed
     home.mkdir(parents=True, exist_ok=True)
     if version is not None and (home / str(version)).exists():
         return _already(home / str(version), manifest)
     with temporary(home) as folder:
-        _copy(source, folder, manifest)
+        copy_files(source, folder, manifest)
         _rename(folder, manifest, renamed)
         try:
             return Promoted(place(folder, home, manifest, version), already=False)
         except FileExistsError as error:  # taken while we copied
             return _already(Path(error.filename), manifest)
+
+
+def check_source(source: Path) -> None:
+    """Raises ExporterError unless a bundle is what it should be, wherever it lies."""
+    report = verify_bundle(source, placed=False)
+    if not report.ok:
+        more = f" (and {len(report.failures) - 1} more)" if len(report.failures) > 1 else ""
+        first = " ".join(str(report.failures[0]).split())
+        raise ExporterError(f"{source}: verification failed: {first}{more}; `ancestral-exporter verify` tells all")
 
 
 def _check_places(source: Path, models: Path, *, given: bool) -> None:
@@ -66,7 +71,7 @@ def _check_places(source: Path, models: Path, *, given: bool) -> None:
         raise UsageError(f"{source}: lies in {models} already; say what it shall be there with --as or --version")
 
 
-def _copy(source: Path, folder: Path, manifest: bundle_pb2.Bundle) -> None:
+def copy_files(source: Path, folder: Path, manifest: bundle_pb2.Bundle) -> None:
     """Copy the files of the manifest. Raises ExporterError where one is not what was verified any more."""
     for file in manifest.files:
         target = folder / file.path

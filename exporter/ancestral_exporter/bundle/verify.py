@@ -16,6 +16,7 @@ from ancestral_exporter.bundle.causality import check_causality
 from ancestral_exporter.bundle.compare import Tolerance, compare
 from ancestral_exporter.bundle.export import graph_roles
 from ancestral_exporter.bundle.feeds import Subjects, make_feeds, original_answers
+from ancestral_exporter.bundle.kernel import check_kernel
 from ancestral_exporter.bundle.report import VerifyReport
 from ancestral_exporter.bundle.runtime import RUN_FAILURES, Array, open_session, run_role, signature_problems
 from ancestral_exporter.models.base import Bundled, ForeignGraph, ImageShape
@@ -62,6 +63,8 @@ def verify_bundle(path: Path, *, placed: bool = True) -> VerifyReport:
             tiled = {name: value[index] for name, value in feeds.items()}
             answers = {name: value[index] for name, value in wanted.items()}
             compare(report, "recorded", sessions[role.graph], role, tiled, answers, tolerance)
+        if role.HasField("kernel"):
+            check_kernel(report, path, manifest, role, feeds, wanted)
     if _check_labels(report, manifest, sessions):
         _check_raster(report, manifest, sessions)
     return report

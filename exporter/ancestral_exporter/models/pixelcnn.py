@@ -49,7 +49,7 @@ def gate(activations: Tensor) -> Tensor:
 
 
 class GatedLayer(nn.Module):
-    """A window over what came before, a gate, a 1×1 projection; residual where the widths allow.
+    """A window over what came before, a gate, a 1×1 projection; `residual` adds the inputs, as in all but the first.
 
     The window of (rows, columns) ends at the own row; it is centred for the vertical stack (`centred`) and ends at the
     own pixel for the horizontal one. `dilation` is how many rows and columns lie from one of its taps to the next.
@@ -64,6 +64,7 @@ class GatedLayer(nn.Module):
         *,
         dilation: tuple[int, int] = (1, 1),
         centred: bool,
+        residual: bool,
         label_count: int,
         dropout: float,
     ) -> None:
@@ -71,7 +72,7 @@ class GatedLayer(nn.Module):
         top, across = ((taps - 1) * step for taps, step in zip(window, dilation, strict=True))
         # Left, right, top, bottom, as torch pads.
         self.padding = (across // 2, across // 2, top, 0) if centred else (across, 0, top, 0)
-        self.residual = inputs == channels
+        self.residual = residual
         self.window = nn.Conv2d(inputs, 2 * channels, window, dilation=dilation)
         self.link = None if centred else nn.Conv2d(channels, 2 * channels, 1, bias=False)
         self.label = nn.Embedding(label_count, 2 * channels) if label_count else None
@@ -178,12 +179,17 @@ class GatedPixelCNN(Autoregressive):
         table = level_features(image.levels, one_hot=settings.one_hot)
         self.pixel_features = image.channels * table.shape[1]  # F
 
-        self.vertical = nn.ModuleList([layer(self.pixel_features, window=settings.first_window, centred=True)])
+        self.vertical = nn.ModuleList(
+            [layer(self.pixel_features, window=settings.first_window, centred=True, residual=False)]
+        )
         self.vertical.extend(
-            layer(channels, window=(2, 3), dilation=dilation, centred=True) for dilation in settings.dilations
+            layer(channels, window=(2, 3), dilation=dilation, centred=True, residual=True)
+            for dilation in settings.dilations
         )
         self.horizontal = nn.ModuleList(
-            layer(channels if i else self.pixel_features, window=(1, 2 if i else settings.first_pixels), centred=False)
+            layer(channels, window=(1, 2), centred=False, residual=True)
+            if i
+            else layer(self.pixel_features, window=(1, settings.first_pixels), centred=False, residual=False)
             for i in range(horizontal_layers)
         )
         # Horizontal layer i reads vertical layer links[i]; the last reads the last, which sees farthest.

@@ -83,7 +83,7 @@ class _Rows:
             if self.row.label is not None:
                 a, b = self._add_label(a, b, layer, self.row.label)
             gated = g.add("Mul", g.add("Tanh", a), g.add("Sigmoid", b))
-            addend = [seen[-1]] if layer.residual else []
+            addend = [seen[-1]] if i else []
             seen.append(g.add("Gemm", gated, layer.project, *addend))
         return seen, next_states
 
@@ -134,7 +134,7 @@ class _Rows:
             signal, switch = _halves(layer.window, 1)
             a = body.add("Tanh", body.add("Gemm", window, signal, f"link_signal_{i}"))
             b = body.add("Sigmoid", body.add("Gemm", window, switch, f"link_switch_{i}"))
-            addend = [stream] if layer.residual else []
+            addend = [stream] if i else []
             stream = body.add("Gemm", body.add("Mul", a, b), layer.project, *addend)
         return Pixel(stream, carried, {})
 

@@ -33,11 +33,6 @@ class LayerWeights:
         """Channels of what the window looks at."""
         return len(self.window) // math.prod(self.taps)
 
-    @property
-    def residual(self) -> bool:
-        """Whether the layer adds to its input: where the widths allow."""
-        return self.inputs == len(self.project)
-
 
 @dataclass(frozen=True)
 class NetWeights:

@@ -6,6 +6,7 @@ from collections.abc import Set
 
 from ancestral_exporter.data import SOURCES
 from ancestral_exporter.errors import UsageError
+from ancestral_exporter.models.autoregressive import Autoregressive
 from ancestral_exporter.recipes.recipe import Recipe
 
 
@@ -14,6 +15,8 @@ def refuse_idle(recipe: Recipe, given: Set[str]) -> None:
     source = recipe.data.source
     if "data" in given and source in SOURCES and not SOURCES[source].needs_path:
         raise UsageError(f"--data has no effect on {recipe.name}: its data, the {source}, are included; leave it out")
+    if "kernels" in given and not issubclass(recipe.model_type, Autoregressive):
+        raise UsageError(f"--kernels has no effect on {recipe.name}: no role of it paints row by row; leave it out")
     for option in ("precision", "devices"):
         if option in given and not recipe.schedule.epochs:
             raise UsageError(f"--{option} has no effect with 0 epochs, where nothing is trained; leave it out")

@@ -61,6 +61,7 @@ VARIANTS = [
     ),
     pytest.param(DEEP, {"likelihood": MIXTURE, "label_count": 3, "sharpness": 1}, id="grey-mixture-labels"),
     pytest.param(DEEP_COLOUR, {"likelihood": MIXTURE, "mixtures": 3, "row_dilations": (2, 1)}, id="colour-mixture"),
+    pytest.param(COLOUR, {"channels": 18, "one_hot": True}, id="colour-as-many-channels-as-features"),
     pytest.param(tiles.SHAPE, {"one_hot": True, "head_channels": 32, "first_pixels": 2}, id="colour-tiles"),
 ]
 

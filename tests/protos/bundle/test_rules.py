@@ -186,3 +186,60 @@ def test_log_weights_need_noise_and_moments_of_pixels_come_in_pairs(good: bundle
     ]
     encode.outputs.add(name="variance", meaning=bundle_pb2.MEANING_PIXEL_VARIANCE, dtype=real, shape=[4, 3])
     assert any("MEANING_PIXEL_VARIANCE must be" in problem for problem in rules.problems(manifest))
+
+
+VARIANT = {
+    "code": "golden.npz",
+    "target": "sm_90",
+    "entry": "paint_row",
+    "samples": 8,
+    "threads": 256,
+    "shared_bytes": 204800,
+    "scratch_bytes": 4096,
+}
+KERNEL = {"convention": 1, "weights": "golden.npz", "state_bytes": 2**30, "variants": [VARIANT]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({}, None),
+        # Of a newer exporter: the graph serves.
+        ({"convention": 2}, None),
+        ({"convention": 0}, "roles[2].kernel.convention is 0, must be 1 to 2147483647"),
+        ({"weights": "none.f32"}, "role sample: kernel: 'none.f32' is not among its files"),
+        ({"state_bytes": 2**30 + 16}, "roles[2].kernel.state_bytes is 1073741840, must be 0 to 1073741824"),
+        ({"state_bytes": 20}, "roles[2].kernel.state_bytes is 20, must be a multiple of 16"),
+        ({"variants": []}, "role sample: kernel: has no variants"),
+        ({"variants": [VARIANT] * 2}, "the variant of 8 samples for sm_90 is there 2 times"),
+        ({"variants": [VARIANT, {**VARIANT, "samples": 4}]}, None),
+        ({"variants": [VARIANT, {**VARIANT, "target": "compute_120"}]}, None),
+        ({"variants": [{**VARIANT, "samples": i + 1} for i in range(256)]}, None),
+        ({"variants": [VARIANT] * 257}, "roles[2].kernel.variants has 257 entries, must have at most 256"),
+        ({"code": "none.cubin"}, "role sample: kernel: 'none.cubin' is not among its files"),
+        ({"target": "sm_9"}, "roles[2].kernel.variants[0].target 'sm_9' does not match (sm|compute)_"),
+        ({"target": "gfx90a"}, "target 'gfx90a' does not match"),
+        ({"entry": ""}, "roles[2].kernel.variants[0].entry '' does not match"),
+        ({"entry": "paint row"}, "entry 'paint row' does not match"),
+        ({"entry": "p" * 129}, "does not match"),
+        ({"samples": 0}, "roles[2].kernel.variants[0].samples is 0, must be 1 to 1024"),
+        ({"threads": 1056}, "roles[2].kernel.variants[0].threads is 1056, must be 32 to 1024"),
+        ({"threads": 100}, "roles[2].kernel.variants[0].threads is 100, must be a multiple of 32"),
+        ({"shared_bytes": 2**20 + 1}, "roles[2].kernel.variants[0].shared_bytes is 1048577, must be 0 to 1048576"),
+        ({"scratch_bytes": -16}, "roles[2].kernel.variants[0].scratch_bytes is -16, must be 0 to 1099511627776"),
+        ({"scratch_bytes": 8}, "roles[2].kernel.variants[0].scratch_bytes is 8, must be a multiple of 16"),
+    ],
+)
+def test_what_a_kernel_may_be(good: bundle_pb2.Bundle, changes: dict[str, Any], problem: str | None) -> None:
+    of_variant = {key: value for key, value in changes.items() if key in VARIANT}
+    of_kernel = {key: value for key, value in changes.items() if key in KERNEL}
+    kernel = {**KERNEL, "variants": [{**VARIANT, **of_variant}], **of_kernel}
+    found = list(rules.problems(changed(good, "roles.2.kernel", kernel)))
+    assert found == [] if problem is None else any(problem in line for line in found), found
+
+
+def test_only_a_raster_program_has_a_kernel_and_it_needs_no_newer_schema(good: bundle_pb2.Bundle) -> None:
+    assert list(rules.problems(changed(good, "roles.0.kernel", KERNEL))) == [
+        "role encode: kernel: only a raster program has one"
+    ]
+    assert rules.least_schema(changed(good, "roles.2.kernel", KERNEL)) == rules.least_schema(good) == 1
