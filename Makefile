@@ -114,6 +114,9 @@ restarts: $(INSTALLED) ## Servers that stop, die and come back, and models that 
 bulk-check: $(INSTALLED) ## 100,000 images from Parquet to Parquet by both engines of bulk, with deaths on the way; minutes
 	@PYTHONPATH=tests:tests/benchmarks $(BIN)/python tests/soak/run_bulk.py $(ARGS)
 
+million: $(INSTALLED) ## A million images through Client.encode: memory, and the rate beside a bare EncodeStream; 5 minutes
+	@PYTHONPATH=tests $(BIN)/python tests/soak/run_million.py $(ARGS)
+
 fuzz: $(INSTALLED) ## 100,000 malformed requests over all RPCs and 2,000 corrupted bundles; 5 minutes
 	@PYTHONPATH=tests:tests/soak $(BIN)/python tests/fuzz/run_fuzz.py $(ARGS)
 
@@ -150,4 +153,4 @@ $(TOOLS): .ci/tools .ci/triton-env .ci/kubernetes-env | $(INSTALLED)
 	@.ci/tools
 	@touch $@
 
-.PHONY: results train-zoo ablation bench bench-front-end bench-perf-analyzer bench-isolation soak overload restarts bulk-check fuzz demo pictures serve studio install tools protos generated check format test gpu-check kernel-check perf-analyzer lock clean help
+.PHONY: results train-zoo ablation bench bench-front-end bench-perf-analyzer bench-isolation soak overload restarts bulk-check million fuzz demo pictures serve studio install tools protos generated check format test gpu-check kernel-check perf-analyzer lock clean help

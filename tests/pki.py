@@ -50,7 +50,9 @@ class Authority:
         self.ca = folder / f"{name}.pem"
         self.ca.write_bytes(cert)
 
-    def issue(self, file: str, *names: str, common: str = "somebody", expired: bool = False) -> Pair:
+    def issue(
+        self, file: str, *names: str, common: str = "somebody", expired: bool = False, early: bool = False
+    ) -> Pair:
         """A certificate of these alternative names (DNS, IP, URI), or of the common one alone; the key is the owner's
         to read.
         """
@@ -59,7 +61,7 @@ class Authority:
         if names:
             more.append((x509.SubjectAlternativeName(list(map(_alternative, names))), False))
         pair = Pair(self._folder / f"{file}.pem", self._folder / f"{file}.key")
-        pair.cert.write_bytes(self._signed(common, key.public_key(), more, expired=expired))
+        pair.cert.write_bytes(self._signed(common, key.public_key(), more, expired=expired, early=early))
         pair.key.touch(0o600)
         pair.key.write_bytes(
             key.private_bytes(
@@ -75,6 +77,7 @@ class Authority:
         extensions: list[tuple[x509.ExtensionType, bool]],
         *,
         expired: bool,
+        early: bool = False,
     ) -> bytes:
         now = datetime.datetime.now(datetime.UTC)
         builder = (
@@ -83,8 +86,8 @@ class Authority:
             .issuer_name(_name(self._name))
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - 3 * DAY)
-            .not_valid_after(now - DAY if expired else now + DAY)
+            .not_valid_before(now + DAY if early else now - 3 * DAY)
+            .not_valid_after(now - DAY if expired else now + (2 * DAY if early else DAY))
         )
         for extension, critical in extensions:
             builder = builder.add_extension(extension, critical)

@@ -72,9 +72,10 @@ def test_a_version_stands_in_one_place_only() -> None:
     [
         *((command,) for command in EXTRAS),
         ("ancestral", "sample"),
-        ("ancestral", "models"),
-        ("ancestral", "bulk"),
-        ("ancestral", "studio"),
+        *(
+            ("ancestral", name)
+            for name in ("models", "bulk", "encode", "reconstruct", "traverse", "manifold", "doctor", "bench", "studio")
+        ),
         ("ancestral-exporter", "train"),
         ("ancestral-exporter", "import"),
         ("ancestral-exporter", "import", "onnx"),

@@ -69,6 +69,7 @@ MAKE = {
     "overload": "tests/soak/test_soak.py, in short",
     "restarts": "tests/soak/test_soak.py, in short",
     "bulk-check": "tests/soak/test_bulk.py, in short",
+    "million": "tests/soak/test_soak.py, in short",
     "fuzz": "tests/fuzz/test_fuzz.py, in short",
     "gpu-check": "tests/architecture/test_makefile.py",
     "kernel-check": "tests/benchmarks/test_kernel_check.py, in short",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import selectors
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +14,7 @@ import pytest
 
 import beside
 import mixed
+import run_million
 import run_overload
 import run_restarts
 import run_soak
@@ -22,6 +22,8 @@ import toybundle
 import traffic
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import timing_pb2
+from instant import Instant
+from running import ServerProcess
 from watching import Usage
 from wire import tensor
 
@@ -113,25 +115,6 @@ def test_the_same_seed_asks_for_the_same() -> None:
     assert len(set(asked(1))) == 15
 
 
-class Instant(asyncio.SelectorEventLoop):
-    """An event loop whose clock jumps to whatever is due next: a second passes at once."""
-
-    def __init__(self) -> None:
-        self._now = 0.0
-        selector = selectors.DefaultSelector()
-        select = selector.select
-
-        def jump(timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-            self._now += max(0.0, timeout or 0.0)
-            return select(0)
-
-        selector.select = jump  # type: ignore[method-assign]
-        super().__init__(selector)
-
-    def time(self) -> float:
-        return self._now
-
-
 def test_calls_come_at_their_rate_and_catch_up_where_one_took_long(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[float] = []
     loop = Instant()
@@ -180,3 +163,20 @@ def test_recovery_is_when_calls_are_served_as_usual_again() -> None:
     # A slow moment much later is none of the overload's.
     assert run_overload.recovery([*late, (9.1, 0.5, "OK")], usual_p99=0.05) == pytest.approx(1.0)
     assert run_overload.recovery([(0.1, 0.001, "RESOURCE_EXHAUSTED refused")], usual_p99=0.05) > 0
+
+
+def test_a_few_images_of_the_million(toy_server: ServerProcess) -> None:
+    report = run_million.million(toy_server, "tally", 500, 2)
+    assert report["failures"] == []
+    assert report["raw_images_per_second"] > 0
+    assert report["share"] > 0
+    assert len(report["client_mib"]) == 2
+
+
+def test_memory_that_is_no_answer_and_images_that_are_missing_are_seen() -> None:
+    flat = {"answered": 100, "during_mib": [50.0, 90.0, 90.0, 91.0]}
+    leak = {"answered": 100, "during_mib": [90.0 + 10 * look for look in range(20)]}
+    assert run_million.failures([flat, flat], [200.0, 240.0, 241.0], 100) == []
+    assert "the client's memory" in run_million.failures([flat, leak], [200.0, 240.0], 100)[0]
+    assert "the server's memory" in run_million.failures([flat], [200.0, 240.0, 300.0], 100)[0]
+    assert run_million.failures([flat], [200.0], 101) == ["100 of 101 images"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import random
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,18 +38,19 @@ class Server:
 
 
 class Attempts:
-    """One request id, and one deadline `timeout` seconds from now.
+    """One request id, and one deadline `timeout` seconds from now, on the clock `now`.
 
     A `rolling` one is for the next answer: an attempt that got some before its time was up is followed by another.
     """
 
-    def __init__(self, server: Server, timeout: float, *, rolling: bool = False) -> None:
+    def __init__(self, server: Server, timeout: float, now: Callable[[], float], *, rolling: bool = False) -> None:
         limit = _checks.timeout_of(timeout)
         self._server = server
         self._timeout = math.inf if limit is None else limit
         self._rolling = rolling
         self._request_id = uuid.uuid4().hex  # ours, so that it is known even if no answer comes
-        self._ends = time.monotonic() + self._timeout
+        self._now = now
+        self._ends = now() + self._timeout
         self._failing_since: float | None = None
         self._failures = 0
         self._any_answer = False
@@ -58,7 +58,7 @@ class Attempts:
     def options(self) -> dict[str, Any]:
         """What goes with the next attempt."""
         self._any_answer = False
-        remaining = self._timeout if self._rolling else max(self._ends - time.monotonic(), 1e-3)
+        remaining = self._timeout if self._rolling else max(self._ends - self._now(), 1e-3)
         metadata = (("x-request-id", self._request_id), *tracing.headers(), *self._server.credentials())
         return {"timeout": _checks.timeout_of(remaining), "metadata": metadata}
 
@@ -74,7 +74,7 @@ class Attempts:
         )
         if self._rolling and self._any_answer and isinstance(error, errors.DeadlineExceeded):
             return 0.0
-        now = time.monotonic()
+        now = self._now()
         self._failing_since = self._failing_since or now
         pause: float = min(_FIRST_PAUSE * 2**self._failures, _LONGEST_PAUSE) * random.uniform(*_JITTER)
         if isinstance(error, errors.Overloaded):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ancestral_client import _checks
+from ancestral_client.errors import RoleNotSupported
 from ancestral_client.results import Limits, Model
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
@@ -51,6 +52,20 @@ class Batches:
     ) -> NDArray[np.bool_]:
         """`mask` as [N,H,W,C] bool."""
         return await self._fit(field, _checks.mask_array(field, mask), _checks.mask_batch, model, version, timeout)
+
+    async def check_role(self, role: str, model: str, version: int, timeout: float | None) -> None:
+        """RoleNotSupported if a model whose shape was asked for cannot do that: before the images are sent."""
+        known = self._models.get((model, version))
+        if known is None or role in known.roles or not known.roles:
+            return
+        found = await self._ask(model, version, timeout)  # a newer version may have it
+        self._models[model, version] = found
+        if role not in found.roles:
+            can = ", ".join(sorted(found.roles))
+            raise RoleNotSupported(
+                f"model {model} (version {found.version}) has no role {role!r}; it has {can}",
+                reason="ROLE_NOT_SUPPORTED",
+            )
 
     async def _fit(
         self,

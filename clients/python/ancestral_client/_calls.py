@@ -6,7 +6,8 @@ Shapes: N images of a call, H rows, W columns, C channels, Z latent dimensions, 
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -23,12 +24,14 @@ from ancestral_client._access import Access, Entry
 from ancestral_client._attempts import Attempts, Server
 from ancestral_client._batches import Batches
 from ancestral_client._checks import Priority
+from ancestral_client._joining import Joining
+from ancestral_client._progress import Progress, told
 from ancestral_client._requests import Requests
 from ancestral_client._rpcs import Rpc
 from ancestral_client._transport import Transport
 from ancestral_client.bulk import END, MESSAGE_SIZE, BulkAnswers, Role, Source, StreamedRole, as_it_is, size_of_messages
 from ancestral_client.errors import invalid
-from ancestral_client.results import Classes, Decoding, Encoding, Features, Model, Samples, Scores, joined
+from ancestral_client.results import Classes, Decoding, Encoding, Features, Model, Samples, Scores
 from ancestral_client.stream import SampleEvents
 
 _Request = TypeVar("_Request", bound=Message)
@@ -223,6 +226,7 @@ class Calls:
         draw_seed: int | None = None,
         first_index: int = 0,
         scale: float | None = None,
+        progress: Progress = False,
         version: int = 0,
         timeout: float | None = None,
     ) -> Encoding:
@@ -233,9 +237,12 @@ class Calls:
 
         More images than one call takes, or an iterator of arrays, are sent as `encode_stream` does, in order and in
         bounded memory; `timeout` is then that of each answer.
+
+        `progress` shows a bar on stderr, in a terminal or a notebook; or it is a function, called with how many images
+        are done and of how many, None where that is not known. Images are then sent in messages as those of a stream.
         """
         role = self._encoding(self._requests, model, draw_seed, first_index, version)
-        return await self._whole(role, self._fit(model, scale, version, timeout), images, timeout)
+        return await self._whole(role, self._fit(model, scale, version, timeout), images, timeout, progress)
 
     def encode_stream(
         self,
@@ -267,6 +274,7 @@ class Calls:
         latents: ArrayLike,
         *,
         include_variance: bool = False,
+        progress: Progress = False,
         version: int = 0,
         timeout: float | None = None,
     ) -> Decoding:
@@ -274,7 +282,7 @@ class Calls:
 
         With `include_variance` also mean and variance of p(x|z), [N,H,W,C] float32, in units of bytes and of bytes
         squared; InvalidArgument where the model's decoder is no distribution. More latents than one call takes are
-        decoded in several.
+        decoded in several. `progress` as in `encode`.
         """
         variance = _checks.flag_of("include_variance", include_variance)
         name, number = _checks.name_of("model", model), _checks.version_of(version)
@@ -285,10 +293,10 @@ class Calls:
 
         role = Role("decode", _rpcs.DECODE, request, _wire.decoding)
         pixel_bytes = 9 if variance else 1  # a byte, and two floats
+        _checks.progress_of(progress)
         most = await self._most_decoded(name, number, batch, pixel_bytes, timeout)
-        if len(batch) > most:
-            return await self._joined(role, Source(batch, most, as_it_is), timeout)
-        return role.result(await self._ask(role.rpc, request(batch, 0), self._attempts(timeout)))
+        size = min(most, MESSAGE_SIZE) if progress else most
+        return await self._answered(role, batch, most, size, timeout, progress)
 
     async def features(
         self,
@@ -298,22 +306,24 @@ class Calls:
         include_map: bool = False,
         labels: ArrayLike | None = None,
         scale: float | None = None,
+        progress: Progress = False,
         version: int = 0,
         timeout: float | None = None,
     ) -> Features:
         """A hidden layer for each image, [N,F]; with `include_map` also the whole map [N,H',W',F'].
 
-        `labels` are the images' classes, [N] or one for all. `scale`, and more images than one call takes, as in
-        `encode`.
+        `labels` are the images' classes, [N] or one for all. `scale`, `progress`, and more images than one call takes,
+        as in `encode`.
         """
         classes = _checks.labels_of(labels)
+        include_map = _checks.flag_of("include_map", include_map)
 
         def request(batch: NDArray[np.uint8], first: int) -> pb.ExtractFeaturesRequest:
             own = _of_part(classes, first, len(batch))
             return self._requests.features(model, batch, include_map=include_map, labels=own, version=version)
 
         role = Role("features", _rpcs.FEATURES, request, _wire.features)
-        return await self._whole(role, self._fit(model, scale, version, timeout), images, timeout)
+        return await self._whole(role, self._fit(model, scale, version, timeout), images, timeout, progress)
 
     async def classify(
         self,
@@ -321,19 +331,20 @@ class Calls:
         images: Images,
         *,
         scale: float | None = None,
+        progress: Progress = False,
         version: int = 0,
         timeout: float | None = None,
     ) -> Classes:
         """Which class each image is of: logits and probabilities [N,K], and the most probable label [N].
 
-        `scale`, and more images than one call takes, as in `encode`.
+        `scale`, `progress`, and more images than one call takes, as in `encode`.
         """
 
         def request(batch: NDArray[np.uint8], first: int) -> pb.ClassifyRequest:
             return self._requests.classify(model, batch, version=version)
 
         role = Role("classify", _rpcs.CLASSIFY, request, _wire.classes)
-        return await self._whole(role, self._fit(model, scale, version, timeout), images, timeout)
+        return await self._whole(role, self._fit(model, scale, version, timeout), images, timeout, progress)
 
     async def score(
         self,
@@ -345,6 +356,7 @@ class Calls:
         first_index: int = 0,
         labels: ArrayLike | None = None,
         scale: float | None = None,
+        progress: Progress = False,
         version: int = 0,
         timeout: float | None = None,
     ) -> Scores:
@@ -355,10 +367,10 @@ class Calls:
         `draws` says how many each bound is made of. The mean of bounds of one draw is the ELBO; those of more are
         importance-weighted, and rise towards the likelihood (Burda et al. 2016). An exact likelihood needs none.
 
-        `scale`, and more images than one call takes, as in `encode`.
+        `scale`, `progress`, and more images than one call takes, as in `encode`.
         """
         role = self._scoring(self._requests, model, draws, seed, first_index, labels, version)
-        return await self._whole(role, self._fit(model, scale, version, timeout), images, timeout)
+        return await self._whole(role, self._fit(model, scale, version, timeout), images, timeout, progress)
 
     def score_stream(
         self,
@@ -387,15 +399,19 @@ class Calls:
         images: ArrayLike,
         *,
         scale: float | None = None,
+        progress: Progress = False,
         version: int = 0,
         timeout: float | None = None,
     ) -> Decoding:
         """What a model makes of images by way of its latents: `decode` of the means of `encode`, [N,H,W,C].
 
-        `timeout` is that of each of the two calls.
+        `timeout` is that of each of the two calls; `progress` tells of each image when it is decoded.
         """
+        _checks.progress_of(progress)
         posterior = await self.encode(model, images, scale=scale, version=version, timeout=timeout)
-        return await self.decode(model, posterior.mean, version=posterior.info.version, timeout=timeout)
+        return await self.decode(
+            model, posterior.mean, progress=progress, version=posterior.info.version, timeout=timeout
+        )
 
     async def interpolate(
         self,
@@ -527,15 +543,36 @@ class Calls:
         if known is not None:
             request.known.CopyFrom(_wire.pack(await self._batches.mask("known", known, model, version, timeout)))
 
-    async def _whole(self, role: Role[_Result], fit: _Fit, images: Images, timeout: float | None) -> _Result:
+    async def _whole(
+        self, role: Role[_Result], fit: _Fit, images: Images, timeout: float | None, progress: Progress
+    ) -> _Result:
         """The answer for all images, in as many calls or messages as it takes."""
+        _checks.progress_of(progress)
         if isinstance(images, Iterator | AsyncIterable):
-            return await self._joined(role, self._source(images, role.message_size, fit), timeout)
+            return await self._joined(role, self._source(images, role.message_size, fit), timeout, progress)
         batch = await fit(images)
+        await self._batches.check_role(role.name, fit.model, fit.version, timeout)
         most = self._most_at_once(fit, batch)
-        if len(batch) > most:
-            return await self._joined(role, Source(batch, min(most, role.message_size), as_it_is), timeout)
-        return role.result(await self._ask(role.rpc, role.request(batch, 0), self._attempts(timeout)))
+        return await self._answered(role, batch, most, min(most, role.message_size), timeout, progress)
+
+    async def _answered(
+        self,
+        role: Role[_Result],
+        batch: NDArray[Any],
+        most: int,
+        size: int,
+        timeout: float | None,
+        progress: Progress,
+    ) -> _Result:
+        """The answer for all of a batch: in one call, unless that is more than `most`, or somebody watches; then in
+        messages of `size`.
+        """
+        if len(batch) > (size if progress else most):
+            return await self._joined(role, Source(batch, size, as_it_is), timeout, progress, len(batch))
+        with told(progress) as tell:
+            result = role.result(await self._ask(role.rpc, role.request(batch, 0), self._attempts(timeout)))
+            tell(len(batch), len(batch))
+        return result
 
     def _most_at_once(self, fit: _Fit, batch: NDArray[np.uint8]) -> int:
         """How many images one call takes, as far as that is known."""
@@ -557,37 +594,49 @@ class Calls:
         most_bytes = min(self._most_bytes, found.limits.max_message_bytes) // 2  # leaves room for all but the images
         return max(1, min(found.limits.max_images, most_bytes // image_bytes))
 
-    async def _joined(self, role: Role[_Result], source: Source, timeout: float | None) -> _Result:
-        parts: list[_Result]
+    async def _joined(
+        self,
+        role: Role[_Result],
+        source: Source,
+        timeout: float | None,
+        progress: Progress,
+        total: int | None = None,
+    ) -> _Result:
+        """The answers to the messages of a source as one; `total` is how many images they have, where that is known."""
+        parts: AsyncGenerator[_Result]
         if isinstance(role, StreamedRole):
-            parts = await self._streamed(role, source, timeout)
+            parts = self._streamed(role, source, timeout)
         else:
-            parts = await self._in_turn(role, source, timeout)
-        if not parts:
+            parts = self._in_turn(role, source, timeout)
+        joining = Joining[_Result](total)
+        with told(progress) as tell:
+            async with aclosing(parts):
+                async for part in parts:
+                    tell(joining.add(part), total)
+        if not joining.count:
             raise invalid("images", "is an iterator with nothing in it")
-        return joined(parts)
+        return joining.result()
 
-    async def _streamed(self, role: StreamedRole[_Result], source: Source, timeout: float | None) -> list[_Result]:
+    async def _streamed(
+        self, role: StreamedRole[_Result], source: Source, timeout: float | None
+    ) -> AsyncGenerator[_Result]:
         answers = BulkAnswers(self._transport, source, role, self._attempts(timeout, rolling=True))
-        parts: list[_Result] = []
         try:
             while (part := await answers.next()) is not None:
-                parts.append(part)
+                yield part
         finally:
             answers.cancel()
-        return parts
 
-    async def _in_turn(self, role: Role[_Result], source: Source, timeout: float | None) -> list[_Result]:
+    async def _in_turn(self, role: Role[_Result], source: Source, timeout: float | None) -> AsyncGenerator[_Result]:
         """A call for each message, where the role has no stream."""
-        parts: list[_Result] = []
         first = version = 0
         while (message := await source.next()) is not END:
             batch = await source.fit(message)
             request = role.request(batch, first)
             request.version = version or request.version
-            parts.append(role.result(await self._ask(role.rpc, request, self._attempts(timeout))))
-            first, version = first + len(batch), parts[-1].info.version
-        return parts
+            part = role.result(await self._ask(role.rpc, request, self._attempts(timeout)))
+            first, version = first + len(batch), part.info.version
+            yield part
 
     def _bulk(
         self, role: StreamedRole[_Result], fit: _Fit, images: Images, message_size: int, timeout: float | None
@@ -610,7 +659,8 @@ class Calls:
                 return reply
 
     def _attempts(self, timeout: float | None, *, rolling: bool = False) -> Attempts:
-        return Attempts(self._server, self.timeout if timeout is None else timeout, rolling=rolling)
+        seconds = self.timeout if timeout is None else timeout
+        return Attempts(self._server, seconds, self._transport.now, rolling=rolling)
 
 
 def _of_part(labels: list[int] | None, first: int, count: int) -> list[int] | None:

@@ -8,17 +8,16 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import sys
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
 
 from ancestral.text import one_line
 from ancestral.v1 import priority_pb2
 from ancestral_client import _address
 from ancestral_client.errors import STREAMS, FieldViolation, InvalidArgument, MessageTooLarge, invalid
-from ancestral_client.pictures import UnclearPicture, pixels
 
 _MAX_INT32 = 2**31 - 1
 _MAX_INT64 = 2**63 - 1
@@ -47,9 +46,9 @@ def array_of(field: str, value: ArrayLike) -> NDArray[Any]:
     Takes what numpy takes, tensors on any device, whether they record gradients or not, and Pillow's pictures.
     """
     try:
-        array = np.asanyarray(_plain(value))
-    except UnclearPicture as error:
-        raise invalid(field, f"is a picture that {error}") from None
+        array = np.asanyarray(_plain(field, value))
+    except InvalidArgument:
+        raise
     except Exception as error:  # whatever another library has against it
         said = next(iter(str(error).splitlines()), "") or type(error).__name__
         ragged = "inhomogeneous" in said or "inconsistent" in said
@@ -60,12 +59,15 @@ def array_of(field: str, value: ArrayLike) -> NDArray[Any]:
     return np.asarray(array)
 
 
-def _plain(value: Any) -> Any:
-    """`value` without what numpy refuses or misreads: gradients and devices of tensors, palettes of pictures."""
+def _plain(field: str, value: Any) -> Any:
+    """`value` without what numpy refuses or misreads: gradients and devices of tensors, palettes of pictures.
+
+    InvalidArgument, about `field`, if it is a picture whose pixels may mean several things.
+    """
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, Image.Image):
-        return pixels(value)
+        return [_plain(field, part) for part in value]
+    if _is_picture(value):
+        return _pixels(field, value)
     if _is_tensor(value):
         return value.numpy(force=True)  # torch's own word for "whatever it takes"
     if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
@@ -81,6 +83,21 @@ def is_array(value: object) -> bool:
 def _is_tensor(value: Any) -> bool:
     """Whether it is one of torch, which need not be installed."""
     return hasattr(value, "detach") and hasattr(value, "numpy")
+
+
+def _is_picture(value: Any) -> bool:
+    """Whether it is one of Pillow, which whoever made it has imported; others need not wait for that."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(value, pillow.Image)
+
+
+def _pixels(field: str, picture: Any) -> NDArray[np.uint8]:
+    from ancestral_client import pictures
+
+    try:
+        return pictures.pixels(picture)
+    except pictures.UnclearPicture as error:
+        raise invalid(field, f"is a picture that {error}") from None
 
 
 def image_array(field: str, images: ArrayLike, scale: float | None = None) -> NDArray[np.uint8]:
@@ -343,6 +360,20 @@ def flag_of(field: str, flag: object) -> bool:
     if not isinstance(flag, bool | np.bool_) and not (isinstance(flag, int) and flag in (0, 1)):
         raise invalid(field, f"is {_told(flag)}; must be True or False")
     return bool(flag)
+
+
+def transport_of(transport: object) -> None:
+    """What makes a transport, if anything does."""
+    if transport is not None and not callable(transport):
+        raise invalid(
+            "transport", f"is {_told(transport)}; must be what makes one, as those of ancestral_client.testing"
+        )
+
+
+def progress_of(progress: object) -> None:
+    """Whether somebody is told how far a call is: yes, no, or a function."""
+    if not callable(progress):
+        flag_of("progress", progress)
 
 
 def temperature_of(temperature: object) -> float:

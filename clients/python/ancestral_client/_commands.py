@@ -4,44 +4,87 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import wraps
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.progress import track
 
 from ancestral.text import shown
-from ancestral_client import _access, _checks, errors, files, results, tracing
-from ancestral_client.bulk import MESSAGE_SIZE, BulkStream
+from ancestral_client import _access, _checks, _progress, _stdin, errors, files, items, tracing
+from ancestral_client._joining import Joining
+from ancestral_client.bulk import BulkStream
 from ancestral_client.client import AsyncClient, Client
-from ancestral_client.results import Encoding, Info, Model, Samples, Scores
-from ancestral_client.terminal import console
+from ancestral_client.results import Decoding, Encoding, Info, Model, Samples, Scores
+from ancestral_client.targets import Target
 
 TIMEOUT = 60.0
 VARIABLE = "ANCESTRAL_ADDRESS"
 # OpenTelemetry's own, which hold for all programs.
 COLLECTORS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+# Of problems with single images; a line says how many there are in all.
+_TOLD = 10
+# How long whoever presses Tab waits for the names of models.
+_COMPLETION_SECONDS = 1.0
 
 _P = ParamSpec("_P")
 _Result = TypeVar("_Result", Encoding, Scores)
 _Client = TypeVar("_Client", Client, AsyncClient)
 
-ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model; `ancestral models` lists them.")]
-ImageFile = Annotated[
-    Path,
-    typer.Argument(metavar="IMAGES", help="8-bit images: .npy or .npz ([N,H,W,C]; [N,H,W] for grey), or a picture."),
+
+def complete_model(context: typer.Context, incomplete: str) -> list[str]:
+    """The names of the server's models, for a shell that asks how a word may go on; none where no server answers."""
+    given = context.find_root().params.get("address")
+    address = context.params.get("address") or given or os.environ.get(VARIABLE) or "localhost:8500"
+    try:
+        with Client(address, timeout=_COMPLETION_SECONDS, retry_seconds=0) as client:
+            return sorted({model.name for model in client.models() if model.name.startswith(incomplete)})
+    except errors.AncestralError:
+        return []
+
+
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Name of the model; `ancestral models` lists them.", autocompletion=complete_model
+    ),
 ]
+ImageFiles = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="IMAGES",
+        help="8-bit images: .npy, .npz ([N,H,W,C]; [N,H,W] for grey), idx, .parquet, pictures, folders of pictures; "
+        "- is stdin, with any of them but a folder.",
+    ),
+]
+OnError = Annotated[
+    Literal["fail", "skip"],
+    typer.Option(help="What becomes of an image that cannot be read or has another size: skip goes on without it."),
+]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", metavar="FORMAT", help="What --out - writes: npy (the default), npz, parquet or png."),
+]
+ImagesOut = Annotated[
+    Path,
+    typer.Option(
+        help="A grid of the images (.png), the images (.npy), they and all else (.npz, .parquet), a picture for each "
+        "(a folder that is there), or - for stdout."
+    ),
+]
+ONE_IMAGE = "a picture of the model's size, .npy, .npz, or - for stdin"
 Version = Annotated[int, typer.Option(help="Version of the model; 0 is the highest that is served.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -77,7 +120,8 @@ BulkPriority = Annotated[
     _checks.Priority, typer.Option(help="interactive: do not stand back behind other calls, as bulk does by default.")
 ]
 Labels = Annotated[
-    str | None, typer.Option(metavar="CLASS|FILE", help="Class of all images, or a .npy file with one for each.")
+    str | None,
+    typer.Option(metavar="CLASS|FILE", help="class of all images, or a .npy, .npz or idx file with one for each."),
 ]
 
 
@@ -213,12 +257,59 @@ def wanting_labels(given: str | None) -> Iterator[None]:
         raise
 
 
-def images(asked: Client, model: str, version: int, path: Path) -> NDArray[np.uint8]:
-    """The images of a file: of a picture as many channels as the model takes, of arrays what they are."""
-    found = files.read_images(path)
-    if files.is_array(path):
-        return found
-    return files.fit_channels(path, found, asked.model(model, version).image_shape[2])
+def served(asked: Client, model: str, version: int) -> Model:
+    """The model; Unavailable if it does not serve: perhaps its manifest could not be read, and there is no size."""
+    found = asked.model(model, version)
+    if not found.serving:
+        raise errors.Unavailable(f"{model} does not serve: {found.reason}")
+    return found
+
+
+def images(asked: Client, model: str, version: int, paths: Sequence[Path], on_error: str = "fail") -> items.Images:
+    """The images of files and folders as the model takes them; stderr says what was left out or lost its colours."""
+    items.check(paths)
+    found = asked.model(model, version)
+    if not math.prod(found.image_shape):  # its manifest could not be read: there is no size to hold the files to
+        raise errors.Unavailable(f"{model} does not serve: {found.reason}")
+    read = items.read(paths, found.image_shape, model, skip=on_error == "skip", watched=_with_bar)
+    for problem in read.problems[:_TOLD]:
+        warn(f"left out: {problem}")
+    if read.problems:
+        warn(f"{len(read.problems)} of {read.total} images are left out")
+    if read.coloured:
+        more = f", as {len(read.coloured) - 1} more are" if len(read.coloured) > 1 else ""
+        warn(f"{read.coloured[0]}: is in colour and is read as grey{more}")
+    return read
+
+
+def image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """The one image of a file, or of stdin, [H,W,C]."""
+    with _stdin.as_file(path) as there:
+        return files.read_image(there, shape)
+
+
+def mask(path: Path, shape: tuple[int, int, int]) -> NDArray[np.bool_]:
+    """Which pixels a file, or stdin, says to keep, [H,W,C]."""
+    with _stdin.as_file(path) as there:
+        return files.read_mask(there, shape)
+
+
+def array(path: Path, names: tuple[str, ...]) -> NDArray[Any]:
+    """The array of a file, or of stdin."""
+    with _stdin.as_file(path) as there:
+        return files.read_array(there, names)
+
+
+def warn(text: str) -> None:
+    print(f"ancestral: {shown(text)}", file=sys.stderr)
+
+
+def _with_bar(read: Iterable[items.Item]) -> Iterable[items.Item]:
+    """The items, while a bar says how many were read; how many there are nobody knows before."""
+    with _progress.told(progress=True, what="reading") as tell:
+        for count, item in enumerate(read, 1):
+            yield item
+            tell(count, None)
 
 
 def bits(model: Model) -> str:
@@ -229,20 +320,45 @@ def bits(model: Model) -> str:
     return f"{'≤ ' if metric.exact is False else ''}{metric.value:.3f}"
 
 
-def done(out: Path, what: str, info: Info) -> None:
-    print(f"wrote {shown(out)}: {what}")
+def done(out: Target, what: str, info: Info, as_json: bool = False, **facts: Any) -> None:
+    """Say what was written, in words or, with `facts`, as JSON; where the arrays go to stdout, on stderr."""
+    if as_json:
+        print(json.dumps({"out": str(out), **facts, "info": asdict(info)}))
+        return
+    print(f"wrote {shown(out)}: {what}", file=sys.stderr if out.is_stdout else sys.stdout)
     about(info)
 
 
-def write_samples(out: Path, drawn: Samples, first: NDArray[np.uint8] | None = None) -> None:
+def write_samples(
+    out: Target, drawn: Samples, first: NDArray[np.uint8] | None = None, *, as_json: bool = False
+) -> None:
     """Write what was drawn and say so. A picture grid begins with `first` [H,W,C], which arrays leave to the caller."""
-    images = drawn.images
-    if first is not None and out.suffix.lower() == ".png":
-        images = np.concatenate([first[np.newaxis], images])
     likelihood = drawn.log_likelihood
-    files.write_images(out, images, {"log_likelihood": likelihood, "seed": np.array(drawn.seed)})
+    out.write(
+        {"images": drawn.images, "log_likelihood": likelihood, "seed": np.array(drawn.seed)},
+        grid=None if first is None else np.concatenate([first[np.newaxis], drawn.images]),
+        first=drawn.first_index,
+    )
     mean = "" if likelihood is None else f", mean log-likelihood {likelihood.mean():.1f} nats"
-    done(out, f"{len(drawn.images)} images, seed {drawn.seed}{mean}", drawn.info)
+    what = f"{len(drawn.images)} images, seed {drawn.seed}{mean}"
+    told_likelihood = None if likelihood is None else likelihood.tolist()
+    facts = {"images": len(drawn.images), "seed": drawn.seed, "first_index": drawn.first_index}
+    done(out, what, drawn.info, as_json, **facts, log_likelihood=told_likelihood)
+
+
+def write_decoded(
+    out: Target,
+    decoded: Decoding,
+    *,
+    as_json: bool,
+    grid: NDArray[np.uint8] | None = None,
+    columns: int | None = None,
+    names: Sequence[str] | None = None,
+) -> None:
+    """Write what latents were decoded to and say so; a picture is that of `grid`, in so many columns."""
+    arrays = {"images": decoded.images, "mean": decoded.mean, "variance": decoded.variance}
+    out.write(arrays, grid=grid, columns=columns, names=names)
+    done(out, f"{len(decoded.images)} images", decoded.info, as_json, images=len(decoded.images))
 
 
 def about(info: Info) -> None:
@@ -255,27 +371,26 @@ def about(info: Info) -> None:
     )
 
 
-def joined(parts: BulkStream[_Result], images: int, message_size: int = MESSAGE_SIZE) -> _Result:
+def joined(parts: BulkStream[_Result], images: int) -> _Result:
     """The answers of a stream of so many images as one, with the times of all; a bar shows how far it is."""
-    stderr = console(stderr=True)
-    messages = math.ceil(images / message_size)
-    with parts:
-        # Gone when it is done, or before an error is told; and nothing of it in a log.
-        bar = track(parts, "images", total=messages, console=stderr, transient=True, disable=not stderr.is_terminal)
-        found = list(bar)
-    return results.joined(found)
+    joining = Joining[_Result](images)
+    with parts, _progress.told(progress=True) as tell:
+        for part in parts:
+            tell(joining.add(part), images)
+    return joining.result()
 
 
-def labels(text: str | None) -> NDArray[Any] | int | None:
-    """What `--labels` says: a number, or the array in a file."""
+def labels(text: str | None, given: items.Images | None = None) -> NDArray[Any] | int | None:
+    """What `--labels` says: a number, or the array in a file; of the images of `given` those that were not left out."""
     if text is None:
         return None
     try:
         return int(text)
     except ValueError:
         path = Path(text)
-    if not files.is_array(path):
+    if not files.holds_array(path):
         raise errors.invalid(
-            "--labels", f"is {text!r}; must be a class (a whole number), or a .npy or .npz file of them"
+            "--labels", f"is {text!r}; must be a class (a whole number), or a .npy, .npz or idx file of them"
         )
-    return files.read_array(path, ("labels", "label", "y"))
+    found = files.read_array(path, ("labels", "label", "y"))
+    return found if given is None else given.of_kept(found)

@@ -70,6 +70,9 @@ class Transport(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Lets time pass."""
 
+    def now(self) -> float:
+        """Seconds on the clock that `wait` and `sleep` go by."""
+
     async def close(self) -> None:
         """Calls in flight are cancelled, and no others can be made."""
 
@@ -134,6 +137,9 @@ class Blocking:
     async def wait(self, flag: threading.Event, seconds: float) -> bool:
         return flag.wait(seconds)
 
+    def now(self) -> float:
+        return time.monotonic()
+
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 
@@ -197,6 +203,9 @@ class Asyncio:
                 return await flag.wait()
         except TimeoutError:
             return flag.is_set()
+
+    def now(self) -> float:
+        return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

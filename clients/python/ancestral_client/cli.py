@@ -19,35 +19,40 @@ from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import typer
-from rich.progress import track
 
 from ancestral.text import shown
 from ancestral_client import _commands as commands
+from ancestral_client import _latents as latents
 from ancestral_client import _manage as manage
 from ancestral_client import _studio as studio
-from ancestral_client import errors, files, pictures
+from ancestral_client import errors, pictures
 from ancestral_client._commands import (
     TIMEOUT,
     VARIABLE,
     Address,
     AsJson,
     BulkPriority,
-    ImageFile,
+    Format,
+    ImageFiles,
+    ImagesOut,
     Label,
     Labels,
     ModelName,
+    OnError,
     Priority,
     Seed,
     Temperature,
     Timeout,
     Version,
 )
-from ancestral_client.bulk import size_of_messages
+from ancestral_client._progress import told
+from ancestral_client.bench import bench
 from ancestral_client.bulk_jobs.command import bulk
 from ancestral_client.client import Client
+from ancestral_client.doctor import doctor
 from ancestral_client.replacing import FileProblem, reason
 from ancestral_client.results import SampledImage, Samples
-from ancestral_client.terminal import console
+from ancestral_client.targets import ARRAYS, FULL, IMAGES, target
 
 _EXIT_CODES: dict[type[Exception], int] = {
     FileProblem: 2,
@@ -92,7 +97,6 @@ app = _App(
     "cannot do that, 5 overloaded, 6 no answer in time, 7 nothing answers there, or the model does not serve now, 8 "
     "not allowed.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     # Plain: in its panels typer says of each flag that it takes a <bool>.
     rich_markup_mode=None,
@@ -127,42 +131,47 @@ app.command(short_help="Load a version from its folder, or load it anew.")(manag
 app.command(short_help="Take a version, or all, out of service.")(manage.unload)
 app.command(short_help="Send a whole data set through a model, Parquet to Parquet.")(bulk)
 app.command(short_help="Serve a page, for a browser, that shows what the models do.")(studio.studio)
+app.command(short_help="Find out what keeps this machine from a server.")(doctor)
+app.command(short_help="Measure how fast a server answers.")(bench)
 
 
 @app.command()
 def sample(
     context: typer.Context,
     model: ModelName,
-    out: Annotated[Path, typer.Option(help="Picture grid (.png), images (.npy) or both with likelihoods (.npz).")],
+    out: ImagesOut,
     n: Annotated[int, typer.Option("-n", "--count", help="How many images.")] = 16,
     seed: Seed = None,
     first_index: Annotated[int, typer.Option(help="Index of the first image in the seed's sequence.")] = 0,
     temperature: Temperature = None,
     label: Label = None,
     progress: Annotated[bool, typer.Option("--progress", help="Show a bar that grows as images arrive.")] = False,
+    form: Format = None,
+    as_json: AsJson = False,
     priority: Priority = "interactive",
     version: Version = 0,
     address: Address = None,
     timeout: Timeout = TIMEOUT,
 ) -> None:
-    """Draw images from a model."""
-    files.check_target(out, ".png", ".npy", ".npz")
+    """Draw images from a model; .npz and .parquet also hold their log-likelihoods."""
+    written = target(out, IMAGES, form, as_json=as_json)
     asked: dict[str, Any] = {"seed": seed, "first_index": first_index, "temperature": temperature, "label": label}
     with commands.client(context, address, timeout, priority) as client:
         if progress:
             drawn = _sample_with_bar(client, model, n, version=version, **asked)
         else:
             drawn = client.sample(model, n, version=version, **asked)
-    commands.write_samples(out, drawn)
+    commands.write_samples(written, drawn, as_json=as_json)
 
 
 def _sample_with_bar(client: Client, model: str, n: int, **asked: Any) -> Samples:
     """The result of `Client.sample`, by way of `Client.sample_stream`."""
-    stderr = console(stderr=True)
-    with client.sample_stream(model, n, **asked) as events:
-        # Gone when it is done, or before an error is told; and nothing of it in a log.
-        bar = track(events, "images", total=n, console=stderr, transient=True, disable=not stderr.is_terminal)
-        finished = {event.index: event for event in bar if isinstance(event, SampledImage)}
+    finished: dict[int, SampledImage] = {}
+    with client.sample_stream(model, n, **asked) as events, told(progress=True) as tell:
+        for event in events:
+            if isinstance(event, SampledImage):
+                finished[event.index] = event
+                tell(len(finished), n)
     ordered = [finished[index] for index in sorted(finished)]
     likelihoods = [image.log_likelihood for image in ordered if image.log_likelihood is not None]
     return Samples(
@@ -178,13 +187,15 @@ def _sample_with_bar(client: Client, model: str, n: int, **asked: Any) -> Sample
 def complete(
     context: typer.Context,
     model: ModelName,
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The image: a picture of the model's size, or .npy.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help=f"The image: {commands.ONE_IMAGE}.")],
     mask: Annotated[Path, typer.Option(help="White (in a .npy: True) keeps a pixel, black (False) draws it.")],
-    out: Annotated[Path, typer.Option(help="Picture grid, the image first (.png), completions (.npy), both (.npz).")],
+    out: ImagesOut,
     n: Annotated[int, typer.Option("-n", "--count", help="How many completions.")] = 8,
     seed: Seed = None,
     temperature: Temperature = None,
     label: Label = None,
+    form: Format = None,
+    as_json: AsJson = False,
     priority: Priority = "interactive",
     version: Version = 0,
     address: Address = None,
@@ -192,45 +203,50 @@ def complete(
 ) -> None:
     """Fill in the missing pixels of an image: black in the mask. Those that are white come back unchanged.
 
-    Pixels are drawn from the top, row by row, from the left: each is conditioned on those before it, kept or drawn.
+    Pixels are drawn from the top, row by row, from the left: each is conditioned on those before it, kept or drawn. In
+    a picture grid the image stands first.
     """
-    files.check_target(out, ".png", ".npy", ".npz")
+    written = target(out, IMAGES, form, as_json=as_json)
     with commands.client(context, address, timeout, priority) as client:
-        found = client.model(model, version)
-        if not found.serving:  # and perhaps its manifest could not be read: there is no size to hold the files to
-            raise errors.Unavailable(f"{model} does not serve: {found.reason}")
-        given, known = files.read_image(image, found.image_shape), files.read_mask(mask, found.image_shape)
+        found = commands.served(client, model, version)
+        given, known = commands.image(image, found.image_shape), commands.mask(mask, found.image_shape)
         drawn = client.sample(
             model, n, seed=seed, temperature=temperature, label=label, given=given, known=known, version=version
         )
     kept = np.where(known, given, np.uint8(pictures.GREY))
-    commands.write_samples(out, drawn, first=kept)
+    commands.write_samples(written, drawn, first=kept, as_json=as_json)
 
 
 @app.command()
 def encode(
     context: typer.Context,
     model: ModelName,
-    images: ImageFile,
-    out: Annotated[Path, typer.Option(help=".npz (mean, log_variance, latent) or .npy (mean).")],
+    images: ImageFiles,
+    out: Annotated[
+        Path, typer.Option(help=".npz or .parquet (mean, log_variance, latent), .npy (mean), or - for stdout.")
+    ],
     draw_seed: Annotated[
-        int | None, typer.Option(help="Also draw one z per image, with this seed; needs --out .npz.")
+        int | None, typer.Option(help="Also draw one z per image, with this seed; needs --out .npz or .parquet.")
     ] = None,
+    on_error: OnError = "fail",
+    form: Format = None,
+    as_json: AsJson = False,
     priority: BulkPriority = "batch",
     version: Version = 0,
     address: Address = None,
     timeout: Timeout = TIMEOUT,
 ) -> None:
     """Map images to the mean and log-variance of q(z|x)."""
-    files.check_target(out, ".npz", ".npy")
-    files.check_holds_all(out, "--draw-seed", draw_seed is not None)
+    written = target(out, ARRAYS, form, as_json=as_json)
+    written.needs("--draw-seed", draw_seed is not None)
     with commands.client(context, address, timeout, bulk_priority=priority) as client:
-        array = commands.images(client, model, version, images)
-        parts = client.encode_stream(model, array, draw_seed=draw_seed, version=version)
-        posterior = commands.joined(parts, len(array))
+        read = commands.images(client, model, version, images, on_error)
+        parts = client.encode_stream(model, read.array, draw_seed=draw_seed, version=version)
+        posterior = commands.joined(parts, len(read.array))
+    count, size = posterior.mean.shape
     arrays = {"mean": posterior.mean, "log_variance": posterior.log_variance, "latent": posterior.latent}
-    files.write_arrays(out, arrays)
-    commands.done(out, f"{len(posterior.mean)} × {posterior.mean.shape[1]} latents", posterior.info)
+    written.write(arrays, names=read.names)
+    commands.done(written, f"{count} × {size} latents", posterior.info, as_json, **read.facts, latents=size)
 
 
 @app.command()
@@ -238,56 +254,80 @@ def decode(
     context: typer.Context,
     model: ModelName,
     latents: Annotated[
-        Path, typer.Argument(metavar="LATENTS", help=".npy [N,Z], or .npz as `encode` writes it (latent, else mean).")
+        Path,
+        typer.Argument(
+            metavar="LATENTS", help=".npy [N,Z], .npz as `encode` writes it (latent, else mean), or - for stdin."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="Picture grid (.png), or images (.npy, .npz).")],
+    out: ImagesOut,
     include_variance: Annotated[
         bool, typer.Option("--variance", help="Also mean and variance of each pixel, in bytes; needs --out .npz.")
     ] = False,
+    form: Format = None,
+    as_json: AsJson = False,
     priority: Priority = "interactive",
     version: Version = 0,
     address: Address = None,
     timeout: Timeout = TIMEOUT,
 ) -> None:
     """Map latents to images."""
-    files.check_target(out, ".png", ".npy", ".npz")
-    files.check_holds_all(out, "--variance", include_variance)
-    array = files.read_array(latents, ("latent", "latents", "mean"))
+    written = target(out, IMAGES, form, as_json=as_json)
+    written.needs("--variance", include_variance)
+    array = commands.array(latents, ("latent", "latents", "mean"))
     with commands.client(context, address, timeout, priority) as client:
-        decoded = client.decode(model, array, include_variance=include_variance, version=version)
-    files.write_images(out, decoded.images, {"mean": decoded.mean, "variance": decoded.variance})
-    commands.done(out, f"{len(decoded.images)} images", decoded.info)
+        decoded = client.decode(model, array, include_variance=include_variance, progress=True, version=version)
+    commands.write_decoded(written, decoded, as_json=as_json)
+
+
+app.command()(latents.reconstruct)
+app.command()(latents.interpolate)
+app.command()(latents.traverse)
+app.command()(latents.manifold)
 
 
 @app.command()
 def features(
     context: typer.Context,
     model: ModelName,
-    images: ImageFile,
-    out: Annotated[Path, typer.Option(help=".npz (features, feature_map) or .npy (features).")],
-    include_map: Annotated[bool, typer.Option("--map", help="Also the whole map, [N,H,W,F]; needs .npz.")] = False,
+    images: ImageFiles,
+    out: Annotated[
+        Path, typer.Option(help=".npz or .parquet (features, feature_map), .npy (features), or - for stdout.")
+    ],
+    include_map: Annotated[
+        bool, typer.Option("--map", help="Also the whole map, [N,H,W,F]; needs .npz or .parquet.")
+    ] = False,
     labels: Labels = None,
+    on_error: OnError = "fail",
+    form: Format = None,
+    as_json: AsJson = False,
     priority: Priority = "interactive",
     version: Version = 0,
     address: Address = None,
     timeout: Timeout = TIMEOUT,
 ) -> None:
     """Map images to a hidden layer of a model."""
-    files.check_target(out, ".npz", ".npy")
-    files.check_holds_all(out, "--map", include_map)
+    written = target(out, ARRAYS, form, as_json=as_json)
+    written.needs("--map", include_map)
     with commands.client(context, address, timeout, priority) as client, commands.wanting_labels(labels):
-        array = commands.images(client, model, version, images)
-        hidden = client.features(model, array, include_map=include_map, labels=commands.labels(labels), version=version)
-    files.write_arrays(out, {"features": hidden.features, "feature_map": hidden.feature_map})
-    commands.done(out, f"{len(hidden.features)} × {hidden.features.shape[1]} features", hidden.info)
+        read = commands.images(client, model, version, images, on_error)
+        classes = commands.labels(labels, read)
+        hidden = client.features(
+            model, read.array, include_map=include_map, labels=classes, progress=True, version=version
+        )
+    count, size = hidden.features.shape
+    written.write({"features": hidden.features, "feature_map": hidden.feature_map}, names=read.names)
+    commands.done(written, f"{count} × {size} features", hidden.info, as_json, **read.facts, features=size)
 
 
 @app.command()
 def classify(
     context: typer.Context,
     model: ModelName,
-    images: ImageFile,
-    out: Annotated[Path | None, typer.Option(help="Also write logits, probabilities and labels to this .npz.")] = None,
+    images: ImageFiles,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write logits, probabilities and labels to this .npz or .parquet.")
+    ] = None,
+    on_error: OnError = "fail",
     as_json: AsJson = False,
     priority: Priority = "interactive",
     version: Version = 0,
@@ -295,34 +335,38 @@ def classify(
     timeout: Timeout = TIMEOUT,
 ) -> None:
     """Tell which class images are of."""
-    if out is not None:
-        files.check_target(out, ".npz")
+    written = None if out is None else target(out, FULL)
     with commands.client(context, address, timeout, priority) as client:
-        array = commands.images(client, model, version, images)
-        found = client.classify(model, array, version=version)
-    if out is not None:
-        files.write_arrays(out, {"logits": found.logits, "probabilities": found.probabilities, "labels": found.labels})
-    best = found.probabilities.max(axis=1)
+        read = commands.images(client, model, version, images, on_error)
+        found = client.classify(model, read.array, progress=True, version=version)
+    if written is not None:
+        chances = {"logits": found.logits, "probabilities": found.probabilities}
+        written.write({**chances, "labels": found.labels}, names=read.names)
+    best, names = found.probabilities.max(axis=1), read.names
     if as_json:
         rows = zip(found.labels.tolist(), found.names, best.tolist(), strict=True)
-        print(json.dumps([{"label": label, "name": name, "probability": share} for label, name, share in rows]))
+        told = [{"label": label, "name": name, "probability": share} for label, name, share in rows]
+        print(json.dumps([{"file": file, **row} for file, row in zip(names, told, strict=True)] if names else told))
         return
-    for name, share in zip(found.names, best, strict=True):
-        print(f"{shown(name)}\t{share:.3f}")
+    for index, (name, share) in enumerate(zip(found.names, best, strict=True)):
+        print(f"{shown(names[index])}\t{shown(name)}\t{share:.3f}" if names else f"{shown(name)}\t{share:.3f}")
 
 
 @app.command()
 def score(
     context: typer.Context,
     model: ModelName,
-    images: ImageFile,
-    out: Annotated[Path | None, typer.Option(help="Also write log_likelihood and bits_per_dim to this .npz.")] = None,
+    images: ImageFiles,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write log_likelihood and bits_per_dim to this .npz or .parquet.")
+    ] = None,
     draws: Annotated[
         int,
         typer.Option(help="Draws of each bound: more come nearer to the likelihood, and take as many times longer."),
     ] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the draws that a stochastic bound needs.")] = 0,
     labels: Labels = None,
+    on_error: OnError = "fail",
     priority: BulkPriority = "batch",
     version: Version = 0,
     as_json: AsJson = False,
@@ -330,22 +374,22 @@ def score(
     timeout: Timeout = TIMEOUT,
 ) -> None:
     """Print how likely a model finds images."""
-    if out is not None:
-        files.check_target(out, ".npz")
+    written = None if out is None else target(out, FULL)
     with (
         commands.client(context, address, timeout, bulk_priority=priority) as client,
         commands.wanting_labels(labels),
     ):
-        array = commands.images(client, model, version, images)
-        parts = client.score_stream(
-            model, array, draws=draws, seed=seed, labels=commands.labels(labels), version=version
-        )
-        scores = commands.joined(parts, len(array), size_of_messages(draws))
-    if out is not None:
-        files.write_arrays(out, {"log_likelihood": scores.log_likelihood, "bits_per_dim": scores.bits_per_dim})
+        read = commands.images(client, model, version, images, on_error)
+        classes = commands.labels(labels, read)
+        parts = client.score_stream(model, read.array, draws=draws, seed=seed, labels=classes, version=version)
+        scores = commands.joined(parts, len(read.array))
+    arrays = {"log_likelihood": scores.log_likelihood, "bits_per_dim": scores.bits_per_dim}
+    if written is not None:
+        written.write(arrays, names=read.names)
     if as_json:
-        arrays = {name: getattr(scores, name).tolist() for name in ("log_likelihood", "bits_per_dim")}
-        print(json.dumps({**arrays, "exact": scores.exact, "draws": scores.draws, "info": asdict(scores.info)}))
+        lists: dict[str, Any] = {name: array.tolist() for name, array in arrays.items()}
+        about = {"exact": scores.exact, "draws": scores.draws, "info": asdict(scores.info)}
+        print(json.dumps({**({"files": read.names} if read.names else {}), **lists, **about}))
         return
     bits, nats, count = scores.bits_per_dim, scores.log_likelihood, len(scores.bits_per_dim)
     kind = "exact" if scores.exact else f"bounds{_of_draws(scores.draws)}: at least these nats, at most these bits"
@@ -365,7 +409,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            app()
+            app(prog_name="ancestral")
         finally:
             sys.stdout.flush()  # here, where a full disk can still be told
     except (errors.AncestralError, FileProblem) as error:

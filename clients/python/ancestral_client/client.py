@@ -12,11 +12,11 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
-from ancestral_client import _channel
+from ancestral_client import _channel, _checks
 from ancestral_client._access import Access
 from ancestral_client._calls import Calls, Settings
 from ancestral_client._checks import Priority
-from ancestral_client._transport import Asyncio, Blocking, run
+from ancestral_client._transport import Asyncio, Blocking, Transport, run
 from ancestral_client.bulk import AsyncBulkStream, BulkStream
 from ancestral_client.results import Encoding, Scores
 from ancestral_client.stream import AsyncSampleStream, SampleStream
@@ -47,10 +47,13 @@ class _Configured:
         tls_name: str | None = None,
         token: str | None = None,
         token_file: str | PathLike[str] | None = None,
+        transport: Callable[..., Transport] | None = None,
     ) -> None:
+        _checks.transport_of(transport)
         access = Access(tls, tls_ca, tls_cert, tls_key, tls_name, token, token_file)
         self._settings = Settings(address, timeout, retry_seconds, priority, bulk_priority, max_message_bytes, access)
-        self._calls = Calls(self._settings, self._transport)
+        self._given_transport = transport
+        self._calls = Calls(self._settings, transport or self._transport)
 
     @property
     def address(self) -> str:
@@ -70,7 +73,7 @@ class _Configured:
         """What made it, for pickle and deepcopy: whoever gets it connects anew."""
         state = asdict(self._settings)
         access = state.pop("access")
-        return {**state, **access, "timeout": self.timeout}
+        return {**state, **access, "timeout": self.timeout, "transport": self._given_transport}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         _Configured.__init__(self, **state)
@@ -138,6 +141,8 @@ class Client(_Configured):
     A client can be pickled and copied, as joblib and scikit-learn do: the copy has the same settings, `token` among
     them (of a `token_file` only the name), and a connection of its own. A forked process should make its own: gRPC's
     threads stay behind.
+
+    `transport` makes what stands in for a channel: see `ancestral_client.testing`, whose fake server needs no network.
 
     Numbers may be of numpy, arrays also tensors (taken off their device and their graph) and Pillow's pictures. What is
     no whole number where one is needed is refused, never cut.

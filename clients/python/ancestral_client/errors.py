@@ -28,7 +28,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from ancestral_client import _address
+from ancestral_client import _address, _proxies
 
 _Detail = TypeVar("_Detail")
 
@@ -214,10 +214,6 @@ def _error(
             return ServerFault(f"{code.name}: {text}", **about)
 
 
-# The variables by which gRPC finds a proxy; the first that is set counts.
-_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
-
-
 # What gRPC says where no connection was made: to a host, to a file, to a name, by a proxy.
 _NOT_CONNECTED = (
     "failed to connect",
@@ -240,7 +236,7 @@ def _no_connection(address: str, text: str) -> str:
     nobody = any(sign in text.lower() for sign in ("connection refused", "no such file"))
     if nobody and address and _address.on_this_machine(address):
         return f"nothing listens at {address}; start a server with: make serve"
-    proxy = next((name for name in _PROXIES if os.environ.get(name)), None)
+    proxy = next((name for name in _proxies.VARIABLES if os.environ.get(name)), None)
     hint = f"; {proxy} is set: should it go there without a proxy, name the host in no_proxy" if proxy else ""
     return f"no connection to {address} ({text}){hint}"
 

@@ -1,4 +1,4 @@
-"""Images and arrays in files, for the command line: .npy, .npz and pictures in; also picture grids out.
+"""Images and arrays in files, for the command line: .npy, .npz, idx and pictures in; also picture grids out.
 
 Shapes: N images, H rows, W columns, C channels.
 """
@@ -12,6 +12,7 @@ import stat
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from zipfile import ZipFile, is_zipfile
@@ -22,12 +23,12 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ancestral.text import shown
-from ancestral_client import _checks, pictures
+from ancestral_client import _checks, idx, pictures
 from ancestral_client.replacing import FileProblem, check_writable, reason, replacing
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
-_ARRAYS = (".npy", ".npz")  # any other file is a picture
+_ARRAYS = (".npy", ".npz")  # any other file is a picture, or by its first bytes idx
 # An array in an archive that would fill the memory, and is packed as only one of nearly equal values is.
 _BOMB_BYTES, _BOMB_RATIO = 2**30, 100
 
@@ -39,21 +40,42 @@ def is_array(path: Path) -> bool:
     return path.suffix.lower() in _ARRAYS
 
 
+def holds_array(path: Path) -> bool:
+    """Whether a file holds an array, by its name or, of one that is there, by its first bytes."""
+    return is_array(path) or (path.is_file() and idx.is_idx(path))
+
+
 def read_array(path: Path, names: tuple[str, ...]) -> NDArray[Any]:
-    """The array in a .npy file, or in a .npz file (its only one, or the first of `names` in it)."""
+    """The array in a .npy file, in a .npz file (its only one, or the first of `names` in it), or in an idx file."""
     with _reading(path):
-        if not is_array(path):
-            raise FileProblem(f"{path}: the name must end in .npy or .npz")
-        return _stored(path, names)
+        if is_array(path):
+            return _stored(path, names)
+        if idx.is_idx(path):
+            return idx.read(path)
+        raise FileProblem(f"{path}: the name must end in .npy or .npz")
 
 
 def read_images(path: Path) -> NDArray[np.uint8]:
-    """The images in a .npy or .npz file, of any shape; or the one of a picture, [H,W] if it is grey and [H,W,3] if not.
-
-    `fit_channels` makes of a picture what a model takes.
+    """The images in a .npy, .npz or idx file, of any shape; or the one of a picture, [H,W] if it is grey and [H,W,3] if
+    not. `fit_channels` makes of a picture what a model takes.
     """
+    return read_levels(path)[0]
+
+
+def read_levels(path: Path) -> tuple[NDArray[np.uint8], bool]:
+    """As `read_images`, and whether it is a picture."""
     with _reading(path):
-        return _levels(path, ("images", "image", "x")) if is_array(path) else _picture(path)
+        if is_array(path):
+            return _levels(path, ("images", "image", "x")), False
+        if idx.is_idx(path):
+            return idx.read(path), False
+        return _picture(path), True
+
+
+def decoded(name: str, content: bytes) -> NDArray[np.uint8]:
+    """The pixels of a picture of that many bytes, [H,W] or [H,W,3]; `name` is what a FileProblem calls it."""
+    with _told(name), Image.open(BytesIO(content)) as image:
+        return pictures.pixels(image)
 
 
 def read_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
@@ -61,6 +83,8 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     with _reading(path):
         if is_array(path):
             array = _levels(path, ("given", "image", "images"))
+        elif idx.is_idx(path):
+            array = idx.read(path)
         else:
             array = fit_channels(path, _picture(path), shape[2])
     return _only(path, array, _checks.image_batch(array, shape), shape)
@@ -103,13 +127,20 @@ def _only(
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Makes a FileProblem of whatever goes wrong while a file is read: readers of pictures raise nearly anything."""
-    try:
+    """What is read is a file, and whatever goes wrong a FileProblem."""
+    with _told(path):
         found = path.stat().st_mode
         if stat.S_ISDIR(found):
             raise FileProblem(f"{path}: is a folder, not a file")
         if not stat.S_ISREG(found):
-            raise FileProblem(f"{path}: is a pipe or a device; save what it holds to a file first")
+            raise FileProblem(f"{path}: is a pipe or a device; save what it holds to a file first, or pipe it into -")
+        yield
+
+
+@contextmanager
+def _told(name: object) -> Iterator[None]:
+    """Makes a FileProblem about `name` of whatever goes wrong: readers of pictures raise nearly anything."""
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -117,16 +148,16 @@ def _reading(path: Path) -> Iterator[None]:
     except FileProblem:
         raise
     except FileNotFoundError:
-        raise FileProblem(f"{path}: no such file") from None
+        raise FileProblem(f"{name}: no such file") from None
     except pictures.UnclearPicture as error:
-        raise FileProblem(f"{path}: {error}") from None
+        raise FileProblem(f"{name}: {error}") from None
     except UnidentifiedImageError:
-        raise FileProblem(f"{path}: not a .npy, a .npz or a picture") from None
+        raise FileProblem(f"{name}: not a .npy, a .npz or a picture") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         limit = Image.MAX_IMAGE_PIXELS
-        raise FileProblem(f"{path}: has more than {limit} pixels; nothing that large is a picture here") from None
+        raise FileProblem(f"{name}: has more than {limit} pixels; nothing that large is a picture here") from None
     except Exception as error:
-        raise FileProblem(f"{path}: cannot be read: {reason(error)}") from error
+        raise FileProblem(f"{name}: cannot be read: {reason(error)}") from error
 
 
 def _picture(path: Path) -> NDArray[np.uint8]:
@@ -207,12 +238,17 @@ def check_holds_all(path: Path, option: str, asked: bool) -> None:
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | None]) -> None:
     """Writes the arrays that are not None: to .npz all by name, to .npy only the first."""
-    present = {name: array for name, array in arrays.items() if array is not None}
     with replacing(path) as file:
-        if path.suffix.lower() == ".npz":
-            np.savez_compressed(file, **present)  # type: ignore[arg-type]
-        else:
-            np.save(_Plain(file), next(iter(present.values())))
+        save_arrays(file, path.suffix.lower(), arrays)
+
+
+def save_arrays(file: IO[bytes], suffix: str, arrays: Mapping[str, NDArray[Any] | None]) -> None:
+    """As `write_arrays`, to a file that is open."""
+    present = {name: array for name, array in arrays.items() if array is not None}
+    if suffix == ".npz":
+        np.savez_compressed(file, **present)  # type: ignore[arg-type]
+    else:
+        np.save(_Plain(file), next(iter(present.values())))
 
 
 def write_images(path: Path, images: NDArray[np.uint8], extra: Mapping[str, NDArray[Any] | None]) -> None:

@@ -6,17 +6,21 @@ Shapes: N images of a call, H rows, W columns, C channels, Z latent dimensions, 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from ancestral_client import _checks, files, pictures
+from ancestral_client import _checks
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Pillow is imported by whoever wants a picture: others need not wait for it.
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +52,14 @@ class _Pictures:
 
     def to_pil(self) -> list[Image.Image]:
         """N pictures of Pillow, grey or RGB; ValueError where images have neither 1 nor 3 channels."""
+        from ancestral_client import pictures
+
         return [pictures.picture(image) for image in self.images]
 
     def grid(self, columns: int | None = None) -> Image.Image:
         """All images in one picture of Pillow: in rows of `columns`, by default about a square; small ones enlarged."""
+        from ancestral_client import pictures
+
         most = None if columns is None else _checks.count_of("columns", columns)
         return pictures.picture(pictures.grid(self.images, most))
 
@@ -60,12 +68,16 @@ class _Pictures:
 
         The file is there as a whole when it is done, or what was there stays.
         """
+        from ancestral_client import files
+
         target = Path(path)
         files.check_target(target, ".png", ".npy", ".npz")
         files.write_images(target, self.images, {})
 
     def _repr_png_(self) -> bytes | None:
         """None where the images make no picture."""
+        from ancestral_client import pictures
+
         if self.images.shape[-1] not in pictures.CHANNELS:
             return None
         file = BytesIO()
@@ -255,24 +267,3 @@ class Model:
     def metric(self, name: str, split: str = "test") -> float | None:
         """The value of a figure, or None if the bundle has none of that name and split."""
         return next((m.value for m in self.metrics if (m.name, m.split) == (name, split)), None)
-
-
-_Part = TypeVar("_Part", Encoding, Decoding, Scores, Features, Classes)
-
-
-def joined(parts: Sequence[_Part]) -> _Part:
-    """The answers to parts of the same images as one, with the times of all; at least one."""
-    infos = [part.info for part in parts]
-    arrays: dict[str, Any] = {
-        field.name: np.concatenate([getattr(part, field.name) for part in parts])
-        for field in fields(parts[0])
-        if isinstance(getattr(parts[0], field.name), np.ndarray)
-    }
-    info = replace(
-        infos[0],
-        queue_seconds=sum(info.queue_seconds for info in infos),
-        compute_seconds=sum(info.compute_seconds for info in infos),
-        total_seconds=sum(info.total_seconds for info in infos),
-        batch_size=max(info.batch_size for info in infos),
-    )
-    return replace(parts[0], **arrays, info=info)

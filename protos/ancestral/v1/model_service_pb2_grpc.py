@@ -69,7 +69,7 @@ class ModelServiceServicer:
 
     def ListModels(self, request, context):
         """All models, each at every version that the server knows, by name and then by version; page by page where that is more
-        than fits a message.
+        than fits a message. The trailing metadata has the server's `date`, as HTTP writes it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,7 @@ class ModelServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ModelServiceAsyncStub: ...
     ListModels: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]
     """All models, each at every version that the server knows, by name and then by version; page by page where that is more
-    than fits a message.
+    than fits a message. The trailing metadata has the server's `date`, as HTTP writes it.
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]
     """One model."""
@@ -66,7 +66,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """All models, each at every version that the server knows, by name and then by version; page by page where that is more
-    than fits a message.
+    than fits a message. The trailing metadata has the server's `date`, as HTTP writes it.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]  # type: ignore[assignment]
     """One model."""
@@ -96,7 +96,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.ListModelsResponse, _abc.Awaitable[_model_service_pb2.ListModelsResponse]]:
         """All models, each at every version that the server knows, by name and then by version; page by page where that is more
-        than fits a message.
+        than fits a message. The trailing metadata has the server's `date`, as HTTP writes it.
         """
 
     @_abc_1.abstractmethod

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from ancestral_client import _attempts, _transport, cli
+from ancestral_client import _transport, cli
 from running import ServerProcess
 
 
@@ -30,8 +30,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (_attempts, _transport):
-        monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(_transport, "time", clock)
     return clock
 
 

@@ -99,6 +99,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "include_map": NO_FLAGS,
     "include_variance": NO_FLAGS,
     "progress": NO_FLAGS,
+    "transport": (5, "fake", [], {}),
 }
 # What an argument is called on the wire.
 FIELDS = {"n": "count", "bulk_priority": "priority"}
@@ -169,7 +170,9 @@ def test_a_wrong_value_is_an_error_of_ours_that_names_the_argument(client: Clien
         assert len(str(error)) < 300
 
 
-@pytest.mark.parametrize("argument", ["timeout", "retry_seconds", "priority", "bulk_priority", "max_message_bytes"])
+@pytest.mark.parametrize(
+    "argument", ["timeout", "retry_seconds", "priority", "bulk_priority", "max_message_bytes", "transport"]
+)
 def test_so_is_a_wrong_setting_of_a_client(argument: str) -> None:
     for value in WRONG[argument]:
         with pytest.raises(InvalidArgument, match=f"^{FIELDS.get(argument, argument)}: "):
@@ -243,6 +246,19 @@ class Frame:
         return self.array
 
 
+class Exchanged:
+    """An array of a library that speaks DLPack and nothing of numpy's, as jax's on another device."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._tensor = tensor
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._tensor.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self._tensor.__dlpack_device__()
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -255,8 +271,24 @@ class Frame:
         lambda: np.asfortranarray(IMAGES),
         lambda: np.ma.masked_array(IMAGES),
         lambda: IMAGES.data,
+        lambda: Exchanged(torch.from_numpy(IMAGES)),
+        lambda: [Exchanged(torch.from_numpy(image)) for image in IMAGES],
+        lambda: torch.from_numpy(IMAGES).requires_grad_(False).permute(0, 3, 1, 2).permute(0, 2, 3, 1),
     ],
-    ids=["list", "tensor", "tensors", "pictures", "frame", "views", "fortran", "nothing masked", "buffer"],
+    ids=[
+        "list",
+        "tensor",
+        "tensors",
+        "pictures",
+        "frame",
+        "views",
+        "fortran",
+        "nothing masked",
+        "buffer",
+        "DLPack",
+        "DLPacks",
+        "permuted",
+    ],
 )
 def test_images_come_in_many_forms(client: Client, make: Callable[[], Any]) -> None:
     assert np.array_equal(client.encode("tally", make()).mean, client.encode("tally", IMAGES).mean)

@@ -38,8 +38,16 @@ Run = Callable[..., Any]  # the fixture of conftest.py
         (("encode", "tally", "none.npy", "--out", "z.npz"), 2, "none.npy: no such file"),
         (("decode", "tally", "z.npy", "--out", "g.png"), 4, "decode"),
         (("features", "tally", "images.npy", "--map", "--out", "f.npz"), 4, "features"),
-        (("features", "tally", "images.npy", "--map", "--out", "f.npy"), 2, "--map needs --out .npz: f.npy holds one"),
-        (("encode", "tally", "images.npy", "--draw-seed", "3", "--out", "a.npy"), 2, "--draw-seed needs --out .npz"),
+        (
+            ("features", "tally", "images.npy", "--map", "--out", "f.npy"),
+            2,
+            "--map needs --out .npz or .parquet: f.npy",
+        ),
+        (
+            ("encode", "tally", "images.npy", "--draw-seed", "3", "--out", "a.npy"),
+            2,
+            "--draw-seed needs --out .npz or .parquet: a",
+        ),
         (("encode", "tally", "text.npy", "--out", "z.npz"), 2, "ancestral: text.npy: is not a .npy file\n"),
         (("encode", "tally", "images.npy", "--priority", "high", "--out", "z.npz"), 2, "--priority"),
         (("sample", "tally"), 2, "--out"),

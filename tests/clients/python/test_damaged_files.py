@@ -226,7 +226,7 @@ def test_labels_are_a_class_or_a_file_of_them(run: Run, tmp_path: Path, text: st
     done = run("score", "tally", "image.npy", "--labels", text)
     assert done.returncode == 2
     assert done.stderr == (
-        f"ancestral: --labels: is {text!r}; must be a class (a whole number), or a .npy or .npz file of them\n"
+        f"ancestral: --labels: is {text!r}; must be a class (a whole number), or a .npy, .npz or idx file of them\n"
     )
 
 

@@ -41,6 +41,6 @@ class Bar:
 def bar(total: int, before: int) -> Iterator[Bar]:
     """A bar of `total` rows, `before` of which were done by an earlier run: it is gone when the block ends."""
     stderr = console(stderr=True)
-    columns = (BarColumn(), TextColumn("{task.completed:,}/{task.total:,} rows"), _Rate())
+    columns = (BarColumn(), TextColumn("{task.completed:,}/{task.total:,} rows", markup=False), _Rate())
     with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
         yield Bar(progress, progress.add_task("rows", total=total, completed=before, before=before))

@@ -1,0 +1,182 @@
+"""The images of a command, one by one: of files of every kind, of folders of pictures, and of what stdin holds.
+
+Shapes: N images, H rows, W columns, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ancestral_client import _checks, _stdin, files, parquet, pictures
+from ancestral_client.replacing import FileProblem
+
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+"""Endings of what is read of a folder."""
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A picture, or a file of images. `load` gives the levels, of a picture [H,W] or [H,W,3], and whether it is one;
+    FileProblem, beginning with `name`, where they cannot be read.
+    """
+
+    name: str
+    load: Callable[[], tuple[NDArray[np.uint8], bool]]
+
+
+@dataclass(slots=True)
+class Images:
+    """Images [N,H,W,C] for a model, where they come from, and what was left out."""
+
+    array: NDArray[np.uint8]
+    named: bool
+    """Whether each has a name that says more than its place in one array."""
+    problems: list[str]
+    """Of the items that were left out, in order."""
+    coloured: list[str]
+    """Pictures that are in colour and were made grey."""
+    _sources: list[tuple[str, int]]
+    _kept: list[tuple[int, int]] = field(default_factory=list)
+    """Ranges of the images that were kept, counted with those that were left out."""
+    total: int = 0
+    """How many there would be, if none was left out."""
+
+    @property
+    def names(self) -> list[str] | None:
+        """What each image is called; None where it is just the next of an array."""
+        if not self.named:
+            return None
+        return [name if count == 1 else f"{name}[{index}]" for name, count in self._sources for index in range(count)]
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """What a program wants to know of them."""
+        return {"images": len(self.array), "left_out": len(self.problems)}
+
+    def of_kept(self, values: ArrayLike) -> NDArray[Any]:
+        """Of one value for each image, those of the images that were not left out; one for all stays as it is."""
+        array = np.asarray(values)
+        if array.ndim != 1 or len(array) != self.total or not self.problems:
+            return array
+        return np.concatenate([array[start:end] for start, end in self._kept])
+
+
+def check(paths: Sequence[Path]) -> None:
+    """FileProblem unless all are there; asked before a server is."""
+    if paths.count(_stdin.STDIN) > 1:
+        raise FileProblem("-: stands for stdin, which can be read once only")
+    for path in paths:
+        if path != _stdin.STDIN and not path.exists():
+            raise FileProblem(f"{path}: no such file")
+
+
+def read(
+    paths: Sequence[Path],
+    shape: Shape,
+    model: str,
+    *,
+    skip: bool = False,
+    watched: Callable[[Iterable[Item]], Iterable[Item]] = iter,
+) -> Images:
+    """All images of files and folders, in order, as a model of that shape (H, W, C) takes them.
+
+    FileProblem names the first that cannot be read or has another size; with `skip` such ones are left out, and it is
+    raised where none is left. `watched` is given the items as they are gone through.
+    """
+    parts: list[NDArray[np.uint8]] = []
+    with ExitStack() as stack:
+        there = [stack.enter_context(_stdin.as_file(path)) for path in paths]
+        found = Images(np.empty(0, np.uint8), _have_names(there), [], [], [])
+        spooled = next((str(place) for place, path in zip(there, paths, strict=True) if path == _stdin.STDIN), "stdin")
+
+        def called(text: str) -> str:
+            return text.replace(spooled, "stdin")
+
+        for item in watched(items(there)):
+            try:
+                levels, is_picture = item.load()
+                batch = _fitted(item.name, levels, is_picture, shape, model)
+            except FileProblem as error:
+                if not skip:
+                    raise
+                found.problems.append(called(str(error)))
+                found.total += 1
+                continue
+            if is_picture and shape[2] == 1 and pictures.in_colour(levels):
+                found.coloured.append(called(item.name))
+            parts.append(batch)
+            found._sources.append((called(item.name), len(batch)))
+            found._kept.append((found.total, found.total + len(batch)))
+            found.total += len(batch)
+    if not parts:
+        what = f"; the first: {found.problems[0]}" if found.problems else ""
+        raise FileProblem(f"{', '.join(map(str, paths))}: none of {found.total} images can be used{what}")
+    found.array = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return found
+
+
+def items(paths: Iterable[Path]) -> Iterator[Item]:
+    """What files and folders hold, in a fixed order."""
+    for path in paths:
+        if path.is_dir():
+            yield from _folder(path)
+        elif path.suffix.lower() == parquet.SUFFIX:
+            for row, content in parquet.pictures_of(path):
+                name = f"{path}: row {row}"
+                yield Item(name, partial(_of_row, name, content))
+        else:
+            yield Item(str(path), partial(files.read_levels, path))
+
+
+def _have_names(paths: Sequence[Path]) -> bool:
+    """Whether images are told apart by more than their place in one file."""
+    return len(paths) > 1 or any(path.is_dir() or path.suffix.lower() == parquet.SUFFIX for path in paths)
+
+
+def _of_row(name: str, content: bytes | None) -> tuple[NDArray[np.uint8], bool]:
+    if not content:
+        raise FileProblem(f"{name}: holds no picture")
+    return files.decoded(name, content), True
+
+
+def _folder(folder: Path) -> Iterator[Item]:
+    """The pictures of a folder and those below it by path, without hidden ones and what is none by its ending."""
+    empty, seen = True, set[str]()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        if os.path.realpath(parent) in seen:  # a link to a folder around it
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(parent))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(parent) / name
+            if path.suffix.lower() in PICTURES and not name.startswith("."):
+                empty = False
+                yield Item(str(path), partial(files.read_levels, path))
+    if empty:
+        endings = ", ".join(sorted(PICTURES))
+        raise FileProblem(f"{folder}: holds no picture ({endings}); name a file of arrays itself")
+
+
+def _fitted(name: str, levels: NDArray[np.uint8], is_picture: bool, shape: Shape, model: str) -> NDArray[np.uint8]:
+    """[N,H,W,C] of a picture or an array; FileProblem if it has another size."""
+    fitting = pictures.with_channels(levels, shape[2]) if is_picture else levels
+    if fitting.size == 0:
+        raise FileProblem(f"{name}: has shape {list(fitting.shape)}: no image in it")
+    batch = _checks.image_batch(fitting, shape) if math.prod(shape) else None
+    if batch is None:
+        (violation,) = _checks.wrong_shape("images", fitting, shape, model).violations
+        raise FileProblem(f"{name}: {violation.problem}")
+    return batch
