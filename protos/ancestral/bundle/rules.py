@@ -7,7 +7,8 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
 from ancestral.bundle.dtypes import DTYPES
@@ -34,6 +35,15 @@ MAX_LABELS = 10**6
 # Names of classes are part of every reply of Classify and of every description of the model.
 MAX_CLASSES = 4096
 MAX_VERSION = 2**63 - 1
+# Of machine code for GPUs: numbers of samples times generations of GPUs, and what hardware has at most, with room.
+MAX_VARIANTS = 256
+MAX_BLOCK_SAMPLES, MAX_BLOCK_THREADS, WARP = 1024, 1024, 32
+MAX_SHARED_BYTES, MAX_SCRATCH_BYTES = 2**20, 2**40
+# Of the addresses that wide loads and stores of a GPU take.
+KERNEL_ALIGNMENT = 16
+# A cubin of one generation of GPUs, or PTX for one and all later ones.
+TARGET = re.compile(r"(sm|compute)_[1-9][0-9]{1,2}")
+_C_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 _LATENTS = (bundle_pb2.MEANING_LATENT, bundle_pb2.MEANING_MEAN, bundle_pb2.MEANING_LOG_VARIANCE)
 # Meanings that readers of schema 1 do not know.
@@ -144,6 +154,29 @@ def _role_limits(where: str, role: bundle_pb2.Role, height: int) -> Iterator[str
         # What lies farther up than the top row would be read by no row.
         yield from _whole(f"{where}.states[{i}].rows_back", back, 1, max(1, height - 1))
         yield from _row(f"{where}.states[{i}]", tensor_pb2.DATA_TYPE_FLOAT32, state.shape, rows=max(1, back))
+    if role.HasField("kernel"):
+        yield from _kernel_limits(f"{where}.kernel", role.kernel)
+
+
+def _kernel_limits(where: str, kernel: bundle_pb2.Kernel) -> Iterator[str]:
+    # A convention that is not known here is no fault: the graph serves.
+    yield from _whole(f"{where}.convention", kernel.convention, 1, 2**31 - 1)
+    yield from _text(f"{where}.weights", kernel.weights, MAX_PATH)
+    yield from _aligned(f"{where}.state_bytes", kernel.state_bytes, MAX_ROW_BYTES)
+    yield from _many(f"{where}.variants", kernel.variants, MAX_VARIANTS)
+    for i, variant in enumerate(kernel.variants):
+        at = f"{where}.variants[{i}]"
+        yield from _text(f"{at}.code", variant.code, MAX_PATH)
+        if not TARGET.fullmatch(variant.target):
+            yield f"{at}.target {_shown(variant.target)} does not match {TARGET.pattern}"
+        if not _C_IDENTIFIER.fullmatch(variant.entry):
+            yield f"{at}.entry {_shown(variant.entry)} does not match {_C_IDENTIFIER.pattern}"
+        yield from _whole(f"{at}.samples", variant.samples, 1, MAX_BLOCK_SAMPLES)
+        yield from _whole(f"{at}.threads", variant.threads, WARP, MAX_BLOCK_THREADS)
+        if variant.threads % WARP:
+            yield f"{at}.threads is {variant.threads}, must be a multiple of {WARP}"
+        yield from _whole(f"{at}.shared_bytes", variant.shared_bytes, 0, MAX_SHARED_BYTES)
+        yield from _aligned(f"{at}.scratch_bytes", variant.scratch_bytes, MAX_SCRATCH_BYTES)
 
 
 def contradictions(manifest: bundle_pb2.Bundle) -> Iterator[str]:
@@ -173,6 +206,8 @@ def contradictions(manifest: bundle_pb2.Bundle) -> Iterator[str]:
             for tensor in side:
                 yield from _meaning_problems(manifest, role, tensor)
         yield from _likelihood_problems(role)
+        if role.HasField("kernel"):
+            yield from _kernel_problems(role, files)
     takes_labels = any(t.meaning == bundle_pb2.MEANING_LABEL for role in manifest.roles for t in role.inputs)
     if takes_labels and not manifest.label_count:
         yield "label_count is 0, and a role takes a label"
@@ -220,6 +255,21 @@ def _likelihood_problems(role: bundle_pb2.Role) -> Iterator[str]:
         yield f"role {role.name}: MEANING_PIXEL_MEAN and MEANING_PIXEL_VARIANCE come together"
 
 
+def _kernel_problems(role: bundle_pb2.Role, files: Collection[str]) -> Iterator[str]:
+    """What a kernel cannot do for its role, and files that are not there."""
+    where, kernel = f"role {role.name}: kernel", role.kernel
+    if role.program != bundle_pb2.PROGRAM_RASTER:
+        yield f"{where}: only a raster program has one"
+    for path in (kernel.weights, *(variant.code for variant in kernel.variants)):
+        if path not in files:
+            yield f"{where}: {path!r} is not among its files"
+    if not kernel.variants:
+        yield f"{where}: has no variants"
+    for (target, samples), count in Counter((each.target, each.samples) for each in kernel.variants).items():
+        if count > 1:
+            yield f"{where}: the variant of {samples} samples for {target} is there {count} times"
+
+
 def _meaning_problems(
     manifest: bundle_pb2.Bundle, role: bundle_pb2.Role, tensor: bundle_pb2.TensorSpec
 ) -> Iterator[str]:
@@ -263,6 +313,13 @@ def _many(field: str, entries: Sequence[object] | Iterable[object], most: int) -
 def _whole(field: str, value: int, least: int, most: int) -> Iterator[str]:
     if not least <= value <= most:
         yield f"{field} is {value}, must be {least} to {most}"
+
+
+def _aligned(field: str, value: int, most: int) -> Iterator[str]:
+    """Of the bytes of what stands side by side in the memory of a GPU."""
+    yield from _whole(field, value, 0, most)
+    if value % KERNEL_ALIGNMENT:
+        yield f"{field} is {value}, must be a multiple of {KERNEL_ALIGNMENT}"
 
 
 def _number(field: str, value: float, least: float, below: float) -> Iterator[str]:

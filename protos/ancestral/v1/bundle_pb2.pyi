@@ -361,6 +361,7 @@ class Role(_message.Message):
     OUTPUTS_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
     LIKELIHOOD_FIELD_NUMBER: _builtins.int
+    KERNEL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Role name, unique in the bundle. Not empty."""
     program: Global___Program.ValueType
@@ -381,6 +382,12 @@ class Role(_message.Message):
     def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateSpec]:
         """States of a raster program, at most 1,024; empty for a one-shot program, and refused there."""
 
+    @_builtins.property
+    def kernel(self) -> Global___Kernel:
+        """Of a raster program: the same role as machine code for NVIDIA GPUs, another form that gives the same answers. Unset
+        where there is none. Whoever does not know it, or has no such GPU, drives the graph: so it needs no newer schema.
+        """
+
     def __init__(
         self,
         *,
@@ -391,14 +398,128 @@ class Role(_message.Message):
         outputs: _abc.Iterable[Global___TensorSpec] | None = ...,
         states: _abc.Iterable[Global___StateSpec] | None = ...,
         likelihood: Global___Likelihood.ValueType = ...,
+        kernel: Global___Kernel | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kernel", b"kernel"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["graph", b"graph", "inputs", b"inputs", "likelihood", b"likelihood", "name", b"name", "outputs", b"outputs", "program", b"program", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["graph", b"graph", "inputs", b"inputs", "kernel", b"kernel", "likelihood", b"likelihood", "name", b"name", "outputs", b"outputs", "program", b"program", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Role: _TypeAlias = Role  # noqa: Y015
+
+@_typing.final
+class Kernel(_message.Message):
+    """A raster role as machine code. One launch of a grid of thread blocks paints one image row of each of B samples. The bytes
+    of a sample depend on its own inputs alone: neither on B, nor on its company or its place among it, nor on the variant.
+
+    Convention 1. Samples live in slots 0 to N - 1 of arrays in memory that the GPU can address; whoever launches owns all of
+    it, and says how many slots there are by how large the arrays are. A sample stays in its slot from row 0 to row H - 1.
+
+    The kernel's parameters are, in this order, each a pointer but the last:
+      weights     the file `weights`, as it is. Read only.
+      states      [N] of `state_bytes`. What a slot holds is the kernel's own affair: it is changed in place, and nobody else
+                  touches it between the rows of an image. It need not be cleared: row 0 reads nothing of it.
+      scratch     [blocks] of `scratch_bytes`. What it holds before and after a launch does not matter.
+      inputs      of the role, in the manifest's order, whole and for every slot: those that are fed row by row elsewhere
+                  (MEANING_GIVEN, MEANING_KNOWN, MEANING_UNIFORMS) as images [N,H,W,C], the others (MEANING_TEMPERATURE,
+                  MEANING_LABEL, where the role has one) as [N]. Types are those of the manifest; a bool is a byte, true where
+                  it is not 0. Read only; of a launch the kernel reads the rows that it paints, and nothing of other slots.
+      outputs     of the role, in the manifest's order: MEANING_ROW as whole images [N,H,W,C], of which a launch writes the
+                  row that it paints; MEANING_LOG_LIKELIHOOD as [N], that of the row just painted. Write only: each value is
+                  written once per launch and never read, so that it may be host memory that the GPU can address.
+      entries     [B] pairs (slot, row) of int32. Read only. Samples at different rows may be painted by one launch, in any
+                  order, but no slot twice. Of each slot the rows 0, 1, ... H - 1 are launched in this order, each once.
+      B           int32 by value, >= 1: the number of entries.
+    Every array begins at a multiple of 16 bytes, is packed and in C order; slot s of an array begins s times a slot's size
+    from its start. A label is 0 to label_count - 1, a temperature >= 0, a slot 0 to N - 1, a row 0 to H - 1: the kernel does
+    not check them. The launch has ceil(B / samples) blocks of `threads` threads, both along x, and `shared_bytes` of dynamic
+    shared memory. Blocks do not wait for each other, so they may run in any order. Launches of one slot must not overlap.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVENTION_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    STATE_BYTES_FIELD_NUMBER: _builtins.int
+    VARIANTS_FIELD_NUMBER: _builtins.int
+    convention: _builtins.int
+    """How the kernel is driven, >= 1: 1 is above. Whoever does not know a convention drives the graph instead."""
+    weights: _builtins.str
+    """File of weights, one of the bundle's files: one for all variants."""
+    state_bytes: _builtins.int
+    """Bytes of the state of one slot, a multiple of 16, at most 2^30."""
+    @_builtins.property
+    def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___KernelVariant]:
+        """The same kernel for GPUs of several generations, and for few and for many samples at a time: 1 to 256 entries, at most
+        one of each target and number of samples.
+        """
+
+    def __init__(
+        self,
+        *,
+        convention: _builtins.int = ...,
+        weights: _builtins.str = ...,
+        state_bytes: _builtins.int = ...,
+        variants: _abc.Iterable[Global___KernelVariant] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["convention", b"convention", "state_bytes", b"state_bytes", "variants", b"variants", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Kernel: _TypeAlias = Kernel  # noqa: Y015
+
+@_typing.final
+class KernelVariant(_message.Message):
+    """One piece of machine code, and how it is launched. Of those that a GPU takes and whose shared memory it has, the best is
+    the one of fewest samples whose blocks still find a multiprocessor each, and else the one of most.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    ENTRY_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    THREADS_FIELD_NUMBER: _builtins.int
+    SHARED_BYTES_FIELD_NUMBER: _builtins.int
+    SCRATCH_BYTES_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """The file, one of the bundle's files, that the driver is given as it is: a cubin, or PTX that ends with a zero byte."""
+    target: _builtins.str
+    """"sm_90": a cubin, for GPUs of compute capability 9.0 and later minor versions of it. "compute_80": PTX, which the driver
+    compiles for GPUs of 8.0 and all later ones. A number of two or three digits.
+    """
+    entry: _builtins.str
+    """Name of the kernel in the code: a C identifier of at most 128 characters."""
+    samples: _builtins.int
+    """Samples that a block paints, 1 to 1,024."""
+    threads: _builtins.int
+    """Threads of a block, 32 to 1,024, a multiple of 32."""
+    shared_bytes: _builtins.int
+    """Dynamic shared memory of a block, bytes, at most 2^20. Above 49,152 the launcher has to ask for it."""
+    scratch_bytes: _builtins.int
+    """Bytes of scratch for each block of the launch, a multiple of 16, at most 2^40."""
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        target: _builtins.str = ...,
+        entry: _builtins.str = ...,
+        samples: _builtins.int = ...,
+        threads: _builtins.int = ...,
+        shared_bytes: _builtins.int = ...,
+        scratch_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "entry", b"entry", "samples", b"samples", "scratch_bytes", b"scratch_bytes", "shared_bytes", b"shared_bytes", "target", b"target", "threads", b"threads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KernelVariant: _TypeAlias = KernelVariant  # noqa: Y015
 
 @_typing.final
 class TensorSpec(_message.Message):
