@@ -7,6 +7,7 @@ generator stable across versions, which it does not promise for the distribution
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -15,6 +16,12 @@ from numpy.typing import NDArray
 
 # Words of a block of Philox 4×64.
 _BLOCK = 4
+# Of a word its highest bits are used, so many that float32 holds them exactly.
+_BITS = 24
+_SHIFT, _SCALE = np.uint64(64 - _BITS), np.float32(2**-_BITS)
+# Streams that are drawn before what was drawn is converted: the words of 28×28 images then stay in a core's own cache,
+# and a call of numpy converts many of them.
+_TOGETHER = 16
 
 
 class _Generator(threading.local):
@@ -28,12 +35,13 @@ class _Generator(threading.local):
         """Words `start` to `start + count` of stream (seed, index)."""
         block, skipped = divmod(start, _BLOCK)
         state = self._state["state"]
-        state["key"][:] = seed, index
+        key = state["key"]
+        key[0], key[1] = seed, index
         # numpy counts up before it makes a block.
         state["counter"][0] = block
         self._philox.state = self._state
         words: NDArray[np.uint64] = self._philox.random_raw(skipped + count)
-        return words[skipped:]
+        return words[skipped:] if skipped else words
 
 
 _generator = _Generator()
@@ -44,16 +52,35 @@ def uniforms(seed: int, index: int, shape: tuple[int, ...], start: int = 0) -> N
 
     seed, index: 0 to 2^63 - 1.
     """
-    words = _generator.words(seed, index, start, prod(shape))
-    return ((words >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)).reshape(shape)
+    values = np.empty(prod(shape), np.float32)
+    _convert(_generator.words(seed, index, start, values.size), values)
+    return values.reshape(shape)
+
+
+def uniforms_of(streams: Sequence[tuple[int, int]], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The beginnings of streams (seed, index): [N, *shape]."""
+    size, draw = prod(shape), _generator.words
+    values = np.empty((len(streams), size), np.float32)
+    words = np.empty((min(_TOGETHER, len(streams)), size), np.uint64)
+    for first in range(0, len(streams), _TOGETHER):
+        part = streams[first : first + _TOGETHER]
+        for place, (seed, index) in enumerate(part):
+            words[place] = draw(seed, index, 0, size)
+        _convert(words[: len(part)], values[first : first + len(part)])
+    return values.reshape(len(streams), *shape)
 
 
 def uniforms_of_range(seed: int, first: int, count: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """The beginnings of streams (seed, first) to (seed, first + count - 1): [count, *shape]."""
-    rows = np.empty((count, *shape), np.float32)
-    for i in range(count):
-        rows[i] = uniforms(seed, first + i, shape)
-    return rows
+    return uniforms_of([(seed, first + i) for i in range(count)], shape)
+
+
+def _convert(words: NDArray[np.uint64], values: NDArray[np.float32]) -> None:
+    """Words to uniforms of the same shape. The words are overwritten."""
+    words >>= _SHIFT
+    # Whole numbers of 32 bits become floats several at a time, those of 64 do not.
+    values[...] = words.astype(np.int32)
+    values *= _SCALE
 
 
 def normals(uniforms: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from ancestral.bundle.noise import normals, uniforms, uniforms_of_range
+from ancestral.bundle.noise import normals, uniforms, uniforms_of, uniforms_of_range
 
 # Of stream (7, 3): the words stand in bundle.proto too.
 WORDS = [8893702929424106994, 13357943582879616415, 927023405073346982, 5831511509215899605]
@@ -52,6 +52,16 @@ def test_a_stream_is_what_its_definition_says(seed: int, index: int) -> None:
     assert grid(uniforms(seed, index, (16,))) == defined
     for start in range(9):
         assert grid(uniforms(seed, index, (2, 3), start)) == defined[start : start + 6]
+
+
+def test_many_streams_are_those_that_their_definition_says() -> None:
+    # More than are converted together.
+    streams = [(seed * 2**40 + 3, 2**63 - 1 - index) for seed in range(5) for index in range(10)]
+    drawn = uniforms_of(streams, (2, 5, 1))
+    assert drawn.shape == (50, 2, 5, 1)
+    for (seed, index), values in zip(streams, drawn, strict=True):
+        assert grid(values) == [word >> 40 for block in range(3) for word in philox(seed, index, block)][:10]
+    assert uniforms_of([], (4, 3, 1)).shape == (0, 4, 3, 1)
 
 
 def test_normals_are_what_their_definition_says() -> None:
