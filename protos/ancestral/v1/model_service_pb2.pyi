@@ -264,6 +264,7 @@ class Model(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     BUNDLE_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    FORMS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name."""
     version: _builtins.int
@@ -275,7 +276,7 @@ class Model(_message.Message):
     refused. Empty otherwise.
     """
     device: _builtins.str
-    """Where it runs: "cpu" or "cuda". Empty if it does not serve."""
+    """Where its graphs run: "cpu", "cuda" or, of the second GPU, "cuda:1". Empty if it does not serve."""
     @_builtins.property
     def bundle(self) -> _bundle_pb2.Bundle:
         """The manifest. Unset if it could not be read. Of one that has more than 512 KiB, the fields that take most are left out."""
@@ -283,6 +284,10 @@ class Model(_message.Message):
     @_builtins.property
     def limits(self) -> Global___ModelLimits:
         """What one call may ask for. Unset if it does not serve."""
+
+    @_builtins.property
+    def forms(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoleForm]:
+        """What runs each role that paints images row by row. Empty if it does not serve."""
 
     def __init__(
         self,
@@ -294,14 +299,45 @@ class Model(_message.Message):
         device: _builtins.str = ...,
         bundle: _bundle_pb2.Bundle | None = ...,
         limits: Global___ModelLimits | None = ...,
+        forms: _abc.Iterable[Global___RoleForm] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "device", b"device", "limits", b"limits", "name", b"name", "reason", b"reason", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "device", b"device", "forms", b"forms", "limits", b"limits", "name", b"name", "reason", b"reason", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class RoleForm(_message.Message):
+    """What runs a role."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    FORM_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    role: _builtins.str
+    """Name of the role."""
+    form: _builtins.str
+    """"onnx": the graph, by onnxruntime. "kernel": machine code on a GPU, which gave the recorded answers when it was loaded."""
+    reason: _builtins.str
+    """Why the graph serves although the bundle has a kernel: the library, limit or difference. Empty otherwise."""
+    def __init__(
+        self,
+        *,
+        role: _builtins.str = ...,
+        form: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["form", b"form", "reason", b"reason", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoleForm: _TypeAlias = RoleForm  # noqa: Y015
 
 @_typing.final
 class ModelLimits(_message.Message):
