@@ -36,6 +36,7 @@ def _every_instrument() -> Metrics:
         lane.dropped(reason, 1)
     metrics.model("m", 1, True)
     metrics.about("m", 1, {"family": "", "image": "", "roles": "", "device": ""})
+    metrics.form("m", 1, "sample", "onnx")
     metrics.draining("m", 1, 1)
     metrics.loaded("m", 0, ok=True)
     metrics.verified("m", 0, ok=True)

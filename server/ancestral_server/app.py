@@ -23,7 +23,7 @@ from ancestral_server.cpus import usable_cpus
 from ancestral_server.ending import STUCK_SECONDS, Ending
 from ancestral_server.endpoint import Endpoint
 from ancestral_server.engine.arrivals import Arrivals
-from ancestral_server.errors import StartupError
+from ancestral_server.errors import DeviceLost, StartupError
 from ancestral_server.logs import announce
 from ancestral_server.metrics import Metrics
 from ancestral_server.rpc import credentials
@@ -43,10 +43,13 @@ log = structlog.get_logger()
 LAG_SECONDS = 0.25
 # Connections, to begin with: 1,024 file descriptors, the usual bound, are soon taken by callers that stay.
 OPEN_FILES = 65_536
+# The exit code of a server that has lost its GPU: whoever looks after it starts it again, unlike after 1 and 2.
+DEVICE_LOST = 3
 
 
-async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; a second signal ends the process. StartupError if it cannot start as asked.
+async def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT, or until the GPU is lost; a second signal ends the process. The exit code.
+    StartupError if it cannot start as asked.
 
     On return every call that was let in has its answer, while the sockets are still open: see `__main__`.
     """
@@ -73,6 +76,21 @@ async def serve(settings: Settings) -> None:
         for remark in access.remarks():
             log.warning(remark)
     runtime = Runtime(settings.device, settings.threads, run_seconds=settings.load_seconds)
+    lost: list[DeviceLost] = []
+
+    def on_lost(error: DeviceLost) -> None:
+        lost.append(error)
+        if not stop.done():
+            log.error("stopping", reason=str(error))
+            # What runs there has no answer, however long it is waited for.
+            ending = Ending.begin(time.monotonic(), 0)
+            _end_at(ending.over + STUCK_SECONDS, DEVICE_LOST)
+            stop.set_result(ending)
+
+    def on_any_thread(error: DeviceLost) -> None:
+        loop.call_soon_threadsafe(on_lost, error)
+
+    runtime.on_lost = on_any_thread
     metrics.machine(device=runtime.device, threads=settings.threads, cpus=usable_cpus(), memory_bytes=memory.total())
     arrivals = Arrivals()
     catalog = Catalog(settings, runtime, metrics, arrivals, RoleMaker(settings))
@@ -101,6 +119,7 @@ async def serve(settings: Settings) -> None:
             task.cancel()
         endpoint.close()
     log.info("stopped")
+    return DEVICE_LOST if lost else 0
 
 
 def _allow_many_files() -> None:
@@ -135,12 +154,12 @@ async def _unless(stop: asyncio.Future[Any], work: Coroutine[Any, Any, None]) ->
     return True
 
 
-def _end_at(when: float) -> None:
+def _end_at(when: float, code: int = 1) -> None:
     """End the process then, time.monotonic() seconds, if it is still there: something holds the event loop."""
 
     def end() -> None:
         log.error("the end took too long, and is broken off")
-        os._exit(1)
+        os._exit(code)
 
     last = threading.Timer(when - time.monotonic(), end)
     last.daemon = True

@@ -16,8 +16,8 @@ log = structlog.get_logger()
 
 
 def main() -> None:
-    """Exit code 0 after a graceful stop, 1 if the server cannot start as asked, 2 for wrong flags or variables; of
-    `health` and `token` see there.
+    """Exit code 0 after a graceful stop, 1 if the server cannot start as asked, 2 for wrong flags or variables, 3 if it
+    lost its GPU; of `health` and `token` see there.
     """
     try:
         if sys.argv[1:2] == ["health"]:
@@ -51,12 +51,12 @@ def _serve(settings: Settings, remarks: list[str]) -> None:
             if settings.processes > 1:
                 # The servers have ended: to take down what this process has imported would take a second more.
                 os._exit(runner.run(serve_all(settings)))
-            runner.run(serve(settings))
+            code = runner.run(serve(settings))
         except StartupError as error:
             print(f"ancestral-server: {error}", file=sys.stderr)
             sys.exit(1)
         # Everybody who was let in has been answered.
-        leaving.leave()
+        leaving.leave(code)
 
 
 def event_loop() -> asyncio.AbstractEventLoop:

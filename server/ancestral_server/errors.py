@@ -12,7 +12,8 @@ ServerError
 ├── DeadlineExceeded     the caller's time ran out before the work was done
 ├── Infeasible           the caller's time cannot suffice: refused before any work
 ├── Unavailable          the model does not serve (now)
-│   └── Stopping         the server is about to end: ask another
+│   ├── Stopping         the server is about to end: ask another
+│   └── DeviceLost       the GPU failed while it served: the server ends
 ├── PortShared           other servers answer on the same port, and what was asked for would change this one alone
 ├── Drained              the server stops, and a stream ends before its end
 ├── BundleRefused        what lies in the model's folder is not fit to serve
@@ -152,6 +153,17 @@ class Stopping(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("", "the server is shutting down", 0.0)
+
+
+class DeviceLost(Unavailable):
+    """The GPU, or what this process holds of it, is of no use any more: nothing that ran there has an answer, and the
+    process ends.
+    """
+
+    reason = "DEVICE_LOST"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__("", f"the GPU failed while it served, the server ends and has to be started again: {problem}")
 
 
 class BundleRefused(ServerError):

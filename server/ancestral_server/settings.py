@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +15,16 @@ from ancestral_server.cpus import usable_cpus
 PREFIX = "ANCESTRAL_SERVER_"
 
 LogFormat = Literal["auto", "text", "json"]
+
+
+_DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
+
+
+def device_of(text: str) -> str:
+    """A device as it is asked for; ValueError if it is none."""
+    if not _DEVICE.fullmatch(text):
+        raise ValueError("must be auto, cpu, cuda or cuda:N, N being the number of a GPU from 0 on")
+    return text
 
 
 class Settings(BaseModel):
@@ -55,8 +66,15 @@ class Settings(BaseModel):
         description="File of who may call, by token or by certificate, in which roles and how much (TOML). Without it "
         "anybody may who reaches the port, and load and unload models where that is this machine alone.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="Where to run; cuda exits if there is no usable GPU, auto then takes the CPU."
+    device: Annotated[str, AfterValidator(device_of)] = Field(
+        default="auto",
+        description="Where to run: auto, cpu, cuda, or cuda:1 for the second GPU. cuda exits if none is usable, "
+        "auto then takes the CPU.",
+    )
+    kernels: Literal["auto", "off"] = Field(
+        default="auto",
+        description="Whether models may bring machine code for the GPU, which is used where it gives the recorded "
+        "answers; off where whoever writes the models folder is not to run code.",
     )
     threads: int = Field(
         default_factory=usable_cpus,

@@ -16,7 +16,7 @@ from ancestral.v1 import bundle_pb2
 from ancestral_server.catalog import folder
 from ancestral_server.catalog.folder import Key
 from ancestral_server.catalog.retry import passing
-from ancestral_server.catalog.version import NO_ROLES, ModelVersion, RoleMaker, State
+from ancestral_server.catalog.version import NO_ROLES, Form, ModelVersion, RoleMaker, State
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.endpoint import EndpointSettings, RasterEndpoint, one_shot_endpoint, raster_endpoint
@@ -27,6 +27,10 @@ from ancestral_server.errors import BundleError, OutOfMemory, Overdue
 from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.bundle import Bundle, read_bundle, read_manifest
 from ancestral_server.runtime.golden import check_labels, replay
+from ancestral_server.runtime.kernels.choice import Kernels
+from ancestral_server.runtime.kernels.program import KernelProgram
+from ancestral_server.runtime.kernels.variants import NoKernel
+from ancestral_server.runtime.onnx_raster import OnnxRasterProgram
 from ancestral_server.runtime.program import OneShotProgram, Program, RasterProgram
 from ancestral_server.runtime.session import Runtime, Session, Trial
 from ancestral_server.settings import Settings
@@ -98,6 +102,13 @@ class Loader:
             pool=WorkerPool(settings.threads),
             fixed=runtime.device != "cpu",
         )
+        self._kernels = Kernels(
+            settings.kernels,
+            runtime.gpu,
+            library=runtime.library,
+            lost=runtime.lose,
+            row_seconds=settings.load_seconds,
+        )
         self._loads: dict[Key, Load] = {}
 
     def steps(self, key: Key) -> int:
@@ -166,6 +177,8 @@ class Loader:
             if isinstance(endpoint, RasterEndpoint):
                 metrics.watch_slots(endpoint.scheduler.capacity, _slots_in_use(endpoint.scheduler))
         self._metrics.about(model.name, model.version, _about(model))
+        for role, form in model.forms.items():
+            self._metrics.form(model.name, model.version, role, form.name)
         model.state = State.SERVING
         self._metrics.loaded(model.name, seconds, ok=True)
         log.info(
@@ -213,24 +226,51 @@ class Loader:
         bundle = read_bundle(path)
         for role in bundle.manifest.roles:
             if role.program == bundle_pb2.PROGRAM_RASTER:
-                # Its workers each compute on their own thread.
-                session = self._session(load, bundle, role, on_caller=True)
-                model.programs[role.name] = RasterProgram(role, session, bundle.manifest)
+                model.programs[role.name] = self._raster(load, bundle, role)
             else:
                 model.programs[role.name] = self._one_shot(load, bundle, role, on_caller=False)
         self._verify(bundle, model)
         for name, program in model.programs.items():
-            check_labels(program)
+            if not isinstance(program, KernelProgram):
+                check_labels(program)
             self._serve_role(load, bundle, name, program)
         model.device = self._runtime.device
         for endpoint in model.endpoints.values():
             endpoint.start()
 
+    def _raster(self, load: Load, bundle: Bundle, role: bundle_pb2.Role) -> RasterProgram:
+        """A raster role by its kernel, where it has one that may serve here, else by its graph."""
+        model = load.model
+        reason = ""
+        if role.HasField("kernel"):
+            try:
+                program = self._kernels.program(
+                    role,
+                    bundle.manifest,
+                    bundle.contents,
+                    bundle.contents[bundle.manifest.golden.path],
+                    slots=self._settings.slots,
+                    end=load.trial.end,
+                )
+            except NoKernel as error:
+                reason = str(error)
+                tell = log.info if error.expected else log.warning
+                tell("the graph serves, not the kernel", model=model.name, role=role.name, reason=reason)
+            else:
+                load.trial.steps += 1
+                model.forms[role.name] = Form(program.form)
+                return program
+        # Its workers each compute on their own thread.
+        session = self._session(load, bundle, role, on_caller=True)
+        model.forms[role.name] = Form(OnnxRasterProgram.form, reason)
+        return OnnxRasterProgram(role, session, bundle.manifest)
+
     def _verify(self, bundle: Bundle, model: ModelVersion) -> None:
         """Replay the bundle's recorded answers. What is broken off, as for want of memory, is no verdict."""
         began = time.monotonic()
         try:
-            replay(bundle, model.programs)
+            # What a kernel answers was compared before it could run here.
+            replay(bundle, {name: each for name, each in model.programs.items() if not isinstance(each, KernelProgram)})
         except BundleError:
             self._metrics.verified(model.name, time.monotonic() - began, ok=False)
             raise

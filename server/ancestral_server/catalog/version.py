@@ -26,6 +26,16 @@ class State(Enum):
     NOT_SERVING = "not serving"
 
 
+@dataclass(frozen=True)
+class Form:
+    """What runs a raster role: "onnx", its graph, or "kernel", its machine code on a GPU; and, where there is a kernel,
+    why the graph does.
+    """
+
+    name: str
+    reason: str = ""
+
+
 class RoleMaker(Protocol):
     """Makes what calls see of the roles of a version that is being loaded, on the loader's thread. The catalog keeps it
     with the version, and knows nothing of it.
@@ -70,6 +80,8 @@ class ModelVersion:
     device: str = ""
     manifest: bundle_pb2.Bundle | None = None
     programs: dict[str, Program] = field(default_factory=dict)
+    # What runs each raster role.
+    forms: dict[str, Form] = field(default_factory=dict)
     # By graph, and whether it computes on the thread that calls it.
     sessions: dict[tuple[str, bool], Session] = field(default_factory=dict)
     endpoints: dict[str, OneShotEndpoint | RasterEndpoint] = field(default_factory=dict)
@@ -150,10 +162,12 @@ class ModelVersion:
 
     def close(self) -> None:
         """Stop the lanes, end the sessions and return their memory. Blocks until running work ends."""
-        if not self.endpoints and not self.sessions:
+        if not self.endpoints and not self.sessions and not self.programs:
             return
         for endpoint in self.endpoints.values():
             endpoint.close()
+        for program in self.programs.values():
+            program.close()
         for session in self.sessions.values():
             session.close()
         self.endpoints, self.roles, self.programs, self.sessions = {}, {}, {}, {}

@@ -134,15 +134,6 @@ def stack(program: OneShotProgram, pieces: Sequence[Piece], size: int) -> dict[M
     return stacked
 
 
-def check_rows(arrays: Iterable[Array], rows: int) -> None:
-    """RuntimeError unless a run of so many rows gave as many of each: a graph may lose some by what is in them, and the
-    next rows would go to the wrong callers. Load has seen only blank ones.
-    """
-    for array in arrays:
-        if array.shape[:1] != (rows,):
-            raise RuntimeError(f"the graph gave {list(array.shape)} for {rows} rows")
-
-
 def deal(pieces: Sequence[Piece], outputs: Mapping[Meaning, Array]) -> list[OneShotJob]:
     """Give every job its rows of the outputs; the jobs that have all of theirs now. The lane's lock is held: several
     runs at a time may have rows of one job.

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.batching import buckets
 from ancestral_server.engine.costs import CostModel
@@ -26,9 +28,9 @@ from ancestral_server.engine.pool import WorkerPool
 from ancestral_server.engine.raster import RasterScheduler
 from ancestral_server.engine.runners import LoopRunner, LoopTuning, PoolRunner, Runner, ThreadRunner
 from ancestral_server.engine.stats import LaneStats
-from ancestral_server.errors import OutOfMemory
+from ancestral_server.errors import BundleError, OutOfMemory
 from ancestral_server.metrics import LaneMetrics
-from ancestral_server.runtime.program import OneShotProgram, RasterProgram
+from ancestral_server.runtime.program import OneShotProgram, RasterProgram, RowsLost
 
 # How often a size is run at load: twice, since the first run is slow in itself; and again, up to so often, while that
 # has taken less than so many seconds in all, since on a busy machine any short run may be slow. The least of them
@@ -208,28 +210,32 @@ def one_shot_endpoint(
 def raster_endpoint(
     name: str, program: RasterProgram, metrics: LaneMetrics, settings: EndpointSettings
 ) -> RasterEndpoint:
-    """Measure a program, which computes on the thread that calls it, and make its lane. OutOfMemory if not even one
-    sample fits.
+    """Measure a program and make its lane. OutOfMemory if not even one sample fits.
+
+    A program that computes on the thread that calls it shares the background workers with others, a seat for each. One
+    whose rows go on by themselves, on a GPU, has a thread that begins a row and waits for it; its memory is its own
+    from the start, and its bytes depend on no size.
     """
     sizes = buckets(settings.slots)
-    memory = BatchSizeLimit(sizes)
-    run = partial(_run_blank_row, program)
+    fixed = settings.fixed and not program.overlaps
+    memory = BatchSizeLimit(sizes[-1:] if program.overlaps else sizes)
     scheduler = RasterScheduler(
         name,
         program,
         slots=settings.slots,
         limits=settings.limits,
-        costs=measure(sizes, [memory], run, metrics),
+        costs=measure(sizes, [memory], partial(_run_blank_row, program), metrics),
         memory=memory,
-        seats=1 if settings.fixed else settings.pool.threads,
-        fixed=settings.fixed,
+        seats=1 if settings.fixed or program.overlaps else settings.pool.threads,
+        fixed=fixed,
     )
 
     def probe() -> None:
-        run(1)
+        _run_blank_row(program, 1)
 
     stats = LaneStats(metrics)
-    lane = Lane(name, scheduler, PoolRunner(settings.pool), probe=probe, stats=stats)
+    runner = ThreadRunner() if program.overlaps else PoolRunner(settings.pool)
+    lane = Lane(name, scheduler, runner, probe=probe, stats=stats)
     return RasterEndpoint(stats, lane, scheduler)
 
 
@@ -277,10 +283,15 @@ def _run_blank(program: OneShotProgram, rows: int) -> float:
 
 
 def _run_blank_row(program: RasterProgram, rows: int) -> float:
-    """Run a row of so many samples, and check what comes; its seconds."""
-    inputs = {meaning: program.blank(meaning, rows) for meaning in program.inputs}
+    """Paint a row of so many samples, and check what comes; its seconds."""
+    painting = program.painting(rows)
+    painting.place(np.arange(rows), {})
     began = time.monotonic()
-    row, likelihood, _ = program.run_row(inputs, program.fresh_states(rows))
+    try:
+        painting.begin_row(np.zeros(rows, np.int64), [rows])
+        row, likelihood = painting.end_row()
+    except RowsLost as error:
+        raise BundleError(program.role.graph, f"role {program.role.name}: {error}") from error
     seconds = time.monotonic() - began
     program.check_row(row, likelihood, rows)
     return seconds

@@ -16,7 +16,6 @@ from ancestral_server.engine.admission import Limits, check_deadline, check_queu
 from ancestral_server.engine.batching import (
     Piece,
     bucket,
-    check_rows,
     cut,
     deal,
     enough,
@@ -34,8 +33,8 @@ from ancestral_server.engine.policy import BatchPolicy, View
 from ancestral_server.engine.queue import JobQueue
 from ancestral_server.engine.scheduler import IDLE, Answers, Clock, Wait
 from ancestral_server.engine.watch import Run
-from ancestral_server.errors import Infeasible, Internal, OutOfMemory, Overdue, ServerError
-from ancestral_server.runtime.program import Meaning, OneShotProgram
+from ancestral_server.errors import DeviceLost, Infeasible, Internal, OutOfMemory, Overdue, ServerError
+from ancestral_server.runtime.program import Meaning, OneShotProgram, check_rows
 from ancestral_server.runtime.session import Array
 
 log = structlog.get_logger()
@@ -189,7 +188,10 @@ class OneShotScheduler:
         step.tell(now)
         told: ServerError = Internal(f"{self.name}: the run failed: {error}")
         parts: list[list[Piece]] = []
-        if isinstance(error, OutOfMemory | MemoryError):
+        if isinstance(error, DeviceLost):
+            # Whatever is run again would fail as well.
+            told = error
+        elif isinstance(error, OutOfMemory | MemoryError):
             # The same rows again, half as many at a time.
             if self.memory.shrink(step.size, now):
                 parts = [step.pieces]

@@ -7,13 +7,17 @@ image (Yu et al. 2022, "Orca", section 3, for the same idea with tokens).
 On the CPU a lane has as many seats as there are cores, each with slots of its own: a row is hundreds of small
 operations in a chain, which two threads together finish hardly sooner than one, but two of them paint two sets of
 samples at a time.
+
+Where rows are painted by somebody else, a GPU, the two take turns: a step's run waits for the row that the step before
+has begun, and begins the next at once. So newcomers are let in and their noise is drawn, rows are told and images are
+handed out while the next row is being painted.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import structlog
@@ -25,8 +29,8 @@ from ancestral_server.engine.job import Priority, RasterJob
 from ancestral_server.engine.memory_limit import BatchSizeLimit
 from ancestral_server.engine.queue import JobQueue
 from ancestral_server.engine.scheduler import IDLE, Answers, Clock, Wait
-from ancestral_server.engine.slots import Slots
-from ancestral_server.errors import Infeasible, Internal, OutOfMemory, Overdue, ServerError
+from ancestral_server.engine.slots import PaintedRow, Slots
+from ancestral_server.errors import DeviceLost, Infeasible, Internal, OutOfMemory, Overdue, ServerError
 from ancestral_server.runtime.program import RasterProgram
 
 log = structlog.get_logger()
@@ -43,21 +47,35 @@ def reserve(slots: int) -> int:
 
 @dataclass(slots=True, eq=False)
 class RowStep:
-    """A run of one image row of the first `rows` slots of a seat, in parts of these sizes."""
+    """A run of one image row of the first `count` slots of a seat, in parts of these sizes: where rows are painted
+    meanwhile it begins, and what ends with the run is the row that was begun before, if any.
+    """
 
     slots: Slots
-    rows: int
+    count: int
     sizes: Sequence[int]
     began: float
     gathered: float
-    # The slots that are finished after it.
-    done: list[int] = field(default_factory=list)
+    # What has ended with it.
+    painted: PaintedRow | None = None
     # A sample is of many runs, and its request does not begin or end with this one.
     requests: int = 0
 
+    @property
+    def rows(self) -> int:
+        """Samples of the row that has ended with it; until then, of the one that it begins."""
+        return self.count if self.painted is None else len(self.painted)
+
     def run(self, clock: Clock) -> None:
-        # A row is gathered, run and handed back in one.
-        self.done = self.slots.paint_row(self.sizes, self.rows)
+        slots = self.slots
+        slots.draw()
+        if slots.painting is not None:
+            self.painted = slots.end_row()
+            slots.free()
+        if self.count:
+            slots.begin_row(self.sizes, self.count, clock())
+            if not slots.overlaps:
+                self.painted = slots.end_row()
 
 
 class RasterScheduler:
@@ -130,8 +148,8 @@ class RasterScheduler:
         slots = self._slots[seat]
         self._drop_departed(slots, now)
         self._fill(slots, now)
-        count = self._take_again(seat) or slots.used
-        if not count:
+        count = self._take_again(seat) or slots.staying
+        if not count and slots.painting is None:
             return IDLE
         sizes = parts(count, self.memory.most(now), slots.capacity, full=self._fixed)
         return RowStep(slots, count, sizes, now, now)
@@ -140,36 +158,45 @@ class RasterScheduler:
         return bool(self._slots[seat].used or self.queue)
 
     def finish(self, step: RowStep, now: float, seat: int) -> None:
-        slots = step.slots
-        if len(step.sizes) == 1:
-            self.costs.learn(step.sizes[0], now - step.began, now)
-        told = self._tell_rows(slots, step.rows)
-        for slot in step.done:
-            job = _job_of(slots, slot)
-            index = int(slots.index[slot])
-            job.images[index] = slots.images[slot]
-            job.log_likelihood[index] = slots.log_likelihood[slot]
-            job.done += 1
+        row = step.painted
+        if row is None:
+            return
+        if len(step.sizes) <= 1:
+            self.costs.learn(step.sizes[0] if self._fixed else len(row), now - row.began, now)
+        for job in row.holders:
+            job.batch_size = max(job.batch_size, len(row))
+        told = self._tell_rows(row)
+        for job, places in _by_job(row):
+            index = row.index[row.finished[places]]
+            job.images[index] = row.images[places]
+            job.log_likelihood[index] = row.log_likelihood[places]
+            job.done += len(places)
             if job.feed is not None:
-                job.feed.events.append((index, None))
+                job.feed.events.extend((int(i), None) for i in index)
                 told[id(job)] = job
             if job.done == job.rows:
                 self.answers.finish(job, now)
-        slots.drop(step.done)
+        step.slots.free()
         self.answers.told.extend(told.values())
 
     def fail(self, step: RowStep, error: Exception, now: float, seat: int) -> None:
-        jobs = _jobs_of(step.slots, range(step.rows))
+        slots = step.slots
+        if isinstance(error, DeviceLost):
+            # With it whatever was in the slots; the server ends.
+            log.error("run failed", lane=self.name, rows=step.rows, reason=str(error))
+            self.abandon(error, seat)
+            return
+        jobs = _jobs_of(slots, range(slots.used if slots.overlaps else step.count))
         if isinstance(error, OutOfMemory | MemoryError):
             # The same row again, in parts half as large; nobody hears of it, unless not even one sample fits.
-            smaller = self.memory.shrink(max(step.sizes), now)
+            smaller = self.memory.shrink(max(step.sizes, default=0), now)
             log.warning(
                 "out of memory", lane=self.name, rows=step.rows, next_rows=self.memory.most(now), reason=str(error)
             )
             if smaller:
                 return
             told: ServerError = OutOfMemory(f"{self.name}: not even one image fits into memory: {error}")
-        elif isinstance(error, RuntimeError) and not isinstance(error, Overdue) and len(jobs) > 1:
+        elif len(jobs) > 1 and self._worth_halving(error, slots):
             # onnxruntime's: the same row again, for half of the requests at a time, until the guilty one is alone. One
             # among n costs 2 log2(n) runs, n of them 2 n.
             log.warning("run failed, its parts are tried", lane=self.name, rows=step.rows, reason=str(error))
@@ -181,6 +208,11 @@ class RasterScheduler:
             log.error("run failed", lane=self.name, rows=step.rows, exc_info=True)
             told = Internal(f"{self.name}: the run failed: {error}")
         self._give_up(jobs, told)
+
+    @staticmethod
+    def _worth_halving(error: Exception, slots: Slots) -> bool:
+        """Whether a row that failed may succeed for some of its requests; not one that a device has begun."""
+        return isinstance(error, RuntimeError) and not isinstance(error, Overdue) and not slots.overlaps
 
     def abandon(self, error: ServerError, seat: int | None = None) -> None:
         seats = range(self.seats) if seat is None else [seat]
@@ -209,11 +241,12 @@ class RasterScheduler:
 
     def _drop_departed(self, slots: Slots, now: float) -> None:
         """Free the slots, and forget the waiting rows, of those who have left or whose time is up."""
-        gone = [slot for slot in range(slots.used) if _job_of(slots, slot).departed(now)]
-        if departed := _jobs_of(slots, gone):
+        departed = [job for job in slots.holders if job.departed(now)]
+        if departed:
             self.queue.remove(departed)
             self.answers.depart(departed, self.name)
-        slots.drop(gone)
+            slots.leave(departed)
+            slots.free()
         self.answers.depart(self.queue.departed(now), self.name)
 
     def _give_up(self, jobs: Collection[RasterJob], error: ServerError) -> None:
@@ -224,20 +257,28 @@ class RasterScheduler:
     def _fill(self, slots: Slots, now: float) -> None:
         """Place this seat's share of the waiting samples, one per request in turn."""
         most = min(slots.capacity, share(self.queue.total_rows + self.used, self.seats, 0))
-        while slots.used < most and (job := self._whose_turn(slots)):
+        taken = slots.staying
+        while taken < most and (job := self._whose_turn(taken)):
+            # A job that waits alone has all the turns, up to the slots that are kept for others.
+            alone = len(self.queue) == 1 and taken < self._open_slots
+            count = min(job.waiting, min(most, self._open_slots) - taken) if alone else 1
             try:
-                self._begin(job, slots, now)
+                self._begin(job, count, slots, now)
             except Exception as error:  # noqa: BLE001 - whatever it is, others must not wait behind this job for ever
                 self._refuse(job, error)
+            else:
+                taken += count
 
-    def _begin(self, job: RasterJob, slots: Slots, now: float) -> None:
-        """Place the next sample of a job."""
+    def _begin(self, job: RasterJob, count: int, slots: Slots, now: float) -> None:
+        """Place the next samples of a job."""
         if job.taken == 0:
             job.started = now
             job.images = np.empty((job.rows, *self._program.image_shape), np.uint8)
             job.log_likelihood = np.empty(job.rows, np.float32)
-        slots.place(job, job.taken)
-        self.queue.take(job, 1)
+        # What a job brings for the last of them is there, or nothing of it begins.
+        job.stream(job.taken + count - 1)
+        slots.place(job, job.taken, count)
+        self.queue.take(job, count)
 
     def _refuse(self, job: RasterJob, error: Exception) -> None:
         """Answer a job of which a sample could not be placed."""
@@ -250,9 +291,9 @@ class RasterScheduler:
             )
         self._give_up([job], told)
 
-    def _whose_turn(self, slots: Slots) -> RasterJob | None:
+    def _whose_turn(self, taken: int) -> RasterJob | None:
         """The request whose turn it is; into the last few slots come only interactive ones that have none yet."""
-        if slots.used < self._open_slots:
+        if taken < self._open_slots:
             return next((jobs[0] for jobs in self.queue.order() if jobs), None)
         return next((job for job in self.queue.classes[Priority.INTERACTIVE] if job.taken == 0), None)
 
@@ -266,18 +307,18 @@ class RasterScheduler:
                 return count
         return 0
 
-    def _tell_rows(self, slots: Slots, count: int) -> dict[int, RasterJob]:
-        """Tell the `count` rows that were just painted together to those who asked for them; whom, by identity."""
+    def _tell_rows(self, row: PaintedRow) -> dict[int, RasterJob]:
+        """Tell a row that was painted to those who asked for it; whom, by identity."""
+        watching = {job for job in row.holders if job.feed is not None and job.feed.rows}
+        if not watching:
+            return {}
         told: dict[int, RasterJob] = {}
-        for slot in range(count):
-            job = _job_of(slots, slot)
-            job.batch_size = max(job.batch_size, count)
-            if job.feed is None or not job.feed.rows:
-                continue
-            index, row = int(slots.index[slot]), int(slots.row[slot]) - 1
-            job.images[index, row] = slots.images[slot, row]
-            job.feed.events.append((index, row))
-            told[id(job)] = job
+        for place, job in enumerate(row.jobs):
+            if job in watching:
+                index, number = int(row.index[place]), int(row.rows[place])
+                job.images[index, number] = row.pixels[place]
+                job.feed.events.append((index, number))
+                told[id(job)] = job
         return told
 
     # ---- its pace, see `admission.Pace`
@@ -314,12 +355,14 @@ class RasterScheduler:
         return self._program.image_shape[0]
 
 
-def _job_of(slots: Slots, slot: int) -> RasterJob:
-    job = slots.jobs[slot]
-    assert job is not None, "a slot in use has a job"
-    return job
-
-
 def _jobs_of(slots: Slots, numbers: Iterable[int]) -> list[RasterJob]:
     """The jobs in some slots, each once."""
-    return list({id(job): job for slot in numbers if (job := _job_of(slots, slot))}.values())
+    return list(dict.fromkeys(slots.jobs[number] for number in numbers))
+
+
+def _by_job(row: PaintedRow) -> Iterable[tuple[RasterJob, list[int]]]:
+    """The jobs of the samples that a row has finished, each with where these are among them."""
+    found: dict[RasterJob, list[int]] = {}
+    for place, job in enumerate(row.jobs[row.finished]):
+        found.setdefault(job, []).append(place)
+    return found.items()

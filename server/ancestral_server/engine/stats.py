@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +51,12 @@ class LaneStats:
     def ran(self, step: Step, ran: float, done: float) -> None:
         """A run has ended, and then its rows were handed back, time.monotonic() seconds."""
         rows, requests, gathered = step.rows, step.requests, step.gathered
-        begun = _begun_with(step) if isinstance(step, RowStep) else ()
+        begun: Sequence[RasterJob] = ()
+        if isinstance(step, RowStep):
+            if step.painted is None:
+                # It has only begun a row, which ends with a later step.
+                return
+            begun = step.painted.begun
         with self._lock:
             self.metrics.batch_size.observe(rows)
             self.metrics.run_seconds += ran - gathered
@@ -100,19 +106,3 @@ class LaneStats:
         """`runs` in ascending order, as they are now."""
         with self._lock:
             return sorted(self.runs.items())
-
-
-def _begun_with(step: RowStep) -> list[RasterJob]:
-    """The requests whose first image row this run has painted: it was decided upon when their first sample was placed.
-
-    Only whoever takes the turns of the step's seat writes into its slots. Samples that are finished have left them, so
-    that nothing is told here of images of a single row.
-    """
-    slots = step.slots
-    jobs = {
-        id(job): job
-        for slot, job in enumerate(slots.jobs[: slots.used])
-        # A run of those that failed in company leaves others as they were.
-        if job is not None and job.started == step.began and slots.row[slot]
-    }
-    return list(jobs.values())

@@ -32,6 +32,8 @@ GRPC_CODES = (
 # Why a lane refuses a request, and why it gives one up.
 REFUSALS = ("queue_full", "deadline")
 DROPS = ("expired", "cancelled")
+# What runs a role that paints images row by row.
+FORMS = ("onnx", "kernel")
 # How a load ends, and the replay of a bundle's recorded answers.
 LOADS = ("loaded", "refused")
 VERIFICATIONS = ("passed", "failed")

@@ -20,6 +20,7 @@ from prometheus_client.process_collector import ProcessCollector
 from ancestral_server.endpoint import Endpoint, Gate, Tls, anybody, listen, no_tls
 from ancestral_server.metrics.instruments import (
     DROPS,
+    FORMS,
     LANE_LABELS,
     LOADS,
     REFUSALS,
@@ -110,6 +111,12 @@ class Metrics:
             "ancestral_model",
             "What a model version that serves is: its family, images (height x width x channels), roles and device.",
             ("model", "version"),
+            registry=registry,
+        )
+        self._forms = Gauge(
+            "ancestral_role_form",
+            "1 for what runs a raster role of a model version: onnx, its graph, or kernel, its machine code on a GPU.",
+            (*LANE_LABELS, "form"),
             registry=registry,
         )
         self._draining = Gauge(
@@ -277,6 +284,8 @@ class Metrics:
             for counter, reasons in ((self._refused, REFUSALS), (self._dropped, DROPS)):
                 for reason in reasons:
                     counter.remove(*labels, reason)
+            for form in FORMS:
+                self._forms.remove(*labels, form)
 
     # ---- models
 
@@ -292,6 +301,14 @@ class Metrics:
     def about(self, name: str, version: int, texts: Mapping[str, str]) -> None:
         """What a version that is about to serve is, by label."""
         self._about.labels(name, str(version)).info(dict(texts))
+
+    def form(self, name: str, version: int, role: str, form: str) -> None:
+        """What runs a role of a version that is about to serve: one of FORMS."""
+        for each in FORMS:
+            if each == form:
+                self._forms.labels(name, str(version), role, each).set(1)
+            else:
+                self._forms.remove(name, str(version), role, each)
 
     def draining(self, name: str, version: int, loads: int) -> None:
         """How many loads of a version have left and still have calls."""

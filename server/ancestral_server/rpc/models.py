@@ -89,6 +89,9 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
             bundle=model.manifest,
         )
         if model.serving:
+            message.forms.extend(
+                pb.RoleForm(role=role, form=form.name, reason=form.reason) for role, form in sorted(model.forms.items())
+            )
             message.limits.CopyFrom(
                 pb.ModelLimits(
                     max_sample_count=self._settings.max_sample_count if "sample" in model.endpoints else 0,

@@ -13,6 +13,7 @@ from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.errors import (
     BundleRefused,
     DeadlineExceeded,
+    DeviceLost,
     Drained,
     Infeasible,
     Internal,
@@ -47,6 +48,7 @@ CODES: dict[type[ServerError], grpc.StatusCode] = {
     Infeasible: grpc.StatusCode.DEADLINE_EXCEEDED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     Stopping: grpc.StatusCode.UNAVAILABLE,
+    DeviceLost: grpc.StatusCode.UNAVAILABLE,
     BundleRefused: grpc.StatusCode.FAILED_PRECONDITION,
     PortShared: grpc.StatusCode.FAILED_PRECONDITION,
     Drained: grpc.StatusCode.UNAVAILABLE,

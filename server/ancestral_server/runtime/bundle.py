@@ -1,8 +1,9 @@
 """Reading a bundle: the manifest, its files, their hashes. Every refusal names the file and the reason.
 
-What is read is what was hashed: graphs and golden data are read once and kept, and what a graph keeps in other files is
-copied to a folder of our own meanwhile. onnxruntime sees nothing else, however a graph may say where its data are, and
-whatever becomes of the bundle's folder afterwards: it maps such files into memory for as long as the graph serves.
+What is read is what was hashed: graphs, golden data and kernels are read once and kept, and what a graph keeps in other
+files is copied to a folder of our own meanwhile. onnxruntime sees nothing else, however a graph may say where its data
+are, and whatever becomes of the bundle's folder afterwards: it maps such files into memory for as long as the graph
+serves.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Bundle:
 
     folder: Path
     manifest: bundle_pb2.Bundle
-    # Graphs and golden data, by path.
+    # Graphs, golden data and what kernels consist of, by path.
     contents: Mapping[str, bytes]
     # Copies of the other files, if a graph keeps data in any; else a folder that cannot exist.
     data: Path
@@ -78,7 +79,8 @@ def read_bundle(folder: Path) -> Bundle:
     for file in manifest.files:
         _check_size(folder, file)
     ours = {manifest.golden.path, *(role.graph for role in manifest.roles)}
-    contents = {file.path: _read(folder, file) for file in manifest.files if file.path in ours}
+    kept = ours | {path for role in manifest.roles for path in _kernel_files(role)}
+    contents = {file.path: _read(folder, file) for file in manifest.files if file.path in kept}
     others = [file for file in manifest.files if file.path not in ours]
     # A path below a file: nothing can be there.
     data = folder / MANIFEST / "data"
@@ -92,6 +94,13 @@ def read_bundle(folder: Path) -> Bundle:
     for file in others:
         _check_content(folder, file, copies)
     return bundle
+
+
+def _kernel_files(role: bundle_pb2.Role) -> set[str]:
+    """The files of a role's kernel, if it has one."""
+    if not role.HasField("kernel"):
+        return set()
+    return {role.kernel.weights, *(variant.code for variant in role.kernel.variants)}
 
 
 def read_manifest(folder: Path) -> bundle_pb2.Bundle:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,19 +11,19 @@ from ancestral.bundle import rules
 from ancestral.bundle.ties import partings
 from ancestral.v1 import bundle_pb2
 from ancestral_server.errors import BundleError, OutOfMemory, Overdue
-from ancestral_server.runtime.bundle import Bundle
-from ancestral_server.runtime.history import History
-from ancestral_server.runtime.program import OneShotProgram, Program, RasterProgram
-from ancestral_server.runtime.session import Array
+from ancestral_server.runtime.program import BY_ROW, Meaning, OneShotProgram, Program, RasterProgram
+
+if TYPE_CHECKING:  # what launches kernels needs no onnxruntime
+    from ancestral_server.runtime.bundle import Bundle
+    from ancestral_server.runtime.session import Array
 
 
 def replay(bundle: Bundle, programs: dict[str, Program]) -> None:
     """Run every role on its recorded inputs; BundleError names the graph, the tensor and the worst difference."""
     arrays, golden = bundle.golden(), bundle.manifest.golden
     for program in programs.values():
-        role, name = program.role, program.role.name
-        inputs = {meaning: _array(bundle, arrays, f"{name}/in/{t.name}") for meaning, t in program.inputs.items()}
-        expected = {meaning: _array(bundle, arrays, f"{name}/out/{t.name}") for meaning, t in program.outputs.items()}
+        role = program.role
+        inputs, expected = recorded(role, arrays, golden.path)
         try:
             if isinstance(program, OneShotProgram):
                 got = program.run(inputs, list(expected))
@@ -32,33 +33,61 @@ def replay(bundle: Bundle, programs: dict[str, Program]) -> None:
         except (BundleError, OutOfMemory, MemoryError, Overdue):
             raise
         except Exception as error:
-            raise BundleError(role.graph, f"role {name}: the golden replay failed: {error}") from error
+            raise BundleError(role.graph, f"role {role.name}: the golden replay failed: {error}") from error
+        judge(golden, program, inputs, got, expected)
+
+
+def recorded(
+    role: bundle_pb2.Role, arrays: Mapping[str, Array], path: str
+) -> tuple[dict[Meaning, Array], dict[Meaning, Array]]:
+    """A role's recorded inputs and outputs, by meaning; BundleError names the file at `path` if one is not there."""
+
+    def found(side: str, tensors: Iterable[bundle_pb2.TensorSpec]) -> dict[Meaning, Array]:
+        return {tensor.meaning: _array(arrays, f"{role.name}/{side}/{tensor.name}", path) for tensor in tensors}
+
+    return found("in", role.inputs), found("out", role.outputs)
+
+
+def judge(
+    golden: bundle_pb2.Golden,
+    program: Program,
+    inputs: Mapping[Meaning, Array],
+    got: Mapping[Meaning, Array],
+    expected: Mapping[Meaning, Array],
+) -> None:
+    """BundleError, with the difference, unless a program gave what was recorded; samples may part by a rounding."""
+    role = program.role
+    for meaning, wanted in expected.items():
+        _check_type(role, program.outputs[meaning], got[meaning], wanted)
+    try:
         for meaning, wanted in expected.items():
-            _check_type(role, program.outputs[meaning], got[meaning], wanted)
-        try:
-            for meaning, wanted in expected.items():
-                _compare(golden, role, program.outputs[meaning], got[meaning], wanted)
-        except BundleError:
-            fine = None if isinstance(program, OneShotProgram) else _apart_from_ties(program, inputs, got, expected)
-            if fine is None:
-                raise
-            for meaning, wanted in expected.items():
-                _compare(golden, role, program.outputs[meaning], got[meaning][fine], wanted[fine])
+            _compare(golden, role, program.outputs[meaning], got[meaning], wanted)
+    except BundleError:
+        fine = None if isinstance(program, OneShotProgram) else _apart_from_ties(program, inputs, got, expected)
+        if fine is None:
+            raise
+        for meaning, wanted in expected.items():
+            _compare(golden, role, program.outputs[meaning], got[meaning][fine], wanted[fine])
 
 
-def replay_raster(
-    program: RasterProgram, inputs: Mapping[bundle_pb2.Meaning.ValueType, Array]
-) -> dict[bundle_pb2.Meaning.ValueType, Array]:
-    """Paint whole images from whole-image inputs ([B,H,W,C]; temperature and label [B]) row by row."""
-    by_row = (bundle_pb2.MEANING_GIVEN, bundle_pb2.MEANING_KNOWN, bundle_pb2.MEANING_UNIFORMS)
+def replay_raster(program: RasterProgram, inputs: Mapping[Meaning, Array]) -> dict[Meaning, Array]:
+    """Paint whole images from whole-image inputs ([B,H,W,C]; temperature and label [B]) row by row. ValueError if an
+    input has another shape or type.
+    """
     batch = len(inputs[bundle_pb2.MEANING_TEMPERATURE])
-    history = History(program)
+    for meaning, array in inputs.items():
+        blank = program.blank(meaning, batch)
+        shape = (batch, *program.image_shape) if meaning in BY_ROW else blank.shape
+        if (array.shape, array.dtype) != (shape, blank.dtype):
+            name = program.inputs[meaning].name
+            raise ValueError(f"{name} is {array.dtype}{list(array.shape)}, must be {blank.dtype}{list(shape)}")
+    painting = program.painting(batch)
+    painting.place(np.arange(batch), inputs)
     images = np.zeros((batch, *program.image_shape), np.uint8)
     total = np.zeros(batch, np.float32)
     for r in range(program.image_shape[0]):
-        row_inputs = {m: np.ascontiguousarray(a[:, r]) if m in by_row else a for m, a in inputs.items()}
-        images[:, r], likelihood, states = program.run_row(row_inputs, history.oldest(batch))
-        history.add(states, batch, batch)
+        painting.begin_row(np.full(batch, r), [batch])
+        images[:, r], likelihood = painting.end_row()
         if likelihood is not None:
             total += likelihood
     return {bundle_pb2.MEANING_ROW: images, bundle_pb2.MEANING_LOG_LIKELIHOOD: total}
@@ -72,7 +101,10 @@ def check_labels(program: Program) -> None:
     inputs[bundle_pb2.MEANING_LABEL][1] = program.label_count - 1
     try:
         if isinstance(program, RasterProgram):
-            program.run_row(inputs, program.fresh_states(2))
+            painting = program.painting(2)
+            painting.place(np.arange(2), {bundle_pb2.MEANING_LABEL: inputs[bundle_pb2.MEANING_LABEL]})
+            painting.begin_row(np.zeros(2, np.int64), [2])
+            painting.end_row()
         else:
             assert isinstance(program, OneShotProgram)
             program.run(inputs, list(program.outputs))
@@ -86,19 +118,19 @@ def check_labels(program: Program) -> None:
         ) from error
 
 
-def _array(bundle: Bundle, arrays: dict[str, Array], key: str) -> Array:
+def _array(arrays: Mapping[str, Array], key: str, path: str) -> Array:
     if key not in arrays:
-        raise BundleError(bundle.manifest.golden.path, f"has no array {key!r}")
+        raise BundleError(path, f"has no array {key!r}")
     if not arrays[key].size:
-        raise BundleError(bundle.manifest.golden.path, f"array {key!r} is empty, so that it verifies nothing")
+        raise BundleError(path, f"array {key!r} is empty, so that it verifies nothing")
     return arrays[key]
 
 
 def _apart_from_ties(
     program: Program,
-    inputs: dict[bundle_pb2.Meaning.ValueType, Array],
-    got: dict[bundle_pb2.Meaning.ValueType, Array],
-    wanted: dict[bundle_pb2.Meaning.ValueType, Array],
+    inputs: Mapping[Meaning, Array],
+    got: Mapping[Meaning, Array],
+    wanted: Mapping[Meaning, Array],
 ) -> Array | None:
     """Which samples [B] are as recorded, where the others part ways by a rounding; else None."""
     assert isinstance(program, RasterProgram)

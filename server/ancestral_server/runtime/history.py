@@ -6,11 +6,14 @@ Letters: S samples, d the `StateSpec.rows_back` of a state.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ancestral_server.runtime.program import RasterProgram
 from ancestral_server.runtime.session import Array
+
+if TYPE_CHECKING:
+    from ancestral_server.runtime.onnx_raster import OnnxRasterProgram
 
 
 class History:
@@ -22,7 +25,7 @@ class History:
     run had; those beyond its end had not begun, and are zeros.
     """
 
-    def __init__(self, program: RasterProgram) -> None:
+    def __init__(self, program: OnnxRasterProgram) -> None:
         fresh = program.fresh_states(0)
         self._states = [[state] * back for state, back in zip(fresh, program.rows_back, strict=True)]
 
@@ -48,19 +51,20 @@ class History:
         # All or nothing: memory may have run out meanwhile.
         self._states = states
 
-    def clear(self, sample: int) -> None:
-        """A sample begins: zeros in all of its rows."""
+    def clear(self, samples: Array) -> None:
+        """These samples [n] begin: zeros in all of their rows."""
         for rows in self._states:
             for row in rows:
-                if sample < len(row):
-                    row[sample] = 0
+                row[samples[samples < len(row)]] = 0
 
-    def move(self, source: int, target: int) -> None:
-        """Put one sample in the place of another."""
+    def move(self, sources: Array, targets: Array) -> None:
+        """Put samples [n] in the places of others [n]."""
         for rows in self._states:
             for row in rows:
-                if target < len(row):
-                    row[target] = row[source] if source < len(row) else 0
+                there = targets < len(row)
+                full = there & (sources < len(row))
+                row[targets[full]] = row[sources[full]]
+                row[targets[there & ~full]] = 0
 
     def reorder(self, order: Sequence[int]) -> None:
         """Put sample `order[i]` into place i; all samples are in the order, each once."""

@@ -1,79 +1,54 @@
-"""The two kinds of program. A program binds a role of the manifest to a session and speaks in meanings, never in names.
+"""The two kinds of program. A program binds a role of the manifest to what runs it and speaks in meanings, never names.
 
-Letters: B rows of a batch, H, W, C image axes.
+Letters: B rows of a batch, or samples of an image row; N samples that begin; H, W, C image axes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from ancestral.bundle import rules
 from ancestral.bundle.dtypes import DTYPES
-from ancestral.v1 import bundle_pb2, tensor_pb2
+from ancestral.v1 import bundle_pb2
 from ancestral_server.errors import BundleError
-from ancestral_server.runtime.session import Array, Session
+
+if TYPE_CHECKING:  # what launches kernels needs no onnxruntime
+    from ancestral_server.runtime.session import Array, Session
 
 Meaning: TypeAlias = bundle_pb2.Meaning.ValueType
 
+# Inputs of a raster program of which a run takes a row; samples bring them whole, [H,W,C].
+BY_ROW = (bundle_pb2.MEANING_GIVEN, bundle_pb2.MEANING_KNOWN, bundle_pb2.MEANING_UNIFORMS)
+
 
 class Program:
-    """What one-shot and raster programs share: tensors by meaning, checked against the graph at load."""
+    """What all programs share: tensors by meaning, as the manifest declares them."""
 
-    def __init__(self, role: bundle_pb2.Role, session: Session, manifest: bundle_pb2.Bundle) -> None:
+    def __init__(self, role: bundle_pb2.Role, manifest: bundle_pb2.Bundle) -> None:
         self.role = role
         image = manifest.image
         self.image_shape = (image.height, image.width, image.channels)
         self.label_count = manifest.label_count
-        self._session = session
         self._zeros: dict[tuple[Meaning, int], Array] = {}
         self.inputs = {tensor.meaning: tensor for tensor in role.inputs}
         self.outputs = {tensor.meaning: tensor for tensor in role.outputs}
-        for side, found in ((role.inputs, session.inputs), (role.outputs, session.outputs)):
-            for tensor in side:
-                self._check(tensor.name, tensor.dtype, tensor.shape, found)
         # Bytes of one row of each output.
         self.row_bytes = {
             tensor.meaning: math.prod(tensor.shape) * DTYPES[tensor.dtype].itemsize for tensor in role.outputs
         }
-        fed = {tensor.name for tensor in role.inputs} | {state.input for state in role.states}
-        if unfed := session.inputs.keys() - fed:
-            raise BundleError(role.graph, f"role {role.name}: the manifest does not say how to feed {sorted(unfed)}")
+
+    def close(self) -> None:
+        """Give back what it holds beside its session, once a run that goes on has ended; a second time nothing."""
 
     def _require(self, side: str, tensors: Mapping[Meaning, bundle_pb2.TensorSpec], *meanings: Meaning) -> None:
         """BundleError unless one of these is there."""
         if tensors.keys().isdisjoint(meanings):
             names = " or ".join(bundle_pb2.Meaning.Name(meaning) for meaning in meanings)
             raise BundleError(self.role.graph, f"role {self.role.name}: no {side} means {names}")
-
-    def _check(
-        self,
-        name: str,
-        dtype: int,
-        shape: Sequence[int],
-        found: Mapping[str, tuple[np.dtype[np.generic] | None, tuple[int | None, ...]]],
-    ) -> None:
-        where = f"role {self.role.name}: tensor {name!r}"
-        if name not in found:
-            raise BundleError(self.role.graph, f"{where} is not in the graph, which has {sorted(found)}")
-        graph_dtype, graph_shape = found[name]
-        if DTYPES.get(dtype) != graph_dtype:
-            raise BundleError(
-                self.role.graph, f"{where} is {graph_dtype} in the graph, {DTYPES.get(dtype)} in the manifest"
-            )
-        if len(graph_shape) != len(shape) + 1 or any(
-            a is not None and a != b for a, b in zip(graph_shape[1:], shape, strict=True)
-        ):
-            raise BundleError(
-                self.role.graph, f"{where} has shape {graph_shape} in the graph, [B]+{list(shape)} in the manifest"
-            )
-        if graph_shape[0] is not None:
-            raise BundleError(
-                self.role.graph, f"{where}: axis 0 must be the batch, the graph fixes it at {graph_shape[0]}"
-            )
 
     def check_outputs(self, outputs: Mapping[Meaning, Array], rows: int) -> None:
         """BundleError unless a run of so many rows gave each tensor as the manifest says: a graph may promise more than
@@ -121,7 +96,9 @@ class OneShotProgram(Program):
     def __init__(
         self, role: bundle_pb2.Role, session: Session, manifest: bundle_pb2.Bundle, needs: Needs = NO_NEEDS
     ) -> None:
-        super().__init__(role, session, manifest)
+        super().__init__(role, manifest)
+        self._session = session
+        check_graph(role, session)
         for meaning in needs.inputs:
             self._require("input", self.inputs, meaning)
         for meaning in needs.outputs:
@@ -145,8 +122,41 @@ class OneShotProgram(Program):
         return dict(zip(wanted, arrays, strict=True))
 
 
-class RasterProgram(Program):
-    """One run paints one image row [B,W,C] for all running samples; the caller keeps the states, see `History`."""
+class Painting(Protocol):
+    """Samples at the places from 0 on, each at a row of its own. Samples begin, move and end between two rows; where a
+    row goes on while the caller does something else (`overlaps`), only `place` may be called meanwhile.
+    """
+
+    def place(self, places: Array, inputs: Mapping[Meaning, Array]) -> None:
+        """Begin N samples at these free places [N], which are not in a row that goes on.
+
+        inputs: by meaning, [N,H,W,C] where a run takes a row of them, else [N, ...]; what is not there is zeros.
+        """
+
+    def move(self, sources: Array, targets: Array, left: int) -> None:
+        """Put the samples at some places to others [n], whose samples have ended; none is left from `left` on."""
+
+    def reorder(self, order: Sequence[int]) -> None:
+        """Put the sample at `order[i]` to place i; all samples are in the order, each once."""
+
+    def begin_row(self, rows: Array, sizes: Sequence[int]) -> None:
+        """Paint row `rows[i]` of the sample at place i, of the first B places, in runs of these sizes, which together
+        hold B or more. A run that fails leaves everything as it was.
+        """
+
+    def end_row(self) -> tuple[Array, Array | None]:
+        """The row that was begun: [B,W,C] uint8, for the caller to keep, and its log-likelihood [B], None if the model
+        tells none.
+        """
+
+
+class RasterProgram(Program, ABC):
+    """Paints images row by row, on a `Painting`. What runs it is a form of the role: a graph, or a kernel of a GPU."""
+
+    # For people and metrics.
+    form: str
+    # Whether its rows go on by themselves once they have begun.
+    overlaps: bool = False
 
     REQUIRED_INPUTS = (
         bundle_pb2.MEANING_GIVEN,
@@ -155,41 +165,65 @@ class RasterProgram(Program):
         bundle_pb2.MEANING_TEMPERATURE,
     )
 
-    def __init__(self, role: bundle_pb2.Role, session: Session, manifest: bundle_pb2.Bundle) -> None:
-        super().__init__(role, session, manifest)
+    def __init__(self, role: bundle_pb2.Role, manifest: bundle_pb2.Bundle) -> None:
+        super().__init__(role, manifest)
         for meaning in self.REQUIRED_INPUTS:
             self._require("input", self.inputs, meaning)
         self._require("output", self.outputs, bundle_pb2.MEANING_ROW)
-        for state in role.states:
-            for name, found in ((state.input, session.inputs), (state.output, session.outputs)):
-                self._check(name, tensor_pb2.DATA_TYPE_FLOAT32, state.shape, found)
-        # Of each state: how many rows down the image a run's output is the input.
-        self.rows_back = [rules.rows_back(state) for state in role.states]
-        self._names = [tensor.name for tensor in role.outputs] + [state.output for state in role.states]
-        self._row = [tensor.meaning for tensor in role.outputs].index(bundle_pb2.MEANING_ROW)
-        meanings = [tensor.meaning for tensor in role.outputs]
-        likelihood = bundle_pb2.MEANING_LOG_LIKELIHOOD
-        self._log_likelihood = meanings.index(likelihood) if likelihood in meanings else None
-        self.has_log_likelihood = self._log_likelihood is not None
+        self.has_log_likelihood = bundle_pb2.MEANING_LOG_LIKELIHOOD in self.outputs
 
-    def fresh_states(self, rows: int) -> list[Array]:
-        """What the top row of samples reads of each state: zeros."""
-        return [np.zeros((rows, *state.shape), np.float32) for state in self.role.states]
-
-    def run_row(
-        self, inputs: Mapping[Meaning, Array], states: Sequence[Array]
-    ) -> tuple[Array, Array | None, list[Array]]:
-        """Painted row [B,W,C] uint8, its log-likelihood [B] (None if the model has none), and of each state the row
-        that is read `rows_back` rows further down.
-        """
-        feeds = {self.inputs[meaning].name: array for meaning, array in inputs.items()}
-        feeds.update((state.input, array) for state, array in zip(self.role.states, states, strict=True))
-        arrays = self._session.run(self._names, feeds)
-        likelihood = None if self._log_likelihood is None else arrays[self._log_likelihood]
-        return arrays[self._row], likelihood, arrays[len(self.role.outputs) :]
+    @abstractmethod
+    def painting(self, places: int) -> Painting:
+        """Something to paint so many samples on at a time."""
 
     def check_row(self, row: Array, likelihood: Array | None, rows: int) -> None:
         """`check_outputs` of a run of so many samples."""
         self.check_outputs({bundle_pb2.MEANING_ROW: row}, rows)
         if likelihood is not None:
             self.check_outputs({bundle_pb2.MEANING_LOG_LIKELIHOOD: likelihood}, rows)
+
+
+class RowsLost(RuntimeError):
+    """A run gave another number of rows than it was fed."""
+
+
+def check_rows(arrays: Iterable[Array], rows: int) -> None:
+    """RowsLost unless a run of so many rows gave as many of each: a graph may lose some by what is in them, and the
+    next rows would go to the wrong callers. Load has seen only blank ones.
+    """
+    for array in arrays:
+        if array.shape[:1] != (rows,):
+            raise RowsLost(f"the graph gave {list(array.shape)} for {rows} rows")
+
+
+def check_graph(role: bundle_pb2.Role, session: Session) -> None:
+    """BundleError unless a graph has the tensors of its role, as the manifest declares them, and no other inputs."""
+    for side, found in ((role.inputs, session.inputs), (role.outputs, session.outputs)):
+        for tensor in side:
+            check_tensor(role, tensor.name, tensor.dtype, tensor.shape, found)
+    fed = {tensor.name for tensor in role.inputs} | {state.input for state in role.states}
+    if unfed := session.inputs.keys() - fed:
+        raise BundleError(role.graph, f"role {role.name}: the manifest does not say how to feed {sorted(unfed)}")
+
+
+def check_tensor(
+    role: bundle_pb2.Role,
+    name: str,
+    dtype: int,
+    shape: Sequence[int],
+    found: Mapping[str, tuple[np.dtype[np.generic] | None, tuple[int | None, ...]]],
+) -> None:
+    where = f"role {role.name}: tensor {name!r}"
+    if name not in found:
+        raise BundleError(role.graph, f"{where} is not in the graph, which has {sorted(found)}")
+    graph_dtype, graph_shape = found[name]
+    if DTYPES.get(dtype) != graph_dtype:
+        raise BundleError(role.graph, f"{where} is {graph_dtype} in the graph, {DTYPES.get(dtype)} in the manifest")
+    if len(graph_shape) != len(shape) + 1 or any(
+        a is not None and a != b for a, b in zip(graph_shape[1:], shape, strict=True)
+    ):
+        raise BundleError(
+            role.graph, f"{where} has shape {graph_shape} in the graph, [B]+{list(shape)} in the manifest"
+        )
+    if graph_shape[0] is not None:
+        raise BundleError(role.graph, f"{where}: axis 0 must be the batch, the graph fixes it at {graph_shape[0]}")

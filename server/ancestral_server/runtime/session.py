@@ -8,24 +8,32 @@ import io
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeAlias
 
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ancestral.bundle.dtypes import DTYPES, ONNX_NAMES
-from ancestral_server.errors import BundleError, OutOfMemory, Overdue, StartupError
+from ancestral_server.errors import BundleError, DeviceLost, OutOfMemory, Overdue, StartupError
 from ancestral_server.runtime import memory
+from ancestral_server.runtime.bound_runs import BoundRuns
+from ancestral_server.runtime.kernels import driver
 from ancestral_server.runtime.onnxruntime_workarounds import bare_run
 from ancestral_server.runtime.onnxruntime_workarounds.gpu_nodes import CUDA, nodes_off_the_gpu
-from ancestral_server.runtime.onnxruntime_workarounds.messages import brief, out_of_memory, requested_bytes
+from ancestral_server.runtime.onnxruntime_workarounds.messages import (
+    brief,
+    device_lost,
+    out_of_memory,
+    requested_bytes,
+)
 from ancestral_server.runtime.watchdog import Watchdog
 
 Array = NDArray[Any]
-Device = Literal["cpu", "cuda"]
+# "cpu", "cuda" or "cuda:N", N being the number of a GPU from 0 on.
+Device: TypeAlias = str
 
 # By onnxruntime's name.
 _DTYPES = {ONNX_NAMES[number]: dtype for number, dtype in DTYPES.items()}
@@ -67,18 +75,29 @@ class Runtime:
     run_seconds: how long a run may go on that serves calls.
     """
 
-    def __init__(self, device: Literal["auto", "cpu", "cuda"], threads: int, *, run_seconds: float = math.inf) -> None:
+    def __init__(
+        self, device: str, threads: int, *, run_seconds: float = math.inf, library: str = driver.LIBRARY
+    ) -> None:
         self._threads = threads
         self._run_seconds = run_seconds
         self._shortages = OutOfMemoryCounter()
         self._watchdog = Watchdog()
+        # Told, on any thread, when the GPU is of no use any more to this process; perhaps more than once.
+        self.on_lost: Callable[[DeviceLost], None] = lambda error: None
+        # The GPU that kernels may use, whether or not onnxruntime can; and the driver's library.
+        self.gpu = 0 if device == "auto" else gpu_of(device)
+        self.library = library
         self.device: Device = "cpu"
-        if device != "cpu":
-            problem = cuda_problem()
+        if self.gpu is not None:
+            problem = cuda_problem() or device_problem(self.gpu, library)
             if problem is None:
-                self.device = "cuda"
-            elif device == "cuda":
-                raise StartupError(f"--device cuda: no usable GPU: {problem}")
+                self.device = "cuda" if device == "auto" else device
+            elif device != "auto":
+                raise StartupError(f"--device {device}: no usable GPU: {problem}")
+
+    def lose(self, error: DeviceLost) -> None:
+        """The GPU is of no use any more to this process."""
+        self.on_lost(error)
 
     def open(
         self, graph: Graph | Path, *, on: Device | None = None, on_caller: bool = False, trial: Trial | None = None
@@ -89,6 +108,7 @@ class Runtime:
         graph: as it was read, or a file, beside which its data are. on_caller: on the CPU, compute on the thread that
         calls `run` and no other. trial: the load that this is part of, and all runs until `Session.loaded`.
         """
+        gpu = gpu_of(on or self.device)
         options = ort.SessionOptions()
         # Not onnxruntime's one global pool: it allows no session without threads. Waiting threads cost nothing.
         options.intra_op_num_threads = 1 if on_caller else self._threads
@@ -104,10 +124,10 @@ class Runtime:
         else:
             source = graph
         providers: list[Any] = ["CPUExecutionProvider"]
-        if (on or self.device) == "cuda":
+        if gpu is not None:
             # Not session.disable_cpu_ep_fallback: it refuses the nodes that compute shapes as well.
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-            providers = [(CUDA, _CUDA_OPTIONS), *providers]
+            providers = [(CUDA, {**_CUDA_OPTIONS, "device_id": str(gpu)}), *providers]
         trial = trial or Trial()
         self._watchdog.watch(options, trial.end, _cancel_load)
         try:
@@ -122,10 +142,19 @@ class Runtime:
         finally:
             self._watchdog.done(options)
         trial.steps += 1
-        if (on or self.device) == "cuda" and (strays := nodes_off_the_gpu(session)):
+        if gpu is not None and (strays := nodes_off_the_gpu(session)):
             raise BundleError(graph.name, f"{len(strays)} nodes would run on the CPU: {', '.join(strays[:5])}")
-        arena = "gpu:0" if (on or self.device) == "cuda" else "cpu:0"
-        return Session(session, self._shortages, arena, self._watchdog, self._run_seconds, trial)
+        arena = "cpu:0" if gpu is None else f"gpu:{gpu}"
+        return Session(
+            session,
+            self._shortages,
+            arena,
+            self._watchdog,
+            self._run_seconds,
+            trial,
+            self.lose,
+            None if gpu is None else ("cuda", gpu),
+        )
 
 
 class OutOfMemoryCounter:
@@ -148,8 +177,9 @@ class OutOfMemoryCounter:
 class Session:
     """A loaded graph.
 
-    arena: where it computes, as onnxruntime calls that. run_seconds: how long a run may go on. trial: the load
-    that its runs are part of, None once it serves.
+    arena: where it computes, as onnxruntime calls that. run_seconds: how long a run may go on. trial: the load that its
+    runs are part of, None once it serves. lost: told when the GPU is of no use any more. bound: the device, as
+    onnxruntime calls it, and its number, on which tensors have buffers that are kept; None: arrays go in and out.
     """
 
     def __init__(
@@ -160,6 +190,8 @@ class Session:
         watchdog: Watchdog | None = None,
         run_seconds: float = math.inf,
         trial: Trial | None = None,
+        lost: Callable[[DeviceLost], None] = lambda error: None,
+        bound: tuple[str, int] | None = None,
     ) -> None:
         self._session = session
         self._shortages = shortages or OutOfMemoryCounter()
@@ -168,10 +200,16 @@ class Session:
         self._watchdog = watchdog or Watchdog()
         self._run_seconds = run_seconds
         self._trial = trial
+        self._lost = lost
         # Of earlier runs, one for each thread that runs: to make one takes 3 µs.
         self._spare_options: list[ort.RunOptions] = []
         self.inputs = {i.name: (_DTYPES.get(i.type), _shape(i.shape)) for i in session.get_inputs()}
         self.outputs = {o.name: (_DTYPES.get(o.type), _shape(o.shape)) for o in session.get_outputs()}
+        # Where a tensor of a size that the graph alone knows cannot be bound, none is.
+        self._bound: BoundRuns | None = None
+        if bound is not None and all(None not in shape[1:] for _, shape in self.outputs.values()):
+            sizes = {name: (dtype, shape[1:]) for name, (dtype, shape) in self.outputs.items()}
+            self._bound = BoundRuns(session, ort.OrtValue, bound, sizes)
 
     def loaded(self) -> None:
         """From now on every run has its own time."""
@@ -182,18 +220,21 @@ class Session:
         raised to a caller, for one, refers to the lane that it passed. A second time it does nothing.
         """
         vars(self).pop("_session", None)
+        self._bound = None
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
         """One run; arrays in by name, arrays out in the order of `outputs`. Releases the GIL.
 
-        OutOfMemory if it did not fit, Overdue if it went on for too long, RuntimeError for what else onnxruntime
-        raises. A run can be ended between two operators, and between two turns of a loop.
+        OutOfMemory if it did not fit, Overdue if it went on for too long, DeviceLost if the GPU is of no use any more,
+        RuntimeError for what else onnxruntime raises. A run can be ended between two operators or turns of a loop.
         """
         shrink_arena = self._shortages_seen != self._shortages.times
         if shrink_arena:
             # Someone lacks memory: what the arena keeps of earlier runs, for later ones, goes back after this one.
             options, self._shortages_seen = _run_options(), self._shortages.times
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", self._arena)
+            if self._bound is not None:
+                self._bound.clear()
         else:
             options = self._options()
         began = time.monotonic()
@@ -201,12 +242,19 @@ class Session:
         end = began + self._run_seconds if trial is None else trial.end
         self._watchdog.watch(options, end, _end_run)
         try:
-            arrays = bare_run.run(self._session, outputs, inputs, options)
+            if self._bound is None:
+                arrays = bare_run.run(self._session, outputs, inputs, options)
+            else:
+                arrays = self._bound.run(outputs, inputs, options)
         except Exception as error:
             if options.terminate:
                 raise Overdue(f"a run was ended after {time.monotonic() - began:.3g} s") from error
             if out_of_memory(error):
                 raise OutOfMemory(f"out of memory: {brief(error)}", hopeless=self._shortages.note(error)) from error
+            if device_lost(error):
+                lost = DeviceLost(brief(error))
+                self._lost(lost)
+                raise lost from error
             raise RuntimeError(brief(error)) from error
         finally:
             self._watchdog.done(options)
@@ -258,6 +306,21 @@ def cuda_problem() -> str | None:
     except OSError as error:
         return "; ".join(filter(None, (str(error), driver)))
     return driver or None
+
+
+def gpu_of(device: str) -> int | None:
+    """The number of a device's GPU; None of the CPU."""
+    kind, _, number = device.partition(":")
+    return None if kind == "cpu" else int(number or 0)
+
+
+def device_problem(gpu: int, library: str = driver.LIBRARY) -> str | None:
+    """Why a GPU cannot be used, naming those that there are; None if it can."""
+    try:
+        driver.Driver(gpu, library)
+    except driver.NoDevice as error:
+        return str(error)
+    return None
 
 
 def _preload_cuda() -> None:

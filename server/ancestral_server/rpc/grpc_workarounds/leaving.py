@@ -15,6 +15,6 @@ import os
 from typing import NoReturn
 
 
-def leave() -> NoReturn:
-    """End the process well."""
-    os._exit(0)
+def leave(code: int = 0) -> NoReturn:
+    """End the process, well unless the exit code says otherwise."""
+    os._exit(code)

@@ -1,7 +1,7 @@
 """What onnxruntime's errors mean, and what they say in a line.
 
-What:   knows by their words which errors are for want of memory, and how much was asked for; shortens what is told of
-        CUDA's failures.
+What:   knows by their words which errors are for want of memory, and how much was asked for, and which have cost the
+        process its GPU; shortens what is told of CUDA's failures.
 Why:    onnxruntime has no type of its own for want of memory. Of CUDA's failures it tells the signature of a C++
         template, twice, and the name of the machine.
 Since:  1.31.
@@ -25,12 +25,20 @@ _OUT_OF_MEMORY = re.compile(
 )
 # How many bytes an arena was asked for.
 _REQUESTED = re.compile(r"requested (?:buffer of size|bytes of) ?(\d+)")
+# Errors after which CUDA refuses everything in this process: of memory (214), of addresses (700, 716, 717), of time
+# (702), of a kernel (710, 714, 715, 718, 719).
+_DEVICE_LOST = re.compile(r"CUDA failure (?:214|70[02]|71[0-9])\b")
 _OF_CUDA = re.compile(r"\S*cuda_call\.cc:.*?(CU[A-Z]+ failure .*?) ; GPU=.*? ; expr=(.*)", re.DOTALL)
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether a run failed for want of memory, so that a smaller one may succeed."""
     return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None
+
+
+def device_lost(error: BaseException) -> bool:
+    """Whether a run has cost the process its GPU, so that nothing more can run there."""
+    return _DEVICE_LOST.search(str(error)) is not None
 
 
 def requested_bytes(error: BaseException) -> int | None:
