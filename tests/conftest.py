@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 import structlog
 
+import fakecuda
 import toybundle
+from fakecuda import FakeCuda
 from running import PATIENT, ServerProcess
 from shared import Shared, TrainedVae
 
@@ -126,3 +128,9 @@ def toy_server(toy_models: Path) -> Iterator[ServerProcess]:
     """The real server, serving `tally`; shared, so leave it as you found it."""
     with ServerProcess(toy_models, *PATIENT) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def fake_cuda(once: Shared) -> FakeCuda:
+    """A GPU that is none, and a kernel for it."""
+    return fakecuda.built(once)

@@ -35,7 +35,8 @@ from ancestral_server.engine.stats import LaneStats
 from ancestral_server.errors import OutOfMemory
 from ancestral_server.metrics import Metrics
 from ancestral_server.rpc.asking import ask
-from ancestral_server.runtime.program import Meaning
+from ancestral_server.runtime.onnx_raster import OnnxPainting
+from ancestral_server.runtime.program import Meaning, Painting
 from waiting import PATIENCE, eventually
 
 IMAGE, MEAN = bundle_pb2.MEANING_IMAGE, bundle_pb2.MEANING_MEAN
@@ -100,6 +101,7 @@ class Painter:
 
     image_shape = (4, 3, 1)
     has_log_likelihood = True
+    overlaps = False
     rows_back = (1, 2, 3)
 
     def __init__(self) -> None:
@@ -122,6 +124,9 @@ class Painter:
         spec = self.inputs[meaning]
         dtype = {toybundle.U8: np.uint8, toybundle.BOOL: np.bool_, toybundle.F32: np.float32}[spec.dtype]
         return np.zeros((rows, *spec.shape), dtype)
+
+    def painting(self, places: int) -> Painting:
+        return OnnxPainting(self, places)  # type: ignore[arg-type]
 
     def fresh_states(self, rows: int) -> list[Array]:
         return [np.zeros((rows, 1), np.float32) for _ in self.rows_back]
@@ -152,6 +157,51 @@ class Painter:
             return False
         guilty = _first_pixels(self.poison)
         return any(float(row[0, 0]) in guilty for row in rows)
+
+
+class Easel(Painter):
+    """A painter that goes on by itself, as a GPU does: what it paints is there when the row is waited for.
+
+    `begun` and `ended` count its rows; `placed` has, for each time that samples were handed over, how many rows were
+    being painted just then.
+    """
+
+    overlaps = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = self.ended = 0
+        self.placed: list[int] = []
+
+    def painting(self, places: int) -> Painting:
+        return _EaselPainting(self, places)
+
+
+class _EaselPainting(OnnxPainting):
+    def __init__(self, easel: Easel, places: int) -> None:
+        super().__init__(easel, places)  # type: ignore[arg-type]
+        self._easel = easel
+        self._begun: tuple[Array, Sequence[int]] | None = None
+
+    def place(self, places: Array, inputs: Mapping[Meaning, Array]) -> None:
+        self._easel.placed.append(self._easel.begun - self._easel.ended)
+        super().place(places, inputs)
+
+    def move(self, sources: Array, targets: Array, left: int) -> None:
+        assert self._begun is None, "samples move between two rows"
+        super().move(sources, targets, left)
+
+    def begin_row(self, rows: Array, sizes: Sequence[int]) -> None:
+        assert self._begun is None, "one row at a time"
+        self._easel.begun += 1
+        self._begun = rows, sizes
+
+    def end_row(self) -> tuple[Array, Array | None]:
+        assert self._begun is not None, "a row was begun"
+        begun, self._begun = self._begun, None
+        super().begin_row(*begun)
+        self._easel.ended += 1
+        return super().end_row()
 
 
 @cache

@@ -19,7 +19,7 @@ from ancestral_server.engine.policy import Immediate
 from ancestral_server.engine.pool import WorkerPool
 from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.bundle import read_bundle
-from ancestral_server.runtime.program import RasterProgram
+from ancestral_server.runtime.onnx_raster import OnnxRasterProgram
 from ancestral_server.runtime.session import Runtime
 
 # Tests of what is painted ask for more than a server would let wait.
@@ -60,7 +60,7 @@ def raster_lane(bundle_folder: Path, *, slots: int, workers: int) -> Iterator[Ra
     """The lane of the bundle's `sample` role, running."""
     bundle = read_bundle(bundle_folder)
     role = next(role for role in bundle.manifest.roles if role.name == "sample")
-    program = RasterProgram(role, Runtime("cpu", 1).open(bundle.graph(role), on_caller=True), bundle.manifest)
+    program = OnnxRasterProgram(role, Runtime("cpu", 1).open(bundle.graph(role), on_caller=True), bundle.manifest)
     settings = EndpointSettings(UNBOUNDED, max_batch=1, slots=slots, policy=Immediate, pool=WorkerPool(workers))
     endpoint = raster_endpoint("toy", program, Metrics("test").lane("toy", 1, "sample"), settings)
     endpoint.start()

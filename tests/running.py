@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -38,6 +38,7 @@ class ServerProcess:
     """`ancestral-server` on free ports; a context manager that stops it gracefully.
 
     log: the file descriptor that it logs to; None for the list `log`. program: what Python runs in its place.
+    environment: variables beside those of this process.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class ServerProcess:
         *flags: str,
         log: int | None = None,
         program: Sequence[str] = ("-m", "ancestral_server"),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         command = [
             sys.executable,
@@ -64,7 +66,7 @@ class ServerProcess:
             text=True,
             # What gRPC itself logs may hold bytes of a caller.
             errors="replace",
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
         )
         # Drained all the time: a full pipe would stop the server.
         self.log: list[str] = []

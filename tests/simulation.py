@@ -20,7 +20,7 @@ from ancestral_server.engine.raster import RasterScheduler
 from ancestral_server.engine.scheduler import Scheduler, Wait
 from ancestral_server.errors import ServerError
 from ancestral_server.runtime.program import RasterProgram
-from fakeprograms import IMAGE, MEAN, Doubler, Painter
+from fakeprograms import IMAGE, MEAN, Doubler, Painter, expected_images, expected_likelihood
 
 J = TypeVar("J", bound=Job)
 
@@ -197,3 +197,19 @@ def known(seconds: dict[int, float]) -> CostModel:
         if each:
             costs.learn(size, each, 0.0)
     return costs
+
+
+def used(lane: Simulation[RasterJob]) -> int:
+    """How many slots of a sampler are in use."""
+    assert isinstance(lane.scheduler, RasterScheduler)
+    return lane.scheduler.used
+
+
+def right(job: RasterJob) -> bool:
+    """Whether a painter's job got its own samples; each began with fresh states, whatever stood in its slot before, and
+    read its own rows of them.
+    """
+    images = expected_images(job.seed, job.first_index, job.rows)
+    likelihood = expected_likelihood(job.seed, job.first_index, job.rows)
+    same = np.array_equal(job.images[: job.rows], images), np.array_equal(job.log_likelihood[: job.rows], likelihood)
+    return all(same)

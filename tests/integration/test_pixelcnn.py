@@ -19,7 +19,7 @@ from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN, PixelCNNSettings
 from ancestral_server.errors import OutOfMemory
 from ancestral_server.runtime.bundle import read_bundle
-from ancestral_server.runtime.program import RasterProgram
+from ancestral_server.runtime.onnx_raster import OnnxRasterProgram
 from ancestral_server.runtime.session import Runtime
 from running import ServerProcess
 from shared import Shared
@@ -136,7 +136,7 @@ def test_whoever_begins_late_or_after_others_or_after_a_failure_gets_the_naive_s
     """By the server's scheduler, on a simulated clock: who shares a run at which row is no matter of chance."""
     bundle = read_bundle(folder / name / "1")
     role = next(role for role in bundle.manifest.roles if role.name == "sample")
-    program = RasterProgram(role, Runtime("cpu", 1).open(bundle.graph(role), on_caller=True), bundle.manifest)
+    program = OnnxRasterProgram(role, Runtime("cpu", 1).open(bundle.graph(role), on_caller=True), bundle.manifest)
     lane = sampler(program, slots=6, fixed=fixed)
     first, leaver = lane.submit(samples(2, seed=1)), lane.submit(samples(2, seed=2))
     for _ in range(3):

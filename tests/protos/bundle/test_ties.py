@@ -13,7 +13,7 @@ from ancestral_exporter.bundle import verify_bundle
 from ancestral_server.errors import BundleError
 from ancestral_server.runtime.bundle import read_bundle
 from ancestral_server.runtime.golden import replay
-from ancestral_server.runtime.program import RasterProgram
+from ancestral_server.runtime.onnx_raster import OnnxRasterProgram
 from ancestral_server.runtime.session import Runtime
 
 
@@ -39,7 +39,7 @@ def test_what_verify_passes_is_served(
     verified = all(check.ok for check in report.checks if "sample recorded" in check.subject)
     bundle = read_bundle(folder)
     (role,) = (role for role in bundle.manifest.roles if role.program == bundle_pb2.PROGRAM_RASTER)
-    program = RasterProgram(role, Runtime("cpu", 1).open(bundle.graph(role)), bundle.manifest)
+    program = OnnxRasterProgram(role, Runtime("cpu", 1).open(bundle.graph(role)), bundle.manifest)
     assert verified is fine
     if fine:
         replay(bundle, {"sample": program})

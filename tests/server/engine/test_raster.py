@@ -9,7 +9,7 @@ import pytest
 
 from ancestral.v1 import bundle_pb2
 from ancestral_server.engine.admission import Limits
-from ancestral_server.engine.job import Priority, ProgressEvents, RasterJob
+from ancestral_server.engine.job import Priority, ProgressEvents
 from ancestral_server.engine.raster import RasterScheduler
 from ancestral_server.engine.scheduler import IDLE
 from ancestral_server.errors import (
@@ -21,26 +21,11 @@ from ancestral_server.errors import (
     Overloaded,
     Unavailable,
 )
-from fakeprograms import Painter, expected_images, expected_likelihood
-from simulation import CANCELLED, Simulation, sampler, samples
+from fakeprograms import Painter
+from simulation import CANCELLED, right, sampler, samples, used
 
 BATCH = Priority.BATCH
 HEIGHT = Painter.image_shape[0]
-
-
-def used(lane: Simulation[RasterJob]) -> int:
-    assert isinstance(lane.scheduler, RasterScheduler)
-    return lane.scheduler.used
-
-
-def right(job: RasterJob) -> bool:
-    """Whether a job got its own samples; each began with fresh states, whatever stood in its slot before, and read its
-    own rows of them.
-    """
-    images = expected_images(job.seed, job.first_index, job.rows)
-    likelihood = expected_likelihood(job.seed, job.first_index, job.rows)
-    same = np.array_equal(job.images[: job.rows], images), np.array_equal(job.log_likelihood[: job.rows], likelihood)
-    return all(same)
 
 
 def test_samples_of_all_requests_share_the_rows_and_are_their_own(painter: Painter) -> None:

@@ -12,13 +12,13 @@ from ancestral_server.errors import BundleError
 from ancestral_server.runtime.bundle import Bundle, read_bundle
 from ancestral_server.runtime.golden import replay
 from ancestral_server.runtime.history import History
-from ancestral_server.runtime.program import RasterProgram
+from ancestral_server.runtime.onnx_raster import OnnxRasterProgram
 from ancestral_server.runtime.session import Runtime
 
 
-def program(bundle: Bundle) -> RasterProgram:
+def program(bundle: Bundle) -> OnnxRasterProgram:
     role = next(role for role in bundle.manifest.roles if role.name == "sample")
-    return RasterProgram(role, Runtime("cpu", 1).open(bundle.graph(role)), bundle.manifest)
+    return OnnxRasterProgram(role, Runtime("cpu", 1).open(bundle.graph(role)), bundle.manifest)
 
 
 @pytest.mark.parametrize("back", [1, 2, 3])
@@ -31,12 +31,12 @@ def test_samples_come_go_and_stay_behind_and_each_reads_its_own_rows(tmp_path: P
     for _ in range(600):
         match random.integers(4):
             case 0 if len(samples) < 7:
-                history.clear(len(samples))
+                history.clear(np.array([len(samples)]))
                 samples.append([0.0] * back)
             case 1 if len(samples) > 1:
                 gone = int(random.integers(len(samples)))
                 if gone < len(samples) - 1:
-                    history.move(len(samples) - 1, gone)
+                    history.move(np.array([len(samples) - 1]), np.array([gone]))
                     samples[gone] = samples[-1]
                 samples.pop()
             case 2 if samples:
