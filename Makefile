@@ -74,7 +74,7 @@ else
 GPU_PYTHON := $(BIN)/python
 gpu-check: $(INSTALLED)
 endif
-gpu-check: ## Compare the graphs on the GPU with the CPU and time both; with PYTHON=python3 it installs nothing
+gpu-check: ## Check kernels and graphs on the GPU and time them and the server; with PYTHON=python3 it installs nothing
 	@PYTHONPATH=protos:server:exporter:clients/python$${PYTHONPATH:+:$$PYTHONPATH} $(GPU_PYTHON) tests/benchmarks/gpu_check.py $(ARGS)
 
 bench: $(INSTALLED) ## Time sampling against one parallel pass, naive loops and static batching; about 5 minutes
@@ -88,6 +88,9 @@ bench-perf-analyzer: perf-analyzer ## Time ModelInfer by NVIDIA's load generator
 
 bench-isolation: $(INSTALLED) ## Time Encode beside a saturated sampler; a minute
 	@$(BIN)/python tests/benchmarks/isolation.py $(ARGS)
+
+bench-raster-loop: $(INSTALLED) ## Time the sampler's own loop, by a program that answers at once; seconds
+	@$(BIN)/python tests/benchmarks/raster_loop.py $(ARGS)
 
 ablation: $(INSTALLED) ## What each heuristic, and a change, is worth, in pairs; 25 minutes, ARGS="--only fill" for a row
 	@PYTHONPATH=tests:tests/soak $(BIN)/python tests/benchmarks/ablation.py $(ARGS)
@@ -153,4 +156,4 @@ $(TOOLS): .ci/tools .ci/triton-env .ci/kubernetes-env | $(INSTALLED)
 	@.ci/tools
 	@touch $@
 
-.PHONY: results train-zoo ablation bench bench-front-end bench-perf-analyzer bench-isolation soak overload restarts bulk-check million fuzz demo pictures serve studio install tools protos generated check format test gpu-check kernel-check perf-analyzer lock clean help
+.PHONY: results train-zoo ablation bench bench-front-end bench-perf-analyzer bench-isolation bench-raster-loop soak overload restarts bulk-check million fuzz demo pictures serve studio install tools protos generated check format test gpu-check kernel-check perf-analyzer lock clean help

@@ -1,7 +1,12 @@
-"""`make gpu-check`: every role of every bundle on CUDA against the CPU and against itself, and how fast both are.
+"""`make gpu-check`: what the bundles of a folder do on a GPU.
+
+First their kernels, which have never run anywhere: right, the same bytes in any company, how fast. Then every role's
+graph on CUDA against the CPU and against itself. Then the server's own rates beside one parallel pass, isolation and
+reloads.
 
 Needs no more than numpy, protobuf and onnxruntime, so that it runs from a plain checkout on a machine that can install
-nothing. Without a usable GPU it says so, claims nothing and exits with 0. Exit code 1: a role is wrong on the GPU.
+nothing; the server's rates need more, and are left out where that is not there. Without a usable GPU it says so, claims
+nothing and exits with 0. Exit code 1: something is wrong on the GPU.
 Letters: B rows of a batch, H, W, C image axes.
 """
 
@@ -15,18 +20,21 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+import gpu_kernels
 import reports
 from ancestral.bundle.dtypes import DTYPES
 from ancestral.v1 import bundle_pb2
 from ancestral_server.errors import BundleError
 from ancestral_server.runtime.bundle import Bundle, read_bundle
 from ancestral_server.runtime.golden import replay, replay_raster
+from ancestral_server.runtime.kernels.driver import LIBRARY, Driver, NoDevice
+from ancestral_server.runtime.onnx_raster import OnnxRasterProgram
 from ancestral_server.runtime.program import Meaning, OneShotProgram, Program, RasterProgram
-from ancestral_server.runtime.session import Runtime, cuda_problem
+from ancestral_server.runtime.session import Runtime, cuda_problem, gpu_of
 
 BATCH = 64
 # Images per second on the device are taken with so many at a time.
@@ -68,28 +76,74 @@ class Result:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", type=Path, help="folder of bundles (default: models/, else exporter/zoo/)")
+    parser.add_argument("--models", type=Path, help="folder of bundles (default: models/)")
     parser.add_argument("--out", type=Path, default=Path("demo/gpu-check"), help="report without suffix")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu rehearses the script, no more")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:N; cpu rehearses the script, no more")
+    parser.add_argument("--driver", default=LIBRARY, help="NVIDIA's library; another one rehearses the kernels")
+    parser.add_argument("--quick", action="store_true", help="few samples: a rehearsal")
+    parser.add_argument("--quick-kernels", action="store_true", help="the kernels alone, as NVIDIA's checkers run them")
     options = parser.parse_args()
 
-    if options.device == "cuda" and (problem := cuda_problem()):
-        print(f"gpu-check: no usable GPU here ({problem}): nothing was checked, nothing is claimed")
+    try:
+        gpu: Driver | None = Driver(gpu_of(options.device) or 0, options.driver)
+    except NoDevice as error:
+        gpu, no_gpu = None, str(error)
+    graphs = cuda_problem() if options.device != "cpu" else None
+    if gpu is None and options.device != "cpu":
+        print(f"gpu-check: no usable GPU here ({graphs or no_gpu}): nothing was checked, nothing is claimed")
         return 0
     models = options.models or Path("models")
     folders = newest(models)
     if not folders:
         print(f"gpu-check: there is a GPU but no bundle in {models}/: `make demo` makes some", file=sys.stderr)
         return 1
+    bundles = [read_bundle(folder) for folder in folders]
+    quick = options.quick or options.quick_kernels
+    # First what has never run anywhere.
+    kernels = [report for bundle in bundles for report in check_kernels(bundle, gpu, quick)]
+    parts = [f"# Bundles on {gpu or options.device}", "", gpu_kernels.markdown(kernels)]
+    failed = any(report.problems for report in kernels)
+    if options.quick_kernels:
+        print("\n".join(parts))
+        return 1 if failed else 0
 
     reports.prepare(parser, options.out)
-    cpu = Runtime("cpu", threads=len_cpus())
-    results = [result for folder in folders for result in check_bundle(cpu, read_bundle(folder), options.device)]
-    report = markdown(results, options.device)
+    if kernels and not quick:
+        parts += ["", *gpu_kernels.checkers(Path(__file__), models, options.out), ""]
+    document: dict[str, Any] = {"device": options.device, "gpu": str(gpu)}
+    document["kernels"] = [asdict(each) for each in kernels]
+    if graphs is None:
+        cpu = Runtime("cpu", threads=len_cpus())
+        results = [result for bundle in bundles for result in check_bundle(cpu, bundle, options.device)]
+        failed = failed or not all(result.passed for result in results)
+        parts.append(markdown(results, options.device))
+        document["results"] = [{**asdict(r), "passed": r.passed} for r in results]
+    else:
+        parts += [f"The graphs were not run on the GPU: {graphs}", ""]
+    try:
+        import gpu_server
+    except ImportError as error:
+        parts.append(f"The server's own rates were not measured: {error}")
+    else:
+        device = options.device if graphs is None and options.device != "cpu" else "auto" if gpu else "cpu"
+        rates = gpu_server.measure(models, device, options.driver, quick=quick)
+        parts.append(gpu_server.markdown(rates))
+        document["server"] = [asdict(each) for each in rates]
+    report = "\n".join(parts)
     print(report)
-    document = {"device": options.device, "results": [{**asdict(r), "passed": r.passed} for r in results]}
     reports.write(options.out, report, document)
-    return 0 if all(result.passed for result in results) else 1
+    return 1 if failed else 0
+
+
+def check_kernels(bundle: Bundle, gpu: Driver | None, quick: bool) -> list[gpu_kernels.KernelReport]:
+    """Of each role that has one; nothing where there is no GPU."""
+    if gpu is None:
+        return []
+    manifest, contents = bundle.manifest, bundle.contents
+    return [
+        gpu_kernels.check(manifest, role, contents, bundle.golden(), gpu, quick=quick)
+        for role in gpu_kernels.roles(manifest)
+    ]
 
 
 def newest(models: Path) -> list[Path]:
@@ -102,11 +156,11 @@ def newest(models: Path) -> list[Path]:
     return [found[name] for name in sorted(found)]
 
 
-def check_bundle(runtime: Runtime, bundle: Bundle, device: Literal["cpu", "cuda"]) -> list[Result]:
+def check_bundle(runtime: Runtime, bundle: Bundle, device: str) -> list[Result]:
     return [check_role(runtime, bundle, role, device) for role in bundle.manifest.roles]
 
 
-def check_role(runtime: Runtime, bundle: Bundle, role: bundle_pb2.Role, device: Literal["cpu", "cuda"]) -> Result:
+def check_role(runtime: Runtime, bundle: Bundle, role: bundle_pb2.Role, device: str) -> Result:
     name = f"{bundle.manifest.name}/{bundle.manifest.version}"
     reference = program(runtime, bundle, role, "cpu")
     try:
@@ -155,10 +209,10 @@ def differs_by_batch(program: Program, inputs: Mapping[Meaning, Array], whole: M
     return differing / rows
 
 
-def program(runtime: Runtime, bundle: Bundle, role: bundle_pb2.Role, device: Literal["cpu", "cuda"]) -> Program:
+def program(runtime: Runtime, bundle: Bundle, role: bundle_pb2.Role, device: str) -> Program:
     session = runtime.open(bundle.graph(role), on=device)
     if role.program == bundle_pb2.PROGRAM_RASTER:
-        return RasterProgram(role, session, bundle.manifest)
+        return OnnxRasterProgram(role, session, bundle.manifest)
     return OneShotProgram(role, session, bundle.manifest)
 
 
@@ -209,7 +263,7 @@ def rate(program: Program, inputs: Mapping[Meaning, Array], batch: int) -> float
 def markdown(results: list[Result], device: str) -> str:
     sizes = " | ".join(f"{device} images/s, {batch} at once" for batch in BATCHES)
     rows = [
-        f"# Bundles on {device} against the CPU",
+        f"## Graphs on {device} against the CPU",
         "",
         f"Batch {BATCH}, float32, TF32 off, only shapes computed on the CPU; median of {RUNS} runs.",
         "By batch: rows of which any byte is another in other places and company, in batches of the same size.",
