@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from ancestral_exporter.kernels import on_cpu
-from ancestral_exporter.kernels.form import packed_net
-from ancestral_exporter.kernels.packing import BLOCKS, THREADS
 from google.protobuf import json_format
 
 import toybundle
 from ancestral.bundle.manifest import MANIFEST, parse
 from ancestral.v1 import bundle_pb2
+from ancestral_exporter.kernels import on_cpu
+from ancestral_exporter.kernels.form import packed_net
+from ancestral_exporter.kernels.packing import BLOCKS, THREADS
 from ancestral_exporter.models.base import ImageShape
 from ancestral_server.catalog.loader import Loader
 from ancestral_server.catalog.version import ModelVersion
