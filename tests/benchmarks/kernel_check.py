@@ -15,7 +15,6 @@ import re
 import sys
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import hypothesis
@@ -127,19 +126,15 @@ def check_code(targets: Sequence[str], only: str | None) -> int:
         if (only is None or name == only) and packed.shared_bytes(block) <= nvrtc.shared_bytes(target)
     ]
 
-    def compile_twice(job: tuple[str, Block, str, Packed]) -> tuple[nvrtc.Code, bool]:
-        _, block, target, packed = job
-        first, second = (nvrtc.compile_kernel(packed.config(block), target) for _ in range(2))
-        return first, first == second
-
     wrong = 0
-    with ThreadPoolExecutor(2) as pool:
-        for (name, block, target, packed), (code, same) in zip(jobs, pool.map(compile_twice, jobs), strict=True):
-            fine = same and not code.spilled_bytes
-            wrong += not fine
-            print(f"{'ok' if fine else 'WRONG':6} {name}, {block.samples} samples, {target}: "
-                  f"{len(code.content)} bytes, {packed.shared_bytes(block)} bytes of shared memory, {code.report}, "
-                  f"{'the same' if same else 'ANOTHER'} when made again", flush=True)  # fmt: skip
+    for name, block, target, packed in jobs:
+        code, again = (nvrtc.compile_kernel(packed.config(block), target) for _ in range(2))
+        same = code == again
+        fine = same and not code.spilled_bytes
+        wrong += not fine
+        print(f"{'ok' if fine else 'WRONG':6} {name}, {block.samples} samples, {target}: "
+              f"{len(code.content)} bytes, {packed.shared_bytes(block)} bytes of shared memory, {code.report}, "
+              f"{'the same' if same else 'ANOTHER'} when made again", flush=True)  # fmt: skip
     return wrong
 
 

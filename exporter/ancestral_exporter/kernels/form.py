@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import onnx
@@ -56,9 +54,7 @@ def make_form(
     if len(lacking) == len(targets):
         raise NotCovered("; ".join(remarks))
     jobs = [(target, block) for target, blocks in fitting.items() for block in blocks]
-    # NVRTC compiles without Python's lock.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        codes = list(pool.map(lambda job: nvrtc.compile_kernel(packed.config(job[1]), job[0]), jobs))
+    codes = [nvrtc.compile_kernel(packed.config(block), target) for target, block in jobs]
     files = {WEIGHTS: packed.content}
     variants = []
     for (target, block), code in zip(jobs, codes, strict=True):
