@@ -6,14 +6,10 @@ Letters: S samples, d the `StateSpec.rows_back` of a state.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ancestral_server.runtime.session import Array
-
-if TYPE_CHECKING:
-    from ancestral_server.runtime.onnx_raster import OnnxRasterProgram
 
 
 class History:
@@ -25,9 +21,9 @@ class History:
     run had; those beyond its end had not begun, and are zeros.
     """
 
-    def __init__(self, program: OnnxRasterProgram) -> None:
-        fresh = program.fresh_states(0)
-        self._states = [[state] * back for state, back in zip(fresh, program.rows_back, strict=True)]
+    def __init__(self, none: Sequence[Array], rows_back: Sequence[int]) -> None:
+        """none: of each state that of no sample, [0, ...]; rows_back: its d."""
+        self._states = [[state] * back for state, back in zip(none, rows_back, strict=True)]
 
     def oldest(self, samples: int) -> list[Array]:
         """What the next run of the first samples takes: [S, ...] of each state."""

@@ -74,7 +74,7 @@ class OnnxPainting:
         self._inputs = {meaning: program.blank(meaning, capacity) for meaning in program.inputs}
         for meaning in BY_ROW:
             self._inputs[meaning] = np.zeros((capacity, *program.image_shape), self._inputs[meaning].dtype)
-        self._history = History(program)
+        self._history = History(program.fresh_states(0), program.rows_back)
         self._samples = 0
         self._painted: tuple[Array, Array | None] | None = None
 

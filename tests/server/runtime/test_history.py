@@ -23,7 +23,8 @@ def program(bundle: Bundle) -> OnnxRasterProgram:
 
 @pytest.mark.parametrize("back", [1, 2, 3])
 def test_samples_come_go_and_stay_behind_and_each_reads_its_own_rows(tmp_path: Path, back: int) -> None:
-    history = History(program(read_bundle(toybundle.write(tmp_path, rows_back=back))))
+    painted = program(read_bundle(toybundle.write(tmp_path, rows_back=back)))
+    history = History(painted.fresh_states(0), painted.rows_back)
     random = np.random.default_rng(back)
     # Of each sample what its runs have given, by a number that is nobody else's; zeros above its image.
     samples: list[list[float]] = []
