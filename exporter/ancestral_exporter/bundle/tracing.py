@@ -98,6 +98,8 @@ class _Together(nn.Module):
         outputs: list[Tensor] = []
         for file, part, takes, count in zip(self.files, self.parts, self.takes, self.counts, strict=True):
             found = part(*(feeds[i] for i in takes))
+            if isinstance(found, Tensor):  # of one output, not made a tuple
+                found = (found,)
             if len(found) != count:
                 raise ValueError(f"{file}: its module returns {len(found)} tensors, its roles name {count} outputs")
             outputs += found
