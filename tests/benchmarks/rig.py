@@ -103,7 +103,10 @@ def rig(recipe: str, folder: Path, settings: Sequence[str] = ()) -> Iterator[Rig
     model, _ = untrained(recipe, folder, settings)
     assert isinstance(model, Autoregressive), f"{recipe} is not sampled pixel by pixel"
     # Nobody is refused: what is compared is how long all take.
-    server_settings = Settings(models=folder, device="cpu", max_queue_ms=3_600_000)
+    most = 10**9
+    server_settings = Settings(
+        models=folder, device="cpu", max_queue_ms=3_600_000, max_queued_calls=most, max_queued_images=most
+    )
     version = Loader(server_settings, Runtime("cpu", CORES), Metrics("bench"), Arrivals()).load(recipe, 1)
     assert version.serving, version.problem
     try:
