@@ -7,8 +7,8 @@
         │  └ RasterScheduler    which samples are in the slots, and paint their next row together
         │     both: queue, admission (who is refused), costs (what runs take), memory_limit (how large they may be)
         ├ Runner            has the turns taken: `turn` = next, run, finish or fail
-        │  ├ LoopRunner         the event loop itself, within `submit`: short runs of calls that somebody waits for
-        │  ├ ThreadRunner       a thread of the lane's own: long ones
+        │  ├ LoopRunner         the event loop itself, within `submit`: short runs of the calls of few callers
+        │  ├ ThreadRunner       a thread of the lane's own: long runs, and those of many callers
         │  └ PoolRunner         the WorkerPool, which all bulk and all samplers share: leaves a core to single calls
         ├ Supervisor        which seats have failed outside of a run, and when they are tried again
         └ LaneStats         what was done, of all lanes of a role
