@@ -98,7 +98,7 @@ def main() -> int:
     parser.add_argument("--driver", default=LIBRARY, help="NVIDIA's library; another one rehearses the kernels")
     parser.add_argument("--quick", action="store_true", help="few samples: a rehearsal")
     parser.add_argument("--seconds", type=float, default=300, help="how long a part may take")
-    parser.add_argument("--part", choices=list(PARTS), help="this one alone, in this process")
+    parser.add_argument("--part", choices=list(CHECKS), help="this one alone, in this process")
     options = parser.parse_args()
 
     gpu, problem = gpu_here(options)
@@ -115,7 +115,7 @@ def main() -> int:
     name = str(gpu or options.device)
     texts, document, failed = [f"# Bundles on {name}", ""], {"device": options.device, "gpu": name}, False
     print(texts[0], flush=True)
-    for part in PARTS:
+    for part in CHECKS:
         found = in_a_process(part, options, sys.argv[1:])
         print(found.text, flush=True)
         texts.append(found.text)
@@ -145,7 +145,7 @@ def in_a_process(part: str, options: argparse.Namespace, arguments: Sequence[str
 def alone(part: str, options: argparse.Namespace) -> int:
     """One part in this process, its findings in a file of its own whenever there are more."""
     found = Findings("", {})
-    for found in PARTS[part](options):
+    for found in CHECKS[part](options):
         write_json(of_part(options.out, part), asdict(found))
     write_json(of_part(options.out, part), asdict(replace(found, done=True)))
     print(found.text)
@@ -217,7 +217,7 @@ def run_checkers(options: argparse.Namespace) -> Iterator[Findings]:
 
 
 # In this order, the most important first.
-PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Findings]]] = {
+CHECKS: dict[str, Callable[[argparse.Namespace], Iterator[Findings]]] = {
     "kernels": check_kernels,
     "server": measure_server,
     "graphs": check_graphs,
