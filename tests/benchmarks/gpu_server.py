@@ -85,17 +85,18 @@ def measure(
         newest[name] = max(newest.get(name, 0), int(manifest.parent.name))
     runtime, loader = _loader(models, device, library, quick)
     rates: dict[str, ModelRates] = {}
-    with ExitStack() as stack:
+    # One event loop for all: a lane stays with the one that it met first.
+    with asyncio.Runner() as runner, ExitStack() as stack:
         here = {name: stack.enter_context(loaded(loader, name, version)) for name, version in sorted(newest.items())}
         for name, model in here.items():
             rates[name] = ModelRates(f"{name}/{model.version}")
             for step in (_samples, _encode):
-                asyncio.run(step(rates[name], model, quick))
+                runner.run(step(rates[name], model, quick))
                 yield [*rates.values()]
         samplers = [model for model in here.values() if isinstance(model.endpoints.get("sample"), RasterEndpoint)]
         for name, model in here.items():
             if samplers and _encoder(model):
-                asyncio.run(_isolation(rates[name], model, samplers[0], quick))
+                runner.run(_isolation(rates[name], model, samplers[0], quick))
                 yield [*rates.values()]
     cpu = _loader(models, "cpu", library, quick)[1]
     for name, version in sorted(newest.items()):
