@@ -31,10 +31,10 @@ from ancestral_server.runtime.session import Device, Runtime
 from closed_loop import finished, load
 from inference import open_inference_service_pb2 as oip
 from reference import ECHO, echo_server
-from rig import CORES, untrained
 from running import ServerProcess, heed_sigterm
 
 HERE = Path(__file__)
+CORES = len(os.sched_getaffinity(0))
 MODEL = "mnist-vae"
 ENCODE = "/ancestral.v1.InferenceService/Encode"
 ENCODE_STREAM = "/ancestral.v1.InferenceService/EncodeStream"
@@ -177,6 +177,12 @@ def _cpu_seconds(server: ServerProcess) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def untrained_bundle(models: Path) -> Path:
+    from rig import untrained  # needs PyTorch
+
+    return untrained(MODEL, models)[1]
+
+
 def measure(
     bundle: Path, folder: Path, concurrencies: list[int], seconds: float, rounds: int, device: Device
 ) -> dict[str, Any]:
@@ -223,11 +229,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="length of each load")
     parser.add_argument("--rounds", type=int, default=15, help="how often what is compared takes turns")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the server computes")
+    parser.add_argument("--bundle", type=Path, help=f"of {MODEL}, where there is no PyTorch to make an untrained one")
     parser.add_argument("--out", type=Path, default=HERE.parent / "front_end", help="report without suffix")
     options = parser.parse_args()
     reports.prepare(parser, options.out)
     with tempfile.TemporaryDirectory() as temporary:
-        _, bundle = untrained(MODEL, Path(temporary) / "models")
+        bundle = options.bundle or untrained_bundle(Path(temporary) / "models")
         report = measure(bundle, Path(temporary), options.concurrency, options.seconds, options.rounds, options.device)
     text = markdown(report)
     print(text)

@@ -1,8 +1,9 @@
 """`make gpu-check`: what the bundles of a folder do on a GPU.
 
-First their kernels, which have never run anywhere: right, the same bytes in any company, how fast. Then every role's
-graph on CUDA against the CPU and against itself. Then the server's own rates beside one parallel pass, isolation and
-reloads.
+First their kernels: right, the same bytes in any company, how fast. Then the server's own rates beside one parallel
+pass, isolation and reloads. Then every role's graph on CUDA against the CPU and against itself; at last NVIDIA's
+checkers on the smallest kernel. Each part is a process of its own with a time limit, and its findings are kept as they
+come: so none that hangs, crashes or loses the device takes those of another with it.
 
 Needs no more than numpy, protobuf and onnxruntime, so that it runs from a plain checkout on a machine that can install
 nothing; the server's rates need more, and are left out where that is not there. Without a usable GPU it says so, claims
@@ -13,12 +14,14 @@ Letters: B rows of a batch, H, W, C image axes.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ import gpu_kernels
 import reports
 from ancestral.bundle.dtypes import DTYPES
 from ancestral.v1 import bundle_pb2
+from ancestral_client.files import write_json
 from ancestral_server.errors import BundleError
 from ancestral_server.runtime.bundle import Bundle, read_bundle
 from ancestral_server.runtime.golden import replay, replay_raster
@@ -39,7 +43,8 @@ from ancestral_server.runtime.session import Runtime, cuda_problem, gpu_of
 BATCH = 64
 # Images per second on the device are taken with so many at a time.
 BATCHES = (1, BATCH, 1024)
-RUNS = 7
+# So often, and no longer than so many seconds: a graph of a raster role takes half a second for an image.
+RUNS, RUN_SECONDS = 7, 2.0
 # Parts of a batch, first row and end, that are run again: alone, as few, and elsewhere in a batch.
 PARTS = ((0, 1), (5, 6), (3, 10), (BATCH // 2, BATCH))
 # float32 on both sides, TF32 off: what differs is the order of sums.
@@ -74,90 +79,166 @@ class Result:
         return within and same and not self.problem
 
 
+@dataclass(frozen=True)
+class Findings:
+    """Of a part so far: Markdown, a piece of the JSON document, whether anything is wrong, whether that is all."""
+
+    text: str
+    document: dict[str, Any]
+    failed: bool = False
+    done: bool = False
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", type=Path, help="folder of bundles (default: models/)")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="folder of bundles (default: models/)")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these bundles alone")
     parser.add_argument("--out", type=Path, default=Path("demo/gpu-check"), help="report without suffix")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N; cpu rehearses the script, no more")
     parser.add_argument("--driver", default=LIBRARY, help="NVIDIA's library; another one rehearses the kernels")
     parser.add_argument("--quick", action="store_true", help="few samples: a rehearsal")
-    parser.add_argument("--quick-kernels", action="store_true", help="the kernels alone, as NVIDIA's checkers run them")
+    parser.add_argument("--seconds", type=float, default=300, help="how long a part may take")
+    parser.add_argument("--part", choices=list(CHECKS), help="this one alone, in this process")
     options = parser.parse_args()
 
-    try:
-        gpu: Driver | None = Driver(gpu_of(options.device) or 0, options.driver)
-    except NoDevice as error:
-        gpu, no_gpu = None, str(error)
-    graphs = cuda_problem() if options.device != "cpu" else None
+    gpu, problem = gpu_here(options)
     if gpu is None and options.device != "cpu":
-        print(f"gpu-check: no usable GPU here ({graphs or no_gpu}): nothing was checked, nothing is claimed")
+        print(f"gpu-check: no usable GPU here ({cuda_problem() or problem}): nothing was checked, nothing is claimed")
         return 0
-    models = options.models or Path("models")
-    folders = newest(models)
-    if not folders:
-        print(f"gpu-check: there is a GPU but no bundle in {models}/: `make demo` makes some", file=sys.stderr)
+    if not newest(options.models, options.only):
+        print(f"gpu-check: there is a GPU but no bundle in {options.models}/: `make demo` makes some", file=sys.stderr)
         return 1
-    bundles = [read_bundle(folder) for folder in folders]
-    quick = options.quick or options.quick_kernels
-    # First what has never run anywhere.
-    kernels = [report for bundle in bundles for report in check_kernels(bundle, gpu, quick)]
-    parts = [f"# Bundles on {gpu or options.device}", "", gpu_kernels.markdown(kernels)]
-    failed = any(report.problems for report in kernels)
-    if options.quick_kernels:
-        print("\n".join(parts))
-        return 1 if failed else 0
-
     reports.prepare(parser, options.out)
-    if kernels and not quick:
-        parts += ["", *gpu_kernels.checkers(Path(__file__), models, options.out), ""]
-    document: dict[str, Any] = {"device": options.device, "gpu": str(gpu)}
-    document["kernels"] = [asdict(each) for each in kernels]
-    if graphs is None:
-        cpu = Runtime("cpu", threads=len_cpus())
-        results = [result for bundle in bundles for result in check_bundle(cpu, bundle, options.device)]
-        failed = failed or not all(result.passed for result in results)
-        parts.append(markdown(results, options.device))
-        document["results"] = [{**asdict(r), "passed": r.passed} for r in results]
-    else:
-        parts += [f"The graphs were not run on the GPU: {graphs}", ""]
-    try:
-        import gpu_server
-    except ImportError as error:
-        parts.append(f"The server's own rates were not measured: {error}")
-    else:
-        device = options.device if graphs is None and options.device != "cpu" else "auto" if gpu else "cpu"
-        rates = gpu_server.measure(models, device, options.driver, quick=quick)
-        parts.append(gpu_server.markdown(rates))
-        document["server"] = [asdict(each) for each in rates]
-    report = "\n".join(parts)
-    print(report)
-    reports.write(options.out, report, document)
+    if options.part:
+        return alone(options.part, options)
+
+    name = str(gpu or options.device)
+    texts, document, failed = [f"# Bundles on {name}", ""], {"device": options.device, "gpu": name}, False
+    print(texts[0], flush=True)
+    for part in CHECKS:
+        found = in_a_process(part, options, sys.argv[1:])
+        print(found.text, flush=True)
+        texts.append(found.text)
+        document |= found.document
+        failed = failed or found.failed
+        reports.write(options.out, "\n".join(texts), document)
     return 1 if failed else 0
 
 
-def check_kernels(bundle: Bundle, gpu: Driver | None, quick: bool) -> list[gpu_kernels.KernelReport]:
-    """Of each role that has one; nothing where there is no GPU."""
-    if gpu is None:
-        return []
-    manifest, contents = bundle.manifest, bundle.contents
-    return [
-        gpu_kernels.check(manifest, role, contents, bundle.golden(), gpu, quick=quick)
-        for role in gpu_kernels.roles(manifest)
-    ]
+def in_a_process(part: str, options: argparse.Namespace, arguments: Sequence[str]) -> Findings:
+    """What a part found until it was done, its time was up, or it crashed."""
+    file = of_part(options.out, part)
+    file.unlink(missing_ok=True)
+    command = [sys.executable, __file__, *arguments, "--part", part]
+    try:
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=options.seconds)
+        problem = f"exit code {done.returncode}: " + " / ".join(done.stderr.decode(errors="replace").splitlines()[-8:])
+    except subprocess.TimeoutExpired:
+        problem = f"not done after {options.seconds:g} s (--seconds)"
+    try:
+        found = Findings(**json.loads(file.read_text()))
+    except FileNotFoundError:
+        found = Findings(f"## {part.capitalize()}\n", {})
+    return found if found.done else Findings(f"{found.text}\n- FAILED {part}: {problem}\n", found.document, failed=True)
 
 
-def newest(models: Path) -> list[Path]:
-    """The newest version of each bundle."""
+def alone(part: str, options: argparse.Namespace) -> int:
+    """One part in this process, its findings in a file of its own whenever there are more."""
+    found = Findings("", {})
+    for found in CHECKS[part](options):
+        write_json(of_part(options.out, part), asdict(found))
+    write_json(of_part(options.out, part), asdict(replace(found, done=True)))
+    print(found.text)
+    return 1 if found.failed else 0
+
+
+def of_part(out: Path, part: str) -> Path:
+    return out.with_name(f"{out.name}-{part}.json")
+
+
+def gpu_here(options: argparse.Namespace) -> tuple[Driver | None, str]:
+    """The GPU that is asked for, or why there is none."""
+    try:
+        return Driver(gpu_of(options.device) or 0, options.driver), ""
+    except NoDevice as error:
+        return None, str(error)
+
+
+def check_kernels(options: argparse.Namespace) -> Iterator[Findings]:
+    gpu, _ = gpu_here(options)
+    done: list[gpu_kernels.KernelReport] = []
+    yield Findings(gpu_kernels.markdown(done), {"kernels": []})
+    for bundle in bundles(options) if gpu else ():
+        manifest = bundle.manifest
+        for role in gpu_kernels.roles(manifest):
+            for report in gpu_kernels.check(manifest, role, bundle.contents, bundle.golden(), gpu, quick=options.quick):
+                every = [*done, report]
+                failed = any(each.problems for each in every)
+                yield Findings(gpu_kernels.markdown(every), {"kernels": [asdict(each) for each in every]}, failed)
+            done.append(report)
+
+
+def check_graphs(options: argparse.Namespace) -> Iterator[Findings]:
+    if options.device != "cpu" and (problem := cuda_problem()):
+        yield Findings(f"The graphs were not run on the GPU: {problem}\n", {})
+        return
+    cpu, results = Runtime("cpu", threads=len_cpus()), list[Result]()
+    for bundle in bundles(options):
+        for role in bundle.manifest.roles:
+            results.append(check_role(cpu, bundle, role, options.device))
+            document = {"results": [{**asdict(r), "passed": r.passed} for r in results]}
+            yield Findings(markdown(results, options.device), document, not all(r.passed for r in results))
+
+
+def measure_server(options: argparse.Namespace) -> Iterator[Findings]:
+    try:
+        import gpu_server
+    except ImportError as error:
+        yield Findings(f"The server's own rates were not measured: {error}\n", {})
+        return
+    usable = options.device != "cpu" and cuda_problem() is None
+    device = options.device if usable else "auto" if gpu_here(options)[0] else "cpu"
+    for rates in gpu_server.measure(options.models, options.only, device, options.driver, quick=options.quick):
+        yield Findings(gpu_server.markdown(rates), {"server": [asdict(each) for each in rates]})
+
+
+def run_checkers(options: argparse.Namespace) -> Iterator[Findings]:
+    """On the kernel whose image is the smallest: they take a hundred times as long as it does."""
+    sizes = {
+        bundle.manifest.name: bundle.manifest.image.height * bundle.manifest.image.width
+        for bundle in bundles(options)
+        if gpu_kernels.roles(bundle.manifest)
+    }
+    if sizes and not options.quick:
+        name = min(sizes, key=lambda each: sizes[each])
+        for lines in gpu_kernels.checkers(Path(__file__), options.models, name, options.out):
+            failed = any("exit code 9" in line for line in lines)
+            yield Findings("\n".join(["## NVIDIA's checkers", "", *lines, ""]), {"checkers": lines}, failed)
+
+
+# In this order, the most important first.
+CHECKS: dict[str, Callable[[argparse.Namespace], Iterator[Findings]]] = {
+    "kernels": check_kernels,
+    "server": measure_server,
+    "graphs": check_graphs,
+    "checkers": run_checkers,
+}
+
+
+def bundles(options: argparse.Namespace) -> Iterator[Bundle]:
+    return (read_bundle(folder) for folder in newest(options.models, options.only))
+
+
+def newest(models: Path, only: Sequence[str] | None = None) -> list[Path]:
+    """The newest version of each bundle, or of those of these names."""
     found: dict[str, Path] = {}
     for manifest in models.glob("[!.]*/*/bundle.json"):
         folder = manifest.parent
+        if only and folder.parent.name not in only:
+            continue
         if folder.parent.name not in found or int(folder.name) > int(found[folder.parent.name].name):
             found[folder.parent.name] = folder
     return [found[name] for name in sorted(found)]
-
-
-def check_bundle(runtime: Runtime, bundle: Bundle, device: str) -> list[Result]:
-    return [check_role(runtime, bundle, role, device) for role in bundle.manifest.roles]
 
 
 def check_role(runtime: Runtime, bundle: Bundle, role: bundle_pb2.Role, device: str) -> Result:
@@ -252,8 +333,8 @@ def run(program: Program, inputs: Mapping[Meaning, Array]) -> dict[Meaning, Arra
 def rate(program: Program, inputs: Mapping[Meaning, Array], batch: int) -> float:
     """Images per second: the median of several runs after a warm-up."""
     run(program, inputs)
-    seconds = []
-    for _ in range(RUNS):
+    seconds: list[float] = []
+    while len(seconds) < RUNS and sum(seconds) < RUN_SECONDS:
         began = time.perf_counter()
         run(program, inputs)
         seconds.append(time.perf_counter() - began)
@@ -265,7 +346,7 @@ def markdown(results: list[Result], device: str) -> str:
     rows = [
         f"## Graphs on {device} against the CPU",
         "",
-        f"Batch {BATCH}, float32, TF32 off, only shapes computed on the CPU; median of {RUNS} runs.",
+        f"Batch {BATCH}, float32, TF32 off, only shapes computed on the CPU; medians of up to {RUNS} runs.",
         "By batch: rows of which any byte is another in other places and company, in batches of the same size.",
         "",
         f"| bundle | role | float difference | images that differ | by batch | CPU images/s | {sizes} | |",

@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ancestral.v1 import bundle_pb2
+from ancestral_server.errors import DeviceLost
 from ancestral_server.runtime.golden import recorded, replay_raster
 from ancestral_server.runtime.kernels.driver import Driver
 from ancestral_server.runtime.kernels.program import CONVENTION, KernelProgram
@@ -26,14 +27,14 @@ from ancestral_server.runtime.program import Meaning
 
 Array = np.ndarray[Any, Any]
 ROW, LOG_LIKELIHOOD = bundle_pb2.MEANING_ROW, bundle_pb2.MEANING_LOG_LIKELIHOOD
-# Samples at a time that are timed; so many times, after one that warms up.
-BATCHES, RUNS = (1, 16, 64, 132, 256, 512, 1024, 2048), 7
+# Samples at a time that are timed; so many times, after one that warms up. Each variant by itself is timed less often.
+BATCHES, RUNS, RUNS_OF_EACH = (1, 16, 64, 132, 256, 512, 1024, 2048), 7, 3
 # Samples whose bytes are compared between the variants, and how many of them are painted alone.
 MANY, ALONE = 1024, (1, 7, 341)
 # Of the log-likelihood, relative; of pixels none may differ.
 LIMIT = 1e-4
 # Seconds of one of NVIDIA's checkers, which run a kernel some hundred times as slow.
-CHECKER_SECONDS = 120
+CHECKER_SECONDS = 60
 
 
 @dataclass
@@ -44,6 +45,8 @@ class Checked:
     pixels: int
     likelihood: float
     load_ms: float
+    # Milliseconds of all rows of B images, launched one after the other and waited for once: what the device takes.
+    device_ms: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -71,45 +74,103 @@ def check(
     driver: Driver,
     *,
     quick: bool = False,
-) -> KernelReport:
-    """quick: few samples, and no times."""
+) -> Iterator[KernelReport]:
+    """The report, again whenever it has more in it. quick: few samples, and no times."""
     report = KernelReport(f"{manifest.name}/{manifest.version}", str(driver))
     device = Device(driver.capability, driver.multiprocessors, driver.shared_bytes)
-    inputs, expected = recorded(role, answers, manifest.golden.path)
-    batch = len(expected[ROW])
-    count = 40 if quick else MANY
-    many = random_inputs(role, manifest, count)
     bytes_of_many: dict[str, bytes] = {}
     for variant in every(role.kernel, device):
         name = f"{variant.target}, {variant.samples} to a block"
-        began = time.perf_counter()
         try:
-            program = KernelProgram(role, manifest, driver, [variant], files, max(batch, count))
+            for _ in _check_variant(
+                report, name, variant, manifest, role, files, answers, driver, bytes_of_many, quick
+            ):
+                yield report
         except NoKernel as error:
             report.problems.append(f"{name}: {error}")
-            continue
-        loaded = (time.perf_counter() - began) * 1000
+            yield report
+        except DeviceLost as error:
+            # Nothing more can be asked of the device by this process.
+            report.problems.append(f"{name}: {error}")
+            yield report
+            return
+    if not quick and not report.problems:
+        for report.served_ms in served(role, manifest, files, driver, usable(role.kernel, device)):
+            yield report
+
+
+def _check_variant(
+    report: KernelReport,
+    name: str,
+    variant: bundle_pb2.KernelVariant,
+    manifest: bundle_pb2.Bundle,
+    role: bundle_pb2.Role,
+    files: Mapping[str, bytes],
+    answers: Mapping[str, Array],
+    driver: Driver,
+    bytes_of_many: dict[str, bytes],
+    quick: bool,
+) -> Iterator[None]:
+    """Yields when there is something new in the report. bytes_of_many: by variant, those of many samples."""
+    inputs, expected = recorded(role, answers, manifest.golden.path)
+    count = 40 if quick else MANY
+    many = random_inputs(role, manifest, count)
+    began = time.perf_counter()
+    most = max(len(expected[ROW]), count, 0 if quick else max(BATCHES))
+    program = KernelProgram(role, manifest, driver, [variant], files, most)
+    loaded = (time.perf_counter() - began) * 1000
+    try:
         got = replay_raster(program, inputs)
         pixels = int((got[ROW] != expected[ROW]).sum())
         off = 0.0
         if LOG_LIKELIHOOD in expected:
             wanted = expected[LOG_LIKELIHOOD]
             off = float(np.max(np.abs(got[LOG_LIKELIHOOD] - wanted) / (1 + np.abs(wanted))))
-        report.variants.append(Checked(name, pixels, off, loaded))
+        checked = Checked(name, pixels, off, loaded)
+        report.variants.append(checked)
         if pixels or not off <= LIMIT:
-            report.problems.append(f"{name}: {pixels} recorded pixels differ, log-likelihood off by {off:.1e}")
+            where = f", {first_difference(got[ROW], expected[ROW])}" if pixels else ""
+            report.problems.append(f"{name}: {pixels} recorded pixels differ{where}, log-likelihood off by {off:.1e}")
+        yield
         whole = replay_raster(program, many)
+        for other, others in list(bytes_of_many.items())[:1]:
+            if others != joined(whole):
+                report.problems.append(f"{name}: bytes of {count} samples differ from those of {other}")
         bytes_of_many[name] = joined(whole)
         for alone in ALONE:
             part = replay_raster(program, {meaning: array[-alone:] for meaning, array in many.items()})
             if joined(part) != joined({meaning: array[-alone:] for meaning, array in whole.items()}):
                 report.problems.append(f"{name}: bytes of {alone} of {count} samples differ alone")
+        yield
+        if not quick:
+            for batch in BATCHES:
+                checked.device_ms[batch] = on_device(program, random_inputs(role, manifest, batch))
+            yield
+    finally:
         program.close()
-    if len(set(bytes_of_many.values())) > 1:
-        report.problems.append(f"bytes of {count} samples differ between variants")
-    if not quick and not report.problems:
-        report.served_ms = served(role, manifest, files, driver, usable(role.kernel, device))
-    return report
+
+
+def on_device(program: KernelProgram, inputs: Mapping[Meaning, Array]) -> float:
+    """Milliseconds of as many launches as an image has rows, of a middle row, with no wait between them; the median."""
+    places = np.arange(len(inputs[bundle_pb2.MEANING_TEMPERATURE]))
+    program.put(places, inputs)
+    height = program.image_shape[0]
+    rows = np.full(len(places), height // 2)
+    seen = []
+    for _ in range(1 + RUNS_OF_EACH):
+        began = time.perf_counter()
+        for _ in range(height):
+            program.begin(places, rows)
+        program.end(places, rows)
+        seen.append((time.perf_counter() - began) * 1000)
+    return statistics.median(seen[1:])
+
+
+def first_difference(got: Array, wanted: Array) -> str:
+    """Where two arrays of whole images [B,H,W,C] part first, in the order in which pixels are painted."""
+    sample, row, column, channel = np.argwhere(got != wanted)[0].tolist()
+    values = got[sample, row, column, channel], wanted[sample, row, column, channel]
+    return f"first of sample {sample} at row {row}, column {column}, channel {channel}: {values[0]}, not {values[1]}"
 
 
 def every(kernel: bundle_pb2.Kernel, device: Device) -> list[bundle_pb2.KernelVariant]:
@@ -130,10 +191,12 @@ def served(
     files: Mapping[str, bytes],
     driver: Driver,
     variants: Sequence[bundle_pb2.KernelVariant],
-) -> dict[int, float]:
-    """By samples at a time, milliseconds until all are painted: copies, launches and waits, variants by the rule."""
+) -> Iterator[dict[int, float]]:
+    """By samples at a time, milliseconds until all are painted: copies, launches and waits, variants by the rule. The
+    figures so far, whenever there is one more.
+    """
     program = KernelProgram(role, manifest, driver, variants, files, max(BATCHES))
-    medians = {}
+    medians: dict[int, float] = {}
     for batch in BATCHES:
         inputs = random_inputs(role, manifest, batch)
         seen = []
@@ -142,8 +205,8 @@ def served(
             replay_raster(program, inputs)
             seen.append((time.perf_counter() - began) * 1000)
         medians[batch] = statistics.median(seen[1:])
+        yield medians
     program.close()
-    return medians
 
 
 def random_inputs(role: bundle_pb2.Role, manifest: bundle_pb2.Bundle, batch: int) -> dict[Meaning, Array]:
@@ -165,25 +228,38 @@ def joined(answers: Mapping[Meaning, Array]) -> bytes:
     return b"".join(answers[meaning].tobytes() for meaning in sorted(answers))
 
 
-def checkers(script: Path, models: Path, out: Path) -> list[str]:
-    """Lines about NVIDIA's checkers, each of which runs the quick check of the kernels in a process of its own."""
+def checkers(script: Path, models: Path, bundle: str, out: Path) -> Iterator[list[str]]:
+    """Lines about NVIDIA's checkers, each of which runs the quick check of one bundle's kernel in a process of its own;
+    the lines so far, whenever there is one more.
+    """
     found = shutil.which("compute-sanitizer")
     if found is None:
-        return ["compute-sanitizer: not on this machine"]
-    lines = []
+        yield ["compute-sanitizer: not on this machine"]
+        return
+    lines: list[str] = []
     for tool in ("memcheck", "racecheck", "initcheck"):
-        command = [found, "--tool", tool, "--error-exitcode", "9", sys.executable, str(script)]
-        command += ["--models", str(models), "--quick-kernels"]
+        log = out.with_name(f"{out.name}-{tool}.txt")
+        command = [found, "--tool", tool, "--error-exitcode", "9", sys.executable, str(script), "--part", "kernels"]
+        command += [
+            "--quick",
+            "--models",
+            str(models),
+            "--only",
+            bundle,
+            "--out",
+            str(out.with_name(f"{out.name}-{tool}")),
+        ]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=CHECKER_SECONDS, check=False)
         except subprocess.TimeoutExpired:
-            lines.append(f"{tool}: not done after {CHECKER_SECONDS} s")
-            continue
-        log = out.with_name(f"{out.name}-{tool}.txt")
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(done.stdout + done.stderr)
-        lines.append(f"{tool}: exit code {done.returncode}, {log}")
-    return lines
+            lines.append(f"- {tool} on {bundle}: not done after {CHECKER_SECONDS} s")
+        else:
+            log.write_text(done.stdout + done.stderr)
+            summary = [line for line in done.stdout.splitlines() if "SUMMARY" in line][-1:]
+            lines.append(
+                f"- {tool} on {bundle}: exit code {done.returncode}, {' '.join(summary) or 'no summary'}, {log}"
+            )
+        yield lines
 
 
 def markdown(reports: Sequence[KernelReport]) -> str:
@@ -191,23 +267,29 @@ def markdown(reports: Sequence[KernelReport]) -> str:
     lines = ["## Kernels", ""]
     if not reports:
         return "\n".join([*lines, "No bundle has one.", ""])
+    sizes = " | ".join(f"{batch:,}" for batch in BATCHES)
     lines += [
-        "| bundle | variant | recorded pixels that differ | log-likelihood off by | loaded in, ms |",
-        "|---|---|---:|---:|---:|",
+        "Milliseconds until so many images are painted: the device alone, by variant; then as a server paints them.",
+        "",
+        f"| bundle | variant | recorded pixels that differ | log-likelihood off by | loaded in, ms | {sizes} |",
+        "|---|---|---:|---:|---:|" + "---:|" * len(BATCHES),
     ]
     for report in reports:
         for each in report.variants:
             row = (report.bundle, each.variant, each.pixels, f"{each.likelihood:.1e}", f"{each.load_ms:.0f}")
-            lines.append("| " + " | ".join(map(str, row)) + " |")
+            lines.append("| " + " | ".join([*map(str, row), *_times(each.device_ms)]) + " |")
+        if report.served_ms:
+            lines.append("| " + " | ".join([report.bundle, "served", "", "", "", *_times(report.served_ms)]) + " |")
     lines += [
         "",
         f"Bytes of {MANY} samples are compared between variants, and with those of {ALONE} of them alone.",
         "",
     ]
     for report in reports:
-        times = ", ".join(f"{batch:,}: {ms:.1f}" for batch, ms in report.served_ms.items())
-        lines.append(
-            f"- {report.bundle} on {report.device}: ms until so many images are painted: {times or 'not timed'}"
-        )
+        lines.append(f"- {report.bundle} on {report.device}: {'FAILED' if report.problems else 'nothing differs'}")
         lines += [f"- {report.bundle}: FAILED {problem}" for problem in report.problems]
     return "\n".join([*lines, ""])
+
+
+def _times(milliseconds: Mapping[int, float]) -> list[str]:
+    return [f"{milliseconds[batch]:.2f}" if batch in milliseconds else "" for batch in BATCHES]

@@ -58,6 +58,14 @@ def test_a_role_that_answers_wrongly_fails_the_check(tmp_path: Path) -> None:
     assert "golden replay differs" in result.stdout
 
 
+def test_a_part_that_takes_too_long_is_ended_and_the_others_are_run(tmp_path: Path) -> None:
+    toybundle.write(tmp_path / "models", "tally")
+    rehearse = ("--device", "cpu", "--quick", "--models", str(tmp_path / "models"), "--seconds", "0.01")
+    result = check(*rehearse, "--out", str(tmp_path / "report"))
+    assert result.returncode == 1
+    assert (tmp_path / "report.md").read_text().count("not done after 0.01 s (--seconds)") == 4
+
+
 def test_kernels_are_checked_first_and_what_is_wrong_with_one_fails_the_check(
     tmp_path: Path, fake_cuda: FakeCuda
 ) -> None:
@@ -74,11 +82,12 @@ def test_kernels_are_checked_first_and_what_is_wrong_with_one_fails_the_check(
         f"{target}, {samples} to a block" for target in ("sm_90", "compute_80") for samples in (1, 4)
     ]
     assert [(each["model"], each["form"]) for each in report["server"]] == [("right/1", "kernel")]
-    first, last = report["server"][0]["reloads"]
+    times, first, last = report["server"][0]["reloads"]
+    assert times == 2
     assert first == last
 
     fakecuda.add_kernel(toybundle.write(models, "wrong"), fake_cuda, "b")
-    result = check(*rehearse, "--out", str(tmp_path / "wrong"), "--quick-kernels")
+    result = check(*rehearse, "--out", str(tmp_path / "wrong"), "--part", "kernels")
     assert result.returncode == 1, result.stderr
     assert "- wrong/1: FAILED sm_90, 1 to a block: bytes of 7 of 40 samples differ alone" in result.stdout
     assert "- right/1: FAILED" not in result.stdout
