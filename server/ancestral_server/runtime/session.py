@@ -91,16 +91,13 @@ class Runtime:
         # The GPU that graphs run on.
         self._driver: driver.Driver | None = None
         if self.gpu is not None:
-            problem = cuda_problem()
-            if problem is None:
-                try:
-                    self._driver = driver.Driver(self.gpu, library)
-                except driver.NoDevice as error:
-                    problem = str(error)
-            if problem is None:
+            try:
+                self._driver = _usable_gpu(self.gpu, library)
+            except driver.NoDevice as error:
+                if device != "auto":
+                    raise StartupError(f"--device {device}: no usable GPU: {error}") from error
+            else:
                 self.device = "cuda" if device == "auto" else device
-            elif device != "auto":
-                raise StartupError(f"--device {device}: no usable GPU: {problem}")
 
     def lose(self, error: DeviceLost) -> None:
         """The GPU is of no use any more to this process."""
@@ -320,6 +317,18 @@ def cuda_problem() -> str | None:
     except OSError as error:
         return "; ".join(filter(None, (str(error), driver)))
     return driver or None
+
+
+def _usable_gpu(index: int, library: str) -> driver.Driver:
+    """A GPU that onnxruntime can use; NoDevice if there is none of that number, naming those that there are."""
+    if problem := cuda_problem():
+        raise driver.NoDevice(problem)
+    gpu = driver.Driver(index, library)
+    # Of its build. A driver takes what is of an older CUDA, or of its own whatever the minor version.
+    wanted = getattr(ort, "cuda_version", "")
+    if gpu.version // 1000 < int(wanted.partition(".")[0] or 0):
+        raise driver.NoDevice(f"the driver is too old: onnxruntime is of CUDA {wanted}, and this is {gpu}")
+    return gpu
 
 
 def gpu_of(device: str) -> int | None:

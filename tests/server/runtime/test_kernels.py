@@ -259,6 +259,7 @@ def test_a_gpu_that_is_not_there_is_named_with_those_that_are(
     fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "cuda_problem", lambda: None)
+    monkeypatch.setattr(session.ort, "cuda_version", "13.0", raising=False)
     monkeypatch.setenv("FAKE_CUDA_DEVICES", "2")
     library = str(fake_cuda.driver)
     assert Runtime("cuda:1", 1, library=library).device == "cuda:1"
@@ -269,6 +270,12 @@ def test_a_gpu_that_is_not_there_is_named_with_those_that_are(
         "--device cuda:2: no usable GPU: there is no device 2: the driver has cuda:0 (no GPU, a stand-in), "
         "cuda:1 (no GPU, a stand-in)"
     )
+    monkeypatch.setenv("FAKE_CUDA_VERSION", "11080")
+    assert Runtime("auto", 1, library=library).device == "cpu"
+    with pytest.raises(
+        StartupError, match=r"the driver is too old: onnxruntime is of CUDA 1\d\.\d, and this is no GPU"
+    ):
+        Runtime("cuda", 1, library=library)
 
 
 def test_a_row_that_nobody_waited_for_is_not_overdue_once_its_program_is_closed(
