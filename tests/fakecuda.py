@@ -31,10 +31,18 @@ class FakeCuda:
         """Of a process that takes it for the machine's."""
         return {"LD_LIBRARY_PATH": str(self.driver.parent)}
 
-    def free_bytes(self) -> int:
-        """Of the device's memory, in this process."""
+    def current(self) -> int:
+        """The device that the calling thread is on; -1: none."""
+        return int(ctypes.CDLL(str(self.driver)).current_device())
+
+    def free_bytes(self, index: int = 0) -> int:
+        """Of a device's memory, in this process."""
+        driver = ctypes.CDLL(str(self.driver))
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        ctypes.CDLL(str(self.driver)).cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+        # A context's handle is the device's number, and one.
+        driver.cuCtxSetCurrent(ctypes.c_void_p(index + 1))
+        driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+        driver.cuCtxSetCurrent(None)
         return free.value
 
 

@@ -8,6 +8,7 @@
 
 static const int H = 4, W = 3, STATE = 4;
 
+extern "C" const int parameter_count = 11;
 extern "C" void launch(int, int, void** parameters) {
   void** p[10];
   for (int i = 0; i < 10; ++i) p[i] = (void**)parameters[i];

@@ -115,8 +115,10 @@ class Slots:
                 self._over[slot] = True
 
     def draw(self) -> None:
-        """Draw the noise of the samples that have begun, and hand them over to be painted."""
-        fresh = np.flatnonzero(self._fresh[: self.used])
+        """Draw the noise of the samples that have begun, and hand them over to be painted; not of those that nobody
+        waits for any more.
+        """
+        fresh = np.flatnonzero(self._fresh[: self.used] & ~self._over[: self.used])
         if not fresh.size:
             return
         jobs: list[RasterJob] = self.jobs[fresh].tolist()

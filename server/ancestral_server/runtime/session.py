@@ -21,7 +21,7 @@ from ancestral_server.errors import BundleError, DeviceLost, OutOfMemory, Overdu
 from ancestral_server.runtime import memory
 from ancestral_server.runtime.bound_runs import BoundRuns
 from ancestral_server.runtime.kernels import driver
-from ancestral_server.runtime.onnxruntime_workarounds import bare_run
+from ancestral_server.runtime.onnxruntime_workarounds import bare_run, current_gpu
 from ancestral_server.runtime.onnxruntime_workarounds.gpu_nodes import CUDA, nodes_off_the_gpu
 from ancestral_server.runtime.onnxruntime_workarounds.messages import (
     brief,
@@ -88,12 +88,16 @@ class Runtime:
         self.gpu = 0 if device == "auto" else gpu_of(device)
         self.library = library
         self.device: Device = "cpu"
+        # The GPU that graphs run on.
+        self._driver: driver.Driver | None = None
         if self.gpu is not None:
-            problem = cuda_problem() or device_problem(self.gpu, library)
-            if problem is None:
+            try:
+                self._driver = _usable_gpu(self.gpu, library)
+            except driver.NoDevice as error:
+                if device != "auto":
+                    raise StartupError(f"--device {device}: no usable GPU: {error}") from error
+            else:
                 self.device = "cuda" if device == "auto" else device
-            elif device != "auto":
-                raise StartupError(f"--device {device}: no usable GPU: {problem}")
 
     def lose(self, error: DeviceLost) -> None:
         """The GPU is of no use any more to this process."""
@@ -129,6 +133,8 @@ class Runtime:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
             providers = [(CUDA, {**_CUDA_OPTIONS, "device_id": str(gpu)}), *providers]
         trial = trial or Trial()
+        here = None if gpu is None else self._driver
+        current_gpu.enter(here)
         self._watchdog.watch(options, trial.end, _cancel_load)
         try:
             # enable_fallback: the Python class would otherwise retry on the CPU and hide the first error.
@@ -154,6 +160,7 @@ class Runtime:
             trial,
             self.lose,
             None if gpu is None else ("cuda", gpu),
+            here,
         )
 
 
@@ -179,7 +186,8 @@ class Session:
 
     arena: where it computes, as onnxruntime calls that. run_seconds: how long a run may go on. trial: the load that its
     runs are part of, None once it serves. lost: told when the GPU is of no use any more. bound: the device, as
-    onnxruntime calls it, and its number, on which tensors have buffers that are kept; None: arrays go in and out.
+    onnxruntime calls it, and its number, on which tensors have buffers that are kept; None: arrays go in and out. gpu:
+    the same, as the driver has it; None on the CPU.
     """
 
     def __init__(
@@ -192,6 +200,7 @@ class Session:
         trial: Trial | None = None,
         lost: Callable[[DeviceLost], None] = lambda error: None,
         bound: tuple[str, int] | None = None,
+        gpu: driver.Driver | None = None,
     ) -> None:
         self._session = session
         self._shortages = shortages or OutOfMemoryCounter()
@@ -201,6 +210,7 @@ class Session:
         self._run_seconds = run_seconds
         self._trial = trial
         self._lost = lost
+        self._gpu = gpu
         # Of earlier runs, one for each thread that runs: to make one takes 3 µs.
         self._spare_options: list[ort.RunOptions] = []
         self.inputs = {i.name: (_DTYPES.get(i.type), _shape(i.shape)) for i in session.get_inputs()}
@@ -242,6 +252,7 @@ class Session:
         end = began + self._run_seconds if trial is None else trial.end
         self._watchdog.watch(options, end, _end_run)
         try:
+            current_gpu.enter(self._gpu)
             if self._bound is None:
                 arrays = bare_run.run(self._session, outputs, inputs, options)
             else:
@@ -251,7 +262,7 @@ class Session:
                 raise Overdue(f"a run was ended after {time.monotonic() - began:.3g} s") from error
             if out_of_memory(error):
                 raise OutOfMemory(f"out of memory: {brief(error)}", hopeless=self._shortages.note(error)) from error
-            if device_lost(error):
+            if device_lost(error) or isinstance(error, driver.CudaError):
                 lost = DeviceLost(brief(error))
                 self._lost(lost)
                 raise lost from error
@@ -308,19 +319,22 @@ def cuda_problem() -> str | None:
     return driver or None
 
 
+def _usable_gpu(index: int, library: str) -> driver.Driver:
+    """A GPU that onnxruntime can use; NoDevice if there is none of that number, naming those that there are."""
+    if problem := cuda_problem():
+        raise driver.NoDevice(problem)
+    gpu = driver.Driver(index, library)
+    # Of its build. A driver takes what is of an older CUDA, or of its own whatever the minor version.
+    wanted = getattr(ort, "cuda_version", "")
+    if gpu.version // 1000 < int(wanted.partition(".")[0] or 0):
+        raise driver.NoDevice(f"the driver is too old: onnxruntime is of CUDA {wanted}, and this is {gpu}")
+    return gpu
+
+
 def gpu_of(device: str) -> int | None:
     """The number of a device's GPU; None of the CPU."""
     kind, _, number = device.partition(":")
     return None if kind == "cpu" else int(number or 0)
-
-
-def device_problem(gpu: int, library: str = driver.LIBRARY) -> str | None:
-    """Why a GPU cannot be used, naming those that there are; None if it can."""
-    try:
-        driver.Driver(gpu, library)
-    except driver.NoDevice as error:
-        return str(error)
-    return None
 
 
 def _preload_cuda() -> None:

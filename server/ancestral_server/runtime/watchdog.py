@@ -28,7 +28,13 @@ class Watchdog:
             self._start()
 
     def done(self, what: Any) -> None:
-        del self._watched[what]
+        """It has ended, or nobody has begun it."""
+        self._watched.pop(what, None)
+
+    @property
+    def watching(self) -> int:
+        """How much is being watched."""
+        return len(self._watched)
 
     def _start(self) -> None:
         with self._starting:

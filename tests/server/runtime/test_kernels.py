@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,11 +24,14 @@ from ancestral_server.runtime.kernels.driver import Driver
 from ancestral_server.runtime.kernels.program import KernelProgram
 from ancestral_server.runtime.kernels.variants import Device, NoKernel, pick, usable
 from ancestral_server.runtime.session import Runtime
+from ancestral_server.runtime.watchdog import Watchdog
 from fakecuda import FakeCuda
 from simulation import sampler, samples
 from waiting import until
 
-UNSUPPORTED = "cuModuleLoadData: CUDA_ERROR_UNSUPPORTED_PTX_VERSION (222)"
+UNSUPPORTED = (
+    "cuModuleLoadDataEx: CUDA_ERROR_UNSUPPORTED_PTX_VERSION (222): ptxas fatal: Unsupported .version 9.0 and more"
+)
 FAILED = "its proof failed: sm_90, 1 samples to a block: "
 H200 = Device((9, 0), 132, 232_448)
 
@@ -185,6 +189,17 @@ def test_why_the_graph_serves(
     assert fake_cuda.free_bytes() == before
 
 
+def test_on_a_gpu_for_one_process_alone_no_kernel_is_proven_and_it_is_said_why(
+    folder: Path, fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compute mode EXCLUSIVE_PROCESS: the proof's own process gets none of it."""
+    monkeypatch.setenv("FAKE_CUDA_OWNER", str(os.getpid()))
+    fakecuda.add_kernel(folder, fake_cuda)
+    with pytest.raises(NoKernel) as found:
+        opened(folder, fake_cuda)
+    assert str(found.value) == "its proof failed: cuDevicePrimaryCtxRetain: CUDA_ERROR_DEVICE_UNAVAILABLE (46)"
+
+
 @pytest.mark.parametrize(
     ("how", "seconds", "why"),
     [
@@ -244,6 +259,7 @@ def test_a_gpu_that_is_not_there_is_named_with_those_that_are(
     fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "cuda_problem", lambda: None)
+    monkeypatch.setattr(session.ort, "cuda_version", "13.0", raising=False)
     monkeypatch.setenv("FAKE_CUDA_DEVICES", "2")
     library = str(fake_cuda.driver)
     assert Runtime("cuda:1", 1, library=library).device == "cuda:1"
@@ -254,9 +270,52 @@ def test_a_gpu_that_is_not_there_is_named_with_those_that_are(
         "--device cuda:2: no usable GPU: there is no device 2: the driver has cuda:0 (no GPU, a stand-in), "
         "cuda:1 (no GPU, a stand-in)"
     )
+    monkeypatch.setenv("FAKE_CUDA_VERSION", "11080")
+    assert Runtime("auto", 1, library=library).device == "cpu"
+    with pytest.raises(
+        StartupError, match=r"the driver is too old: onnxruntime is of CUDA 1\d\.\d, and this is no GPU"
+    ):
+        Runtime("cuda", 1, library=library)
 
 
-@pytest.mark.parametrize("number", [214, 700, 702, 715, 719])
+def test_a_row_that_nobody_waited_for_is_not_overdue_once_its_program_is_closed(
+    folder: Path, fake_cuda: FakeCuda
+) -> None:
+    """As when a model is unloaded while a sample is painted whose caller has left."""
+    bundle = read_bundle(fakecuda.add_kernel(folder, fake_cuda))
+    role = bundle.manifest.roles[2]
+    watchdog = Watchdog()
+    program = KernelProgram(
+        role,
+        bundle.manifest,
+        Driver(library=str(fake_cuda.driver)),
+        role.kernel.variants[:1],
+        bundle.contents,
+        1,
+        watchdog=watchdog,
+    )
+    painting = program.painting(1)
+    painting.place(np.arange(1), {})
+    painting.begin_row(np.zeros(1, np.int64), [1])
+    assert watchdog.watching
+    program.close()
+    assert not watchdog.watching
+
+
+def test_on_a_thread_of_another_gpu_a_session_runs_on_its_own(
+    folder: Path, fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime works on the one that the thread is on."""
+    monkeypatch.setenv("FAKE_CUDA_DEVICES", "2")
+    gpus = [Driver(index, str(fake_cuda.driver)) for index in range(2)]
+    opened = Runtime("cpu", 1).open(folder / "encode.onnx")
+    inputs = {"image": np.zeros((1, 4, 3, 1), np.uint8)}
+    gpus[0].enter()
+    session.Session(opened._session, gpu=gpus[1]).run(["code"], inputs)
+    assert fake_cuda.current() == 1
+
+
+@pytest.mark.parametrize("number", [214, 226, 700, 702, 709, 715, 719, 810])
 def test_a_run_that_has_cost_the_gpu_is_known_as_such(number: int) -> None:
     told: list[DeviceLost] = []
 

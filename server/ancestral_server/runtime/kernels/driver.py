@@ -27,7 +27,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     "cuDevicePrimaryCtxRetain": [POINTER(c_void_p), c_int],
     "cuCtxSetCurrent": [c_void_p],
     "cuMemGetInfo_v2": [POINTER(c_size_t), POINTER(c_size_t)],
-    "cuModuleLoadData": [POINTER(c_void_p), c_char_p],
+    "cuModuleLoadDataEx": [POINTER(c_void_p), c_char_p, c_uint, POINTER(c_int), POINTER(c_void_p)],
     "cuModuleUnload": [c_void_p],
     "cuModuleGetFunction": [POINTER(c_void_p), c_void_p, c_char_p],
     "cuFuncSetAttribute": [c_void_p, c_int, c_int],
@@ -50,6 +50,9 @@ _DYNAMIC_SHARED = 8
 _EVERYWHERE_AND_MAPPED = 1 | 2
 # CU_STREAM_NON_BLOCKING: it does not wait for the default stream, nor that for it.
 _NON_BLOCKING = 1
+# CU_JIT_ERROR_LOG_BUFFER and _SIZE_BYTES: where the driver's compiler of PTX says what it does not like.
+_ERROR_LOG, _ERROR_LOG_BYTES = 5, 6
+_LOG_BYTES = 1024
 _OUT_OF_MEMORY = 2
 
 
@@ -58,10 +61,11 @@ class NoDevice(Exception):
 
 
 class CudaError(Exception):
-    """A call of the driver failed."""
+    """A call of the driver failed. `told`: what it says of that in words, in a line."""
 
-    def __init__(self, call: str, code: int, name: str) -> None:
-        super().__init__(f"{call}: {name} ({code})")
+    def __init__(self, call: str, code: int, name: str, told: str = "") -> None:
+        super().__init__(": ".join(filter(None, (f"{call}: {name} ({code})", told))))
+        self.call, self.code, self.name = call, code, name
         self.out_of_memory = code == _OUT_OF_MEMORY
 
 
@@ -171,7 +175,14 @@ class Memory:
 
     def function(self, code: bytes, entry: str, shared_bytes: int) -> c_void_p:
         """A kernel of machine code, for blocks that have so much dynamic shared memory."""
-        module = self._hold("cuModuleLoadData", "cuModuleUnload", code)
+        log = ctypes.create_string_buffer(_LOG_BYTES)
+        options = (c_int * 2)(_ERROR_LOG, _ERROR_LOG_BYTES)
+        values = (c_void_p * 2)(ctypes.addressof(log), len(log))
+        try:
+            module = self._hold("cuModuleLoadDataEx", "cuModuleUnload", code, 2, options, values)
+        except CudaError as error:
+            told = " ".join(log.value.decode(errors="replace").split())
+            raise CudaError(error.call, error.code, error.name, told) from None
         function = c_void_p()
         self._driver("cuModuleGetFunction", byref(function), module, entry.encode())
         self._driver("cuFuncSetAttribute", function, _DYNAMIC_SHARED, shared_bytes)

@@ -144,6 +144,8 @@ class KernelProgram(RasterProgram):
         """Give back what it holds of the device, once a row that goes on has ended."""
         self._inputs, self._outputs, self._entries = {}, {}, np.empty((0, 2), np.int32)
         self._memory.close()
+        # A row that nobody has waited for has ended too, as when a lane is closed whose callers have left.
+        self._watchdog.done(self)
 
     def painting(self, places: int) -> Painting:
         """All paintings share the one memory of the program: there is one at a time."""

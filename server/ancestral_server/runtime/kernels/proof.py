@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ancestral.v1 import bundle_pb2
 from ancestral_server.errors import BundleError, DeviceLost
 from ancestral_server.runtime.golden import check_labels, judge, recorded, replay_raster
-from ancestral_server.runtime.kernels.driver import Driver
+from ancestral_server.runtime.kernels.driver import Driver, NoDevice
 from ancestral_server.runtime.kernels.program import KernelProgram
 from ancestral_server.runtime.kernels.variants import Device, NoKernel, usable
 from ancestral_server.runtime.program import Meaning
@@ -141,7 +141,8 @@ def main() -> None:
         said = differences(question)
     except DeviceLost as error:
         said = str(error.__cause__)
-    except NoKernel as error:
+    except (NoKernel, NoDevice) as error:
+        # A device that this process cannot use, since others have taken its memory or keep it for themselves.
         said = str(error)
     sys.stdout.write(said)
     sys.stdout.flush()

@@ -25,9 +25,10 @@ _OUT_OF_MEMORY = re.compile(
 )
 # How many bytes an arena was asked for.
 _REQUESTED = re.compile(r"requested (?:buffer of size|bytes of) ?(\d+)")
-# Errors after which CUDA refuses everything in this process: of memory (214), of addresses (700, 716, 717), of time
-# (702), of a kernel (710, 714, 715, 718, 719).
-_DEVICE_LOST = re.compile(r"CUDA failure (?:214|70[02]|71[0-9])\b")
+# Errors after which CUDA refuses everything in this process: of memory (214), of links between GPUs (220), of hardware
+# (226), of addresses (700, 716, 717), of time (702), of the context (709), of a kernel (710, 714, 715, 718, 719, 721),
+# of another process by way of NVIDIA's MPS (810), of a device beside the GPU (911).
+_DEVICE_LOST = re.compile(r"CUDA failure (?:214|220|226|70[029]|71[04-9]|721|810|911)\b")
 _OF_CUDA = re.compile(r"\S*cuda_call\.cc:.*?(CU[A-Z]+ failure .*?) ; GPU=.*? ; expr=(.*)", re.DOTALL)
 
 
