@@ -168,7 +168,9 @@ def check_kernels(options: argparse.Namespace) -> Iterator[Findings]:
     gpu, _ = gpu_here(options)
     done: list[gpu_kernels.KernelReport] = []
     yield Findings(gpu_kernels.markdown(done), {"kernels": []})
-    for bundle in bundles(options) if gpu else ():
+    if gpu is None:
+        return
+    for bundle in bundles(options):
         manifest = bundle.manifest
         for role in gpu_kernels.roles(manifest):
             for report in gpu_kernels.check(manifest, role, bundle.contents, bundle.golden(), gpu, quick=options.quick):
