@@ -168,7 +168,9 @@ def check_kernels(options: argparse.Namespace) -> Iterator[Findings]:
     gpu, _ = gpu_here(options)
     done: list[gpu_kernels.KernelReport] = []
     yield Findings(gpu_kernels.markdown(done), {"kernels": []})
-    for bundle in bundles(options) if gpu else ():
+    if gpu is None:
+        return
+    for bundle in bundles(options):
         manifest = bundle.manifest
         for role in gpu_kernels.roles(manifest):
             for report in gpu_kernels.check(manifest, role, bundle.contents, bundle.golden(), gpu, quick=options.quick):
@@ -211,7 +213,9 @@ def run_checkers(options: argparse.Namespace) -> Iterator[Findings]:
     }
     if sizes and not options.quick:
         name = min(sizes, key=lambda each: sizes[each])
-        for lines in gpu_kernels.checkers(Path(__file__), options.models, name, options.out):
+        check = [sys.executable, __file__, "--part", "kernels", "--quick", "--models", str(options.models)]
+        check += ["--device", options.device, "--driver", options.driver]
+        for lines in gpu_kernels.checkers(check, name, options.out):
             failed = any("exit code 9" in line for line in lines)
             yield Findings("\n".join(["## NVIDIA's checkers", "", *lines, ""]), {"checkers": lines}, failed)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -228,9 +227,9 @@ def joined(answers: Mapping[Meaning, Array]) -> bytes:
     return b"".join(answers[meaning].tobytes() for meaning in sorted(answers))
 
 
-def checkers(script: Path, models: Path, bundle: str, out: Path) -> Iterator[list[str]]:
+def checkers(check: Sequence[str], bundle: str, out: Path) -> Iterator[list[str]]:
     """Lines about NVIDIA's checkers, each of which runs the quick check of one bundle's kernel in a process of its own;
-    the lines so far, whenever there is one more.
+    the lines so far, whenever there is one more. check: the command of that check, but for the bundle and its report.
     """
     found = shutil.which("compute-sanitizer")
     if found is None:
@@ -239,16 +238,8 @@ def checkers(script: Path, models: Path, bundle: str, out: Path) -> Iterator[lis
     lines: list[str] = []
     for tool in ("memcheck", "racecheck", "initcheck"):
         log = out.with_name(f"{out.name}-{tool}.txt")
-        command = [found, "--tool", tool, "--error-exitcode", "9", sys.executable, str(script), "--part", "kernels"]
-        command += [
-            "--quick",
-            "--models",
-            str(models),
-            "--only",
-            bundle,
-            "--out",
-            str(out.with_name(f"{out.name}-{tool}")),
-        ]
+        mine = ("--only", bundle, "--out", str(out.with_name(f"{out.name}-{tool}")))
+        command = [found, "--tool", tool, "--error-exitcode", "9", *check, *mine]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=CHECKER_SECONDS, check=False)
         except subprocess.TimeoutExpired:

@@ -117,8 +117,11 @@ def measure(
 
 def _loader(models: Path, device: str, library: str, quick: bool) -> tuple[Runtime, Loader]:
     """Of a server that refuses nobody."""
-    size = {"slots": 4 if quick else SLOTS, "max_batch": 8 if quick else 1024} if device != "cpu" or quick else {}
-    settings = Settings(models=models, device=device, **size)
+    settings = Settings(models=models, device=device)
+    if quick:
+        settings = settings.model_copy(update={"slots": 4, "max_batch": 8})
+    elif device != "cpu":
+        settings = settings.model_copy(update={"slots": SLOTS, "max_batch": 1024})
     patient = settings.model_copy(update={"max_queue_ms": 3.6e6, "max_queued_images": 10**7, "max_queued_calls": 10**6})
     runtime = Runtime(device, settings.threads, library=library)
     return runtime, Loader(patient, runtime, Metrics("bench"), Arrivals())
