@@ -4,6 +4,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
+# Containers often set it. Packages are installed without their bytecode, and every start of Python would compile them
+# anew: 23 s of CPU for torch and lightning instead of 8, 3.5 for a server instead of 1.1.
+unexport PYTHONDONTWRITEBYTECODE
 
 VENV := .venv
 BIN := $(VENV)/bin
