@@ -74,6 +74,10 @@ def _rsub(node: Node, values: Node, other: float) -> Call:
     return aten.add.Tensor, (negative, other), {}
 
 
+def _detach(node: Node, values: Node) -> Call:
+    return aten.detach.default, (values,), {}
+
+
 def _movedim(node: Node, values: Node, source: int, destination: int) -> Call:
     axes = list(range(values.meta["val"].ndim))
     moved = axes.pop(source)
@@ -86,6 +90,8 @@ _FORMS: dict[Any, Callable[..., Call]] = {
     aten.to.dtype: _to_dtype,
     aten.to.device: _to_device,
     aten.conv_transpose2d.input: _conv_transpose2d,
+    # Of a constant, as torch.tensor makes it.
+    aten.detach_.default: _detach,
     aten.rsub.Scalar: _rsub,
     aten.movedim.int: _movedim,
 }

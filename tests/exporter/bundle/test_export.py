@@ -112,7 +112,7 @@ class Plain(nn.Module):
 
     def forward(self, values: torch.Tensor) -> tuple[torch.Tensor]:
         places = self.up(values.reshape(-1, 1, 1, 3)).movedim(1, -1)  # [N,2,6,2]
-        return ((1 - places).double().to("cpu", torch.float32).flatten(1),)
+        return ((torch.tensor([1.0, 2.0]) - (1 - places).double().to("cpu", torch.float32)).flatten(1),)
 
 
 class Composed(nn.Module):
