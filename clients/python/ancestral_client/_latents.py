@@ -1,4 +1,4 @@
-"""The commands that go by a model's latents: what it makes of images, and ways between and around them."""
+"""The commands that go by latents: their images, what a model makes of images, and ways between and around them."""
 
 from __future__ import annotations
 
@@ -32,6 +32,35 @@ from ancestral_client.targets import IMAGES, target
 _PAIRS = 3
 
 Steps = Annotated[int, typer.Option(help="How many images the way has, both ends included.")]
+
+
+def decode(
+    context: typer.Context,
+    model: ModelName,
+    latents: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LATENTS", help=".npy [N,Z], .npz as `encode` writes it (latent, else mean), or - for stdin."
+        ),
+    ],
+    out: ImagesOut,
+    include_variance: Annotated[
+        bool, typer.Option("--variance", help="Also mean and variance of each pixel, in bytes; needs --out .npz.")
+    ] = False,
+    form: Format = None,
+    as_json: AsJson = False,
+    priority: Priority = "interactive",
+    version: Version = 0,
+    address: Address = None,
+    timeout: Timeout = TIMEOUT,
+) -> None:
+    """Map latents to images."""
+    written = target(out, IMAGES, form, as_json=as_json)
+    written.needs("--variance", include_variance)
+    array = commands.array(latents, ("latent", "latents", "mean"))
+    with commands.client(context, address, timeout, priority) as client:
+        decoded = client.decode(model, array, include_variance=include_variance, progress=True, version=version)
+    commands.write_decoded(written, decoded, as_json=as_json)
 
 
 def reconstruct(

@@ -6,7 +6,6 @@ Shapes: N images, H rows, W columns, C channels.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,8 +17,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ancestral_client import _checks, _stdin, files, parquet, pictures
+from ancestral_client.cells import BadCell, Cell, content_of
+from ancestral_client.folders import files_below
 from ancestral_client.replacing import FileProblem
 
+# Of the many that Pillow opens the usual ones: a folder of images may hold icons and documents beside them.
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
 """Endings of what is read of a folder."""
 
@@ -132,39 +134,36 @@ def items(paths: Iterable[Path]) -> Iterator[Item]:
     for path in paths:
         if path.is_dir():
             yield from _folder(path)
-        elif path.suffix.lower() == parquet.SUFFIX:
-            for row, content in parquet.pictures_of(path):
+        elif path.suffix.lower() in parquet.SUFFIXES:
+            for row, cell in parquet.pictures_of(path):
                 name = f"{path}: row {row}"
-                yield Item(name, partial(_of_row, name, content))
+                yield Item(name, partial(_of_row, name, cell))
         else:
             yield Item(str(path), partial(files.read_levels, path))
 
 
 def _have_names(paths: Sequence[Path]) -> bool:
     """Whether images are told apart by more than their place in one file."""
-    return len(paths) > 1 or any(path.is_dir() or path.suffix.lower() == parquet.SUFFIX for path in paths)
+    return len(paths) > 1 or any(path.is_dir() or path.suffix.lower() in parquet.SUFFIXES for path in paths)
 
 
-def _of_row(name: str, content: bytes | None) -> tuple[NDArray[np.uint8], bool]:
-    if not content:
+def _of_row(name: str, cell: Cell) -> tuple[NDArray[np.uint8], bool]:
+    assert not isinstance(cell, np.ndarray), "the column holds bytes"
+    if not cell:
         raise FileProblem(f"{name}: holds no picture")
-    return files.decoded(name, content), True
+    try:
+        return files.decoded(name, content_of(cell)), True
+    except BadCell as error:
+        raise FileProblem(f"{name}: {error}") from None
 
 
 def _folder(folder: Path) -> Iterator[Item]:
     """The pictures of a folder and those below it by path, without hidden ones and what is none by its ending."""
-    empty, seen = True, set[str]()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        if os.path.realpath(parent) in seen:  # a link to a folder around it
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(parent))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(parent) / name
-            if path.suffix.lower() in PICTURES and not name.startswith("."):
-                empty = False
-                yield Item(str(path), partial(files.read_levels, path))
+    empty = True
+    for path in files_below(folder):
+        if path.suffix.lower() in PICTURES:
+            empty = False
+            yield Item(str(path), partial(files.read_levels, path))
     if empty:
         endings = ", ".join(sorted(PICTURES))
         raise FileProblem(f"{folder}: holds no picture ({endings}); name a file of arrays itself")

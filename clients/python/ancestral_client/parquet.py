@@ -14,12 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ancestral_client import pictures
+from ancestral_client.cells import Cell
 from ancestral_client.replacing import FileProblem, reason
 
 SUFFIX = ".parquet"
+"""What is written ends in it."""
+SUFFIXES = (SUFFIX, ".parq", ".pq")
+"""What is read ends in one of these."""
 # Rows that are in memory at once.
 _ROWS = 256
-_NAMES = ("image", "img", "picture")
 
 
 def check(name: object) -> None:
@@ -32,20 +35,21 @@ def check(name: object) -> None:
         ) from None
 
 
-def pictures_of(path: Path) -> Iterator[tuple[int, bytes | None]]:
-    """Row by row the encoded picture of a file's image column; None where there is none."""
+def pictures_of(path: Path) -> Iterator[tuple[int, Cell]]:
+    """Row by row the cell of a file's column of encoded pictures."""
     check(path)
     import pyarrow
     import pyarrow.parquet
+
+    from ancestral_client import columns
 
     row = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             column = _image_column(path, file.schema_arrow)
             for batch in file.iter_batches(_ROWS, columns=[column]):
-                for cell in batch.column(0):
-                    value = cell.as_py()
-                    yield row, (value or {}).get("bytes") if isinstance(value, dict | None) else value
+                for cell in columns.cells(batch.column(0), path.parent):
+                    yield row, cell
                     row += 1
     except (OSError, pyarrow.ArrowException) as error:
         where = f"row {row} cannot be read" if row else "is not Parquet"
@@ -54,16 +58,10 @@ def pictures_of(path: Path) -> Iterator[tuple[int, bytes | None]]:
 
 def _image_column(path: Path, schema: Any) -> str:
     """The column of encoded pictures: bytes, or a struct with `bytes`, as Hugging Face has it."""
-    import pyarrow.types as types
+    from ancestral_client import columns
 
-    fitting = []
-    for entry in schema:
-        inner = entry.type
-        if types.is_struct(inner) and inner.get_field_index("bytes") >= 0:
-            inner = inner.field("bytes").type
-        if types.is_binary(inner) or types.is_large_binary(inner):
-            fitting.append(entry.name)
-    chosen = [name for name in _NAMES if name in fitting] or fitting
+    fitting = [entry.name for entry in schema if columns.holds_bytes(entry.type)]
+    chosen = [name for name in columns.IMAGE_NAMES if name in fitting] or fitting
     if not chosen:
         there = ", ".join(f"{entry.name} ({entry.type})" for entry in schema) or "nothing"
         raise FileProblem(f"{path}: has no column of encoded pictures (bytes, or a struct with bytes); it has {there}")

@@ -28,8 +28,8 @@ from ancestral_exporter.models.base import (
     Share,
     Terms,
 )
-from ancestral_exporter.models.roles import image_tensor, one_shot, tensor
-from ancestral_exporter.models.vae import Decoder, Encoder
+from ancestral_exporter.models.roles import RoleGraph, image_tensor, one_shot, tensor
+from ancestral_exporter.models.vae import Decoder, Encoder, FeaturesGraph
 
 
 @dataclass(frozen=True)
@@ -103,24 +103,11 @@ class Autoencoder(ImageModel):
         ]
 
 
-class _Graph(nn.Module):
-    """A role's computation; inputs and outputs as `Autoencoder.graphs` declares them."""
-
-    def __init__(self, model: Autoencoder) -> None:
-        super().__init__()
-        self.model = model
-
-
-class EncodeGraph(_Graph):
+class EncodeGraph(RoleGraph[Autoencoder]):
     def forward(self, images: Tensor) -> tuple[Tensor]:
         return (self.model.encode(images),)
 
 
-class DecodeGraph(_Graph):
+class DecodeGraph(RoleGraph[Autoencoder]):
     def forward(self, latent: Tensor) -> tuple[Tensor]:
         return (torch.round(255 * self.model.decode(latent)).to(torch.uint8),)
-
-
-class FeaturesGraph(_Graph):
-    def forward(self, images: Tensor) -> tuple[Tensor]:
-        return (self.model.encoder(images),)

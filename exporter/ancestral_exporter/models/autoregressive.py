@@ -5,6 +5,7 @@ Letters: N images, H, W, C image axes, K levels, P parameters and D' features of
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Any, ClassVar
 
@@ -160,6 +161,16 @@ class Autoregressive(LikelihoodModel):
             outputs=[tensor("logits", bundle_pb2.MEANING_LOGITS, (self.label_count,))],
         )
         return ClassifyGraph("classify.onnx", role, score, self.label_count)
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw the weights of one layer such that inputs of unit variance give outputs of unit variance; biases are 0."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.normal_(module.weight, std=1 / math.sqrt(module.weight[0].numel()))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=0.1)
 
 
 class _Score(nn.Module):

@@ -34,8 +34,8 @@ from ancestral_exporter.models.base import (
     Share,
     Terms,
 )
-from ancestral_exporter.models.roles import image_tensor, one_shot, tensor
-from ancestral_exporter.models.vae import Encoder
+from ancestral_exporter.models.roles import RoleGraph, image_tensor, one_shot, tensor
+from ancestral_exporter.models.vae import Encoder, FeaturesGraph
 
 # The graph of a bundle that holds its encoder and nothing else, and the weights' names in it: `….encoder.<name>`.
 _GRAPH, _PREFIX = "features.onnx", ".encoder."
@@ -134,19 +134,6 @@ def encoder_weights(bundle: Path, encoder: Encoder) -> dict[str, Tensor]:
     return found
 
 
-class _Graph(nn.Module):
-    """A role's computation; inputs and outputs as `Classifier.graphs` declares them."""
-
-    def __init__(self, model: Classifier) -> None:
-        super().__init__()
-        self.model = model
-
-
-class ClassifyGraph(_Graph):
+class ClassifyGraph(RoleGraph[Classifier]):
     def forward(self, images: Tensor) -> tuple[Tensor]:
         return (self.model.logits(images),)
-
-
-class FeaturesGraph(_Graph):
-    def forward(self, images: Tensor) -> tuple[Tensor]:
-        return (self.model.encoder(images),)

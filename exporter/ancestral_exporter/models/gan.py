@@ -37,7 +37,7 @@ from ancestral_exporter.models.base import (
 )
 from ancestral_exporter.models.likelihoods import normals
 from ancestral_exporter.models.quantise import from_levels, to_levels
-from ancestral_exporter.models.roles import image_tensor, one_shot, tensor
+from ancestral_exporter.models.roles import RoleGraph, image_tensor, one_shot, tensor
 
 
 @dataclass(frozen=True)
@@ -171,19 +171,11 @@ def kernel_distance(x: Tensor, y: Tensor) -> Tensor:
     return mean_of_pairs(kernel(x, x)) + mean_of_pairs(kernel(y, y)) - 2 * kernel(x, y).mean()
 
 
-class _Graph(nn.Module):
-    """A role's computation; inputs and outputs as `GAN.graphs` declares them."""
-
-    def __init__(self, model: GAN) -> None:
-        super().__init__()
-        self.model = model
-
-
-class SampleGraph(_Graph):
+class SampleGraph(RoleGraph[GAN]):
     def forward(self, uniforms: Tensor) -> tuple[Tensor]:
         return (self.model.draw(normals(uniforms)),)
 
 
-class FeaturesGraph(_Graph):
+class FeaturesGraph(RoleGraph[GAN]):
     def forward(self, images: Tensor) -> tuple[Tensor]:
         return (self.model.discriminator.body(self.model.intensities(images)),)

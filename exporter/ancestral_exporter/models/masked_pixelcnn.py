@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ancestral_exporter.models import masked_pixelcnn_rows
-from ancestral_exporter.models.autoregressive import Autoregressive
+from ancestral_exporter.models.autoregressive import Autoregressive, initialise
 from ancestral_exporter.models.base import Count, ImageShape, Positive, RasterGraph, Share
+from ancestral_exporter.models.first_window import check_window, seen, window_convolutions, window_weights
 from ancestral_exporter.models.head import Head, array, level_features, matrix
 from ancestral_exporter.models.masked_pixelcnn_rows import BlockWeights, NetWeights, multiply_adds
 
@@ -83,8 +84,7 @@ class MaskedPixelCNNSettings:
     label_count: Count = 0
 
     def __post_init__(self) -> None:
-        if self.first_window[1] % 2 == 0:
-            raise ValueError(f"first_window must have an odd number of columns, not {self.first_window[1]}")
+        check_window(self.first_window)
 
 
 class MaskedPixelCNN(Autoregressive):
@@ -100,9 +100,9 @@ class MaskedPixelCNN(Autoregressive):
         self.head_channels = settings.head_channels or channels
         table = level_features(image.levels, one_hot=settings.one_hot)
         self.pixel_features = image.channels * table.shape[1]  # F
-        rows, columns = settings.first_window
-        self.above = nn.Conv2d(self.pixel_features, channels, (rows, columns), padding=(rows, columns // 2))
-        self.before = nn.Conv2d(self.pixel_features, channels, (1, settings.first_pixels), bias=False)
+        self.above, self.before = window_convolutions(
+            self.pixel_features, channels, settings.first_window, settings.first_pixels
+        )
         self.blocks = nn.ModuleList(
             Block(settings.size, settings.label_count, settings.dropout) for _ in range(settings.layers)
         )
@@ -111,12 +111,7 @@ class MaskedPixelCNN(Autoregressive):
 
     def _initialise(self) -> None:
         for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.normal_(module.weight, std=1 / math.sqrt(module.weight[0].numel()))
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=0.1)
+            initialise(module)
         # Residual streams add up as many blocks; keep their sum near unit variance.
         for block in self.blocks:
             cast(Block, block).grow.weight.data.div_(math.sqrt(len(self.blocks)))
@@ -129,8 +124,7 @@ class MaskedPixelCNN(Autoregressive):
     def hidden_activations(self, levels: Tensor, labels: Tensor | None) -> Tensor:
         """The last hidden activations [N,H,W,C,D'] of levels [N,H,W,C]: all that the logits are linear in."""
         features = self.pixel_inputs(levels)
-        left = functional.pad(features, (self.before.kernel_size[1], 0))[..., :-1]
-        stream = self.above(features)[:, :, : features.shape[2]] + self.before(left)
+        stream = seen(self.above, self.before, features)
         for block in self.blocks:
             stream = block(stream, labels)
         return self.head.activations(stream, features)
@@ -141,10 +135,7 @@ class MaskedPixelCNN(Autoregressive):
     def weights(self) -> NetWeights:
         """The present weights as arrays, the convolutions' as matrices over windows with channels last."""
         return NetWeights(
-            taps=self.settings.first_window,
-            above=matrix(self.above),
-            before=matrix(self.before),
-            bias=array(self.above.bias),
+            window=window_weights(self.above, self.before),
             blocks=[cast(Block, block).weights() for block in self.blocks],
             head=self.head.weights(),
         )

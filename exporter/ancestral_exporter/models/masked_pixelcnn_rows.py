@@ -3,7 +3,7 @@
     states (rows above) ─> what they add to this row's convolutions, whole width at once
                              └─> Scan over the columns: window, blocks, and what `row_graph` has ─> next states
 
-Letters: B batch, W width, S channels within a block, D = 2S between blocks, F input features per pixel.
+Letters: B batch, W width, S channels within a block, D = 2S between blocks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ancestral.v1 import bundle_pb2
 from ancestral_exporter.models import row_graph
 from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.graph_builder import GraphBuilder
-from ancestral_exporter.models.row_graph import Array, HeadWeights, Pixel, RowGraph
+from ancestral_exporter.models.row_graph import Array, HeadWeights, Pixel, RowGraph, WindowWeights
 
 # Of the 3×3 convolutions on the row above.
 _TAPS = (1, 3)
@@ -38,12 +38,9 @@ class BlockWeights:
 
 @dataclass(frozen=True)
 class NetWeights:
-    """The whole net. taps: rows and columns of the first window on the rows above."""
+    """The whole net."""
 
-    taps: tuple[int, int]
-    above: Array  # [rows·columns·F,D]
-    before: Array  # [pixels to the left·F,D]
-    bias: Array  # [D]
+    window: WindowWeights
     blocks: Sequence[BlockWeights]
     head: HeadWeights
 
@@ -64,8 +61,11 @@ def multiply_adds(net: NetWeights, pixels: int) -> dict[str, int]:
     What a row's pixels take from rows above is computed for all of them at once; the rest runs pixel by pixel.
     """
     parts = {
-        "rows": [net.above, *(block.above for block in net.blocks)],
-        "pixels": [net.before, *(part for block in net.blocks for part in (block.shrink, block.own, block.grow))],
+        "rows": [net.window.above, *(block.above for block in net.blocks)],
+        "pixels": [
+            net.window.before,
+            *(part for block in net.blocks for part in (block.shrink, block.own, block.grow)),
+        ],
         "head": net.head.matrices(),
     }
     return {name: pixels * sum(matrix.size for matrix in matrices) for name, matrices in parts.items()}
@@ -79,15 +79,13 @@ def role(image: ImageShape, net: NetWeights, file: str) -> bundle_pb2.Role:
 def build(image: ImageShape, net: NetWeights) -> onnx.ModelProto:
     """The row graph of that net."""
     row = RowGraph(image, net.head, _states(image, net), labelled=net.label_count > 0)
-    channels = len(net.bias)
-    above = row.graph.add("Gemm", row.pixel_windows(net.taps), net.above, net.bias)
-    scanned = {"above": (row.timed(above, channels), channels)}
+    scanned = {"above": row.from_rows_above(net.window)}
     scanned |= {f"above_{i}": (_from_above(row, net, i), net.size) for i in range(len(net.blocks))}
     carried = {f"before_{i}": net.size for i in range(len(net.blocks))}
 
     def pixel(body: GraphBuilder) -> Pixel:
         inner: dict[str, str] = {}
-        stream = body.add("Gemm", "window", net.before, "above")
+        stream = body.add("Gemm", "window", net.window.before, "above")
         for i, block in enumerate(net.blocks):
             value = body.add("Gemm", body.add("Relu", stream), block.shrink, block.shrink_bias)
             inner[f"inner_{i}"] = value = body.add("Relu", value)
@@ -96,14 +94,14 @@ def build(image: ImageShape, net: NetWeights) -> onnx.ModelProto:
             stream = body.add("Gemm", body.add("Relu", sums), block.grow, stream)
         return Pixel(stream, {f"before_{i}": inner[f"inner_{i}"] for i in range(len(net.blocks))}, inner)
 
-    kept = row.paint(len(net.before), carried, scanned, pixel)
+    kept = row.paint(len(net.window.before), carried, scanned, pixel)
     return row.finish({name: row.graph.add("Transpose", value, perm=[1, 0, 2]) for name, value in kept.items()})
 
 
 def _states(image: ImageShape, net: NetWeights) -> list[bundle_pb2.StateSpec]:
     """The last rows of features, and what each block's 3×3 convolution reads of the last row."""
     inner = [row_graph.state(f"inner_{i}", [image.width, net.size]) for i in range(len(net.blocks))]
-    return [row_graph.rows_state(image, net.head, net.taps[0]), *inner]
+    return [row_graph.rows_state(image, net.head, net.window.taps[0]), *inner]
 
 
 def _from_above(row: RowGraph, net: NetWeights, i: int) -> str:

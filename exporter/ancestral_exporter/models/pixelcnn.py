@@ -34,8 +34,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ancestral_exporter.models import pixelcnn_rows
-from ancestral_exporter.models.autoregressive import Autoregressive
+from ancestral_exporter.models.autoregressive import Autoregressive, initialise
 from ancestral_exporter.models.base import Count, ImageShape, Positive, RasterGraph, Share
+from ancestral_exporter.models.first_window import check_window
 from ancestral_exporter.models.head import Head, array, level_features, matrix
 from ancestral_exporter.models.likelihoods import MIXTURES, check_mixtures
 from ancestral_exporter.models.pixelcnn_weights import LayerWeights, NetWeights, multiply_adds
@@ -142,8 +143,7 @@ class PixelCNNSettings:
                 f"horizontal_layers ({self.horizontal_layers}) must be no more than vertical_layers "
                 f"({self.vertical_layers})"
             )
-        if self.first_window[1] % 2 == 0:
-            raise ValueError(f"first_window must have an odd number of columns, not {self.first_window[1]}")
+        check_window(self.first_window)
         for name in ("row_dilations", "column_dilations"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must have at least one entry, [1] for no dilation")
@@ -201,13 +201,7 @@ class GatedPixelCNN(Autoregressive):
 
     def _initialise(self) -> None:
         for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                fan_in = module.weight[0].numel()
-                nn.init.normal_(module.weight, std=1 / math.sqrt(fan_in))
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=0.1)
+            initialise(module)
         # Residual streams add up L projections; keep their sum near unit variance.
         for stack in (self.vertical, self.horizontal):
             for layer in stack:

@@ -34,8 +34,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ancestral_exporter.models import pixelrnn_rows
-from ancestral_exporter.models.autoregressive import Autoregressive
+from ancestral_exporter.models.autoregressive import Autoregressive, initialise
 from ancestral_exporter.models.base import Count, ImageShape, Positive, RasterGraph, Share
+from ancestral_exporter.models.first_window import check_window, seen, window_convolutions, window_weights
 from ancestral_exporter.models.head import Head, array, level_features, matrix
 from ancestral_exporter.models.pixelrnn_weights import DirectionWeights, LayerWeights, NetWeights, multiply_adds
 from ancestral_exporter.models.recurrence import convolutional_lstm, skew, unskew
@@ -156,8 +157,7 @@ class PixelRNNSettings:
     label_count: Count = 0
 
     def __post_init__(self) -> None:
-        if self.first_window[1] % 2 == 0:
-            raise ValueError(f"first_window must have an odd number of columns, not {self.first_window[1]}")
+        check_window(self.first_window)
 
 
 class PixelRNN(Autoregressive):
@@ -175,9 +175,9 @@ class PixelRNN(Autoregressive):
         table = level_features(image.levels, one_hot=settings.one_hot)
         self.pixel_features = image.channels * table.shape[1]  # F
 
-        rows, columns = settings.first_window
-        self.above = nn.Conv2d(self.pixel_features, channels, (rows, columns), padding=(rows, columns // 2))
-        self.before = nn.Conv2d(self.pixel_features, channels, (1, settings.first_pixels), bias=False)
+        self.above, self.before = window_convolutions(
+            self.pixel_features, channels, settings.first_window, settings.first_pixels
+        )
         self.dropout = nn.Dropout(settings.dropout)
         self.layers = nn.ModuleList(
             Layer(settings.layer, settings.size, settings.label_count, settings.dropout) for _ in range(settings.layers)
@@ -187,13 +187,8 @@ class PixelRNN(Autoregressive):
 
     def _initialise(self) -> None:
         for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.normal_(module.weight, std=1 / math.sqrt(module.weight[0].numel()))
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=0.1)
-            elif isinstance(module, RowLSTM | DiagonalBiLSTM):
+            initialise(module)
+            if isinstance(module, RowLSTM | DiagonalBiLSTM):
                 nn.init.normal_(module.states, std=1 / math.sqrt(module.states.shape[1]))
         # Residual streams add up L projections; keep their sum near unit variance.
         for layer in self.layers:
@@ -207,10 +202,7 @@ class PixelRNN(Autoregressive):
     def hidden_activations(self, levels: Tensor, labels: Tensor | None) -> Tensor:
         """The last hidden activations [N,H,W,C,D'] of levels [N,H,W,C]: all that the logits are linear in."""
         features = self.pixel_inputs(levels)
-        height = features.shape[2]
-        left = functional.pad(features, (self.before.kernel_size[1], 0))[..., :-1]
-        stream = (self.above(features)[:, :, :height] + self.before(left)).permute(0, 2, 3, 1)  # [N,H,W,D]
-        stream = self.dropout(stream)
+        stream = self.dropout(seen(self.above, self.before, features).permute(0, 2, 3, 1))  # [N,H,W,D]
         for layer in self.layers:
             stream = layer(stream, labels)
         return self.head.activations(stream.permute(0, 3, 1, 2), features)
@@ -221,10 +213,7 @@ class PixelRNN(Autoregressive):
     def weights(self) -> NetWeights:
         """The present weights as arrays, the convolutions' as matrices over windows with channels last."""
         return NetWeights(
-            taps=self.settings.first_window,
-            above=matrix(self.above),
-            before=matrix(self.before),
-            bias=array(self.above.bias),
+            window=window_weights(self.above, self.before),
             layers=[cast(Layer, layer).weights() for layer in self.layers],
             head=self.head.weights(),
         )

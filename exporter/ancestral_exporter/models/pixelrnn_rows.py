@@ -40,7 +40,7 @@ def _states(image: ImageShape, net: NetWeights) -> list[bundle_pb2.StateSpec]:
 
     Of a row LSTM that is its hidden states and cells, of a diagonal one the hidden states of both directions.
     """
-    states = [row_graph.rows_state(image, net.head, net.taps[0])]
+    states = [row_graph.rows_state(image, net.head, net.window.taps[0])]
     for i, layer in enumerate(net.layers):
         names = (f"hidden_{i}", f"backward_{i}" if layer.backward else f"cell_{i}")
         states += [row_graph.state(name, [image.width, net.size]) for name in names]
@@ -58,14 +58,13 @@ class _Rows:
 
     def build(self) -> onnx.ModelProto:
         net = self.net
-        above = self.graph.add("Gemm", self.row.pixel_windows(net.taps), net.above, net.bias)
-        scanned = {"above": (self.row.timed(above, net.channels), net.channels)}
+        scanned = {"above": self.row.from_rows_above(net.window)}
         carried: dict[str, int] = {}
         for i, layer in enumerate(net.layers):
             scanned |= self._from_above(i)
             carried |= {f"beside_{i}": net.size, f"passing_{i}": net.size} if layer.backward else {}
             carried |= {} if layer.backward else {f"before_{i}": net.channels}
-        kept = self.row.paint(len(net.before), carried, scanned, self._pixel)
+        kept = self.row.paint(len(net.window.before), carried, scanned, self._pixel)
         given = [kept.pop(f"given_{i}") for i, layer in enumerate(net.layers) if layer.backward]
         by_image = {name: self.graph.add("Transpose", value, perm=[1, 0, 2]) for name, value in kept.items()}
         return self.row.finish(by_image | self._backward(given))
@@ -100,7 +99,7 @@ class _Rows:
         size = self.net.size
         carried: dict[str, str] = {}
         kept: dict[str, str] = {}
-        stream = body.add("Gemm", "window", self.net.before, "above")
+        stream = body.add("Gemm", "window", self.net.window.before, "above")
         for i, layer in enumerate(self.net.layers):
             direction = layer.forward
             if direction.beside is None:

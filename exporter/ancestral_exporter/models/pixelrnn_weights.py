@@ -1,6 +1,6 @@
 """A PixelRNN's parameters as plain arrays, float32, laid out for a graph built by hand; and how many there are.
 
-Letters: S size of a state, D = 2S channels between layers, F input features per pixel. What feeds an LSTM's gates has
+Letters: S size of a state, D = 2S channels between layers. What feeds an LSTM's gates has
 4S columns: first the output gates, then those that forget, those that let in, and the candidates.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ancestral_exporter.models.row_graph import Array, HeadWeights
+from ancestral_exporter.models.row_graph import Array, HeadWeights, WindowWeights
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,9 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class NetWeights:
-    """The whole net. taps: rows and columns of the first window on the rows above."""
+    """The whole net."""
 
-    taps: tuple[int, int]
-    above: Array  # [rows·columns·F,D]
-    before: Array  # [pixels to the left·F,D]
-    bias: Array  # [D]
+    window: WindowWeights
     layers: Sequence[LayerWeights]
     head: HeadWeights
 
@@ -89,12 +86,12 @@ def multiply_adds(net: NetWeights, pixels: int) -> dict[str, int]:
     # Of the other direction only the step from pixel to pixel is one after the other, and is so for all layers at once.
     parts = {
         "rows": [
-            net.above,
+            net.window.above,
             *(direction.above for direction in directions),
             *(matrix for direction in backward for matrix in (direction.inputs, direction.above)),
         ],
         "pixels": [
-            net.before,
+            net.window.before,
             *(matrix for direction in directions for matrix in direction.matrices() if matrix is not direction.above),
             *(layer.project for layer in net.layers),
             *(direction.beside for direction in backward if direction.beside is not None),

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 from torch import nn
 
 from ancestral.v1 import bundle_pb2, tensor_pb2
 from ancestral_exporter.models.base import ImageShape, OneShotGraph
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class RoleGraph(nn.Module, Generic[M]):
+    """The computation of a role, over the weights of a model; its inputs and outputs are those that the model declares
+    in `graphs`.
+    """
+
+    def __init__(self, model: M) -> None:
+        super().__init__()
+        self.model = model
 
 
 def tensor(

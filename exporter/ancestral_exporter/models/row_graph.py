@@ -64,6 +64,18 @@ class HeadWeights:
         return [self.hidden, *self.earlier, *(weight for weight, _ in self.logits)]
 
 
+@dataclass(frozen=True)
+class WindowWeights:
+    """The first window, over the rows above and the pixels to the left; see `first_window`. taps: rows and columns of
+    the former.
+    """
+
+    taps: tuple[int, int]
+    above: Array  # [rows·columns·F,D]
+    before: Array  # [pixels to the left·F,D]
+    bias: Array  # [D]
+
+
 def role(image: ImageShape, states: Sequence[bundle_pb2.StateSpec], file: str, *, labelled: bool) -> bundle_pb2.Role:
     """The manifest entry of a row graph."""
     spec = bundle_pb2.TensorSpec
@@ -150,6 +162,12 @@ class RowGraph:
         """[B·W, rows·columns·F]: what windows see of the rows of pixels above."""
         features = self.head.pixel_features
         return self.windows(self.graph.reshape(self.states["rows"], 0, -1, features), features, taps)
+
+    def from_rows_above(self, window: WindowWeights) -> tuple[str, int]:
+        """What the first window takes from the rows above, [W,B,D], and D."""
+        channels = len(window.bias)
+        above = self.graph.add("Gemm", self.pixel_windows(window.taps), window.above, window.bias)
+        return self.timed(above, channels), channels
 
     def timed(self, values: str, channels: int) -> str:
         """[B·W,channels] or [B,W,channels] -> [W,B,channels]: a Scan over columns takes those first."""

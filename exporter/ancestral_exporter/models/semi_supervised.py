@@ -35,8 +35,8 @@ from ancestral_exporter.models.base import (
 )
 from ancestral_exporter.models.likelihoods import PixelLikelihood, check_mixtures, likelihood, normals
 from ancestral_exporter.models.quantise import inverse_cdf
-from ancestral_exporter.models.roles import image_tensor, one_shot, tensor
-from ancestral_exporter.models.vae import Decoder, Encoder
+from ancestral_exporter.models.roles import RoleGraph, image_tensor, one_shot, tensor
+from ancestral_exporter.models.vae import Decoder, Encoder, FeaturesGraph
 
 
 @dataclass(frozen=True)
@@ -203,20 +203,12 @@ class SemiSupervisedVAE(LikelihoodModel):
         ]
 
 
-class _Graph(nn.Module):
-    """A role's computation; inputs and outputs as `SemiSupervisedVAE.graphs` declares them."""
-
-    def __init__(self, model: SemiSupervisedVAE) -> None:
-        super().__init__()
-        self.model = model
-
-
-class ClassifyGraph(_Graph):
+class ClassifyGraph(RoleGraph[SemiSupervisedVAE]):
     def forward(self, images: Tensor) -> tuple[Tensor]:
         return (self.model.classifier(self.model.encoder(images)),)
 
 
-class EncodeGraph(_Graph):
+class EncodeGraph(RoleGraph[SemiSupervisedVAE]):
     """q(z|x,y) at the class that the classifier finds most probable."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -224,7 +216,7 @@ class EncodeGraph(_Graph):
         return self.model.moments(features, self.model.classifier(features).argmax(1))
 
 
-class SampleGraph(_Graph):
+class SampleGraph(RoleGraph[SemiSupervisedVAE]):
     """z from the prior, then x given z and the label. Temperature acts on p(x|y,z) alone.
 
     uniforms [N, 2Z + U·H·W·C]: first the pairs that make z, then U per value of the image, U of the likelihood.
@@ -243,7 +235,7 @@ class SampleGraph(_Graph):
         return (self.model.pixels.sample(self.model.parameters_of(z, label), pixels, temperature),)
 
 
-class ScoreGraph(_Graph):
+class ScoreGraph(RoleGraph[SemiSupervisedVAE]):
     """The log-weight of one draw of a class and of z.
 
     uniforms [N, 2Z + 1]: first the pairs that make z, then the one that makes the class.
@@ -252,8 +244,3 @@ class ScoreGraph(_Graph):
     def forward(self, images: Tensor, uniforms: Tensor) -> tuple[Tensor]:
         noise = normals(uniforms[:, :-1].reshape(-1, 2, self.model.latent_size))
         return (self.model.log_weight(images, noise, uniforms[:, -1]),)
-
-
-class FeaturesGraph(_Graph):
-    def forward(self, images: Tensor) -> tuple[Tensor]:
-        return (self.model.encoder(images),)

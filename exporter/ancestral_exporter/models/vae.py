@@ -36,7 +36,7 @@ from ancestral_exporter.models.likelihoods import (
     normals,
 )
 from ancestral_exporter.models.quantise import to_levels
-from ancestral_exporter.models.roles import image_tensor, one_shot, tensor
+from ancestral_exporter.models.roles import RoleGraph, image_tensor, one_shot, tensor
 
 
 class Residual(nn.Module):
@@ -83,6 +83,13 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = F.embedding(images.permute(0, 3, 1, 2).to(torch.int32), self.table).squeeze(-1)
         return F.silu(self.dense(self.convolutions(x)))
+
+
+class FeaturesGraph(RoleGraph[nn.Module]):
+    """What the `encoder` of a model makes of images."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (cast(Encoder, self.model.encoder)(images),)
 
 
 class Decoder(nn.Module):
@@ -292,52 +299,39 @@ class VAE(LikelihoodModel):
         ]
 
 
-class _Graph(nn.Module):
-    """A role's computation over a VAE's weights; inputs and outputs as `VAE.graphs` declares them."""
-
-    def __init__(self, vae: VAE) -> None:
-        super().__init__()
-        self.vae = vae
-
-
-class EncodeGraph(_Graph):
+class EncodeGraph(RoleGraph[VAE]):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self.vae.encode(images)
+        return self.model.encode(images)
 
 
-class DecodeGraph(_Graph):
+class DecodeGraph(RoleGraph[VAE]):
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mean, variance = self.vae.pixels.moments(self.vae.decoder(latent))
+        mean, variance = self.model.pixels.moments(self.model.decoder(latent))
         return nearest_bytes(mean), mean, variance
 
 
-class SampleGraph(_Graph):
+class SampleGraph(RoleGraph[VAE]):
     """Ancestral sampling: z from the prior, then x given z. Temperature acts on p(x|z) alone.
 
     uniforms [N, 2Z + U·H·W·C]: first the pairs that make z, then U per value of the image, U of the likelihood.
     """
 
-    def __init__(self, vae: VAE) -> None:
-        super().__init__(vae)
-        image = vae.image
-        per_value = vae.pixels.uniforms_per_value
+    def __init__(self, model: VAE) -> None:
+        super().__init__(model)
+        image = model.image
+        per_value = model.pixels.uniforms_per_value
         self.pixel_shape = ((per_value,) if per_value > 1 else ()) + (image.height, image.width, image.channels)
-        self.latent_count = 2 * vae.latent_size
+        self.latent_count = 2 * model.latent_size
         self.uniform_count = self.latent_count + per_value * image.height * image.width * image.channels
 
     def forward(self, uniforms: Tensor, temperature: Tensor) -> tuple[Tensor]:
-        z = normals(uniforms[:, : self.latent_count].reshape(-1, 2, self.vae.latent_size))
+        z = normals(uniforms[:, : self.latent_count].reshape(-1, 2, self.model.latent_size))
         pixels = uniforms[:, self.latent_count :].reshape(-1, *self.pixel_shape)
-        return (self.vae.pixels.sample(self.vae.decoder(z), pixels, temperature),)
+        return (self.model.pixels.sample(self.model.decoder(z), pixels, temperature),)
 
 
-class ScoreGraph(_Graph):
+class ScoreGraph(RoleGraph[VAE]):
     """The log-weight of one draw of z: a lower bound of log p(x) in expectation over the noise."""
 
     def forward(self, images: Tensor, uniforms: Tensor) -> tuple[Tensor]:
-        return (self.vae.log_weight(images, normals(uniforms)),)
-
-
-class FeaturesGraph(_Graph):
-    def forward(self, images: Tensor) -> tuple[Tensor]:
-        return (self.vae.encoder(images),)
+        return (self.model.log_weight(images, normals(uniforms)),)

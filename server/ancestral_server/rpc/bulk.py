@@ -1,4 +1,4 @@
-"""EncodeStream and ScoreStream: many messages of one model through its lane, answered in order, in bounded memory.
+"""The streams of a role: many messages of one model through its lane, answered in order, in bounded memory.
 
 A stream reads ahead of its answers, so that the lane always has a batch to go on with, but only so far: while its
 window is full it reads nothing, and gRPC's flow control holds the caller back. A message leaves the window when its
@@ -11,12 +11,10 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any, Generic
 
 from google.protobuf.message import DecodeError
 
-from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_server.catalog import Catalog
 from ancestral_server.engine.job import OneShotJob, Priority
 from ancestral_server.errors import (
@@ -35,8 +33,6 @@ from ancestral_server.rpc.grpc_workarounds.reading import Context
 from ancestral_server.rpc.recording import current
 from ancestral_server.rpc.roles import role_of
 from ancestral_server.rpc.roles.base import Req, Res, ServiceRole
-from ancestral_server.rpc.roles.encode import Encode
-from ancestral_server.rpc.roles.score import Score
 from ancestral_server.rpc.status import message_error
 from ancestral_server.settings import Settings
 
@@ -52,31 +48,20 @@ LONGEST_PAUSE_SECONDS = 1.0
 _OF_THE_STREAM = (Unavailable, DeadlineExceeded, Infeasible)
 
 
-@dataclass(frozen=True)
-class Kind(Generic[Req, Res]):
-    """What the streams of a role do in their own way. `name` is the field of their messages that holds a request, and
-    of their responses that holds a reply.
-    """
-
-    role: type[ServiceRole[Req, Res]]
-    name: str
-    response: type[Any]
-
-
-ENCODE = Kind(Encode, "encode", pb.EncodeStreamResponse)
-SCORE = Kind(Score, "score", pb.ScoreStreamResponse)
-
-
 async def stream(
-    kind: Kind[Req, Res],
+    kind: type[ServiceRole[Req, Res]],
+    response: type[Any],
     messages: AsyncIterator[Any],
     context: Context,
     catalog: Catalog,
     settings: Settings,
     draining: Draining,
 ) -> AsyncGenerator[Any]:
-    """The answers to `messages`. ServerError if the stream cannot go on; Drained if the server stops before its end."""
-    window = _Window(kind, context, catalog, settings)
+    """The answers to `messages` of a role, each a `response`: both have a field that is called like the role.
+
+    ServerError if the stream cannot go on; Drained if the server stops before its end.
+    """
+    window = _Window(kind, response, context, catalog, settings)
     reader = asyncio.create_task(window.read(messages))
     reader.add_done_callback(window.read_all)
     index = 0
@@ -100,8 +85,16 @@ async def stream(
 class _Window(Generic[Req, Res]):
     """The messages that were read and are not answered, in order: each a job in the lane, or its error."""
 
-    def __init__(self, kind: Kind[Req, Res], context: Context, catalog: Catalog, settings: Settings) -> None:
+    def __init__(
+        self,
+        kind: type[ServiceRole[Req, Res]],
+        response: type[Any],
+        context: Context,
+        catalog: Catalog,
+        settings: Settings,
+    ) -> None:
         self._kind = kind
+        self._response = response
         self._context = context
         self._catalog = catalog
         self._settings = settings
@@ -126,10 +119,10 @@ class _Window(Generic[Req, Res]):
             except StopAsyncIteration:
                 return
             except DecodeError as error:
-                self._enter(InvalidArgument(self._kind.name, f"is in a message that cannot be parsed: {error}"))
+                self._enter(InvalidArgument(self._kind.NAME, f"is in a message that cannot be parsed: {error}"))
                 continue
             try:
-                self._enter(await self._admit(getattr(message, self._kind.name)))
+                self._enter(await self._admit(getattr(message, self._kind.NAME)))
             except _OF_THE_STREAM:
                 raise
             except ServerError as error:
@@ -146,7 +139,7 @@ class _Window(Generic[Req, Res]):
         """The job of a request, in the lane. A full lane is waited for: the caller feels it as backpressure."""
         role = self._bind(request)
         # Somebody who sends a stream does not wait for each of its answers.
-        job = role.job(request, self._context, f"{self._kind.name}.", unset=Priority.BATCH)
+        job = role.job(request, self._context, f"{self._kind.NAME}.", unset=Priority.BATCH)
         while True:
             try:
                 return submit(role.endpoint, job)
@@ -155,11 +148,11 @@ class _Window(Generic[Req, Res]):
 
     def _bind(self, request: Req) -> ServiceRole[Req, Res]:
         """The role that the stream is bound to, by this message or an earlier one."""
-        prefix, role = self._kind.name, self._bound
+        prefix, role = self._kind.NAME, self._bound
         if role is None:
             name = convert.model_name(f"{prefix}.model", request.model)
             model = self._catalog.find(name, convert.version(f"{prefix}.version", request.version))
-            self._bound = role = role_of(model, self._kind.role, f"{prefix}.model")
+            self._bound = role = role_of(model, self._kind, f"{prefix}.model")
             self._holds.enter_context(model)
             self._most_images = TURNS_AHEAD * role.endpoint.rows_at_a_time
             return role
@@ -209,10 +202,10 @@ class _Window(Generic[Req, Res]):
         except ServerError as error:
             # As in `interceptor`: it would keep the message that it comes from.
             error.__traceback__ = None
-            return self._kind.response(index=index, error=message_error(error, current.get().request_id))
+            return self._response(index=index, error=message_error(error, current.get().request_id))
         assert self._bound is not None, "a job is that of a role"
-        reply = self._kind.response(index=index)
-        self._bound.write(getattr(reply, self._kind.name), message)
+        reply = self._response(index=index)
+        self._bound.write(getattr(reply, self._kind.NAME), message)
         return reply
 
     def leave(self) -> None:

@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
+from typing import Any
+
+from google.protobuf import message_factory
 
 from ancestral.v1 import inference_service_pb2 as pb
-from ancestral.v1 import inference_service_pb2_grpc
 from ancestral_server.catalog import Catalog, ModelVersion
 from ancestral_server.rpc import bulk, convert
 from ancestral_server.rpc.asking import ask
 from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.grpc_workarounds.reading import Context
-from ancestral_server.rpc.roles import role_of
+from ancestral_server.rpc.roles import SERVICE_ROLES, role_of
 from ancestral_server.rpc.roles.base import Asks, Req, Res, ServiceRole
-from ancestral_server.rpc.roles.classify import Classify
-from ancestral_server.rpc.roles.decode import Decode
-from ancestral_server.rpc.roles.encode import Encode
-from ancestral_server.rpc.roles.features import Features
 from ancestral_server.rpc.roles.sample import Sample
-from ancestral_server.rpc.roles.score import Score
 from ancestral_server.settings import Settings
 
+_METHODS = pb.DESCRIPTOR.services_by_name["InferenceService"].methods_by_name
 
-class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
+
+def _reply(method: str) -> type[Any]:
+    """The message that a method answers with."""
+    return message_factory.GetMessageClass(_METHODS[method].output_type)
+
+
+class InferenceServicer:
+    """What generated code registers as the service. A role of `SERVICE_ROLES` has the methods that it names."""
+
     def __init__(self, catalog: Catalog, settings: Settings, draining: Draining) -> None:
         self._catalog = catalog
         self._draining = draining
-        self._bulk = partial(bulk.stream, catalog=catalog, settings=settings, draining=draining)
+        for kind in SERVICE_ROLES:
+            setattr(self, kind.METHOD, partial(self._answer, kind, _reply(kind.METHOD)))
+            if kind.STREAM:
+                answers = partial(bulk.stream, kind, _reply(kind.STREAM))
+                setattr(self, kind.STREAM, partial(answers, catalog=catalog, settings=settings, draining=draining))
 
     async def Sample(self, request: pb.SampleRequest, context: Context) -> pb.SampleResponse:
         with self._find(request) as model:
@@ -43,33 +53,11 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
                 async for step in steps:
                     yield step
 
-    async def Encode(self, request: pb.EncodeRequest, context: Context) -> pb.EncodeResponse:
-        return await self._answer(Encode, request, pb.EncodeResponse(), context)
-
-    def EncodeStream(
-        self, requests: AsyncIterator[pb.EncodeStreamRequest], context: Context
-    ) -> AsyncGenerator[pb.EncodeStreamResponse]:
-        return self._bulk(bulk.ENCODE, requests, context)
-
-    async def Decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:
-        return await self._answer(Decode, request, pb.DecodeResponse(), context)
-
-    async def ExtractFeatures(self, request: pb.ExtractFeaturesRequest, context: Context) -> pb.ExtractFeaturesResponse:
-        return await self._answer(Features, request, pb.ExtractFeaturesResponse(), context)
-
-    async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
-        return await self._answer(Classify, request, pb.ClassifyResponse(), context)
-
-    async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
-        return await self._answer(Score, request, pb.ScoreResponse(), context)
-
-    def ScoreStream(
-        self, requests: AsyncIterator[pb.ScoreStreamRequest], context: Context
-    ) -> AsyncGenerator[pb.ScoreStreamResponse]:
-        return self._bulk(bulk.SCORE, requests, context)
-
-    async def _answer(self, kind: type[ServiceRole[Req, Res]], request: Req, reply: Res, context: Context) -> Res:
-        """Fill an empty reply to a request with what the model's role of that kind gives."""
+    async def _answer(
+        self, kind: type[ServiceRole[Req, Res]], reply_type: type[Res], request: Req, context: Context
+    ) -> Res:
+        """What the model's role of that kind gives."""
+        reply = reply_type()
         with self._find(request) as model:
             role = role_of(model, kind)
             role.write(reply, await ask(role.endpoint, role.job(request, context)))

@@ -108,7 +108,8 @@ class GrpcServer:
         told = [*recorders, CallMetrics(metrics), lines]
         recorder = Recorders(told if door is None else [*told, CallerAccounts()])
         ours: Any = CallInterceptor(recorder, arrivals, self._draining, door)
-        inference = InferenceServicer(catalog, settings, self._draining)
+        # Any: its methods are those that the roles name.
+        inference: Any = InferenceServicer(catalog, settings, self._draining)
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(inference, ours)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(catalog, settings), ours)
         open_inference_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(

@@ -24,9 +24,9 @@ from PIL import Image
 import toybundle
 from ancestral_client import Client, Overloaded, RoleNotSupported, Unavailable
 from ancestral_client.bulk_jobs import progress
-from ancestral_client.bulk_jobs.cells import BadCell, Fit
 from ancestral_client.bulk_jobs.job import RowProblem
 from ancestral_client.bulk_jobs.servers import Elsewhere, Servers
+from ancestral_client.cells import BadCell, Fit
 from ancestral_client.errors import invalid
 from running import PATIENT, ServerProcess
 from shared import TrainedVae

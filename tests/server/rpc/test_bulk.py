@@ -75,7 +75,9 @@ def stream(lane: Lane[OneShotJob], doubler: Doubler, source: Source, draining: D
     role = Encode(Served("toy", 1, bundle_pb2.Bundle(), SETTINGS), program, endpoint)
     model = ModelVersion("toy", 1, State.SERVING, endpoints={"encode": endpoint}, roles={"encode": role})
     catalog: Any = SimpleNamespace(find=lambda name, version: model)
-    return bulk.stream(bulk.ENCODE, source.each(), CONTEXT, catalog, SETTINGS, draining or Draining())
+    return bulk.stream(
+        Encode, pb.EncodeStreamResponse, source.each(), CONTEXT, catalog, SETTINGS, draining or Draining()
+    )
 
 
 @pytest.mark.parametrize(

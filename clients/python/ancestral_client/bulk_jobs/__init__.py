@@ -6,8 +6,7 @@ all; so a job may be interrupted anywhere, and goes on with the parts that are m
 command.py     the command: its arguments, and what it says
 plan.py        from arguments to a Job: asks the server what it can do, before anything is written
 job.py         what workers have to know: Asked, Job, Part, Done
-sources.py     what the input is: Parquet, pictures, arrays; cut into parts, and read
-cells.py       one cell of the input as an image of the model
+sources/       what the input is, a file a kind: Parquet, pictures, arrays; cut into parts, and read
 roles.py       images to the columns of a role
 servers.py     who is asked: servers elsewhere, or one of our own (own_server.py) for a bundle
 output.py      the folder that is written: its manifest, and which parts it has

@@ -6,11 +6,11 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from queue import SimpleQueue
 
-from ancestral_client.bulk_jobs.cells import quiet_pictures
 from ancestral_client.bulk_jobs.job import Done, Job
 from ancestral_client.bulk_jobs.servers import Servers
 from ancestral_client.bulk_jobs.sources import Part
 from ancestral_client.bulk_jobs.worker import Worker
+from ancestral_client.cells import quiet_pictures
 
 
 def run(

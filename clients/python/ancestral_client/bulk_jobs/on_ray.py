@@ -21,11 +21,11 @@ import ray.data
 import ray.exceptions
 
 from ancestral_client import errors
-from ancestral_client.bulk_jobs.cells import quiet_pictures
 from ancestral_client.bulk_jobs.job import Done, Job
 from ancestral_client.bulk_jobs.servers import Servers
 from ancestral_client.bulk_jobs.sources import Part
 from ancestral_client.bulk_jobs.worker import Worker
+from ancestral_client.cells import quiet_pictures
 from ancestral_client.replacing import FileProblem, reason
 
 LOCAL = "local"

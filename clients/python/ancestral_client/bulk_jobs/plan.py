@@ -12,11 +12,11 @@ import pyarrow as pa
 from ancestral.text import shown
 from ancestral_client import errors
 from ancestral_client.bulk_jobs import roles
-from ancestral_client.bulk_jobs.cells import BadCell, Fit
 from ancestral_client.bulk_jobs.job import Asked, Job, OnError
 from ancestral_client.bulk_jobs.output import Output
 from ancestral_client.bulk_jobs.servers import Place, Servers
 from ancestral_client.bulk_jobs.sources import ArrayFile, Source, source_of
+from ancestral_client.cells import BadCell, Fit
 from ancestral_client.client import Client
 from ancestral_client.replacing import FileProblem
 from ancestral_client.results import Model

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from ancestral_client import errors
 from ancestral_client.bulk_jobs import roles
-from ancestral_client.bulk_jobs.cells import BadCell, Fit
 from ancestral_client.bulk_jobs.job import Done, Job, RowProblem, name_of
 from ancestral_client.bulk_jobs.output import footer
 from ancestral_client.bulk_jobs.servers import Servers, about_images
 from ancestral_client.bulk_jobs.sources import Chunk, Part
+from ancestral_client.cells import BadCell, Fit
 from ancestral_client.replacing import replacing
 
 # Calls of one worker: one is run, one waits for its turn, one is being made, one written.

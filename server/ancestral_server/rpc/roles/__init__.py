@@ -4,18 +4,18 @@ A role object is made for each role of a version when that is loaded, and kept w
 is found out once, and a request costs a few comparisons. The method of the service, the stream and the Open Inference
 Protocol all use the same object.
 
-A new role is a message and a method in the proto, a file here with a class of its NAME and NEEDS, a line in `ONE_SHOT`
-below, and its method in `rpc.inference`.
+A new role is a message and a method in the proto, a file here with a class of its NAME, METHOD and NEEDS, and its class
+among `SERVICE_ROLES` below: the method of the service is made of that.
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ancestral_server.catalog import ModelVersion
 from ancestral_server.engine.endpoint import OneShotEndpoint, RasterEndpoint
 from ancestral_server.rpc.recording import current
-from ancestral_server.rpc.roles.base import OneShotRole, Role, Served
+from ancestral_server.rpc.roles.base import OneShotRole, Role, Served, ServiceRole
 from ancestral_server.rpc.roles.classify import Classify
 from ancestral_server.rpc.roles.decode import Decode
 from ancestral_server.rpc.roles.encode import Encode
@@ -27,8 +27,10 @@ from ancestral_server.settings import Settings
 
 R = TypeVar("R", bound=Role)
 
-# Those that have a method of ours; any other is asked for by the Open Inference Protocol alone.
-ONE_SHOT: dict[str, type[OneShotRole]] = {role.NAME: role for role in (Encode, Decode, Features, Score, Classify)}
+# The one-shot roles that a method of our service asks for, beside Sample, which has methods of its own; any other is
+# asked for by the Open Inference Protocol alone.
+SERVICE_ROLES: tuple[type[ServiceRole[Any, Any]], ...] = (Encode, Decode, Features, Score, Classify)
+_BY_NAME = {kind.NAME: kind for kind in SERVICE_ROLES}
 
 
 class RoleMaker:
@@ -41,15 +43,14 @@ class RoleMaker:
         """The tensors that a one-shot role of that name must have."""
         if role == Sample.NAME:
             return Sample.NEEDS
-        kind = ONE_SHOT.get(role)
-        return Needs() if kind is None else kind.NEEDS
+        return _BY_NAME.get(role, OneShotRole).NEEDS
 
     def one_shot(self, model: ModelVersion, program: OneShotProgram, endpoint: OneShotEndpoint) -> Role:
         """The object of a one-shot role."""
         served = Served.of(model, self._settings)
         if program.role.name == Sample.NAME:
             return one_shot_sample(served, program, endpoint)
-        return ONE_SHOT.get(program.role.name, OneShotRole)(served, program, endpoint)
+        return _BY_NAME.get(program.role.name, OneShotRole)(served, program, endpoint)
 
     def raster(self, model: ModelVersion, program: RasterProgram, endpoint: RasterEndpoint) -> Role:
         """The object of a raster role, which is a sampler's."""

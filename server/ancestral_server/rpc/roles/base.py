@@ -134,6 +134,11 @@ class ServiceRole(OneShotRole, ABC, Generic[Req, Res]):
     brought it, "encode." in a stream.
     """
 
+    # The method that asks for it, by its name in the proto; and the one that takes a stream of such requests, whose
+    # messages have request and reply in a field that is called like the role.
+    METHOD: ClassVar[str]
+    STREAM: ClassVar[str] = ""
+
     @abstractmethod
     def read(self, request: Req, prefix: str) -> Work:
         """Check every field that the role has to itself; InvalidArgument or RoleMissing names the first bad one."""

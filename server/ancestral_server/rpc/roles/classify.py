@@ -21,6 +21,7 @@ LOGITS = bundle_pb2.MEANING_LOGITS
 
 class Classify(ServiceRole[pb.ClassifyRequest, pb.ClassifyResponse]):
     NAME = "classify"
+    METHOD = "Classify"
     NEEDS = Needs(inputs=(IMAGE,), outputs=(LOGITS,))
 
     def __init__(self, served: Served, program: OneShotProgram, endpoint: OneShotEndpoint) -> None:

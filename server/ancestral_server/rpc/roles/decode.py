@@ -22,6 +22,7 @@ PIXEL_VARIANCE = bundle_pb2.MEANING_PIXEL_VARIANCE
 
 class Decode(ServiceRole[pb.DecodeRequest, pb.DecodeResponse]):
     NAME = "decode"
+    METHOD = "Decode"
     NEEDS = Needs(inputs=(LATENT,), outputs=(IMAGE,))
 
     def __init__(self, served: Served, program: OneShotProgram, endpoint: OneShotEndpoint) -> None:

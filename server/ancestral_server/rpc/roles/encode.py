@@ -24,6 +24,8 @@ LATENT = bundle_pb2.MEANING_LATENT
 
 class Encode(ServiceRole[pb.EncodeRequest, pb.EncodeResponse]):
     NAME = "encode"
+    METHOD = "Encode"
+    STREAM = "EncodeStream"
     NEEDS = Needs(inputs=(IMAGE,), outputs=(MEAN,))
 
     def __init__(self, served: Served, program: OneShotProgram, endpoint: OneShotEndpoint) -> None:

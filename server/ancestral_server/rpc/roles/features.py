@@ -21,6 +21,7 @@ FEATURE_MAP = bundle_pb2.MEANING_FEATURE_MAP
 
 class Features(ServiceRole[pb.ExtractFeaturesRequest, pb.ExtractFeaturesResponse]):
     NAME = "features"
+    METHOD = "ExtractFeatures"
     NEEDS = Needs(inputs=(IMAGE,), outputs=(FEATURES,))
 
     def __init__(self, served: Served, program: OneShotProgram, endpoint: OneShotEndpoint) -> None:

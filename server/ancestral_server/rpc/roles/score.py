@@ -28,6 +28,8 @@ _SCORE_BYTES = 8
 
 class Score(ServiceRole[pb.ScoreRequest, pb.ScoreResponse]):
     NAME = "score"
+    METHOD = "Score"
+    STREAM = "ScoreStream"
     NEEDS = Needs(inputs=(IMAGE,), one_output_of=(LOG_LIKELIHOOD, LOG_WEIGHT))
 
     def __init__(self, served: Served, program: OneShotProgram, endpoint: OneShotEndpoint) -> None:

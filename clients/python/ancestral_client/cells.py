@@ -1,4 +1,4 @@
-"""One cell of the input as an image of the model: what is read as it is elsewhere, and what is refused.
+"""One cell of a table, or one file of a folder, as an image of the model: what is read, and what is refused.
 
 Shapes: H rows, W columns, C channels of the model's images; H', W' of an image that may be of another size.
 """
@@ -54,15 +54,9 @@ class Fit:
 
     def image(self, cell: Cell) -> tuple[NDArray[np.uint8], bool]:
         """The image, and whether it is in colour and was read as grey. BadCell where it cannot be made one."""
-        if cell is None:
-            raise BadCell("is null")
-        if isinstance(cell, BadCell):
-            raise cell
         if isinstance(cell, np.ndarray):
             return self._of_size(self._levels(cell)), False
-        content = _content(cell) if isinstance(cell, Path) else cell
-        if not content:
-            raise BadCell("is empty")
+        content = content_of(cell)
         if len(content) == math.prod(self.shape) and not isinstance(cell, Path):
             raw = np.frombuffer(content, np.uint8).reshape(self.shape)
             if not content.startswith(_SIGNATURES):
@@ -123,7 +117,19 @@ class Fit:
         raise BadCell(f"has shape {list(levels.shape)}, {self.model} takes {[height, width, channels]}")
 
 
-def _content(path: Path) -> bytes:
+def content_of(cell: bytes | Path | BadCell | None) -> bytes:
+    """A picture's file, or raw pixels: what the cell holds, or the file that it names; BadCell where it is nothing."""
+    if cell is None:
+        raise BadCell("is null")
+    if isinstance(cell, BadCell):
+        raise cell
+    content = _read(cell) if isinstance(cell, Path) else cell
+    if not content:
+        raise BadCell("is empty")
+    return content
+
+
+def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
