@@ -41,7 +41,8 @@ int cuGetErrorName(int code, const char** text) {
 int cuInit(unsigned) { return setting("FAKE_CUDA_DEVICES", 1) ? OK : NO_DEVICE; }
 int cuDriverGetVersion(int* version) { *version = setting("FAKE_CUDA_VERSION", 13000); return OK; }
 int cuDeviceGetCount(int* count) { *count = setting("FAKE_CUDA_DEVICES", 1); return OK; }
-int cuDeviceGet(int* device, int number) { *device = number; return OK; }
+int cuDeviceGet(int* device, int number) { *device = number; return number < setting("FAKE_CUDA_DEVICES", 1) ? OK : INVALID_VALUE; }
+int cuDeviceGetUuid_v2(unsigned char* uuid, int device) { memset(uuid, 0, 16); uuid[15] = device; return OK; }
 int cuDeviceGetName(char* name, int size, int) { strncpy(name, "no GPU, a stand-in", size); return OK; }
 int cuDeviceGetAttribute(int* value, int number, int) {
   const long capability = setting("FAKE_CUDA_CAPABILITY", 90);
