@@ -1,4 +1,6 @@
-"""A GPU that is none: `cuda/libcuda.cpp` in the place of NVIDIA's driver, and `toybundle`'s sampler as its kernel."""
+"""A GPU that is none: `cuda/libcuda.cpp` and `cuda/libnvidia-ml.cpp` in the place of NVIDIA's driver, and `toybundle`'s
+sampler as its kernel.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,7 @@ from ancestral.v1 import bundle_pb2
 from shared import Shared
 
 SOURCES = Path(__file__).with_name("cuda")
+NVML = "libnvidia-ml.so.1"
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,11 @@ class FakeCuda:
 
     driver: Path
     kernel: Path
+
+    @property
+    def nvml(self) -> Path:
+        """The library that tells how a GPU is."""
+        return self.driver.with_name(NVML)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -47,10 +55,14 @@ class FakeCuda:
 
 
 def built(once: Shared) -> FakeCuda:
-    """Both libraries, built once in a run."""
+    """The libraries, built once in a run."""
 
     def build(folder: Path) -> None:
-        for source, library in (("libcuda.cpp", "libcuda.so.1"), ("tally.cpp", "tally.so")):
+        for source, library in (
+            ("libcuda.cpp", "libcuda.so.1"),
+            ("libnvidia-ml.cpp", NVML),
+            ("tally.cpp", "tally.so"),
+        ):
             command = ["g++", "-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-pthread"]
             subprocess.run([*command, SOURCES / source, "-o", folder / library, "-ldl"], check=True, timeout=120)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from ancestral_server.metrics import DROPS, REFUSALS, Metrics
+from ancestral_server.metrics import DROPS, REFUSALS, Gpu, Metrics
 
 BEGIN = "<!-- Made by `make generated` from the server's instruments: change their texts there. -->\n"
 END = "<!-- The end of what is made. -->\n"
@@ -19,6 +19,7 @@ def _every_instrument() -> Metrics:
     """Instruments that all have a value, so that a scrape shows them with their labels."""
     metrics = Metrics("0")
     metrics.machine(device="cpu", threads=1, cpus=1, memory_bytes=1)
+    metrics.gpus(lambda: [Gpu("0", "", "", "", True, 0, 0, 0, 0, 0)])
     metrics.stopping()
     metrics.loop_lag.observe(0)
     metrics.traces()

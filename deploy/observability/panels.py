@@ -16,7 +16,7 @@ MODEL = f'{SERVER}, model=~"$model"'
 RATE = "[$__rate_interval]"
 
 # Grafana's names of units.
-Unit = Literal["s", "reqps", "percentunit", "bytes", "short", "none"]
+Unit = Literal["s", "reqps", "percentunit", "bytes", "celsius", "watt", "short", "none"]
 Kind = Literal["graph", "stat", "table"]
 
 
@@ -567,6 +567,73 @@ SAMPLING = Board(
     ),
 )
 
+_GPU = "{{instance}} GPU {{gpu}}"
+GPU = (
+    Panel(
+        "GPUs",
+        "Those that the servers may use. None where there is none, or where NVIDIA's management library is missing.",
+        (Query(f"ancestral_gpu_info{{{SERVER}}}", ""),),
+        "AncestralGpuLost",
+        "none",
+        None,
+        "table",
+        12,
+    ),
+    Panel(
+        "GPUs that answer",
+        "1 if the GPU answers, 0 if it was there and does not any more.",
+        (Query(f"ancestral_gpu_up{{{SERVER}}}", _GPU),),
+        "AncestralGpuLost",
+        "none",
+        (1, 1),
+        "graph",
+        12,
+        low_is_bad=True,
+    ),
+    Panel(
+        "GPU in use",
+        "The share of the time in which something runs on the GPU, whosever it is, however little of the GPU it takes.",
+        (Query(f"ancestral_gpu_utilization_ratio{{{SERVER}}}", _GPU),),
+        "AncestralSaturated",
+        "percentunit",
+    ),
+    Panel(
+        "GPU memory, share taken",
+        "By whomever. onnxruntime keeps what it has taken; beyond all of it runs are done again in parts.",
+        (Query(f"ancestral_gpu_memory_used_bytes{{{SERVER}}} / ancestral_gpu_memory_total_bytes{{{SERVER}}}", _GPU),),
+        "AncestralOutOfMemory",
+        "percentunit",
+        (0.9, 0.97),
+    ),
+    Panel(
+        "GPU memory",
+        "Taken, by whomever, beside what there is.",
+        (
+            Query(f"ancestral_gpu_memory_used_bytes{{{SERVER}}}", f"{_GPU} taken"),
+            Query(f"ancestral_gpu_memory_total_bytes{{{SERVER}}}", f"{_GPU} all"),
+        ),
+        "AncestralOutOfMemory",
+        "bytes",
+    ),
+    Panel(
+        "GPU temperature",
+        "Beyond some 85 to 90 °C a GPU slows itself down: see whether its power falls with it.",
+        (Query(f"ancestral_gpu_temperature_celsius{{{SERVER}}}", _GPU),),
+        "AncestralGpuLost",
+        "celsius",
+        (80, 88),
+        width=12,
+    ),
+    Panel(
+        "GPU power",
+        "What the GPU draws. Near its limit it clocks lower.",
+        (Query(f"ancestral_gpu_power_watts{{{SERVER}}}", _GPU),),
+        "AncestralGpuLost",
+        "watt",
+        width=12,
+    ),
+)
+
 MACHINE = Board(
     "ancestral-machine",
     "Ancestral: machine and device",
@@ -650,6 +717,7 @@ MACHINE = Board(
                 ),
             ),
         ),
+        ("GPU", GPU),
         (
             "Ends and scrapes",
             (

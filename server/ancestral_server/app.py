@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
+from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,13 @@ from ancestral_server.endpoint import Endpoint
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.errors import DeviceLost, StartupError
 from ancestral_server.logs import announce
-from ancestral_server.metrics import Metrics
+from ancestral_server.metrics import Gpus, Metrics
 from ancestral_server.rpc import credentials
 from ancestral_server.rpc.door import Door
 from ancestral_server.rpc.roles import RoleMaker
 from ancestral_server.rpc.server import GrpcServer
 from ancestral_server.runtime import memory
+from ancestral_server.runtime.kernels.driver import uuid_of
 from ancestral_server.runtime.session import Runtime
 from ancestral_server.settings import Settings
 
@@ -92,6 +94,8 @@ async def serve(settings: Settings) -> int:
 
     runtime.on_lost = on_any_thread
     metrics.machine(device=runtime.device, threads=settings.threads, cpus=usable_cpus(), memory_bytes=memory.total())
+    if runtime.gpu is not None:
+        metrics.gpus(Gpus({runtime.gpu: partial(uuid_of, runtime.gpu, runtime.library)}).read)
     arrivals = Arrivals()
     catalog = Catalog(settings, runtime, metrics, arrivals, RoleMaker(settings))
     tracing = _tracing(settings, metrics)

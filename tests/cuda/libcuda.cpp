@@ -80,6 +80,7 @@ int cuInit(unsigned) { return devices() ? OK : NO_DEVICE; }
 int cuDriverGetVersion(int* version) { *version = setting("FAKE_CUDA_VERSION", 13000); return OK; }
 int cuDeviceGetCount(int* count) { *count = devices(); return OK; }
 int cuDeviceGet(int* device, int number) { *device = number; return number < devices() ? OK : INVALID_DEVICE; }
+int cuDeviceGetUuid_v2(unsigned char* uuid, int device) { memset(uuid, 0, 16); uuid[15] = device; return OK; }
 int cuDeviceGetName(char* name, int size, int) { strncpy(name, "no GPU, a stand-in", size); return OK; }
 int cuDeviceGetAttribute(int* value, int number, int) {
   const long capability = setting("FAKE_CUDA_CAPABILITY", 90);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from running import PATIENT, ServerProcess
 from waiting import PATIENCE, until
 from wire import array
 
+DEPLOY = Path(__file__).parents[2] / "deploy"
 AUTO = ("--device", "auto", *PATIENT)
 
 
@@ -167,6 +169,22 @@ def test_a_fault_is_told_to_the_callers_and_ends_the_server(right: Path, fake_cu
         assert health_pb2.HealthCheckResponse.SERVING not in said
         assert server.process.wait(PATIENCE) == 3
         until(lambda: any("the GPU failed while it served" in line for line in server.log))
+
+
+def test_all_that_is_watched_of_a_gpu_is_in_a_scrape(server: ServerProcess) -> None:
+    watched = {
+        name
+        for folder in ("grafana", "prometheus", "runbooks")
+        for path in (DEPLOY / folder).rglob("*.*")
+        for name in re.findall(r"ancestral_gpu_\w+", path.read_text())
+    }
+    assert len(watched) == 7
+    # What hangs, as the library does the first time on a busy machine, is asked again.
+    until(lambda: server.metric("ancestral_gpu_up", gpu="0") == 1)
+    text = server.metrics()
+    assert {
+        name for name in watched if f'\n{name}{{gpu="0"' in text or f'\n{name}{{driver="580.0",gpu="0"' in text
+    } == watched
 
 
 def test_with_kernels_off_no_code_of_a_model_is_run(right: Path, fake_cuda: FakeCuda) -> None:

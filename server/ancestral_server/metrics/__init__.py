@@ -1,5 +1,8 @@
-"""Metrics: `instruments` are what lanes and calls write, `series` is their text, `registry` holds all of a server."""
+"""Metrics: `instruments` are what lanes and calls write, `series` is their text, `registry` holds all of a server,
+`gpus` asks NVIDIA's library at each scrape.
+"""
 
+from ancestral_server.metrics.gpus import Gpu, Gpus
 from ancestral_server.metrics.instruments import (
     DROPS,
     REFUSALS,
@@ -16,6 +19,8 @@ __all__ = [
     "REFUSALS",
     "SECONDS_BUCKETS",
     "CallerMetrics",
+    "Gpu",
+    "Gpus",
     "LaneMetrics",
     "LockFreeHistogram",
     "MethodMetrics",

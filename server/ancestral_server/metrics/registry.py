@@ -8,16 +8,18 @@ them would be four fifths of a scrape.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info, Summary, exposition
+from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from ancestral_server.endpoint import Endpoint, Gate, Tls, anybody, listen, no_tls
+from ancestral_server.metrics.gpus import Gpu
 from ancestral_server.metrics.instruments import (
     DROPS,
     FORMS,
@@ -225,6 +227,10 @@ class Metrics:
         self._cpus.set(cpus)
         self._memory_limit.set(memory_bytes)
 
+    def gpus(self, read: Callable[[], Sequence[Gpu]]) -> None:
+        """Have each scrape ask how the GPUs are that the server may use."""
+        self.registry.register(_GpuSeries(read))
+
     def stopping(self) -> None:
         self._stopping.set(1)
 
@@ -354,3 +360,38 @@ def _observe(summary: Any, seconds: float, happened: bool) -> None:
     """Add to a summary what has happened; it is there at zero otherwise."""
     if happened:
         summary.observe(seconds)
+
+
+class _GpuSeries:
+    """What is shown of GPUs; of what a device does not tell there is no series."""
+
+    _FIGURES: Mapping[str, str] = {
+        "memory_used_bytes": "Memory of the GPU that is taken, by whomever.",
+        "memory_total_bytes": "Memory of the GPU.",
+        "utilization_ratio": "The share of the last fraction of a second in which something ran on the GPU, 0 to 1.",
+        "temperature_celsius": "Temperature of the GPU.",
+        "power_watts": "Power that the GPU draws.",
+    }
+
+    def __init__(self, read: Callable[[], Sequence[Gpu]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        gpus = self._read()
+        about = InfoMetricFamily(
+            "ancestral_gpu", "A GPU that the server may use: its number, name, UUID and driver.", labels=("gpu",)
+        )
+        up = GaugeMetricFamily(
+            "ancestral_gpu_up", "1 if the GPU answers, 0 if it was there and does not any more.", labels=("gpu",)
+        )
+        for gpu in gpus:
+            about.add_metric((gpu.gpu,), {"name": gpu.name, "uuid": gpu.uuid, "driver": gpu.driver})
+            up.add_metric((gpu.gpu,), float(gpu.there))
+        yield about
+        yield up
+        for name, text in self._FIGURES.items():
+            family = GaugeMetricFamily(f"ancestral_gpu_{name}", text, labels=("gpu",))
+            for gpu in gpus:
+                if (figure := getattr(gpu, name)) is not None:
+                    family.add_metric((gpu.gpu,), figure)
+            yield family

@@ -7,6 +7,7 @@ and arguments the driver keeps for good; and they are called twice a row. ctypes
 from __future__ import annotations
 
 import ctypes
+import uuid
 from contextlib import suppress
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_void_p
 from typing import Any
@@ -201,3 +202,21 @@ class Memory:
                 if end == "cuStreamDestroy_v2":
                     self._driver("cuStreamSynchronize", handle)
                 self._driver(end, handle)
+
+
+def uuid_of(index: int, library: str = LIBRARY) -> str | None:
+    """The UUID of a device, as NVIDIA's tools have it after "GPU-" or "MIG-"; None if there is no device, or no driver
+    that tells it. Of the device nothing is taken, as a `Driver` takes a context.
+    """
+    device, raw = c_int(), (ctypes.c_uint8 * 16)()
+    try:
+        cuda = ctypes.CDLL(library)
+        failed = (
+            cuda.cuInit(c_uint(0))
+            or cuda.cuDeviceGet(byref(device), c_int(index))
+            # The second version: of a part of a GPU it is the part's own.
+            or cuda.cuDeviceGetUuid_v2(raw, device)
+        )
+    except (OSError, AttributeError):
+        return None
+    return None if failed else str(uuid.UUID(bytes=bytes(raw)))
