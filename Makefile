@@ -152,7 +152,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@.ci/install $(VENV) all $(PYTHON)
 	@touch $(PARTS) $(PAGE) $@
 
-$(TOOLS): .ci/tools .ci/triton-env .ci/kubernetes-env | $(INSTALLED)
+$(TOOLS): .ci/tools .ci/triton-env .ci/kubernetes-env .ci/perf-analyzer | $(INSTALLED)
 	@.ci/tools
 	@touch $@
 

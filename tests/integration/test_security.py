@@ -168,6 +168,10 @@ def bearer(token: str) -> Headers:
     return (("authorization", f"Bearer {token}"),) if token else ()
 
 
+NOBODY_LOADED = open_inference_service_pb2.RepositoryModelLoadRequest(model_name="none")
+NOBODY_UNLOADED = open_inference_service_pb2.RepositoryModelUnloadRequest(model_name="none")
+
+
 def calls(channel: grpc.Channel, metadata: Headers) -> dict[str, Any]:
     """One call of each kind, by what it is for."""
     models = model_service_pb2_grpc.ModelServiceStub(channel)
@@ -183,7 +187,11 @@ def calls(channel: grpc.Channel, metadata: Headers) -> dict[str, Any]:
         "list": lambda: models.ListModels(model_service_pb2.ListModelsRequest(), **options),
         "metadata": lambda: open_inference.ModelMetadata(oip.ModelMetadataRequest(name="tally"), **options),
         "statistics": lambda: open_inference.ModelStatistics(oip.ModelStatisticsRequest(), **options),
+        "index": lambda: open_inference.RepositoryIndex(oip.RepositoryIndexRequest(), **options),
+        "infer stream": lambda: list(open_inference.ModelStreamInfer(iter([]), **options)),
         # Of a model that is not there: who may is told so.
+        "open unload": lambda: open_inference.RepositoryModelUnload(NOBODY_UNLOADED, **options),
+        "open load": lambda: open_inference.RepositoryModelLoad(NOBODY_LOADED, **options),
         "unload": lambda: models.UnloadModel(model_service_pb2.UnloadModelRequest(name="none"), **options),
         "health": lambda: health.Check(health_pb2.HealthCheckRequest(service="tally"), **options),
         "names": lambda: health.List(health_pb2.HealthListRequest(), **options),
@@ -202,9 +210,10 @@ def answer(call: Any) -> grpc.StatusCode:
     return CODE.OK
 
 
-EVERYTHING = {"encode", "stream", "list", "metadata", "statistics", "unload", "health", "names", "reflection"}
-INFER = EVERYTHING - {"statistics", "unload"}
-OBSERVE = EVERYTHING - {"encode", "stream", "unload"}
+LOOK = {"list", "metadata", "index", "health", "names", "reflection"}
+INFER = LOOK | {"encode", "stream", "infer stream"}
+OBSERVE = LOOK | {"statistics"}
+EVERYTHING = INFER | OBSERVE | {"unload", "open unload", "open load"}
 
 
 @pytest.mark.parametrize(
