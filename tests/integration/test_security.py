@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -25,7 +26,7 @@ from grpc_status import rpc_status
 
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
-from ancestral_client import Client, Unauthenticated
+from ancestral_client import AsyncClient, Client, PermissionDenied, Unauthenticated
 from ancestral_server import health
 from ancestral_server.access.callers import hashed
 from ancestral_server.command_line import WrongUsage
@@ -295,6 +296,27 @@ def ask(channel: grpc.Channel, rpc: Rpc) -> None:
     reply = call(iter([rpc.request()]) if rpc.takes_many else rpc.request(), timeout=PATIENCE)
     if rpc.gives_many:
         next(reply)
+
+
+@pytest.mark.parametrize("guarded", ["plain"], indirect=True)
+def test_a_stream_that_is_refused_says_why_to_both_clients(guarded: Guarded) -> None:
+    """Who may look at a model, and not use it, is refused while the first images are on their way."""
+    images = toy_images(40)
+    said = "observe may not call /ancestral"
+
+    async def ask() -> None:
+        async with AsyncClient(guarded.server.address, token="observe") as client:
+            async for _ in client.encode_stream("tally", images, message_size=1):
+                pass
+
+    for _ in range(5):
+        with pytest.raises(PermissionDenied, match=said):
+            asyncio.run(ask())
+        with (
+            Client(guarded.server.address, token="observe") as client,
+            pytest.raises(PermissionDenied, match=said),
+        ):
+            list(client.encode_stream("tally", images, message_size=1))
 
 
 def details(error: Any) -> dict[str, Any]:
