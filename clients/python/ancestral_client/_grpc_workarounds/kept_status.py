@@ -3,7 +3,7 @@
 What:   a stand-in for the part of a call of grpc.aio that is gRPC's core: a write that the core began, and that failed
         since the call had ended, sets no status. The core gives that of the server, which has come or is on its way.
 Why:    such a write makes grpc.aio set INTERNAL, "Internal error from Core", in place of what the server said
-        (grpc/grpc#36066): of 200 streams that were refused at once, 195. Whoever is refused would hear of a fault of the
+        (grpc/grpc#36066): of 200 streams that were refused at once, 195. Who is refused would hear of a fault of the
         server, and what is worth another attempt would get none.
 Since:  1.85.
 Costs:  an attribute more on the way of each message. A write that the core does not even begin still sets INTERNAL: no
