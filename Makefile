@@ -162,7 +162,7 @@ $(INSTALLED): requirements.lock pyproject.toml | $(BIN)/python
 	@.ci/install $(VENV) all
 	@touch $(PARTS) $(PAGE) $@
 
-$(TOOLS): .ci/tools .ci/triton-env .ci/kubernetes-env | $(BIN)/python
+$(TOOLS): .ci/tools .ci/triton-env .ci/kubernetes-env .ci/perf-analyzer | $(BIN)/python
 	@.ci/tools
 	@touch $@
 

@@ -21,7 +21,7 @@ Native = inference_service_pb2_grpc.InferenceServiceStub
 SHAPE = (8, 8, 1)
 DATATYPES = {"UINT8": np.uint8, "BOOL": np.bool_, "INT64": np.int64, "FP32": np.float32}
 NAMES = {np.dtype(dtype): name for name, dtype in DATATYPES.items()}
-CONTENTS = {"UINT8": "uint_contents", "INT64": "int64_contents", "FP32": "fp32_contents"}
+CONTENTS = {"UINT8": "uint_contents", "BOOL": "bool_contents", "INT64": "int64_contents", "FP32": "fp32_contents"}
 
 
 def some_images(n: int, shape: tuple[int, ...] = SHAPE, seed: int = 3) -> Array:
@@ -54,7 +54,11 @@ def with_parameters(request: oip.ModelInferRequest, **parameters: Any) -> oip.Mo
 
 
 def infer(stub: Stub, request: oip.ModelInferRequest) -> dict[str, Array]:
-    reply = stub.ModelInfer(request, timeout=PATIENCE)
+    return arrays(stub.ModelInfer(request, timeout=PATIENCE))
+
+
+def arrays(reply: oip.ModelInferResponse) -> dict[str, Array]:
+    """The outputs of a reply."""
     assert len(reply.outputs) == len(reply.raw_output_contents)
     return {
         output.name: np.frombuffer(data, DATATYPES[output.datatype]).reshape(output.shape)

@@ -63,6 +63,16 @@ def main(address: str, read: str, written: str) -> None:
             arrays["aio"] = (await client.infer("tally.encode", [image_input], outputs=code)).as_numpy("code")
 
     asyncio.run(ask_again())
+    with triton.InferenceServerClient(address) as client:
+
+        def states() -> list[Any]:
+            models = client.get_model_repository_index(as_json=True)["models"]
+            return [[model["name"], model["version"], model["state"]] for model in models]
+
+        said["index"] = [states()]
+        for change in (client.unload_model, client.load_model):
+            change("tally")
+            said["index"].append(states())
     np.savez(written, **arrays)
     json.dump(said, sys.stdout)
 

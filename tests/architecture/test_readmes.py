@@ -62,7 +62,7 @@ MAKE = {
     "ablation": "tests/benchmarks/test_ablation.py, in short",
     "bench-isolation": "tests/benchmarks/test_isolation.py, in short",
     "bench-perf-analyzer": "needs what the next one fetches; all but that: tests/benchmarks/test_perf_analyzer.py",
-    "perf-analyzer": "fetches a program that nothing here depends on",
+    "perf-analyzer": "fetches what `make tools` has fetched already",
     "train-zoo": "tests/exporter/test_zoo.py, with a zoo of its own",
     "results": "tests/exporter/test_results.py, and test_zoo.py on the page itself",
     "soak": "tests/soak/test_soak.py, in short",

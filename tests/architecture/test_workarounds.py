@@ -10,7 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SERVER = ROOT / "server/ancestral_server"
-ROOMS = (SERVER / "rpc/grpc_workarounds", SERVER / "runtime/onnxruntime_workarounds")
+CLIENT = ROOT / "clients/python/ancestral_client"
+ROOMS = (
+    SERVER / "rpc/grpc_workarounds",
+    SERVER / "runtime/onnxruntime_workarounds",
+    CLIENT / "_grpc_workarounds",
+)
 ENTRIES = sorted(path for room in ROOMS for path in room.glob("*.py") if path.name != "__init__.py")
 QUESTIONS = ("What", "Why", "Since", "Costs", "Goes")
 TEST = re.compile(r"(tests/\S+\.py)::\s*(test_\w+)")
@@ -31,4 +36,4 @@ def test_an_entry_answers_every_question_and_names_a_test_that_there_is(path: Pa
 
 
 def test_there_are_entries() -> None:
-    assert {"accepting", "reading", "telemetry", "bare_run"} <= {path.stem for path in ENTRIES}
+    assert {"accepting", "reading", "telemetry", "bare_run", "kept_status"} <= {path.stem for path in ENTRIES}

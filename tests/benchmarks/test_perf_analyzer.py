@@ -1,4 +1,4 @@
-"""What perf_analyzer is held against, asked by a client of our own: no test fetches the load generator itself."""
+"""What perf_analyzer is held against, asked by a client of our own."""
 
 from __future__ import annotations
 

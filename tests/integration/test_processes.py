@@ -17,6 +17,8 @@ from grpc_status import rpc_status
 
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
+from inference import open_inference_service_pb2 as oip
+from inference import open_inference_service_pb2_grpc as oip_grpc
 from running import ServerProcess
 from waiting import PATIENCE, until
 
@@ -106,9 +108,12 @@ def test_none_outlives_the_first_process(toy_models: Path) -> None:
 def test_models_change_by_their_folder_and_not_by_a_call(server: ServerProcess) -> None:
     with grpc.insecure_channel(server.address) as channel:
         stub = model_service_pb2_grpc.ModelServiceStub(channel)
+        others = oip_grpc.GRPCInferenceServiceStub(channel)
         for call in (
             lambda: stub.LoadModel(model_service_pb2.LoadModelRequest(name="tally")),
             lambda: stub.UnloadModel(model_service_pb2.UnloadModelRequest(name="tally")),
+            lambda: others.RepositoryModelLoad(oip.RepositoryModelLoadRequest(model_name="tally")),
+            lambda: others.RepositoryModelUnload(oip.RepositoryModelUnloadRequest(model_name="tally")),
         ):
             with pytest.raises(grpc.RpcError) as caught:
                 call()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -25,7 +26,7 @@ from grpc_status import rpc_status
 
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
-from ancestral_client import Client, Unauthenticated
+from ancestral_client import AsyncClient, Client, PermissionDenied, Unauthenticated
 from ancestral_server import health
 from ancestral_server.access.callers import hashed
 from ancestral_server.command_line import WrongUsage
@@ -168,6 +169,10 @@ def bearer(token: str) -> Headers:
     return (("authorization", f"Bearer {token}"),) if token else ()
 
 
+NOBODY_LOADED = open_inference_service_pb2.RepositoryModelLoadRequest(model_name="none")
+NOBODY_UNLOADED = open_inference_service_pb2.RepositoryModelUnloadRequest(model_name="none")
+
+
 def calls(channel: grpc.Channel, metadata: Headers) -> dict[str, Any]:
     """One call of each kind, by what it is for."""
     models = model_service_pb2_grpc.ModelServiceStub(channel)
@@ -183,7 +188,11 @@ def calls(channel: grpc.Channel, metadata: Headers) -> dict[str, Any]:
         "list": lambda: models.ListModels(model_service_pb2.ListModelsRequest(), **options),
         "metadata": lambda: open_inference.ModelMetadata(oip.ModelMetadataRequest(name="tally"), **options),
         "statistics": lambda: open_inference.ModelStatistics(oip.ModelStatisticsRequest(), **options),
+        "index": lambda: open_inference.RepositoryIndex(oip.RepositoryIndexRequest(), **options),
+        "infer stream": lambda: list(open_inference.ModelStreamInfer(iter([]), **options)),
         # Of a model that is not there: who may is told so.
+        "open unload": lambda: open_inference.RepositoryModelUnload(NOBODY_UNLOADED, **options),
+        "open load": lambda: open_inference.RepositoryModelLoad(NOBODY_LOADED, **options),
         "unload": lambda: models.UnloadModel(model_service_pb2.UnloadModelRequest(name="none"), **options),
         "health": lambda: health.Check(health_pb2.HealthCheckRequest(service="tally"), **options),
         "names": lambda: health.List(health_pb2.HealthListRequest(), **options),
@@ -202,9 +211,10 @@ def answer(call: Any) -> grpc.StatusCode:
     return CODE.OK
 
 
-EVERYTHING = {"encode", "stream", "list", "metadata", "statistics", "unload", "health", "names", "reflection"}
-INFER = EVERYTHING - {"statistics", "unload"}
-OBSERVE = EVERYTHING - {"encode", "stream", "unload"}
+LOOK = {"list", "metadata", "index", "health", "names", "reflection"}
+INFER = LOOK | {"encode", "stream", "infer stream"}
+OBSERVE = LOOK | {"statistics"}
+EVERYTHING = INFER | OBSERVE | {"unload", "open unload", "open load"}
 
 
 @pytest.mark.parametrize(
@@ -286,6 +296,27 @@ def ask(channel: grpc.Channel, rpc: Rpc) -> None:
     reply = call(iter([rpc.request()]) if rpc.takes_many else rpc.request(), timeout=PATIENCE)
     if rpc.gives_many:
         next(reply)
+
+
+@pytest.mark.parametrize("guarded", ["plain"], indirect=True)
+def test_a_stream_that_is_refused_says_why_to_both_clients(guarded: Guarded) -> None:
+    """Who may look at a model, and not use it, is refused while the first images are on their way."""
+    images = toy_images(40)
+    said = "observe may not call /ancestral"
+
+    async def ask() -> None:
+        async with AsyncClient(guarded.server.address, token="observe") as client:
+            async for _ in client.encode_stream("tally", images, message_size=1):
+                pass
+
+    for _ in range(5):
+        with pytest.raises(PermissionDenied, match=said):
+            asyncio.run(ask())
+        with (
+            Client(guarded.server.address, token="observe") as client,
+            pytest.raises(PermissionDenied, match=said),
+        ):
+            list(client.encode_stream("tally", images, message_size=1))
 
 
 def details(error: Any) -> dict[str, Any]:

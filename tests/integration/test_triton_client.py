@@ -50,7 +50,12 @@ def test_tritons_client_asks_everything_and_gets_the_native_bytes(toy_models: Pa
     said = json.loads(done.stdout)
     assert (said["live"], said["ready"], said["model_ready"]) == (True, True, [True, True, False])
     assert said["server"]["name"] == "ancestral"
-    assert said["metadata"]["inputs"] == [{"name": "index", "datatype": "INT64", "shape": ["-1", "1"]}]
+    assert said["metadata"]["inputs"] == [
+        {"name": "index", "datatype": "INT64", "shape": ["-1", "1"]},
+        {"name": "given", "datatype": "UINT8", "shape": ["-1", "4", "3", "1"]},
+        {"name": "known", "datatype": "BOOL", "shape": ["-1", "4", "3", "1"]},
+    ]
+    assert said["index"] == [[["tally", "1", state]] for state in ("READY", "UNAVAILABLE", "READY")]
     config = said["config"]["config"]
     assert (config["name"], config["platform"], config["max_batch_size"]) == ("tally", "onnxruntime_onnx", 10_000)
     assert config["input"] == [{"name": "image", "data_type": "TYPE_UINT8", "dims": ["4", "3", "1"]}]

@@ -20,6 +20,7 @@ from google.protobuf.message import Message
 from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2_grpc
 from ancestral_client import _channel
 from ancestral_client._access import Entry
+from ancestral_client._grpc_workarounds import kept_status
 from ancestral_client._rpcs import Rpc
 from ancestral_client.errors import Unavailable
 
@@ -184,7 +185,9 @@ class Asyncio:
         return reply
 
     def begin(self, rpc: Rpc[Any, Any], requests: Any, options: dict[str, Any]) -> Any:
-        return self._call(rpc)(aiter(requests) if isinstance(requests, _QueueOfTasks) else requests, **options)
+        if isinstance(requests, _QueueOfTasks):
+            return kept_status.kept(self._call(rpc)(aiter(requests), **options))
+        return self._call(rpc)(requests, **options)
 
     async def read(self, call: Any) -> Any:
         with _cancelled_call_is_an_error():

@@ -163,6 +163,21 @@ class Catalog:
             raise BundleRefused(resource, fresh.problem_file, fresh.problem)
         return fresh
 
+    async def load_all(self, name: str) -> None:
+        """Load every version of a model from its folder, as `load` does each; those that are fit serve, whatever is
+        wrong with others. NotFound if there is none; else what `load` says of the highest that is not fit.
+        """
+        there = await asyncio.to_thread(folder.numbers, self._root, name)
+        # The highest first, which is what most calls are for.
+        loads = [self.load(name, version) for version in there[::-1] or [0]]
+        for result in await asyncio.gather(*loads, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    async def unloaded(self) -> list[Key]:
+        """The versions in the folder that nobody has loaded or tried to, by name and version."""
+        return [key for key in await asyncio.to_thread(folder.keys, self._root) if key not in self.versions]
+
     async def unload(self, name: str, version: int) -> None:
         """Take a version out of service, 0 meaning all of that name; done when its calls have ended and it is gone.
 

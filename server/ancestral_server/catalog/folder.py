@@ -177,6 +177,17 @@ def numbers(root: Path, name: str) -> list[int]:
     return [] if name.startswith(".") else _entries(root / name)[0]
 
 
+def keys(root: Path) -> list[Key]:
+    """The versions of all models, by name and version; none of what cannot be read."""
+    found: list[Key] = []
+    with suppress(OSError):
+        for name in sorted(os.listdir(root)):
+            with suppress(OSError, UnicodeEncodeError):
+                name.encode()
+                found += [(name, version) for version in numbers(root, name)]
+    return found
+
+
 def stamp(folder: Path) -> Stamp:
     """What lies in a version's folder; files that vanish meanwhile or cannot be read are left out."""
     files = _files(str(folder))

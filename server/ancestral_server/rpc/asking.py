@@ -9,12 +9,15 @@ from typing import Protocol, TypeVar
 
 from ancestral.v1 import timing_pb2
 from ancestral_server.engine.job import Job, OneShotJob
+from ancestral_server.errors import DeadlineExceeded, Overloaded
 from ancestral_server.rpc.grpc_workarounds.reading import Context
 from ancestral_server.rpc.recording import current
 
 # To derive an answer takes some 5 µs a row on one core, most of it the noise of z: more rows are left to a thread, so
 # that no call holds the event loop up for much longer than a millisecond.
 MOST_DERIVED_ROWS = 256
+# The lane says when a retry may fit; others may leave it sooner.
+LONGEST_PAUSE_SECONDS = 1.0
 
 J = TypeVar("J", bound=Job)
 Takes = TypeVar("Takes", bound=Job, contravariant=True)
@@ -43,6 +46,20 @@ def submit(lane: Lane[J], job: J) -> J:
     lane.submit(job)
     call.recorder.admitted(call, job)
     return job
+
+
+async def submit_patiently(lane: Lane[J], job: J) -> J:
+    """`submit`, but a full lane is waited for: who sends a stream feels it as backpressure. DeadlineExceeded if it is
+    full until the job's time is up.
+    """
+    while True:
+        try:
+            return submit(lane, job)
+        except Overloaded as full:
+            left = job.deadline - time.monotonic()
+            if left <= 0:
+                raise DeadlineExceeded(f"the deadline passed before there was room: {full}") from None
+            await asyncio.sleep(min(full.retry_seconds, LONGEST_PAUSE_SECONDS, left))
 
 
 async def answered(job: J) -> J:

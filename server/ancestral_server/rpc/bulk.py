@@ -22,12 +22,11 @@ from ancestral_server.errors import (
     Drained,
     Infeasible,
     InvalidArgument,
-    Overloaded,
     ServerError,
     Unavailable,
 )
 from ancestral_server.rpc import convert
-from ancestral_server.rpc.asking import answered, give_up, submit
+from ancestral_server.rpc.asking import answered, give_up, submit_patiently
 from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.grpc_workarounds.reading import Context
 from ancestral_server.rpc.recording import current
@@ -42,8 +41,6 @@ TURNS_AHEAD = 4
 MESSAGE_BATCHES_AHEAD = 2
 # A message may be larger than the window. Two of them keep the lane busy.
 LEAST_MESSAGES_AHEAD = 2
-# The lane says when a retry may fit; others may leave it sooner.
-LONGEST_PAUSE_SECONDS = 1.0
 # What is wrong with the whole stream, and not with the message that met it first.
 _OF_THE_STREAM = (Unavailable, DeadlineExceeded, Infeasible)
 
@@ -140,11 +137,7 @@ class _Window(Generic[Req, Res]):
         role = self._bind(request)
         # Somebody who sends a stream does not wait for each of its answers.
         job = role.job(request, self._context, f"{self._kind.NAME}.", unset=Priority.BATCH)
-        while True:
-            try:
-                return submit(role.endpoint, job)
-            except Overloaded as full:
-                await asyncio.sleep(min(full.retry_seconds, LONGEST_PAUSE_SECONDS))
+        return await submit_patiently(role.endpoint, job)
 
     def _bind(self, request: Req) -> ServiceRole[Req, Res]:
         """The role that the stream is bound to, by this message or an earlier one."""

@@ -61,23 +61,16 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         return pb.GetModelResponse(model=self._describe(model))
 
     async def LoadModel(self, request: pb.LoadModelRequest, context: Context) -> pb.LoadModelResponse:
-        self._check_alone()
+        check_alone(self._settings)
         name = convert.bundle_name("name", request.name)
         model = await self._catalog.load(name, convert.version("version", request.version))
         return pb.LoadModelResponse(model=self._describe(model))
 
     async def UnloadModel(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:
-        self._check_alone()
+        check_alone(self._settings)
         name = convert.bundle_name("name", request.name)
         await self._catalog.unload(name, convert.version("version", request.version))
         return pb.UnloadModelResponse()
-
-    def _check_alone(self) -> None:
-        if self._settings.share_port:
-            raise PortShared(
-                "this server is one of several on its port: change the version in the folder of models, "
-                "which all of them watch"
-            )
 
     def _describe(self, model: ModelVersion) -> pb.Model:
         message = pb.Model(
@@ -101,6 +94,15 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
                 )
             )
         return message
+
+
+def check_alone(settings: Settings) -> None:
+    """PortShared where a change would be one of this server alone, of several on its port."""
+    if settings.share_port:
+        raise PortShared(
+            "this server is one of several on its port: change the version in the folder of models, "
+            "which all of them watch"
+        )
 
 
 def _last_of_page(field: str, token: str) -> Key:

@@ -113,7 +113,7 @@ class GrpcServer:
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(inference, ours)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(catalog, settings), ours)
         open_inference_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            OpenInferenceServicer(catalog, settings), ours
+            OpenInferenceServicer(catalog, settings, self._draining), ours
         )
         others: Any = ForeignServices(door)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, others)

@@ -15,14 +15,16 @@ from running import ServerProcess
 
 
 @pytest.fixture(scope="session")
-def server(labelled: Path, vae: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def server(
+    labelled: Path, vae: Path, shells: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
     models: Path = tmp_path_factory.mktemp("models")
     toybundle.write(models)
     toybundle.write(models, version=3)
     # Its name is also that of a role of tally.
     toybundle.write(models, "tally.score")
     toybundle.write(models, "wrong", scale=254.0)
-    for bundle in (labelled, vae):
+    for bundle in (labelled, vae, shells):
         shutil.copytree(bundle, models / bundle.name)
     with ServerProcess(models, "--max-images", "500", "--max-sample-count", "400") as server:
         yield server

@@ -29,6 +29,10 @@ def samples(**parameters: Any) -> oip.ModelInferRequest:
     return with_parameters(ask("labelled", index=np.arange(2)), **{"label": 1, **parameters})
 
 
+def completion(**inputs: Any) -> oip.ModelInferRequest:
+    return with_parameters(ask("labelled", index=np.arange(2), **inputs), label=1)
+
+
 def changed(request: oip.ModelInferRequest, change: Callable[[oip.ModelInferRequest], object]) -> oip.ModelInferRequest:
     change(request)
     return request
@@ -127,6 +131,45 @@ BAD: list[tuple[oip.ModelInferRequest, str, str]] = [
         "is 'code', there is no such output",
     ),
     (ask("vae", outputs=("mean", "mean"), image=some_images(1)), "outputs[1].name", "is 'mean' a second time"),
+    (
+        completion(given=some_images(2)),
+        "inputs",
+        "has no 'known', must have all of 'given', 'known' or none of them",
+    ),
+    (completion(known=np.ones((2, *SHAPE), np.bool_)), "inputs", "has no 'given', must have all of 'given', 'known'"),
+    (
+        completion(given=some_images(3), known=np.ones((1, *SHAPE), np.bool_)),
+        "inputs[1].shape",
+        "has N = 3, must be 1, or 2 as in the other inputs",
+    ),
+    (
+        completion(given=some_images(1, (4, 4, 1)), known=np.ones((1, *SHAPE), np.bool_)),
+        "inputs[1].shape",
+        "is [1,4,4,1], must be [N,8,8,1]",
+    ),
+    (
+        completion(given=some_images(1), known=np.ones((1, *SHAPE), np.uint8)),
+        "inputs[2].datatype",
+        "is 'UINT8', must be 'BOOL'",
+    ),
+    (
+        changed(
+            completion(given=some_images(1), known=np.ones((1, *SHAPE), np.bool_)),
+            lambda r: r.raw_input_contents.__setitem__(2, b"\x02" * 64),
+        ),
+        "raw_input_contents[2]",
+        "holds bytes other than 0 and 1",
+    ),
+    (
+        ask("tally.sample", given=some_images(1, (4, 3, 1)), known=np.ones((1, 4, 3, 1), np.bool_)),
+        "inputs",
+        "has no 'index', must have 'index'",
+    ),
+    (
+        ask("vae.sample", index=np.arange(2), given=some_images(2)),
+        "inputs[1].name",
+        "is 'given', there is no such input",
+    ),
     (samples(seed=-1), "parameters[seed]", "is -1, must be 0 to 9223372036854775807"),
     (samples(seed="7"), "parameters[seed]", "is '7' (string_param), must be an integer (int64_param)"),
     (samples(seed=1.5), "parameters[seed]", "is 1.5 (double_param), must be an integer"),

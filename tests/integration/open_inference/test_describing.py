@@ -29,7 +29,7 @@ def test_the_server_is_live_ready_and_says_what_it_is(stub: Stub) -> None:
     assert stub.ServerReady(oip.ServerReadyRequest(), timeout=PATIENCE).ready
     said = stub.ServerMetadata(oip.ServerMetadataRequest(), timeout=PATIENCE)
     assert (said.name, said.version) == ("ancestral", metadata.version("ancestral"))
-    assert {"statistics", "model_configuration", "binary_tensor_data"} <= set(said.extensions)
+    assert {"statistics", "model_configuration", "model_repository", "binary_tensor_data"} <= set(said.extensions)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,12 @@ Tensors = list[tuple[str, str, list[int]]]
         ("vae", "encode", [("image", "UINT8", [-1, 8, 8, 1])], ["mean", "log_variance", "latent"]),
         ("vae.decode", "decode", [("latent", "FP32", [-1, 4])], ["image", "pixel_mean", "pixel_variance"]),
         ("vae.sample", "sample", [("index", "INT64", [-1, 1])], ["image"]),
-        ("labelled", "sample", [("index", "INT64", [-1, 1])], ["image", "log_likelihood"]),
+        (
+            "labelled",
+            "sample",
+            [("index", "INT64", [-1, 1]), ("given", "UINT8", [-1, 8, 8, 1]), ("known", "BOOL", [-1, 8, 8, 1])],
+            ["image", "log_likelihood"],
+        ),
         (
             "labelled.score",
             "score",
@@ -80,6 +85,7 @@ def test_metadata_and_configuration_agree(
     assert (config.name, config.platform, config.backend) == (name, "onnxruntime_onnx", "onnxruntime")
     assert config.max_batch_size == (400 if role == "sample" else 500)
     assert config.HasField("dynamic_batching")
+    assert [c.name for c in config.input if c.optional] == [name for name, _, _ in inputs if name in ("given", "known")]
     sides: tuple[tuple[Any, Any], ...] = ((said.inputs, config.input), (said.outputs, config.output))
     for told, configured in sides:
         names = [model_config_pb2.DataType.Name(c.data_type).removeprefix("TYPE_") for c in configured]
@@ -172,7 +178,12 @@ def test_a_request_whose_run_fails_counts_as_failed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "version", "code", "words"),
     [
-        ("nobody", "", grpc.StatusCode.NOT_FOUND, "no model 'nobody'; there are: labelled, tally, tally.score, vae"),
+        (
+            "nobody",
+            "",
+            grpc.StatusCode.NOT_FOUND,
+            "no model 'nobody'; there are: labelled, shells, tally, tally.score, vae",
+        ),
         ("nobody.encode", "", grpc.StatusCode.NOT_FOUND, "no model 'nobody.encode'"),
         ("tally.decode", "", grpc.StatusCode.NOT_FOUND, "is served as tally, tally.encode, tally.score, tally.sample"),
         ("tally", "2", grpc.StatusCode.NOT_FOUND, "no version 2; it has 1, 3"),

@@ -89,6 +89,29 @@ def test_samples_are_those_of_the_native_service_whatever_their_order(
     assert np.array_equal(only["image"], images[order[:1]])
 
 
+@pytest.mark.parametrize("typed", [False, True])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_completions_are_those_of_the_native_service(stub: Stub, native: Native, rows: int, typed: bool) -> None:
+    given, known = some_images(rows), np.zeros((rows, *SHAPE), np.bool_)
+    known[:, :4] = True
+    known[0, 5, 2] = True
+    request = pb.SampleRequest(
+        model="labelled", count=5, seed=3, first_index=9, label=1, given=tensor(given), known=tensor(known)
+    )
+    wanted = native.Sample(request, timeout=PATIENCE)
+    # Whatever comes first.
+    asked = ask("labelled.sample", typed=typed, known=known, index=np.arange(9, 14), given=given)
+    got = infer(stub, with_parameters(asked, seed=3, label=1))
+    assert got["image"].tobytes() == wanted.images.data
+    assert got["log_likelihood"].tobytes() == wanted.log_likelihood.data
+    assert np.array_equal(*(np.where(known, array, 0) for array in (got["image"], np.broadcast_to(given, (5, *SHAPE)))))
+    # As a load generator does that sends zeros for every input: nothing is known, and nothing changes.
+    nothing = ask("labelled.sample", index=np.arange(9, 14), given=given, known=np.zeros_like(known))
+    free = infer(stub, with_parameters(nothing, seed=3, label=1))
+    plain = infer(stub, with_parameters(ask("labelled.sample", index=np.arange(9, 14)), seed=3, label=1))
+    assert np.array_equal(free["image"], plain["image"])
+
+
 def test_a_seed_that_nobody_gave_is_drawn_and_returned(stub: Stub) -> None:
     request = ask("tally.sample", index=np.arange(30))
     first, second = (stub.ModelInfer(request, timeout=PATIENCE) for _ in range(2))

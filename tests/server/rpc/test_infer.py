@@ -23,7 +23,7 @@ from ancestral_server.runtime.session import Runtime
 from inference import open_inference_service_pb2 as oip
 from openinference import ask, with_parameters
 
-SETTINGS: Any = SimpleNamespace(max_images=8, max_sample_count=8, max_message_bytes=10**6)
+SETTINGS: Any = SimpleNamespace(max_images=8, max_sample_count=8, max_message_bytes=10**6, max_batch=8)
 ENDPOINT: Any = None
 IMAGE = bundle_pb2.MEANING_IMAGE
 

@@ -38,7 +38,7 @@ def config(name: str, role: Role, settings: Settings) -> config_pb.ModelConfig:
         backend=BACKEND,
         max_batch_size=settings.max_sample_count if known.draws else settings.max_images,
         input=[
-            config_pb.ModelInput(name=port.name, data_type=_type(port), dims=_dims(port))
+            config_pb.ModelInput(name=port.name, data_type=_type(port), dims=_dims(port), optional=port.optional)
             for port in known.inputs.values()
         ],
         output=[

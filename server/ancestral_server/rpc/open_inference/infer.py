@@ -1,4 +1,5 @@
-"""ModelInfer: a request to a call of the role's tensors, and the tensors that come of it to a reply.
+"""What ModelInfer and ModelStreamInfer mean: a request to a call of the role's tensors, and the tensors that come of it
+to replies.
 
 Letters: N rows of a request.
 """
@@ -9,9 +10,11 @@ import secrets
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
+from ancestral_server.catalog import Catalog, ModelVersion
 from ancestral_server.errors import InvalidArgument
 from ancestral_server.rpc import convert
-from ancestral_server.rpc.open_inference import parameters, tensors
+from ancestral_server.rpc.open_inference import names, parameters, tensors
+from ancestral_server.rpc.roles import role_at
 from ancestral_server.rpc.roles.base import Role
 from ancestral_server.rpc.roles.signature import Outputs
 from ancestral_server.rpc.roles.tensors import TensorCall
@@ -29,8 +32,19 @@ class InferCall(NamedTuple):
     tensors: TensorCall
 
 
-def read(role: Role, request: oip.ModelInferRequest) -> InferCall:
-    """Check every field but those that name the model, which were read to find the role."""
+def find(catalog: Catalog, request: oip.ModelInferRequest) -> tuple[ModelVersion, Role]:
+    """Whom a request asks: the model, to be held in a `with` until the last reply is packed, and its role."""
+    if len(request.id) > MAX_ID:
+        raise InvalidArgument("id", f"has {len(request.id)} characters, must have at most {MAX_ID}")
+    fields = ("model_name", "model_version")
+    model, role = names.find(catalog, request.model_name, request.model_version, fields=fields)
+    return model, role_at(model, role)
+
+
+def read(role: Role, request: oip.ModelInferRequest, *, one_by_one: bool = False) -> InferCall:
+    """Check every field but those that name the model, which were read to find the role. one_by_one: whether each row
+    has a reply of its own.
+    """
     known = role.signature
     asked = parameters.read(request.parameters)
     label = 0
@@ -42,10 +56,9 @@ def read(role: Role, request: oip.ModelInferRequest) -> InferCall:
     if asked.draws is not None and known.limit is None:
         _refuse(role, "draws")
     raw = request.raw_input_contents[:]
-    inputs = tensors.described(request, known, role.most_rows, raw=bool(raw))
+    inputs, rows = tensors.described(request, known, role.most_rows, raw=bool(raw))
     outputs = tensors.wanted(request, known, seeded=asked.seed is not None)
-    rows = inputs[0][1][0]
-    convert.reply_size("inputs[0].shape", rows, outputs.bytes, role.room)
+    convert.reply_size("inputs[0].shape", 1 if one_by_one else rows, outputs.bytes, role.room)
     draws = 1
     if asked.draws is not None and known.limit is not None:
         draws = known.limit.check("parameters[draws]", asked.draws, rows)
@@ -71,11 +84,11 @@ def _refuse(role: Role, parameter: str) -> NoReturn:
 
 
 def reply(call: InferCall, request: oip.ModelInferRequest, outputs: Sequence[Array]) -> oip.ModelInferResponse:
-    """The reply to a request: its outputs, in order."""
+    """A reply to a request: its outputs [N, ...] in order, or the same rows of each."""
     reply = oip.ModelInferResponse(
         model_name=request.model_name, model_version=str(call.role.served.version), id=request.id
     )
-    rows = call.tensors.rows
+    rows = len(outputs[0])
     described, contents = reply.outputs, reply.raw_output_contents
     for port, array in zip(call.outputs.ports, outputs, strict=True):
         described.append(port.described)

@@ -38,8 +38,9 @@ Input: TypeAlias = "tuple[Port, tuple[int, ...]]"
 
 def described(
     request: oip.ModelInferRequest, signature: Signature, limit: convert.Limit, *, raw: bool
-) -> Sequence[Input]:
-    """Every input of the signature, in the order of the request: the same N for all, 1 <= N <= limit.
+) -> tuple[Sequence[Input], int]:
+    """The inputs, in the order of the request, and their N, 1 <= N <= limit: the same for all, but that one row of what
+    a request may leave out is that of every row.
 
     raw: whether the elements are in raw_input_contents.
     """
@@ -61,17 +62,36 @@ def described(
         if not port.shape and len(shape) == 2 and shape[1] == 1:
             shape = shape[:1]  # as the metadata has it, [N,1]
         convert.check_shape(f"inputs[{i}].shape", shape, port.shape, limit)
-        if rows and shape[0] != rows:
-            field = f"inputs[{i}].shape"
-            raise InvalidArgument(field, f"has N = {shape[0]}, must be {rows} as in the inputs before it")
-        rows = shape[0]
+        if not port.optional:
+            if rows and shape[0] != rows:
+                field = f"inputs[{i}].shape"
+                raise InvalidArgument(field, f"has N = {shape[0]}, must be {rows} as in the inputs before it")
+            rows = shape[0]
         if raw and tensor.HasField("contents"):
             raise InvalidArgument(f"inputs[{i}].contents", "is set, must not be beside raw_input_contents")
         inputs[name] = port, shape
-    if len(inputs) < len(signature.inputs):
-        missing = next(name for name in signature.inputs if name not in inputs)
-        raise InvalidArgument("inputs", f"has no {missing!r}, must have {_names(signature.inputs)}")
-    return list(inputs.values())
+    found = list(inputs.values())
+    if len(found) < len(signature.inputs):
+        _check_missing(inputs, signature)
+    for i, (port, shape) in enumerate(found):
+        if port.optional and shape[0] not in (1, rows):
+            raise InvalidArgument(
+                f"inputs[{i}].shape", f"has N = {shape[0]}, must be 1, or {rows} as in the other inputs"
+            )
+    return found, rows
+
+
+def _check_missing(inputs: Mapping[str, Input], signature: Signature) -> None:
+    """Refuse what lacks an input that it needs; what it may leave out it has all of, or none."""
+    known = signature.inputs
+    needed = {name: port for name, port in known.items() if not port.optional}
+    missing = next((name for name in needed if name not in inputs), None)
+    if missing is not None:
+        raise InvalidArgument("inputs", f"has no {missing!r}, must have {_names(needed)}")
+    if len(inputs) > len(needed):
+        missing = next(name for name in known if name not in inputs)
+        together = {name: port for name, port in known.items() if port.optional}
+        raise InvalidArgument("inputs", f"has no {missing!r}, must have all of {_names(together)} or none of them")
 
 
 def elements(inputs: Sequence[Input], request: oip.ModelInferRequest, raw: Sequence[bytes]) -> dict[Meaning, Array]:

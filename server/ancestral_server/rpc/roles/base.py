@@ -85,7 +85,7 @@ class OneShotRole(Role):
     """A role whose answer is one run. One that no method of ours asks for is just this."""
 
     def __init__(self, served: Served, program: OneShotProgram, endpoint: OneShotEndpoint) -> None:
-        super().__init__(served, program, OneShotTensors(program, endpoint))
+        super().__init__(served, program, OneShotTensors(program, endpoint, served.settings.max_batch))
         self.program = program
         self.endpoint = endpoint
 

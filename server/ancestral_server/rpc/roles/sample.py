@@ -165,8 +165,9 @@ class Sample(Role):
 
 
 def one_shot_sample(served: Served, program: OneShotProgram, endpoint: OneShotEndpoint) -> Sample:
-    sampler = OneShotSampler(program, endpoint, served.settings.max_batch)
-    return Sample(served, program, OneShotTensors(program, endpoint), sampler)
+    chunk = served.settings.max_batch
+    tensors = OneShotTensors(program, endpoint, chunk)
+    return Sample(served, program, tensors, OneShotSampler(program, endpoint, chunk))
 
 
 def raster_sample(served: Served, program: RasterProgram, endpoint: RasterEndpoint) -> Sample:

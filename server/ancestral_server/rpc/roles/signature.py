@@ -6,7 +6,7 @@ Letters: N rows of a request.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import numpy as np
@@ -23,6 +23,8 @@ UNIFORMS = bundle_pb2.MEANING_UNIFORMS
 TEMPERATURE = bundle_pb2.MEANING_TEMPERATURE
 LABEL = bundle_pb2.MEANING_LABEL
 LATENT = bundle_pb2.MEANING_LATENT
+GIVEN = bundle_pb2.MEANING_GIVEN
+KNOWN = bundle_pb2.MEANING_KNOWN
 LOG_LIKELIHOOD = bundle_pb2.MEANING_LOG_LIKELIHOOD
 LOG_WEIGHT = bundle_pb2.MEANING_LOG_WEIGHT
 MEAN = bundle_pb2.MEANING_MEAN
@@ -56,6 +58,8 @@ class Port:
     most: float | None
     # As a reply with one row describes it, to be copied, which is faster than to put it together.
     described: oip.ModelInferResponse.InferOutputTensor
+    # Of an input: a request may leave it out, with all others that it may; and one row of it may be that of every row.
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +80,8 @@ class Outputs:
 class Signature:
     """A role as the protocol shows it.
 
-    One that `draws` has no input but noise, temperature and label: a request says by index which samples it wants, and
-    the rest by parameters.
+    One that `draws` has no input but noise, temperature and label: a request says by index which samples it wants, the
+    rest by parameters, and where images are painted by tensors which pixels to keep.
     """
 
     draws: bool
@@ -99,6 +103,10 @@ def signature(program: Program) -> Signature:
     draws = isinstance(program, RasterProgram) or program.inputs.keys() <= {UNIFORMS, TEMPERATURE, LABEL}
     if draws:
         inputs = [_port("index", INDEX, tensor_pb2.DATA_TYPE_INT64, (), convert.MAX_SEED)]
+        if isinstance(program, RasterProgram):
+            # Whole images, of which the graph takes a row at a time.
+            kept = (("given", GIVEN, tensor_pb2.DATA_TYPE_UINT8), ("known", KNOWN, tensor_pb2.DATA_TYPE_BOOL))
+            inputs += [replace(_port(*named, program.image_shape), optional=True) for named in kept]
     else:
         inputs = [_of(tensor, program) for meaning, tensor in program.inputs.items() if meaning != UNIFORMS]
     outputs = [_of(tensor, program) for meaning, tensor in program.outputs.items() if meaning not in _MADE_OF]

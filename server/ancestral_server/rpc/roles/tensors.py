@@ -5,17 +5,37 @@ Letters: N rows of a request.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
 from ancestral_server.engine.endpoint import OneShotEndpoint, RasterEndpoint
-from ancestral_server.engine.job import Derived, NoiseStreams, OneShotJob, Priority, RasterJob, RowSource
-from ancestral_server.rpc.asking import ask, caller
+from ancestral_server.engine.job import (
+    Completion,
+    Derived,
+    NoiseStreams,
+    OneShotJob,
+    Priority,
+    ProgressEvents,
+    RasterJob,
+    RowSource,
+)
+from ancestral_server.rpc.asking import Lane, answered, ask, caller, give_up
 from ancestral_server.rpc.grpc_workarounds.reading import Context
 from ancestral_server.rpc.roles.draws import LOG_VARIANCE, LOG_WEIGHT, MEAN, Bound, PosteriorDraw, repeated
-from ancestral_server.rpc.roles.signature import IMAGE, INDEX, LABEL, LATENT, LOG_LIKELIHOOD, TEMPERATURE, UNIFORMS
+from ancestral_server.rpc.roles.signature import (
+    GIVEN,
+    IMAGE,
+    INDEX,
+    KNOWN,
+    LABEL,
+    LATENT,
+    LOG_LIKELIHOOD,
+    TEMPERATURE,
+    UNIFORMS,
+)
 from ancestral_server.runtime.program import Meaning, OneShotProgram
 from ancestral_server.runtime.session import Array
 
@@ -24,7 +44,7 @@ class TensorCall(NamedTuple):
     """A request that was read and found good."""
 
     rows: int
-    # [N, ...]; of a role that draws INDEX alone.
+    # [N, ...]; of a role that draws INDEX alone, or with [1 or N, ...] of what to complete.
     inputs: Mapping[Meaning, Array]
     wanted: Sequence[Meaning]
     seed: int
@@ -38,16 +58,30 @@ class TensorCall(NamedTuple):
     draws: int
 
 
+# Has a lane do something, in whichever manner: a job of it is submitted, or done.
+Asking: TypeAlias = "Callable[[Lane[Any], Any], Awaitable[object]]"
+
+
 class Tensors(Protocol):
-    async def infer(self, call: TensorCall, context: Context) -> Sequence[Array]:
-        """The wanted outputs [N, ...], in order. ServerError if the call is refused, expires or fails."""
+    async def infer(self, call: TensorCall, context: Context, asking: Asking = ask) -> Sequence[Array]:
+        """The wanted outputs [N, ...], in order. ServerError if the call is refused, expires or fails. `asking` has a
+        job done.
+        """
+
+    def each(
+        self, call: TensorCall, context: Context, submitting: Asking
+    ) -> AsyncGenerator[tuple[int, Sequence[Array]]]:
+        """Of a role that draws: each row of the call as soon as it is finished, and its outputs [1, ...]. ServerError
+        as from `infer`. `submitting` submits a job.
+        """
 
 
 class OneShotTensors:
-    """Of a role whose answer is one run."""
+    """Of a role whose answer is one run. What is asked for row by row is run `chunk` rows at a time."""
 
-    def __init__(self, program: OneShotProgram, endpoint: OneShotEndpoint) -> None:
+    def __init__(self, program: OneShotProgram, endpoint: OneShotEndpoint, chunk: int) -> None:
         self._endpoint = endpoint
+        self._chunk = chunk
         self._inputs = frozenset(program.inputs)
         self._noise = tuple(program.inputs[UNIFORMS].shape) if UNIFORMS in program.inputs else None
         # An encoder's moments do not depend on its noise, which costs more to draw than they do.
@@ -55,9 +89,27 @@ class OneShotTensors:
         self._draws = PosteriorDraw.possible(program)
         self._weighs = LOG_WEIGHT in program.outputs
 
-    async def infer(self, call: TensorCall, context: Context) -> Sequence[Array]:
+    async def infer(self, call: TensorCall, context: Context, asking: Asking = ask) -> Sequence[Array]:
+        job = self._job(call, context)
+        await asking(self._endpoint, job)
+        return self._outputs(call, job)
+
+    async def each(
+        self, call: TensorCall, context: Context, submitting: Asking
+    ) -> AsyncGenerator[tuple[int, Sequence[Array]]]:
+        for start in range(0, call.rows, self._chunk):
+            rows = min(self._chunk, call.rows - start)
+            inputs = {meaning: array[start : start + rows] for meaning, array in call.inputs.items()}
+            part = call._replace(rows=rows, inputs=inputs)
+            job = self._job(part, context)
+            await submitting(self._endpoint, job)
+            outputs = self._outputs(part, await answered(job))
+            for row in range(rows):
+                yield start + row, [output[row : row + 1] for output in outputs]
+
+    def _job(self, call: TensorCall, context: Context) -> OneShotJob:
         wanted, derived = self._outputs_of(call)
-        job = OneShotJob(
+        return OneShotJob(
             call.rows * call.draws,
             *caller(context, call.timeout_seconds),
             priority=call.priority,
@@ -66,10 +118,13 @@ class OneShotTensors:
             derived=derived,
             draws=call.draws,
         )
-        await ask(self._endpoint, job)
+
+    @staticmethod
+    def _outputs(call: TensorCall, job: OneShotJob) -> Sequence[Array]:
         # What is not made of all draws of an image is that of the first.
         return [
-            job.output(meaning) if meaning in derived else job.output(meaning)[:: call.draws] for meaning in call.wanted
+            job.output(meaning) if meaning in job.derived else job.output(meaning)[:: call.draws]
+            for meaning in call.wanted
         ]
 
     def _outputs_of(self, call: TensorCall) -> tuple[Sequence[Meaning], Mapping[Meaning, Derived]]:
@@ -105,8 +160,29 @@ class RasterTensors:
     def __init__(self, endpoint: RasterEndpoint) -> None:
         self._endpoint = endpoint
 
-    async def infer(self, call: TensorCall, context: Context) -> Sequence[Array]:
-        job = RasterJob(
+    async def infer(self, call: TensorCall, context: Context, asking: Asking = ask) -> Sequence[Array]:
+        job = self._job(call, context)
+        await asking(self._endpoint, job)
+        return self._outputs(call, job)
+
+    async def each(
+        self, call: TensorCall, context: Context, submitting: Asking
+    ) -> AsyncGenerator[tuple[int, Sequence[Array]]]:
+        job = self._job(call, context, ProgressEvents(rows=False))
+        await submitting(self._endpoint, job)
+        try:
+            async with aclosing(job.events()) as events:
+                async for row, _ in events:
+                    yield row, [output[row : row + 1] for output in self._outputs(call, job)]
+        except BaseException:
+            give_up(job)
+            raise
+        await answered(job)
+
+    @staticmethod
+    def _job(call: TensorCall, context: Context, feed: ProgressEvents | None = None) -> RasterJob:
+        kept = Completion(call.inputs[GIVEN], call.inputs[KNOWN]) if GIVEN in call.inputs else None
+        return RasterJob(
             call.rows,
             *caller(context, call.timeout_seconds),
             priority=call.priority,
@@ -114,7 +190,11 @@ class RasterTensors:
             indices=call.inputs[INDEX].tolist(),
             temperature=call.temperature,
             label=call.label,
+            completion=kept,
+            feed=feed,
         )
-        await ask(self._endpoint, job)
+
+    @staticmethod
+    def _outputs(call: TensorCall, job: RasterJob) -> Sequence[Array]:
         arrays = {IMAGE: job.images, LOG_LIKELIHOOD: job.log_likelihood}
         return [arrays[meaning] for meaning in call.wanted]
