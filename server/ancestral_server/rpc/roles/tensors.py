@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from ancestral_server.engine.endpoint import OneShotEndpoint, RasterEndpoint
+from ancestral_server.engine.endpoint import TakesOneShots, TakesRasters
 from ancestral_server.engine.job import Derived, NoiseStreams, OneShotJob, Priority, RasterJob, RowSource
 from ancestral_server.rpc.asking import ask, caller
 from ancestral_server.rpc.grpc_workarounds.reading import Context
@@ -46,7 +46,7 @@ class Tensors(Protocol):
 class OneShotTensors:
     """Of a role whose answer is one run."""
 
-    def __init__(self, program: OneShotProgram, endpoint: OneShotEndpoint) -> None:
+    def __init__(self, program: OneShotProgram, endpoint: TakesOneShots) -> None:
         self._endpoint = endpoint
         self._inputs = frozenset(program.inputs)
         self._noise = tuple(program.inputs[UNIFORMS].shape) if UNIFORMS in program.inputs else None
@@ -102,7 +102,7 @@ class OneShotTensors:
 class RasterTensors:
     """Of a role that paints row by row."""
 
-    def __init__(self, endpoint: RasterEndpoint) -> None:
+    def __init__(self, endpoint: TakesRasters) -> None:
         self._endpoint = endpoint
 
     async def infer(self, call: TensorCall, context: Context) -> Sequence[Array]:
