@@ -114,12 +114,12 @@ def test_a_variable_of_our_prefix_that_is_none_is_named_with_the_nearest(name: s
         (
             ["--device", "cuda:"],
             {},
-            ["--device: must be auto, cpu, cuda, cuda:N, several as cuda:0,cuda:1, or cuda:all"],
+            ["--device: must be auto, cpu, cuda, cuda:N, several as cuda:0,cuda:1, or"],
         ),
         (
             ["--device", "cuda:-1"],
             {},
-            ["--device: must be auto, cpu, cuda, cuda:N, several as cuda:0,cuda:1, or cuda:all"],
+            ["--device: must be auto, cpu, cuda, cuda:N, several as cuda:0,cuda:1, or"],
         ),
         (["--device", "cuda:0,1"], {}, ["--device: must be auto, cpu, cuda, cuda:N, several as cuda:0,cuda:1, or"]),
         (["--device", "cpu,cuda:0"], {}, ["--device: must be auto, cpu, cuda, cuda:N, several as cuda:0,cuda:1, or"]),
