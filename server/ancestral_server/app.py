@@ -33,7 +33,7 @@ from ancestral_server.rpc.roles import RoleMaker
 from ancestral_server.rpc.server import GrpcServer
 from ancestral_server.runtime import memory
 from ancestral_server.runtime.kernels.driver import uuid_of
-from ancestral_server.runtime.session import Runtime
+from ancestral_server.runtime.session import runtimes
 from ancestral_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -77,7 +77,10 @@ async def serve(settings: Settings) -> int:
     if not settings.share_port:  # of several processes the one that starts them has said it
         for remark in access.remarks():
             log.warning(remark)
-    runtime = Runtime(settings.device, settings.threads, run_seconds=settings.load_seconds)
+    devices = runtimes(settings.device, settings.threads, run_seconds=settings.load_seconds)
+    device = ",".join(each.device for each in devices)
+    if len(kinds := {str(each.opened) for each in devices}) > 1:
+        log.warning("the GPUs differ: whichever paints a seed's image may change its last bits", gpus=sorted(kinds))
     lost: list[DeviceLost] = []
 
     def on_lost(error: DeviceLost) -> None:
@@ -92,12 +95,13 @@ async def serve(settings: Settings) -> int:
     def on_any_thread(error: DeviceLost) -> None:
         loop.call_soon_threadsafe(on_lost, error)
 
-    runtime.on_lost = on_any_thread
-    metrics.machine(device=runtime.device, threads=settings.threads, cpus=usable_cpus(), memory_bytes=memory.total())
-    if runtime.gpu is not None:
-        metrics.gpus(Gpus({runtime.gpu: partial(uuid_of, runtime.gpu, runtime.library)}).read)
+    for each in devices:
+        each.on_lost = on_any_thread
+    metrics.machine(device=device, threads=settings.threads, cpus=usable_cpus(), memory_bytes=memory.total())
+    if gpus := {each.gpu: partial(uuid_of, each.gpu, each.library) for each in devices if each.gpu is not None}:
+        metrics.gpus(Gpus(gpus).read)
     arrivals = Arrivals()
-    catalog = Catalog(settings, runtime, metrics, arrivals, RoleMaker(settings))
+    catalog = Catalog(settings, devices[0], metrics, arrivals, RoleMaker(settings), devices[1:])
     tracing = _tracing(settings, metrics)
     # The server first: a port in use should be said before models are loaded for a minute. It answers only when open.
     door = None if access.is_open else Door(access, metrics)
@@ -109,7 +113,7 @@ async def serve(settings: Settings) -> int:
         if await _unless(stop, Watcher(catalog, settings).start()):
             await server.open()
             address, metrics_address = joined(settings.host, server.port), joined(settings.host, endpoint.port)
-            log.info("serving", address=address, metrics=metrics_address, device=runtime.device)
+            log.info("serving", address=address, metrics=metrics_address, device=device)
             health = "" if server.health_port is None else f" (health on {joined(settings.host, server.health_port)})"
             announce(settings.log_format, f"listening on {address}, metrics on {metrics_address}{health}")
         ending = await stop

@@ -23,7 +23,7 @@ _OF_A_SERVICE = re.compile(
 _URL_OF_A_SERVICE = re.compile(r"(tcp|udp|sctp)://.*")
 # What a flag wants, by its unit or else by its type.
 _UNITS = {
-    "device": "auto|cpu|cuda|cuda:N",
+    "device": "auto|cpu|cuda|cuda:N,...|cuda:all",
     "host": "HOST",
     "port": "PORT",
     "endpoint": "URL",

@@ -17,13 +17,21 @@ PREFIX = "ANCESTRAL_SERVER_"
 LogFormat = Literal["auto", "text", "json"]
 
 
-_DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
+_DEVICE = re.compile(r"auto|cpu|cuda|cuda:all|cuda:[0-9]{1,3}(,cuda:[0-9]{1,3})*")
 
 
 def device_of(text: str) -> str:
-    """A device as it is asked for; ValueError if it is none."""
+    """A device, or several, as they are asked for; ValueError if they are none."""
+    text = ",".join(part.strip() for part in text.split(","))
     if not _DEVICE.fullmatch(text):
-        raise ValueError("must be auto, cpu, cuda or cuda:N, N being the number of a GPU from 0 on")
+        raise ValueError(
+            "must be auto, cpu, cuda, cuda:N, several as cuda:0,cuda:1, or cuda:all, "
+            "N being the number of a GPU from 0 on"
+        )
+    named = text.split(",")
+    for each in named:
+        if named.count(each) > 1:
+            raise ValueError(f"names {each} more than once")
     return text
 
 
@@ -68,8 +76,8 @@ class Settings(BaseModel):
     )
     device: Annotated[str, AfterValidator(device_of)] = Field(
         default="auto",
-        description="Where to run: auto, cpu, cuda, or cuda:1 for the second GPU. cuda exits if none is usable, "
-        "auto then takes the CPU.",
+        description="Where to run: auto, cpu, cuda, or cuda:1 for the second GPU; cuda:0,cuda:1 or cuda:all on "
+        "several, each with all models. cuda exits if one is not usable, auto takes one GPU, or else the CPU.",
     )
     kernels: Literal["auto", "off"] = Field(
         default="auto",
@@ -104,20 +112,20 @@ class Settings(BaseModel):
         default=64,
         ge=1,
         le=4096,
-        description="Images that a pixel-by-pixel sampler paints at a time, on the CPU per thread; more raises "
-        "throughput a little, and the latency of each.",
+        description="Images that a pixel-by-pixel sampler paints at a time, on the CPU per thread, on GPUs per GPU; "
+        "more raises throughput a little, and the latency of each.",
     )
     max_queued_images: int = Field(
-        default=20_000, ge=1, description="Images that may wait per model and role before calls are refused."
+        default=20_000, ge=1, description="Images that may wait per model, role and device before calls are refused."
     )
     max_queued_calls: int = Field(
-        default=1_000, ge=1, description="Calls that may wait per model and role before others are refused."
+        default=1_000, ge=1, description="Calls that may wait per model, role and device before others are refused."
     )
     max_queue_ms: float = Field(
         default=50.0,
         ge=0,
-        description="Work that may wait per model and role before interactive calls are refused; a full batch always "
-        "may. More smooths bursts, at the cost of latency under overload.",
+        description="Work that may wait per model, role and device before interactive calls are refused; a full batch "
+        "always may. More smooths bursts, at the cost of latency under overload.",
     )
     max_sample_count: int = Field(default=10_000, ge=1, description="Most images of one Sample call.")
     max_images: int = Field(default=10_000, ge=1, description="Most images or latents in one call that brings its own.")

@@ -6,8 +6,9 @@
 // there may be. What the devices are, and what goes wrong, environment variables say:
 //   FAKE_CUDA_DEVICES   how many there are (1)         FAKE_CUDA_CAPABILITY  90
 //   FAKE_CUDA_VERSION   of the driver (13000)          FAKE_CUDA_SHARED      bytes of a block's shared memory (232448)
-//   FAKE_CUDA_MEMORY    bytes of each one's memory (2^30)
+//   FAKE_CUDA_MEMORY    bytes of each one's memory (2^30); FAKE_CUDA_FULL the number of one that has none (-1)
 //   FAKE_CUDA_OWNER     number of the only process that may use them (any)
+//   FAKE_CUDA_HOLD      while this file is there, kernels that were launched wait
 //   FAKE_CUDA_FAULT     while this file is there, launches fail; on the device whose number it holds, or on all
 #include <dlfcn.h>
 #include <stdint.h>
@@ -46,7 +47,7 @@ static thread_local int current = HOST;  // the device of this thread's context
 
 static long setting(const char* name, long otherwise) { const char* text = getenv(name); return text ? atol(text) : otherwise; }
 static int devices() { return (int)setting("FAKE_CUDA_DEVICES", 1); }
-static size_t memory() { return setting("FAKE_CUDA_MEMORY", 1L << 30); }
+static size_t memory(int device) { return setting("FAKE_CUDA_FULL", -1) == device ? 0 : setting("FAKE_CUDA_MEMORY", 1L << 30); }
 
 // Whether so many bytes from an address on lie within one block that a device can read.
 static bool readable(const void* address, size_t size, int device) {
@@ -102,7 +103,7 @@ int cuCtxSetCurrent(void* context) {
 }
 int cuMemGetInfo_v2(size_t* free_, size_t* total) {
   IN_A_CONTEXT;
-  *total = memory();
+  *total = memory(current);
   *free_ = *total - used[current];
   return OK;
 }
@@ -152,7 +153,7 @@ int cuFuncSetAttribute(void* function, int attribute, int value) {
 static int take(void** address, size_t size, int device) {
   IN_A_CONTEXT;
   if (!size) return INVALID_VALUE;
-  if (device != HOST && used[device] + size > memory()) return OUT_OF_MEMORY;
+  if (device != HOST && used[device] + size > memory(device)) return OUT_OF_MEMORY;
   *address = aligned_alloc(256, (size + 255) / 256 * 256);
   memset(*address, 0xff, size);  // what nobody wrote must not matter
   if (device != HOST) used[device] += size;
@@ -241,6 +242,8 @@ int cuLaunchKernel(void* function, unsigned blocks, unsigned y, unsigned z, unsi
   const int count = ours->count ? *ours->count : 0;
   for (int i = 0; i < count; ++i) values.push_back(i < count - 1 ? *(int64_t*)parameters[i] : *(int32_t*)parameters[i]);
   on->running = std::thread([launch = ours->launch, blocks, values, parameters]() mutable {
+    const char* hold = getenv("FAKE_CUDA_HOLD");
+    while (hold && !access(hold, F_OK)) usleep(1000);
     std::vector<void*> taken;
     for (int64_t& value : values) taken.push_back(&value);
     launch(blocks, 0, taken.empty() ? parameters : taken.data());

@@ -106,13 +106,24 @@ def test_a_variable_of_our_prefix_that_is_none_is_named_with_the_nearest(name: s
         (
             ["--port=1"],
             {"PORT": "http", "DEVICE": "tpu"},
-            ["ANCESTRAL_SERVER_DEVICE: must be auto, cpu, cuda or cuda:N"],
+            ["ANCESTRAL_SERVER_DEVICE: must be auto, cpu, cuda, cuda:N, several"],
         ),
         ([], {"PORT": "70000"}, ["ANCESTRAL_SERVER_PORT: Input should be less than or equal to 65535 (got '70000')"]),
         (["--host", "a:1"], {}, ["--host: must be an address or a name to listen on, without a port"]),
         ([], {"HOST": "a:1"}, ["ANCESTRAL_SERVER_HOST: must be an address or a name to listen on, without a port"]),
-        (["--device", "cuda:"], {}, ["--device: must be auto, cpu, cuda or cuda:N, N being the number of a GPU"]),
-        (["--device", "cuda:-1"], {}, ["--device: must be auto, cpu, cuda or cuda:N, N being the number of a GPU"]),
+        (
+            ["--device", "cuda:"],
+            {},
+            ["--device: must be auto, cpu, cuda, cuda:N, several as cuda:0,cuda:1, or"],
+        ),
+        (
+            ["--device", "cuda:-1"],
+            {},
+            ["--device: must be auto, cpu, cuda, cuda:N, several as cuda:0,cuda:1, or"],
+        ),
+        (["--device", "cuda:0,1"], {}, ["--device: must be auto, cpu, cuda, cuda:N, several as cuda:0,cuda:1, or"]),
+        (["--device", "cpu,cuda:0"], {}, ["--device: must be auto, cpu, cuda, cuda:N, several as cuda:0,cuda:1, or"]),
+        (["--device", "cuda:1,cuda:0,cuda:1"], {}, ["--device: names cuda:1 more than once (got"]),
         (["--kernels", "on"], {}, ["--kernels: Input should be 'auto' or 'off'"]),
         (["--prot", "1"], {}, ["--prot: there is no such flag; did you mean --port?"]),
         (["--max_batch=1"], {}, ["--max_batch: there is no such flag; did you mean --max-batch?"]),
@@ -128,6 +139,20 @@ def test_what_is_wrong_is_named_as_it_was_given(flags: list[str], variables: dic
     said = wrong([*flags, *MODELS], {f"ANCESTRAL_SERVER_{name}": value for name, value in variables.items()})
     assert len(said) == len(lines)
     assert all(map(str.startswith, said, lines)), said
+
+
+@pytest.mark.parametrize(
+    ("given", "device"),
+    [
+        ("cuda:1", "cuda:1"),
+        ("cuda:all", "cuda:all"),
+        ("cuda:0,cuda:2", "cuda:0,cuda:2"),
+        (" cuda:3, cuda:0 ", "cuda:3,cuda:0"),
+    ],
+)
+def test_several_devices_are_separated_by_commas(given: str, device: str) -> None:
+    assert read([*MODELS, "--device", given], {})[0].device == device
+    assert read(MODELS, {"ANCESTRAL_SERVER_DEVICE": given})[0].device == device
 
 
 def test_the_folder_of_models_must_be_named() -> None:

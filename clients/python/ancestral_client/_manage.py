@@ -13,8 +13,11 @@ from rich.table import Table
 from ancestral.text import shown
 from ancestral_client import _commands as commands
 from ancestral_client._commands import TIMEOUT, Address, AsJson, ModelName, Timeout
+from ancestral_client.results import RoleForm
 from ancestral_client.terminal import console
 
+# The form that every role has.
+GRAPH = "onnx"
 Folder = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model: a folder of the server.")]
 
 
@@ -35,6 +38,7 @@ def models(
         table.add_column(heading, justify="right" if heading == "VERSION" else "left")
     for model in found:
         state = f"serving on {model.device}" if model.serving else model.state
+        state += "".join(f"; {form.role} {_run_by(form)}" for form in model.forms if form.form != GRAPH or form.reason)
         if model.reason:
             state += ", but what lies in its folder now was refused" if model.serving else ""
             state += f": {model.reason}"
@@ -46,6 +50,13 @@ def models(
     # A pipe has no width to fit into: let every row be one line.
     stdout = console() if sys.stdout.isatty() else console(width=500)
     stdout.print(table, soft_wrap=not sys.stdout.isatty())
+
+
+def _run_by(form: RoleForm) -> str:
+    """What runs a role of which there is a kernel."""
+    if form.form == GRAPH:
+        return f"by its graph, not by its kernel: {form.reason}"
+    return f"by its {form.form} on {form.device}" if form.device else f"by its {form.form}"
 
 
 def load(

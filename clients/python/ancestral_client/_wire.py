@@ -20,6 +20,7 @@ from ancestral_client.results import (
     Metric,
     Model,
     PaintedRow,
+    RoleForm,
     SampledImage,
     Samples,
     Scores,
@@ -161,4 +162,5 @@ def model(message: model_service_pb2.Model) -> Model:
         else None,
         provenance=dict(bundle.provenance),
         class_names=tuple(bundle.class_names),
+        forms=tuple(RoleForm(form.role, form.form, form.device, form.reason) for form in message.forms),
     )

@@ -221,6 +221,19 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
+class RoleForm:
+    """What runs a role that paints images row by row."""
+
+    role: str
+    form: str
+    """"onnx", its graph, or "kernel", its machine code on a GPU."""
+    device: str
+    """Where, as `Model.device` says it; empty of an older server."""
+    reason: str
+    """Why the graph runs it although the bundle has a kernel; empty otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What one call may ask for."""
 
@@ -243,7 +256,7 @@ class Model:
     reason: str
     """Why it does not serve; of one that serves, why what lies in its folder now was refused. Empty otherwise."""
     device: str
-    """"cpu" or "cuda"; empty if it does not serve."""
+    """"cpu", "cuda" or, of the second GPU, "cuda:1"; on several, "cuda:0,cuda:1". Empty if it does not serve."""
     family: str
     description: str
     image_shape: tuple[int, int, int]
@@ -263,6 +276,8 @@ class Model:
     """What made the bundle: versions, recipe, seed."""
     class_names: tuple[str, ...] = ()
     """Names of the classes 0, 1, ...; empty where they have none."""
+    forms: tuple[RoleForm, ...] = ()
+    """What runs the roles that paint images row by row; empty if it does not serve."""
 
     def metric(self, name: str, split: str = "test") -> float | None:
         """The value of a figure, or None if the bundle has none of that name and split."""

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from ancestral.v1 import bundle_pb2 as ancestral_dot_v1_dot_bundle__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n ancestral/v1/model_service.proto\x12\x0c\x61ncestral.v1\x1a\x19\x61ncestral/v1/bundle.proto\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.ancestral.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.ancestral.v1.Model\"1\n\x10LoadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"7\n\x11LoadModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.ancestral.v1.Model\"3\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\x15\n\x13UnloadModelResponse\"\xe7\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.ancestral.v1.ModelState\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12$\n\x06\x62undle\x18\x06 \x01(\x0b\x32\x14.ancestral.v1.Bundle\x12)\n\x06limits\x18\x07 \x01(\x0b\x32\x19.ancestral.v1.ModelLimits\x12%\n\x05\x66orms\x18\x08 \x03(\x0b\x32\x16.ancestral.v1.RoleForm\"6\n\x08RoleForm\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04\x66orm\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"o\n\x0bModelLimits\x12\x18\n\x10max_sample_count\x18\x01 \x01(\x05\x12\x12\n\nmax_images\x18\x02 \x01(\x05\x12\x17\n\x0fmax_temperature\x18\x03 \x01(\x02\x12\x19\n\x11max_message_bytes\x18\x04 \x01(\x03*\x92\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_SERVING\x10\x01\x12\x1b\n\x17MODEL_STATE_NOT_SERVING\x10\x02\x12\x17\n\x13MODEL_STATE_LOADING\x10\x03\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x04\x32\xcc\x02\n\x0cModelService\x12O\n\nListModels\x12\x1f.ancestral.v1.ListModelsRequest\x1a .ancestral.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.ancestral.v1.GetModelRequest\x1a\x1e.ancestral.v1.GetModelResponse\x12L\n\tLoadModel\x12\x1e.ancestral.v1.LoadModelRequest\x1a\x1f.ancestral.v1.LoadModelResponse\x12R\n\x0bUnloadModel\x12 .ancestral.v1.UnloadModelRequest\x1a!.ancestral.v1.UnloadModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n ancestral/v1/model_service.proto\x12\x0c\x61ncestral.v1\x1a\x19\x61ncestral/v1/bundle.proto\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.ancestral.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.ancestral.v1.Model\"1\n\x10LoadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"7\n\x11LoadModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.ancestral.v1.Model\"3\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\x15\n\x13UnloadModelResponse\"\xe7\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.ancestral.v1.ModelState\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12$\n\x06\x62undle\x18\x06 \x01(\x0b\x32\x14.ancestral.v1.Bundle\x12)\n\x06limits\x18\x07 \x01(\x0b\x32\x19.ancestral.v1.ModelLimits\x12%\n\x05\x66orms\x18\x08 \x03(\x0b\x32\x16.ancestral.v1.RoleForm\"F\n\x08RoleForm\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04\x66orm\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\"o\n\x0bModelLimits\x12\x18\n\x10max_sample_count\x18\x01 \x01(\x05\x12\x12\n\nmax_images\x18\x02 \x01(\x05\x12\x17\n\x0fmax_temperature\x18\x03 \x01(\x02\x12\x19\n\x11max_message_bytes\x18\x04 \x01(\x03*\x92\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_SERVING\x10\x01\x12\x1b\n\x17MODEL_STATE_NOT_SERVING\x10\x02\x12\x17\n\x13MODEL_STATE_LOADING\x10\x03\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x04\x32\xcc\x02\n\x0cModelService\x12O\n\nListModels\x12\x1f.ancestral.v1.ListModelsRequest\x1a .ancestral.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.ancestral.v1.GetModelRequest\x1a\x1e.ancestral.v1.GetModelResponse\x12L\n\tLoadModel\x12\x1e.ancestral.v1.LoadModelRequest\x1a\x1f.ancestral.v1.LoadModelResponse\x12R\n\x0bUnloadModel\x12 .ancestral.v1.UnloadModelRequest\x1a!.ancestral.v1.UnloadModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ancestral.v1.model_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELSTATE']._serialized_start=915
-  _globals['_MODELSTATE']._serialized_end=1061
+  _globals['_MODELSTATE']._serialized_start=931
+  _globals['_MODELSTATE']._serialized_end=1077
   _globals['_LISTMODELSREQUEST']._serialized_start=77
   _globals['_LISTMODELSREQUEST']._serialized_end=135
   _globals['_LISTMODELSRESPONSE']._serialized_start=137
@@ -53,9 +53,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODEL']._serialized_start=512
   _globals['_MODEL']._serialized_end=743
   _globals['_ROLEFORM']._serialized_start=745
-  _globals['_ROLEFORM']._serialized_end=799
-  _globals['_MODELLIMITS']._serialized_start=801
-  _globals['_MODELLIMITS']._serialized_end=912
-  _globals['_MODELSERVICE']._serialized_start=1064
-  _globals['_MODELSERVICE']._serialized_end=1396
+  _globals['_ROLEFORM']._serialized_end=815
+  _globals['_MODELLIMITS']._serialized_start=817
+  _globals['_MODELLIMITS']._serialized_end=928
+  _globals['_MODELSERVICE']._serialized_start=1080
+  _globals['_MODELSERVICE']._serialized_end=1412
 # @@protoc_insertion_point(module_scope)

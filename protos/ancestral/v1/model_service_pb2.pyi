@@ -276,7 +276,9 @@ class Model(_message.Message):
     refused. Empty otherwise.
     """
     device: _builtins.str
-    """Where its graphs run: "cpu", "cuda" or, of the second GPU, "cuda:1". Empty if it does not serve."""
+    """Where its graphs run: "cpu", "cuda" or, of the second GPU, "cuda:1"; on several, "cuda:0,cuda:1". Empty if it does not
+    serve.
+    """
     @_builtins.property
     def bundle(self) -> _bundle_pb2.Bundle:
         """The manifest. Unset if it could not be read. Of one that has more than 512 KiB, the fields that take most are left out."""
@@ -318,22 +320,28 @@ class RoleForm(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     FORM_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
     role: _builtins.str
     """Name of the role."""
     form: _builtins.str
     """"onnx": the graph, by onnxruntime. "kernel": machine code on a GPU, which gave the recorded answers when it was loaded."""
     reason: _builtins.str
     """Why the graph serves although the bundle has a kernel: the library, limit or difference. Empty otherwise."""
+    device: _builtins.str
+    """Where it runs, as the device of the model says it. A kernel needs less of a machine than onnxruntime, so it may run on a
+    GPU where the graphs run on the CPU.
+    """
     def __init__(
         self,
         *,
         role: _builtins.str = ...,
         form: _builtins.str = ...,
         reason: _builtins.str = ...,
+        device: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["form", b"form", "reason", b"reason", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "form", b"form", "reason", b"reason", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

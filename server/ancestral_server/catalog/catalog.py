@@ -49,13 +49,19 @@ def some(things: Collection[object]) -> str:
 
 
 class Catalog:
-    """All versions of all models in a folder."""
+    """All versions of all models in a folder. others: further devices, each of which has all of them as well."""
 
     def __init__(
-        self, settings: Settings, runtime: Runtime, metrics: Metrics, arrivals: Arrivals, roles: RoleMaker = NO_ROLES
+        self,
+        settings: Settings,
+        runtime: Runtime,
+        metrics: Metrics,
+        arrivals: Arrivals,
+        roles: RoleMaker = NO_ROLES,
+        others: Sequence[Runtime] = (),
     ) -> None:
         self._root = settings.models
-        self._loader = Loader(settings, runtime, metrics, arrivals, roles)
+        self._loader = Loader(settings, runtime, metrics, arrivals, roles, others)
         self._metrics = metrics
         # What is, by name and version; a version that has left it drains in `_leaving` and is found by no call.
         self.versions: dict[Key, ModelVersion] = {}

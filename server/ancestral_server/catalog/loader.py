@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,24 @@ import structlog
 from ancestral.v1 import bundle_pb2
 from ancestral_server.catalog import folder
 from ancestral_server.catalog.folder import Key
+from ancestral_server.catalog.placing import Place, Placed, place
 from ancestral_server.catalog.retry import passing
-from ancestral_server.catalog.version import NO_ROLES, Form, ModelVersion, RoleMaker, State
+from ancestral_server.catalog.version import NO_ROLES, ModelVersion, RoleMaker, State
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
-from ancestral_server.engine.endpoint import EndpointSettings, RasterEndpoint, one_shot_endpoint, raster_endpoint
+from ancestral_server.engine.endpoint import EndpointSettings
 from ancestral_server.engine.policy import Adaptive, AdaptiveTuning
 from ancestral_server.engine.pool import INTERACTIVE_NICENESS, WorkerPool, lower_thread_priority
 from ancestral_server.engine.raster import RasterScheduler
+from ancestral_server.engine.several import one_shots, rasters
+from ancestral_server.engine.stats import LaneStats
 from ancestral_server.errors import BundleError, OutOfMemory, Overdue
 from ancestral_server.metrics import Metrics
 from ancestral_server.runtime.bundle import Bundle, read_bundle, read_manifest
-from ancestral_server.runtime.golden import check_labels, replay
-from ancestral_server.runtime.kernels.choice import Kernels
+from ancestral_server.runtime.golden import replay
 from ancestral_server.runtime.kernels.program import KernelProgram
-from ancestral_server.runtime.kernels.variants import NoKernel
-from ancestral_server.runtime.onnx_raster import OnnxRasterProgram
-from ancestral_server.runtime.program import OneShotProgram, Program, RasterProgram
-from ancestral_server.runtime.session import Runtime, Session, Trial
+from ancestral_server.runtime.program import OneShotProgram, RasterProgram
+from ancestral_server.runtime.session import Runtime, Trial
 from ancestral_server.settings import Settings
 
 log = structlog.get_logger()
@@ -87,28 +87,39 @@ class Loader:
     """Loads versions, each on a thread of its own, and waits no longer than `--load-seconds` and a little more."""
 
     def __init__(
-        self, settings: Settings, runtime: Runtime, metrics: Metrics, arrivals: Arrivals, roles: RoleMaker = NO_ROLES
+        self,
+        settings: Settings,
+        runtime: Runtime,
+        metrics: Metrics,
+        arrivals: Arrivals,
+        roles: RoleMaker = NO_ROLES,
+        others: Sequence[Runtime] = (),
     ) -> None:
         self._roles = roles
         self._settings = settings
-        self._runtime = runtime
         self._metrics = metrics
         waiting = AdaptiveTuning(longest=settings.batch_wait_ms / 1000)
-        self._endpoints = EndpointSettings(
+        runtimes = (runtime, *others)
+        endpoints = EndpointSettings(
             limits=Limits(settings.max_queued_images, settings.max_queued_calls, settings.max_queue_ms / 1000),
             max_batch=settings.max_batch,
             slots=settings.slots,
             policy=lambda: Adaptive(arrivals.coming, waiting),
-            pool=WorkerPool(settings.threads),
-            fixed=runtime.device != "cpu",
+            # A run on a GPU keeps a worker waiting.
+            pool=WorkerPool(max(settings.threads, len(runtimes))),
         )
-        self._kernels = Kernels(
-            settings.kernels,
-            runtime.gpu,
-            library=runtime.library,
-            lost=runtime.lose,
-            row_seconds=settings.load_seconds,
-        )
+        self._places = [
+            Place(
+                settings,
+                each,
+                replace(endpoints, fixed=each.device != "cpu"),
+                roles.needs,
+                one_of_several=len(runtimes) > 1,
+            )
+            for each in runtimes
+        ]
+        # Where there are several.
+        self._given = [metrics.device(each.device) for each in runtimes] if others else []
         self._loads: dict[Key, Load] = {}
 
     def steps(self, key: Key) -> int:
@@ -169,13 +180,14 @@ class Loader:
             load.done.set()
 
     def _serve(self, model: ModelVersion, seconds: float) -> None:
-        for session in model.sessions.values():
+        for session in model.sessions:
             session.loaded()
         for role, endpoint in model.endpoints.items():
             metrics = endpoint.stats.metrics
             self._metrics.show(model.name, model.version, role, metrics)
-            if isinstance(endpoint, RasterEndpoint):
-                metrics.watch_slots(endpoint.scheduler.capacity, _slots_in_use(endpoint.scheduler))
+            samplers = [lane.scheduler for lane in endpoint.lanes if isinstance(lane.scheduler, RasterScheduler)]
+            if samplers:
+                metrics.watch_slots(sum(each.capacity for each in samplers), _slots_in_use(samplers))
         self._metrics.about(model.name, model.version, _about(model))
         for role, form in model.forms.items():
             self._metrics.form(model.name, model.version, role, form.name)
@@ -224,94 +236,56 @@ class Loader:
         # First the manifest alone: what could be read of a bad bundle is still worth showing.
         model.manifest = abridged(read_manifest(path))
         bundle = read_bundle(path)
-        for role in bundle.manifest.roles:
-            if role.program == bundle_pb2.PROGRAM_RASTER:
-                model.programs[role.name] = self._raster(load, bundle, role)
-            else:
-                model.programs[role.name] = self._one_shot(load, bundle, role, on_caller=False)
+        model.placed = [Placed() for _ in self._places]
+        place(self._places, model.placed, bundle, load.trial)
         self._verify(bundle, model)
-        for name, program in model.programs.items():
-            if not isinstance(program, KernelProgram):
-                check_labels(program)
-            self._serve_role(load, bundle, name, program)
-        model.device = self._runtime.device
+        for role in model.programs:
+            self._serve_role(load, bundle, role)
+        model.device = ",".join(each.runtime.device for each in self._places)
         for endpoint in model.endpoints.values():
             endpoint.start()
 
-    def _raster(self, load: Load, bundle: Bundle, role: bundle_pb2.Role) -> RasterProgram:
-        """A raster role by its kernel, where it has one that may serve here, else by its graph."""
-        model = load.model
-        reason = ""
-        if role.HasField("kernel"):
-            try:
-                program = self._kernels.program(
-                    role,
-                    bundle.manifest,
-                    bundle.contents,
-                    bundle.contents[bundle.manifest.golden.path],
-                    slots=self._settings.slots,
-                    end=load.trial.end,
-                )
-            except NoKernel as error:
-                reason = str(error)
-                tell = log.info if error.expected else log.warning
-                tell("the graph serves, not the kernel", model=model.name, role=role.name, reason=reason)
-            else:
-                load.trial.steps += 1
-                model.forms[role.name] = Form(program.form)
-                return program
-        # Its workers each compute on their own thread.
-        session = self._session(load, bundle, role, on_caller=True)
-        model.forms[role.name] = Form(OnnxRasterProgram.form, reason)
-        return OnnxRasterProgram(role, session, bundle.manifest)
-
     def _verify(self, bundle: Bundle, model: ModelVersion) -> None:
-        """Replay the bundle's recorded answers. What is broken off, as for want of memory, is no verdict."""
+        """Replay the bundle's recorded answers on each device. What is broken off, as for want of memory, is no
+        verdict.
+        """
         began = time.monotonic()
         try:
-            # What a kernel answers was compared before it could run here.
-            replay(bundle, {name: each for name, each in model.programs.items() if not isinstance(each, KernelProgram)})
+            for placed in model.placed:
+                # What a kernel answers was compared before it could run here.
+                programs = placed.programs.items()
+                replay(bundle, {name: each for name, each in programs if not isinstance(each, KernelProgram)})
         except BundleError:
             self._metrics.verified(model.name, time.monotonic() - began, ok=False)
             raise
         self._metrics.verified(model.name, time.monotonic() - began, ok=True)
 
-    def _one_shot(self, load: Load, bundle: Bundle, role: bundle_pb2.Role, *, on_caller: bool) -> OneShotProgram:
-        session = self._session(load, bundle, role, on_caller=on_caller)
-        return OneShotProgram(role, session, bundle.manifest, self._roles.needs(role.name))
-
-    def _session(self, load: Load, bundle: Bundle, role: bundle_pb2.Role, *, on_caller: bool) -> Session:
-        """A session on the role's graph, which other roles may share."""
-        # On a GPU both kinds are the same.
-        on_caller = on_caller and self._runtime.device == "cpu"
-        key = (role.graph, on_caller)
-        sessions = load.model.sessions
-        if key not in sessions:
-            sessions[key] = self._runtime.open(bundle.graph(role), on_caller=on_caller, trial=load.trial)
-        return sessions[key]
-
-    def _serve_role(self, load: Load, bundle: Bundle, role: str, program: Program) -> None:
+    def _serve_role(self, load: Load, bundle: Bundle, role: str) -> None:
         """Make the lanes of a role, warm, and what calls see of it. OutOfMemory if not even one row fits."""
         model = load.model
+        program = model.programs[role]
         name = f"{model.name}:{model.version} {role}"
         metrics = self._metrics.lane(model.name, model.version, role, raster=isinstance(program, RasterProgram))
+        stats, pairs = LaneStats(metrics), list(zip(self._places, model.placed, strict=True))
         if isinstance(program, RasterProgram):
-            raster = model.endpoints[role] = raster_endpoint(name, program, metrics, self._endpoints)
+            raster = rasters([each.raster_endpoint(there, role, name, stats) for each, there in pairs], self._given)
+            model.endpoints[role] = raster
             model.roles[role] = self._roles.raster(model, program, raster)
         elif isinstance(program, OneShotProgram):
-            single_thread = partial(self._one_shot, load, bundle, program.role, on_caller=True)
-            one_shot = one_shot_endpoint(name, program, single_thread, metrics, self._endpoints)
+            one_shot = one_shots(
+                [each.one_shot_endpoint(there, bundle, role, load.trial, name, stats) for each, there in pairs],
+                self._given,
+            )
             model.endpoints[role] = one_shot
             model.roles[role] = self._roles.one_shot(model, program, one_shot)
 
 
-def _slots_in_use(scheduler: RasterScheduler) -> Callable[[], int]:
-    """Asks a scheduler without keeping it: what shows the answer may outlive it."""
-    reference = weakref.ref(scheduler)
+def _slots_in_use(schedulers: Iterable[RasterScheduler]) -> Callable[[], int]:
+    """Asks schedulers without keeping them: what shows the answer may outlive them."""
+    references = [weakref.ref(scheduler) for scheduler in schedulers]
 
     def used() -> int:
-        there = reference()
-        return 0 if there is None else there.used
+        return sum(there.used for reference in references if (there := reference()) is not None)
 
     return used
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import TracebackType
 from typing import Protocol
 
 from ancestral.v1 import bundle_pb2
 from ancestral_server.catalog.folder import Key, Stamp
-from ancestral_server.engine.endpoint import OneShotEndpoint, RasterEndpoint
+from ancestral_server.catalog.placing import Form, Placed
+from ancestral_server.engine.endpoint import Endpoint, TakesOneShots, TakesRasters
 from ancestral_server.errors import RoleMissing
 from ancestral_server.runtime import memory
 from ancestral_server.runtime.program import Needs, OneShotProgram, Program, RasterProgram
@@ -26,16 +28,6 @@ class State(Enum):
     NOT_SERVING = "not serving"
 
 
-@dataclass(frozen=True)
-class Form:
-    """What runs a raster role: "onnx", its graph, or "kernel", its machine code on a GPU; and, where there is a kernel,
-    why the graph does.
-    """
-
-    name: str
-    reason: str = ""
-
-
 class RoleMaker(Protocol):
     """Makes what calls see of the roles of a version that is being loaded, on the loader's thread. The catalog keeps it
     with the version, and knows nothing of it.
@@ -44,9 +36,9 @@ class RoleMaker(Protocol):
     def needs(self, role: str) -> Needs:
         """The tensors that a one-shot role of that name must have."""
 
-    def one_shot(self, model: ModelVersion, program: OneShotProgram, endpoint: OneShotEndpoint) -> object: ...
+    def one_shot(self, model: ModelVersion, program: OneShotProgram, endpoint: TakesOneShots) -> object: ...
 
-    def raster(self, model: ModelVersion, program: RasterProgram, endpoint: RasterEndpoint) -> object: ...
+    def raster(self, model: ModelVersion, program: RasterProgram, endpoint: TakesRasters) -> object: ...
 
 
 class NoRoles:
@@ -55,10 +47,10 @@ class NoRoles:
     def needs(self, role: str) -> Needs:
         return Needs()
 
-    def one_shot(self, model: ModelVersion, program: OneShotProgram, endpoint: OneShotEndpoint) -> object:
+    def one_shot(self, model: ModelVersion, program: OneShotProgram, endpoint: TakesOneShots) -> object:
         return None
 
-    def raster(self, model: ModelVersion, program: RasterProgram, endpoint: RasterEndpoint) -> object:
+    def raster(self, model: ModelVersion, program: RasterProgram, endpoint: TakesRasters) -> object:
         return None
 
 
@@ -79,12 +71,9 @@ class ModelVersion:
     stamp: Stamp = field(default_factory=Stamp)
     device: str = ""
     manifest: bundle_pb2.Bundle | None = None
-    programs: dict[str, Program] = field(default_factory=dict)
-    # What runs each raster role.
-    forms: dict[str, Form] = field(default_factory=dict)
-    # By graph, and whether it computes on the thread that calls it.
-    sessions: dict[tuple[str, bool], Session] = field(default_factory=dict)
-    endpoints: dict[str, OneShotEndpoint | RasterEndpoint] = field(default_factory=dict)
+    # What there is of it on each device.
+    placed: Sequence[Placed] = ()
+    endpoints: dict[str, Endpoint] = field(default_factory=dict)
     # What calls see of each role, made by whoever answers them: see `RoleMaker`.
     roles: dict[str, object] = field(default_factory=dict)
     # Why it does not serve; of one that serves, why what lies in its folder now was refused.
@@ -101,6 +90,25 @@ class ModelVersion:
     @property
     def key(self) -> Key:
         return self.name, self.version
+
+    @property
+    def programs(self) -> Mapping[str, Program]:
+        """Those on the first device; on others they are the same."""
+        return self.placed[0].programs if self.placed else {}
+
+    @property
+    def forms(self) -> dict[str, Form]:
+        """What runs each raster role; where, on all devices, separated by commas."""
+        first = self.placed[0].forms if self.placed else {}
+        return {
+            role: replace(form, device=",".join(placed.forms[role].device for placed in self.placed))
+            for role, form in first.items()
+        }
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Those on all devices."""
+        return [session for placed in self.placed for session in placed.sessions.values()]
 
     @property
     def serving(self) -> bool:
@@ -162,13 +170,11 @@ class ModelVersion:
 
     def close(self) -> None:
         """Stop the lanes, end the sessions and return their memory. Blocks until running work ends."""
-        if not self.endpoints and not self.sessions and not self.programs:
+        if not self.endpoints and not self.placed:
             return
         for endpoint in self.endpoints.values():
             endpoint.close()
-        for program in self.programs.values():
-            program.close()
-        for session in self.sessions.values():
-            session.close()
-        self.endpoints, self.roles, self.programs, self.sessions = {}, {}, {}, {}
+        for placed in self.placed:
+            placed.close()
+        self.endpoints, self.roles, self.placed = {}, {}, ()
         memory.give_back()

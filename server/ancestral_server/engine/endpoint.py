@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -71,6 +71,27 @@ class Endpoint(ABC):
         """Stop at the next boundary; whoever still waits hears Unavailable. Blocks until running work ends."""
         for lane in self.lanes:
             lane.close()
+
+
+class TakesOneShots(Protocol):
+    """A one-shot role, on however many devices."""
+
+    @property
+    def rows_at_a_time(self) -> int:
+        """How many rows of bulk are run at a time."""
+
+    def submit(self, job: OneShotJob) -> None:
+        """See `Lane.submit`."""
+
+
+class TakesRasters(Protocol):
+    """A raster role, on however many devices."""
+
+    def submit(self, job: RasterJob) -> None:
+        """See `Lane.submit`."""
+
+    def begin_no_more(self, job: RasterJob) -> None:
+        """See `RasterScheduler.begin_no_more`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,8 +163,11 @@ def one_shot_endpoint(
     single_thread: Callable[[], OneShotProgram],
     metrics: LaneMetrics,
     settings: EndpointSettings,
+    stats: LaneStats | None = None,
 ) -> OneShotEndpoint:
     """Measure a program and make its lanes. OutOfMemory if not even one row fits.
+
+    stats: of those on other devices, where there are any; with the same metrics.
 
     single_thread: makes the same program on a session that computes on the thread that calls it.
 
@@ -151,7 +175,8 @@ def one_shot_endpoint(
     on a core each get nearly twice as much done as two threads on one run, which meet after every operation. Else there
     is one program for both, on all threads, and no second copy of its weights.
     """
-    sizes, stats, fixed, pool = buckets(settings.max_batch), LaneStats(metrics), settings.fixed, settings.pool
+    sizes, fixed, pool = buckets(settings.max_batch), settings.fixed, settings.pool
+    stats = stats or LaneStats(metrics)
     memories = BatchSizeLimit(sizes), BatchSizeLimit(sizes)
     costs = measure(sizes, memories, partial(_run_blank, program), metrics)
     least = sizes[-1] if fixed else sizes[0]
@@ -208,9 +233,13 @@ def one_shot_endpoint(
 
 
 def raster_endpoint(
-    name: str, program: RasterProgram, metrics: LaneMetrics, settings: EndpointSettings
+    name: str,
+    program: RasterProgram,
+    metrics: LaneMetrics,
+    settings: EndpointSettings,
+    stats: LaneStats | None = None,
 ) -> RasterEndpoint:
-    """Measure a program and make its lane. OutOfMemory if not even one sample fits.
+    """Measure a program and make its lane. OutOfMemory if not even one sample fits. stats: as of one-shot endpoints.
 
     A program that computes on the thread that calls it shares the background workers with others, a seat for each. One
     whose rows go on by themselves, on a GPU, has a thread that begins a row and waits for it; its memory is its own
@@ -233,7 +262,7 @@ def raster_endpoint(
     def probe() -> None:
         _run_blank_row(program, 1)
 
-    stats = LaneStats(metrics)
+    stats = stats or LaneStats(metrics)
     runner = ThreadRunner() if program.overlaps else PoolRunner(settings.pool)
     lane = Lane(name, scheduler, runner, probe=probe, stats=stats)
     return RasterEndpoint(stats, lane, scheduler)

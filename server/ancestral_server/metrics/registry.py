@@ -57,6 +57,12 @@ class Metrics:
 
         self._series = CallSeries()
         self._device = Info("ancestral_device", "What runs the graphs, and on how many threads.", registry=registry)
+        self._device_images = Gauge(
+            "ancestral_device_images",
+            "Of each of several GPUs, images that it was given and has not answered.",
+            ("device",),
+            registry=registry,
+        )
         self._cpus = Gauge("ancestral_cpus", "CPUs that this process may use.", registry=registry)
         self._memory_limit = Gauge(
             "ancestral_memory_limit_bytes",
@@ -230,6 +236,11 @@ class Metrics:
     def gpus(self, read: Callable[[], Sequence[Gpu]]) -> None:
         """Have each scrape ask how the GPUs are that the server may use."""
         self.registry.register(_GpuSeries(read))
+
+    def device(self, name: str) -> Callable[[float], None]:
+        """Of one of several devices: what is told how many images more, or fewer, it has to do."""
+        inc: Callable[[float], None] = self._device_images.labels(name).inc
+        return inc
 
     def stopping(self) -> None:
         self._stopping.set(1)

@@ -83,7 +83,8 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         )
         if model.serving:
             message.forms.extend(
-                pb.RoleForm(role=role, form=form.name, reason=form.reason) for role, form in sorted(model.forms.items())
+                pb.RoleForm(role=role, form=form.name, reason=form.reason, device=form.device)
+                for role, form in sorted(model.forms.items())
             )
             message.limits.CopyFrom(
                 pb.ModelLimits(

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -70,13 +71,19 @@ class Trial:
 
 
 class Runtime:
-    """The device, and the number of threads that a session may compute on.
+    """The device, and the number of threads that a session may compute on. StartupError if it cannot be used.
 
-    run_seconds: how long a run may go on that serves calls.
+    run_seconds: how long a run may go on that serves calls. asked: what was said of devices, if it was more than this.
     """
 
     def __init__(
-        self, device: str, threads: int, *, run_seconds: float = math.inf, library: str = driver.LIBRARY
+        self,
+        device: str,
+        threads: int,
+        *,
+        run_seconds: float = math.inf,
+        library: str = driver.LIBRARY,
+        asked: str = "",
     ) -> None:
         self._threads = threads
         self._run_seconds = run_seconds
@@ -95,9 +102,14 @@ class Runtime:
                 self._driver = _usable_gpu(self.gpu, library)
             except driver.NoDevice as error:
                 if device != "auto":
-                    raise StartupError(f"--device {device}: no usable GPU: {error}") from error
+                    raise StartupError(f"--device {asked or device}: no usable GPU: {error}") from error
             else:
                 self.device = "cuda" if device == "auto" else device
+
+    @property
+    def opened(self) -> driver.Driver | None:
+        """The GPU that graphs run on; None: they run on the CPU."""
+        return self._driver
 
     def lose(self, error: DeviceLost) -> None:
         """The GPU is of no use any more to this process."""
@@ -162,6 +174,18 @@ class Runtime:
             None if gpu is None else ("cuda", gpu),
             here,
         )
+
+
+def runtimes(
+    device: str, threads: int, *, run_seconds: float = math.inf, library: str = driver.LIBRARY
+) -> list[Runtime]:
+    """A runtime for each device that is asked for, as `--device` says it; StartupError if one cannot be used."""
+    make = partial(Runtime, threads=threads, run_seconds=run_seconds, library=library, asked=device)
+    if device != "cuda:all":
+        return [make(name) for name in device.split(",")]
+    first = make("cuda:0")
+    assert first.opened is not None, "it is a GPU"
+    return [first, *(make(f"cuda:{number}") for number in range(1, first.opened.count))]
 
 
 class OutOfMemoryCounter:

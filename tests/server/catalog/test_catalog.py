@@ -117,7 +117,7 @@ def test_a_version_lives_as_long_as_a_call_holds_it(tmp_path: Path) -> None:
             assert set(held.endpoints) == set(reloaded.endpoints) == {"encode", "score", "sample"}
             assert not unloading.done()
         await unloading
-        assert (held.endpoints, held.sessions) == ({}, {})
+        assert (held.endpoints, held.sessions) == ({}, [])
         assert catalog.find("tally", 0) is reloaded
 
     run(tmp_path, work)

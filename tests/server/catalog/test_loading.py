@@ -98,7 +98,7 @@ def test_the_end_does_not_wait_for_a_load_that_never_ends(tmp_path: Path) -> Non
 
     async def work(shelf: Catalog, watcher: Watcher) -> None:
         starting = asyncio.ensure_future(watcher.start())
-        await until(lambda: bool(shelf._loader._runtime._watchdog._watched))
+        await until(lambda: bool(shelf._loader._places[0].runtime._watchdog.watching))
         load = asyncio.ensure_future(shelf.load("tally", 1))
         await asyncio.sleep(0)
         await shelf.drain(60)
@@ -137,12 +137,12 @@ def test_a_later_run_that_never_ends_is_ended_and_the_lane_goes_on(tmp_path: Pat
         assert await encode(model, 51) == [answer(51)]
         # Alone it is run at once, in company in its turn.
         for calls in (1, 3):
-            for session in model.sessions.values():
+            for session in model.sessions:
                 session._run_seconds = 0.1
             failures = await encode(model, *[255] * calls)
             assert all(isinstance(failure, Internal) for failure in failures)
             assert all("a run was ended after" in str(failure) for failure in failures)
-            for session in model.sessions.values():
+            for session in model.sessions:
                 session._run_seconds = 60
             assert await encode(model, 52) == [answer(52)]
 
@@ -263,7 +263,7 @@ def test_what_can_never_fit_is_refused_for_good_and_costs_the_others_nothing(tmp
         assert huge.problem.startswith("it does not fit into memory ever: it asks for more at once than this machine")
         assert not huge.passing
         # Nobody was told to give memory back.
-        assert shelf._loader._runtime._shortages.times == 0
+        assert shelf._loader._places[0].runtime._shortages.times == 0
         assert await encode(shelf.find("tally", 0), 51) == [answer(51)]
 
     run(tmp_path, work)

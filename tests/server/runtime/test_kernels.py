@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 import fakecuda
@@ -259,7 +260,7 @@ def test_a_gpu_that_is_not_there_is_named_with_those_that_are(
     fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "cuda_problem", lambda: None)
-    monkeypatch.setattr(session.ort, "cuda_version", "13.0", raising=False)
+    monkeypatch.setattr(onnxruntime, "cuda_version", "13.0", raising=False)
     monkeypatch.setenv("FAKE_CUDA_DEVICES", "2")
     library = str(fake_cuda.driver)
     assert Runtime("cuda:1", 1, library=library).device == "cuda:1"
@@ -270,6 +271,11 @@ def test_a_gpu_that_is_not_there_is_named_with_those_that_are(
         "--device cuda:2: no usable GPU: there is no device 2: the driver has cuda:0 (no GPU, a stand-in), "
         "cuda:1 (no GPU, a stand-in)"
     )
+    for asked in ("cuda:all", "cuda:0,cuda:1"):
+        assert [each.device for each in session.runtimes(asked, 1, library=library)] == ["cuda:0", "cuda:1"]
+    assert [each.device for each in session.runtimes("cpu", 1)] == ["cpu"]
+    with pytest.raises(StartupError, match="--device cuda:1,cuda:2: no usable GPU: there is no device 2: the driver"):
+        session.runtimes("cuda:1,cuda:2", 1, library=library)
     monkeypatch.setenv("FAKE_CUDA_VERSION", "11080")
     assert Runtime("auto", 1, library=library).device == "cpu"
     with pytest.raises(

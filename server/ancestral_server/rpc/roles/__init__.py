@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from ancestral_server.catalog import ModelVersion
-from ancestral_server.engine.endpoint import OneShotEndpoint, RasterEndpoint
+from ancestral_server.engine.endpoint import TakesOneShots, TakesRasters
 from ancestral_server.rpc.recording import current
 from ancestral_server.rpc.roles.base import OneShotRole, Role, Served, ServiceRole
 from ancestral_server.rpc.roles.classify import Classify
@@ -45,14 +45,14 @@ class RoleMaker:
             return Sample.NEEDS
         return _BY_NAME.get(role, OneShotRole).NEEDS
 
-    def one_shot(self, model: ModelVersion, program: OneShotProgram, endpoint: OneShotEndpoint) -> Role:
+    def one_shot(self, model: ModelVersion, program: OneShotProgram, endpoint: TakesOneShots) -> Role:
         """The object of a one-shot role."""
         served = Served.of(model, self._settings)
         if program.role.name == Sample.NAME:
             return one_shot_sample(served, program, endpoint)
         return _BY_NAME.get(program.role.name, OneShotRole)(served, program, endpoint)
 
-    def raster(self, model: ModelVersion, program: RasterProgram, endpoint: RasterEndpoint) -> Role:
+    def raster(self, model: ModelVersion, program: RasterProgram, endpoint: TakesRasters) -> Role:
         """The object of a raster role, which is a sampler's."""
         return raster_sample(Served.of(model, self._settings), program, endpoint)
 

@@ -14,7 +14,7 @@ from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar
 from ancestral.v1 import bundle_pb2, timing_pb2
 from ancestral.v1.priority_pb2 import Priority as WirePriority
 from ancestral_server.catalog import ModelVersion
-from ancestral_server.engine.endpoint import OneShotEndpoint
+from ancestral_server.engine.endpoint import TakesOneShots
 from ancestral_server.engine.job import Derived, OneShotJob, Priority, RowSource
 from ancestral_server.rpc import convert
 from ancestral_server.rpc.asking import caller, fill_info
@@ -84,7 +84,7 @@ class Role:
 class OneShotRole(Role):
     """A role whose answer is one run. One that no method of ours asks for is just this."""
 
-    def __init__(self, served: Served, program: OneShotProgram, endpoint: OneShotEndpoint) -> None:
+    def __init__(self, served: Served, program: OneShotProgram, endpoint: TakesOneShots) -> None:
         super().__init__(served, program, OneShotTensors(program, endpoint, served.settings.max_batch))
         self.program = program
         self.endpoint = endpoint

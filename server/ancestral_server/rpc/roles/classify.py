@@ -9,7 +9,7 @@ import numpy as np
 
 from ancestral.v1 import bundle_pb2
 from ancestral.v1 import inference_service_pb2 as pb
-from ancestral_server.engine.endpoint import OneShotEndpoint
+from ancestral_server.engine.endpoint import TakesOneShots
 from ancestral_server.engine.job import OneShotJob
 from ancestral_server.rpc import convert
 from ancestral_server.rpc.roles.base import Served, ServiceRole, Work
@@ -24,7 +24,7 @@ class Classify(ServiceRole[pb.ClassifyRequest, pb.ClassifyResponse]):
     METHOD = "Classify"
     NEEDS = Needs(inputs=(IMAGE,), outputs=(LOGITS,))
 
-    def __init__(self, served: Served, program: OneShotProgram, endpoint: OneShotEndpoint) -> None:
+    def __init__(self, served: Served, program: OneShotProgram, endpoint: TakesOneShots) -> None:
         super().__init__(served, program, endpoint)
         self._images = convert.BatchCheck.of(program.inputs[IMAGE], served.limit("max_images"))
         # A reply holds the probabilities as well, which are as large.

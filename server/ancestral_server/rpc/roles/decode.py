@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ancestral.v1 import bundle_pb2
 from ancestral.v1 import inference_service_pb2 as pb
-from ancestral_server.engine.endpoint import OneShotEndpoint
+from ancestral_server.engine.endpoint import TakesOneShots
 from ancestral_server.engine.job import OneShotJob
 from ancestral_server.errors import InvalidArgument
 from ancestral_server.rpc import convert
@@ -25,7 +25,7 @@ class Decode(ServiceRole[pb.DecodeRequest, pb.DecodeResponse]):
     METHOD = "Decode"
     NEEDS = Needs(inputs=(LATENT,), outputs=(IMAGE,))
 
-    def __init__(self, served: Served, program: OneShotProgram, endpoint: OneShotEndpoint) -> None:
+    def __init__(self, served: Served, program: OneShotProgram, endpoint: TakesOneShots) -> None:
         super().__init__(served, program, endpoint)
         self._latents = convert.BatchCheck.of(program.inputs[LATENT], served.limit("max_images"))
         # The outputs that a request wants, and the bytes that they take of each image.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ancestral.v1 import bundle_pb2
 from ancestral.v1 import inference_service_pb2 as pb
-from ancestral_server.engine.endpoint import OneShotEndpoint
+from ancestral_server.engine.endpoint import TakesOneShots
 from ancestral_server.engine.job import OneShotJob
 from ancestral_server.errors import RoleMissing
 from ancestral_server.rpc import convert
@@ -24,7 +24,7 @@ class Features(ServiceRole[pb.ExtractFeaturesRequest, pb.ExtractFeaturesResponse
     METHOD = "ExtractFeatures"
     NEEDS = Needs(inputs=(IMAGE,), outputs=(FEATURES,))
 
-    def __init__(self, served: Served, program: OneShotProgram, endpoint: OneShotEndpoint) -> None:
+    def __init__(self, served: Served, program: OneShotProgram, endpoint: TakesOneShots) -> None:
         super().__init__(served, program, endpoint)
         self._images = convert.BatchCheck.of(program.inputs[IMAGE], served.limit("max_images"))
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from ancestral.v1 import bundle_pb2
 from ancestral.v1 import inference_service_pb2 as pb
-from ancestral_server.engine.endpoint import OneShotEndpoint, RasterEndpoint
+from ancestral_server.engine.endpoint import TakesOneShots, TakesRasters
 from ancestral_server.engine.job import Completion, Job, NoiseStreams, OneShotJob, Priority, ProgressEvents, RasterJob
 from ancestral_server.errors import Drained, RoleMissing
 from ancestral_server.rpc import convert
@@ -164,13 +164,13 @@ class Sample(Role):
                 yield step
 
 
-def one_shot_sample(served: Served, program: OneShotProgram, endpoint: OneShotEndpoint) -> Sample:
+def one_shot_sample(served: Served, program: OneShotProgram, endpoint: TakesOneShots) -> Sample:
     chunk = served.settings.max_batch
     tensors = OneShotTensors(program, endpoint, chunk)
     return Sample(served, program, tensors, OneShotSampler(program, endpoint, chunk))
 
 
-def raster_sample(served: Served, program: RasterProgram, endpoint: RasterEndpoint) -> Sample:
+def raster_sample(served: Served, program: RasterProgram, endpoint: TakesRasters) -> Sample:
     return Sample(served, program, RasterTensors(endpoint), RasterSampler(program, endpoint))
 
 
@@ -179,7 +179,7 @@ class OneShotSampler:
 
     completes = False
 
-    def __init__(self, program: OneShotProgram, endpoint: OneShotEndpoint, chunk: int) -> None:
+    def __init__(self, program: OneShotProgram, endpoint: TakesOneShots, chunk: int) -> None:
         self._endpoint = endpoint
         self._chunk = chunk
         self._inputs = frozenset(program.inputs)
@@ -215,7 +215,7 @@ class RasterSampler:
 
     completes = True
 
-    def __init__(self, program: RasterProgram, endpoint: RasterEndpoint) -> None:
+    def __init__(self, program: RasterProgram, endpoint: TakesRasters) -> None:
         self._endpoint = endpoint
         self._likely = LOG_LIKELIHOOD in program.outputs
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ancestral.v1 import bundle_pb2
 from ancestral.v1 import inference_service_pb2 as pb
-from ancestral_server.engine.endpoint import OneShotEndpoint
+from ancestral_server.engine.endpoint import TakesOneShots
 from ancestral_server.engine.job import NoiseStreams, OneShotJob
 from ancestral_server.rpc import convert
 from ancestral_server.rpc.roles.base import Served, ServiceRole, Work, labels_of
@@ -32,7 +32,7 @@ class Score(ServiceRole[pb.ScoreRequest, pb.ScoreResponse]):
     STREAM = "ScoreStream"
     NEEDS = Needs(inputs=(IMAGE,), one_output_of=(LOG_LIKELIHOOD, LOG_WEIGHT))
 
-    def __init__(self, served: Served, program: OneShotProgram, endpoint: OneShotEndpoint) -> None:
+    def __init__(self, served: Served, program: OneShotProgram, endpoint: TakesOneShots) -> None:
         super().__init__(served, program, endpoint)
         self._images = convert.BatchCheck.of(program.inputs[IMAGE], served.limit("max_images"))
         # Shape of the noise of an image, where the likelihood is a bound that needs draws.

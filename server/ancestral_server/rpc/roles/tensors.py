@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from ancestral_server.engine.endpoint import OneShotEndpoint, RasterEndpoint
+from ancestral_server.engine.endpoint import TakesOneShots, TakesRasters
 from ancestral_server.engine.job import (
     Completion,
     Derived,
@@ -79,7 +79,7 @@ class Tensors(Protocol):
 class OneShotTensors:
     """Of a role whose answer is one run. What is asked for row by row is run `chunk` rows at a time."""
 
-    def __init__(self, program: OneShotProgram, endpoint: OneShotEndpoint, chunk: int) -> None:
+    def __init__(self, program: OneShotProgram, endpoint: TakesOneShots, chunk: int) -> None:
         self._endpoint = endpoint
         self._chunk = chunk
         self._inputs = frozenset(program.inputs)
@@ -157,7 +157,7 @@ class OneShotTensors:
 class RasterTensors:
     """Of a role that paints row by row."""
 
-    def __init__(self, endpoint: RasterEndpoint) -> None:
+    def __init__(self, endpoint: TakesRasters) -> None:
         self._endpoint = endpoint
 
     async def infer(self, call: TensorCall, context: Context, asking: Asking = ask) -> Sequence[Array]:
