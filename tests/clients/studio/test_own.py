@@ -47,9 +47,10 @@ def test_a_picture_becomes_an_image_of_the_models_size(array: NDArray[np.uint8],
     [
         (b"", "mine.png: not a picture"),
         (b"Dear model", "mine.png: not a picture"),
-        (png(GREY)[:60], "mine.png: cannot be read"),
+        (png(GREY)[:45], "mine.png: cannot be read"),
         (png(np.full((8, 8, 4), 100, np.uint8)), "mine.png: has transparent pixels"),
     ],
+    ids=["empty", "text", "cut", "transparent"],
 )
 def test_what_is_no_picture_is_told(content: bytes, problem: str) -> None:
     with pytest.raises(FileProblem, match=problem):
