@@ -50,8 +50,9 @@ tools: $(TOOLS) ## Fetch the tools of check and test into .tools/: .ci/tools say
 protos: $(INSTALLED) ## Generate the Python code of the protos anew
 	@.ci/stubs protos
 
-generated: $(INSTALLED) ## Write the dashboards, the console page and the page of metrics anew, from deploy/observability
+generated: $(INSTALLED) ## Write dashboards, console page and page of metrics anew, and the reference from docstrings
 	@PYTHONPATH=deploy $(BIN)/python -m observability
+	@$(BIN)/python .ci/reference.py
 
 check: both ## Lint, format, types, protos, import rules
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,6 +114,30 @@ def untrained_models(once: Shared) -> Path:
         untrained(isolation.SAMPLER, folder, [f"model.{setting}" for setting in small])
 
     return once("untrained", write)
+
+
+@pytest.fixture(scope="session")
+def digits_models(trained_vae: TrainedVae, once: Shared) -> Path:
+    """Bundles of the demo's recipes, made by the real exporter: the VAE trained a little, the others not."""
+
+    def make(folder: Path) -> None:
+        # They import torch, which takes seconds, and most tests need none.
+        from ancestral_demo.processes import RECIPES
+        from entrypoints import call
+
+        shutil.copytree(trained_vae.models, folder, dirs_exist_ok=True)
+        for recipe in RECIPES:
+            if not (folder / recipe).exists():
+                call("ancestral-exporter", "train", recipe, "--models", str(folder), "--epochs", "0")
+
+    return once("digits-models", make)
+
+
+@pytest.fixture(scope="session")
+def digits_server(digits_models: Path) -> Iterator[ServerProcess]:
+    """The real server, serving them; shared, so leave it as you found it."""
+    with ServerProcess(digits_models, *PATIENT) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -264,7 +264,13 @@ def recipes() -> None:
 def new_recipe(
     file: Annotated[Path, typer.Argument(help="The recipe to write, such as shells.toml; the model is called so.")],
     data: Annotated[Path, typer.Option(help="Your images: a folder of pictures, .npz, .npy, .parquet or idx files.")],
-    family: Annotated[str, typer.Option(help="vae, pixelcnn, gan or autoencoder.")] = "pixelcnn",
+    family: Annotated[
+        str,
+        typer.Option(
+            help="pixelcnn: likelihood, samples, completion; vae: encodings, samples; autoencoder: encodings, fastest; "
+            "gan: samples."
+        ),
+    ] = "pixelcnn",
 ) -> None:
     """Look at your images and write a commented recipe for them."""
     from ancestral_exporter.recipes import new

@@ -1,15 +1,17 @@
-"""Every command and every Python block of every README runs, and every link leads somewhere.
+"""Every command and every Python block of every page runs, every link and anchor leads somewhere, every page is linked.
 
-Commands stand in ```console blocks, one a line. Each README is worked through from its top in a folder of its own that
+Commands stand in ```console blocks, one a line. Each page is worked through from its top in a folder of its own that
 has what a user would have: `.venv`, `models` with the digits bundles (hardly trained, for speed), `images.npy`,
-`images.parquet`, `digit.png`, `top.png`, and a classifier of somebody else's, `theirs.onnx`. A server listens at
-ANCESTRAL_ADDRESS. What would take minutes or needs an engine runs in the nearest form that tests the text.
+`images.parquet`, `digit.png`, `top.png`, `digits` with pictures, and a classifier of somebody else's, `theirs.onnx`. A
+server listens at ANCESTRAL_ADDRESS, until the page starts one of its own. What would take minutes or needs an engine
+runs in the nearest form that tests the text.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import shutil
 import signal
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -30,11 +32,10 @@ from PIL import Image
 
 import foreign
 from ancestral_demo.demo import PICTURES
-from ancestral_demo.processes import LISTENING, RECIPES
+from ancestral_demo.processes import LISTENING
 from ancestral_demo.report import REPORTS
 from entrypoints import call
 from running import ServerProcess
-from shared import Shared, TrainedVae
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -76,41 +77,26 @@ MAKE = {
 }
 
 
-def blocks(path: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
-
-
-def commands(path: Path) -> list[str]:
-    lines = [line.strip() for block in blocks(path, "console") for line in block.splitlines()]
-    return [line for line in lines if line and not line.startswith("#")]
+def snippets(path: Path) -> list[tuple[str, str]]:
+    """What a page has its readers do, from its top: ("python", a block) and ("console", a command)."""
+    found: list[tuple[str, str]] = []
+    for language, block in re.findall(r"^```(console|python)\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL):
+        if language == "python":
+            found.append((language, block))
+        else:
+            lines = [line.strip() for line in block.splitlines()]
+            found += [(language, line) for line in lines if line and not line.startswith("#")]
+    return found
 
 
 def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.fixture(scope="session")
-def digits_models(trained_vae: TrainedVae, once: Shared) -> Path:
-    """Bundles of the demo's recipes, made by the real exporter: the VAE trained a little, the others not."""
-
-    def make(folder: Path) -> None:
-        shutil.copytree(trained_vae.models, folder, dirs_exist_ok=True)
-        for recipe in RECIPES:
-            if not (folder / recipe).exists():
-                call("ancestral-exporter", "train", recipe, "--models", str(folder), "--epochs", "0")
-
-    return once("digits-models", make)
-
-
-@pytest.fixture(scope="module")
-def digits_server(digits_models: Path) -> Iterator[ServerProcess]:
-    with ServerProcess(digits_models) as server:
-        yield server
-
-
 @pytest.fixture
 def workplace(digits_models: Path, tmp_path: Path) -> Path:
-    (tmp_path / ".venv").symlink_to(ROOT / ".venv")
+    for part in (".venv", "clients"):
+        (tmp_path / part).symlink_to(ROOT / part)
     shutil.copytree(digits_models, tmp_path / "models")
     images = np.random.default_rng(0).integers(0, 17, (10, 8, 8, 1)) * (255 / 16)
     np.save(tmp_path / "images.npy", np.round(images).astype(np.uint8))
@@ -120,6 +106,8 @@ def workplace(digits_models: Path, tmp_path: Path) -> Path:
     )
     foreign.classifier(tmp_path / "theirs.onnx")
     Image.fromarray(np.round(images[0, :, :, 0]).astype(np.uint8)).save(tmp_path / "digit.png")
+    (tmp_path / "digits").mkdir()
+    shutil.copy(tmp_path / "digit.png", tmp_path / "digits")
     Image.fromarray(np.repeat([255, 0], 4)[:, None].repeat(8, 1).astype(np.uint8)).save(tmp_path / "top.png")
     return tmp_path
 
@@ -139,12 +127,20 @@ def succeed(arguments: list[str], folder: Path, **environment: str) -> str:
 
 
 def run(command: str, folder: Path, address: str, running: ExitStack) -> str:
-    """Runs one line of a README, or the nearest form of it that a test can run; the address that the next ones ask.
+    """Runs one line of a page, or the nearest form of it that a test can run; the address that the next ones ask.
 
-    A server that guards itself runs on, in `running`, for the lines that come after it.
+    A server runs on, in `running`, for what comes after it.
     """
     program, *arguments = shlex.split(command)
     match program:
+        case "python":
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                patch.setenv("ANCESTRAL_ADDRESS", address)
+                patch.setattr(sys, "argv", arguments)
+                runpy.run_path(arguments[0], run_name="__main__")
+        case "source":
+            assert arguments == [".venv/bin/activate"]  # `succeed` has its programs first in PATH
         case ".venv/bin/ancestral":
             succeed([program, *arguments], folder, ANCESTRAL_ADDRESS=address)
         case "ancestral" if arguments[0] == "studio":
@@ -173,13 +169,9 @@ def run(command: str, folder: Path, address: str, running: ExitStack) -> str:
                 succeed([program, *free], folder)
                 return address
             environment = {"ANCESTRAL_SERVER_PORT": "0", "ANCESTRAL_SERVER_METRICS_PORT": "0"}
-            server = listening([program, *free], folder, **environment)
-            if "--callers" in free:
-                said = LISTENING.search(running.enter_context(server)[-1])
-                assert said is not None
-                return said[1]
-            with server:
-                pass
+            said = LISTENING.search(running.enter_context(listening([program, *free], folder, **environment))[-1])
+            assert said is not None
+            return said[1]
         case "make":
             target = next(argument for argument in arguments if "=" not in argument)
             assert target in MAKE, f"say in MAKE where 'make {target}' is run"
@@ -233,28 +225,60 @@ def test_there_are_readmes() -> None:
     assert {"README.md", *(f"{part}/README.md" for part in (*parts, *clients))} <= set(map(name, READMES))
 
 
-@pytest.mark.parametrize("path", [path for path in READMES if commands(path)], ids=name)
-def test_commands(path: Path, workplace: Path, digits_server: ServerProcess) -> None:
+@pytest.mark.parametrize("path", [path for path in READMES if snippets(path)], ids=name)
+def test_snippets(path: Path, workplace: Path, digits_server: ServerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("MPLBACKEND", "agg")
     address = digits_server.address
     with ExitStack() as running:
-        for command in commands(path):
-            address = run(command, workplace, address, running)
+        for language, snippet in snippets(path):
+            if language == "console":
+                address = run(snippet, workplace, address, running)
+            else:
+                exec(compile(snippet.replace("localhost:8500", address), name(path), "exec"), {})
 
 
-@pytest.mark.parametrize("path", [path for path in READMES if blocks(path, "python")], ids=name)
-def test_python_blocks(
-    path: Path, workplace: Path, digits_server: ServerProcess, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(workplace)
-    for block in blocks(path, "python"):
-        exec(compile(block.replace("localhost:8500", digits_server.address), name(path), "exec"), {})
+def anchors(page: Path) -> set[str]:
+    """What links to headings of a page are called, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    found: Counter[str] = Counter()
+    names = set()
+    for heading in re.findall(r"^#+ +(.+?) *$", text, re.MULTILINE):
+        plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)
+        slug = re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
+        names.add(f"{slug}-{found[slug]}" if found[slug] else slug)
+        found[slug] += 1
+    return names
+
+
+def links(page: Path) -> list[tuple[Path, str]]:
+    """Where a page links to in this tree: files, and the anchors in them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
+    return [
+        ((page.parent / path).resolve() if path else page, anchor)
+        for path, _, anchor in (target.partition("#") for target in targets)
+    ]
 
 
 @pytest.mark.parametrize("path", READMES, ids=name)
 def test_links(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", path.read_text()):
-        if "://" not in target:
-            assert (path.parent / target).exists(), f"{name(path)} links to {target}"
+    for target, anchor in links(path):
+        assert target.exists(), f"{name(path)} links to {target}"
+        if anchor:
+            assert anchor in anchors(target), f"{name(path)}: {name(target)} has no heading #{anchor}"
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    reached, new = set[Path](), [ROOT / "README.md"]
+    while new:
+        page = new.pop()
+        if page.is_dir():
+            page /= "README.md"
+        if page not in reached and page in READMES:
+            reached.add(page)
+            new += [target for target, _ in links(page)]
+    assert {name(page) for page in READMES} - {name(page) for page in reached} == set()
 
 
 @pytest.mark.parametrize("path", READMES, ids=name)

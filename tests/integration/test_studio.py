@@ -15,6 +15,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from ancestral_client import AsyncClient, Client
@@ -257,6 +258,60 @@ def test_a_drawing_is_classified_scored_and_rebuilt(page: Page, client: Client) 
     said = look.get_by_role("region", name="labelled").get_by_text("log p")
     label, nats = scores.log_likelihood.argmax(), f"{scores.log_likelihood.max():.1f}".replace("-", "−")
     expect(said).to_have_text(f"log p(x | {label}) = {nats} nats, the highest of the classes")
+
+
+def bring(page: Page, where: Locator, path: Path) -> None:
+    """Chooses a file, by keys."""
+    with page.expect_file_chooser() as chooser:
+        where.get_by_role("button", name="Your picture").press("Enter")
+    chooser.value.set_files(path)
+
+
+def test_a_picture_of_ones_own_is_encoded_rebuilt_and_classified(page: Page, client: Client, tmp_path: Path) -> None:
+    image = np.random.default_rng(5).integers(0, 256, (8, 8), np.uint8)
+    Image.fromarray(image).save(tmp_path / "mine.png")
+    look = panel(page, "Look")
+    choose(page, look, "Image size", "8×8×1")
+    clear(look)
+    bring(page, look, tmp_path / "mine.png")
+    drawing = look.get_by_role("application").locator("canvas")
+    until(lambda: np.array_equal(grey(drawing)[..., 0], image))
+    expect(look.get_by_text("mine.png: taken as it is")).to_be_visible()
+    latents = ", ".join(f"{z:.2f}".replace("-", "−") for z in client.encode("vae", image).mean[0])
+    mine = look.get_by_role("region", name="vae")
+    expect(mine.get_by_text(f"4 latents: {latents}")).to_be_visible()
+    until(lambda: np.array_equal(grey(mine.locator("canvas")), client.reconstruct("vae", image).images[0]))
+    found = client.classify("shells", image)
+    best = f"{found.names[0]}{found.probabilities.max():.0%}"
+    shells = look.get_by_role("region", name="shells")
+    until(lambda: shells.locator(".bars").inner_text().replace("\n", "").startswith(best))
+
+
+def test_a_photograph_is_completed_and_what_is_no_picture_is_told(page: Page, tmp_path: Path) -> None:
+    photograph = np.zeros((24, 40, 3), np.uint8)
+    photograph[:, 20:] = (255, 255, 254)
+    Image.fromarray(photograph).save(tmp_path / "beach.png")
+    (tmp_path / "letter.png").write_text("Dear model")
+    complete = panel(page, "Complete")
+    choose(page, complete, "Model", "labelled")
+    drawing = complete.get_by_role("application").locator("canvas")
+    until(lambda: pixels(drawing).shape == (8, 8, 4) and (pixels(drawing)[..., 3] == 255).all())
+    bring(page, complete, tmp_path / "beach.png")
+    expect(
+        complete.get_by_text("beach.png: its colours are grey now; 40×24 pixels, its middle, scaled")
+    ).to_be_visible()
+    until(lambda: (pixels(drawing)[:, :3, 0] < 40).all() and (pixels(drawing)[:, 5:, 0] > 215).all())
+
+    before = pixels(drawing)
+    bring(page, complete, tmp_path / "letter.png")
+    expect(page.get_by_role("alert")).to_have_text("Your picture: letter.png: not a picture")
+    np.testing.assert_array_equal(pixels(drawing), before)
+
+    complete.get_by_role("button", name="Erase the lower half").press("Enter")
+    until(lambda: not pixels(drawing)[4:, :, 3].any())
+    complete.get_by_role("button", name="Complete", exact=True).press("Enter")
+    expect(complete.locator("figcaption")).to_contain_text(["nats"] * 8)
+    expect(page.get_by_role("alert")).to_be_hidden()
 
 
 def test_a_slider_moves_by_keys_and_the_image_with_it(page: Page, client: Client) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from ancestral_client import _checks, pictures
 from ancestral_client.errors import InvalidArgument
@@ -105,7 +105,10 @@ class Fit:
         if batch is None and levels.shape == (channels, height, width):
             raise BadCell(f"has shape {list(levels.shape)}: its channels stand first, and must stand last")
         if batch is None and self.resize is not None and levels.ndim in (2, 3):
-            batch = _checks.image_batch(_resized(levels, (height, width), self.resize), self.shape)
+            try:
+                batch = _checks.image_batch(pictures.resized(levels, (height, width), self.resize), self.shape)
+            except pictures.UnclearPicture as error:
+                raise BadCell(str(error)) from None
         if batch is not None and len(batch) == 1:
             image: NDArray[np.uint8] = batch[0]
             return image
@@ -136,22 +139,3 @@ def _read(path: Path) -> bytes:
         raise BadCell(f"names {path}, and there is no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in a name
         raise BadCell(f"names {path!s}, which cannot be read: {reason(error)}") from None
-
-
-def _resized(levels: NDArray[np.uint8], size: tuple[int, int], how: str) -> NDArray[np.uint8]:
-    """Levels [H',W'] or [H',W',C] as [H,W] or [H,W,C]; BadCell unless C is 1 or 3.
-
-    crop: the middle, scaled to cover the size; fit: the whole, on black; stretch: as it comes.
-    """
-    try:
-        picture = pictures.picture(levels)
-    except pictures.UnclearPicture as error:
-        raise BadCell(str(error)) from None
-    wanted = size[1], size[0]
-    if how == "crop":
-        picture = ImageOps.fit(picture, wanted, Image.Resampling.LANCZOS)
-    elif how == "fit":
-        picture = ImageOps.pad(picture, wanted, Image.Resampling.LANCZOS, color=0)
-    else:
-        picture = picture.resize(wanted, Image.Resampling.LANCZOS)
-    return np.asarray(picture)

@@ -73,8 +73,8 @@ def read_levels(path: Path) -> tuple[NDArray[np.uint8], bool]:
 
 
 def decoded(name: str, content: bytes) -> NDArray[np.uint8]:
-    """The pixels of a picture of that many bytes, [H,W] or [H,W,3]; `name` is what a FileProblem calls it."""
-    with _told(name), Image.open(BytesIO(content)) as image:
+    """The pixels of a picture's file, [H,W] or [H,W,3]; `name` is what a FileProblem calls it."""
+    with _told(name, expected="a picture"), Image.open(BytesIO(content)) as image:
         return pictures.pixels(image)
 
 
@@ -138,7 +138,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _told(name: object) -> Iterator[None]:
+def _told(name: object, expected: str = "a .npy, a .npz or a picture") -> Iterator[None]:
     """Makes a FileProblem about `name` of whatever goes wrong: readers of pictures raise nearly anything."""
     try:
         with warnings.catch_warnings():
@@ -152,7 +152,7 @@ def _told(name: object) -> Iterator[None]:
     except pictures.UnclearPicture as error:
         raise FileProblem(f"{name}: {error}") from None
     except UnidentifiedImageError:
-        raise FileProblem(f"{name}: not a .npy, a .npz or a picture") from None
+        raise FileProblem(f"{name}: not {expected}") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         limit = Image.MAX_IMAGE_PIXELS
         raise FileProblem(f"{name}: has more than {limit} pixels; nothing that large is a picture here") from None

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 GREY = 128
 """What is not there."""
@@ -66,6 +66,24 @@ def with_channels(levels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]
     if channels == 3 and levels.ndim == 2:
         return np.repeat(levels[..., np.newaxis], 3, axis=2)
     return levels
+
+
+def resized(
+    levels: NDArray[np.uint8], size: tuple[int, int], how: Literal["crop", "fit", "stretch"]
+) -> NDArray[np.uint8]:
+    """Levels [H',W'] or [H',W',C] as [H,W] or [H,W,C], `size` being (H, W); UnclearPicture unless C is 1 or 3.
+
+    crop: the middle, scaled to cover the size, as recipes for one's own images have it; fit: the whole, on black;
+    stretch: as it comes.
+    """
+    wanted, shown = (size[1], size[0]), picture(levels)
+    if how == "crop":
+        scaled = ImageOps.fit(shown, wanted, Image.Resampling.LANCZOS)
+    elif how == "fit":
+        scaled = ImageOps.pad(shown, wanted, Image.Resampling.LANCZOS, color=0)
+    else:
+        scaled = shown.resize(wanted, Image.Resampling.LANCZOS)
+    return np.asarray(scaled)
 
 
 def _orientation(image: Image.Image) -> int:

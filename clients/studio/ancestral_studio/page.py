@@ -29,14 +29,16 @@ PANELS: tuple[tuple[str, Callable[[Visit], Panel], str], ...] = (
     (
         "Complete",
         Completing,
-        "Erase a part of an image, or begin one of your own: the model draws the rest, in several ways. What you keep "
-        "stays as it is; each new pixel follows from those before it, so keep the top rather than the bottom.",
+        "Erase a part of an image, draw one of your own or bring a picture: the model draws the rest, in several ways. "
+        "What you keep stays as it is; each new pixel follows from those before it, so keep the top rather than the "
+        "bottom.",
     ),
     (
         "Look",
         Looking,
-        "Draw something: each model says what it makes of it. A VAE rebuilds it from a few numbers, a classifier names "
-        "it, and the log-likelihood says how far it is what the model was trained on: higher is closer.",
+        "Draw something, or bring a picture: each model says what it makes of it. A VAE rebuilds it from a few "
+        "numbers, its latents; a classifier names it, and the log-likelihood says how far it is what the model was "
+        "trained on: higher is closer.",
     ),
     (
         "Map",

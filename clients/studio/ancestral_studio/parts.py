@@ -91,7 +91,7 @@ def labelled(element: _Element, label: str) -> _Element:
     return element
 
 
-def button(text: str, act: Callable[..., Any], *, main: bool = False) -> ui.button:
+def button(text: str, act: Callable[..., Any] | None, *, main: bool = False) -> ui.button:
     """A button; the one that a panel is about is `main`."""
     made = ui.button(text, on_click=act).props("no-caps unelevated")
     return made if main else made.props("outline")

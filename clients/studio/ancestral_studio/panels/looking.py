@@ -11,13 +11,15 @@ from ancestral_client import AsyncClient, InvalidArgument, Model, Scores
 from ancestral_studio import served
 from ancestral_studio.canvas import Tiles
 from ancestral_studio.easel import Easel
-from ancestral_studio.parts import labelled
+from ancestral_studio.parts import labelled, signed
 from ancestral_studio.pixels import Shape
 from ancestral_studio.turns import Latest
 from ancestral_studio.visit import Asked, Visit
 
 # Classes whose probabilities are shown, the most probable ones.
 _CLASSES = 5
+# Latents that are written down: what fits a card.
+_LATENTS = 32
 # Classes that a class-conditional model is asked about at once, each with a copy of the image.
 _MOST_LABELS = 64
 
@@ -31,7 +33,7 @@ class Looking:
         self._cards: list[_Card] = []
         with ui.element("div").classes("controls"):
             self._size = ui.select({}, label="Image size", on_change=self._visit.chosen).classes("wide")
-            self._none = ui.label("No model that is served here reconstructs, classifies or scores images.")
+            self._none = ui.label("No model that is served here encodes, classifies or scores images.")
             self._none.classes("quiet")
             self._body = ui.element("div").classes("body")
             with self._body:
@@ -93,6 +95,7 @@ class _Card:
             self._problem = ui.label().classes("problem")
             self._problem.set_visibility(False)
             self._tiles = Tiles(f"Reconstruction by {shown(model.name)}")
+            self._latents = ui.label().classes("quiet")
             self._likelihood = ui.label()
             self._classes = ui.element("div").classes("bars")
 
@@ -100,11 +103,14 @@ class _Card:
         """Asks for all that the model can say; a failure is told on the card."""
         self._tell("")
         model, client = self._model, self._visit.client
-        if served.has_latents(model):
-            async with self._visit.asking("Reconstruct", self._tell) as asked:
-                decoded = await client.reconstruct(model.name, image)
-                asked.answered(decoded.info)
-                self._tiles.images(decoded.images)
+        if "encode" in model.roles:
+            async with self._visit.asking("Encode", self._tell) as asked:
+                posterior = await client.encode(model.name, image)
+                asked.answered(posterior.info)
+                self._show_latents(posterior.mean[0])
+                if "decode" in model.roles:
+                    decoded = await client.decode(model.name, posterior.mean, version=posterior.info.version)
+                    self._tiles.images(decoded.images)
         if "classify" in model.roles:
             async with self._visit.asking("Classify", self._tell) as asked:
                 found = await client.classify(model.name, image)
@@ -145,6 +151,10 @@ class _Card:
         name, nats = served.class_options(model)[best], served.nats(float(scores.log_likelihood[best]))
         self._likelihood.set_text(f"log p(x | {name}) {_relation(scores)} {nats}, the highest of the classes")
 
+    def _show_latents(self, mean: NDArray[np.floating]) -> None:
+        rest = f" and {len(mean) - _LATENTS} more" if len(mean) > _LATENTS else ""
+        self._latents.set_text(f"{len(mean)} latents: {', '.join(signed(float(z)) for z in mean[:_LATENTS])}{rest}")
+
     def _show_classes(self, probabilities: NDArray[np.floating], names: tuple[str, ...]) -> None:
         self._classes.clear()
         with self._classes:
@@ -165,4 +175,4 @@ def _relation(scores: Scores) -> str:
 
 def _looks(model: Model) -> bool:
     """Whether there is anything that it says about images."""
-    return served.drawable(model) and (served.has_latents(model) or bool({"classify", "score"} & set(model.roles)))
+    return served.drawable(model) and bool({"encode", "classify", "score"} & set(model.roles))
