@@ -52,7 +52,7 @@ protos: $(INSTALLED) ## Generate the Python code of the protos anew
 
 generated: $(INSTALLED) ## Write dashboards, console page and page of metrics anew, and the reference from docstrings
 	@PYTHONPATH=deploy $(BIN)/python -m observability
-	@$(BIN)/python .ci/reference.py
+	@$(BIN)/python .ci/reference_pages.py
 
 check: both ## Lint, format, types, protos, import rules
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ import entrypoints  # noqa: F401 - what torch brings adds to the filters of warn
 from ancestral_client import AsyncClient, Client
 
 ROOT = Path(__file__).parents[2]
-REFERENCE: dict[str, Any] = runpy.run_path(str(ROOT / ".ci" / "reference.py"))
+REFERENCE: dict[str, Any] = runpy.run_path(str(ROOT / ".ci" / "reference_pages.py"))
 
 
 @pytest.mark.parametrize("module", REFERENCE["PAGES"])

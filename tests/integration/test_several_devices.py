@@ -1,5 +1,6 @@
-"""The real server on two GPUs that are none: see `fakecuda`. Kernels run there. Graphs would be onnxruntime's to run there,
-which wants GPUs that are some: so they run on the CPU, each twice.
+"""The real server on two GPUs that are none: see `fakecuda`. Kernels run there.
+
+Graphs would be onnxruntime's to run there, which wants GPUs that are some: so they run on the CPU, each twice.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Writes the reference from the docstrings: a page for each public module, in plain Markdown.
 
-`python .ci/reference.py [FOLDER]` writes the pages below FOLDER, which is this repository unless it says otherwise.
+`python .ci/reference_pages.py [FOLDER]` writes the pages below FOLDER, this repository unless it says otherwise.
 """
 
 from __future__ import annotations
