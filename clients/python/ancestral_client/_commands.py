@@ -187,7 +187,8 @@ def connecting(command: Callable[_P, None]) -> Callable[_P, None]:
         context.meta[__name__] = {**before, **{name: value for name, value in given.items() if value is not None}}
         command(*arguments, **options)
 
-    with_options.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # type: ignore[attr-defined]
+    # As typer, and whoever else asks `inspect`, sees it.
+    vars(with_options)["__signature__"] = own.replace(parameters=[*own.parameters.values(), *more])
     return with_options
 
 

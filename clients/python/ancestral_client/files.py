@@ -246,7 +246,7 @@ def save_arrays(file: IO[bytes], suffix: str, arrays: Mapping[str, NDArray[Any] 
     """As `write_arrays`, to a file that is open."""
     present = {name: array for name, array in arrays.items() if array is not None}
     if suffix == ".npz":
-        np.savez_compressed(file, **present)  # type: ignore[arg-type]
+        np.savez_compressed(file, allow_pickle=False, **present)
     else:
         np.save(_Plain(file), next(iter(present.values())))
 
