@@ -230,12 +230,6 @@ def check_target(path: Path, *suffixes: str) -> None:
     check_writable(path)
 
 
-def check_holds_all(path: Path, option: str, asked: bool) -> None:
-    """Raises FileProblem if the file would lack what was `asked` for by an option: a .npy holds one array."""
-    if asked and path.suffix.lower() != ".npz":
-        raise FileProblem(f"{option} needs --out .npz: {path} holds one array")
-
-
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | None]) -> None:
     """Writes the arrays that are not None: to .npz all by name, to .npy only the first."""
     with replacing(path) as file:
