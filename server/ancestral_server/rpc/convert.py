@@ -23,9 +23,13 @@ from ancestral_server.errors import InvalidArgument
 from ancestral_server.runtime.session import Array
 from ancestral_server.settings import Settings
 
+# A seed is an int64 in the protos, and must not be negative.
 MAX_SEED = 2**63 - 1
+# Samples are all but uniform noise long before it; 100 is a guess at what nobody exceeds on purpose.
 MAX_TEMPERATURE = 100.0
+# Names of models have at most 64 characters; what is much longer is refused before it is looked for.
 MAX_NAME = 256
+# Arrays of a manifest have at most 8 axes beside N; what has many more is refused before its shape is multiplied out.
 MAX_AXES = 16
 
 _PRIORITIES: dict[int, Priority] = {
