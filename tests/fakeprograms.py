@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -35,8 +35,8 @@ from ancestral_server.engine.stats import LaneStats
 from ancestral_server.errors import OutOfMemory
 from ancestral_server.metrics import Metrics
 from ancestral_server.rpc.asking import ask
-from ancestral_server.runtime.onnx_raster import OnnxPainting
-from ancestral_server.runtime.program import Meaning, Painting
+from ancestral_server.runtime.onnx_raster import OnnxPainting, OnnxRasterProgram
+from ancestral_server.runtime.program import Meaning, OneShotProgram, Painting, RasterProgram
 from waiting import PATIENCE, eventually
 
 IMAGE, MEAN = bundle_pb2.MEANING_IMAGE, bundle_pb2.MEANING_MEAN
@@ -126,7 +126,7 @@ class Painter:
         return np.zeros((rows, *spec.shape), dtype)
 
     def painting(self, places: int) -> Painting:
-        return OnnxPainting(self, places)  # type: ignore[arg-type]
+        return OnnxPainting(cast(OnnxRasterProgram, self), places)
 
     def fresh_states(self, rows: int) -> list[Array]:
         return [np.zeros((rows, 1), np.float32) for _ in self.rows_back]
@@ -179,7 +179,7 @@ class Easel(Painter):
 
 class _EaselPainting(OnnxPainting):
     def __init__(self, easel: Easel, places: int) -> None:
-        super().__init__(easel, places)  # type: ignore[arg-type]
+        super().__init__(cast(OnnxRasterProgram, easel), places)
         self._easel = easel
         self._begun: tuple[Array, Sequence[int]] | None = None
 
@@ -246,7 +246,7 @@ def batch_lane(
     sizes = buckets(max_batch)
     scheduler = OneShotScheduler(
         "toy",
-        program,  # type: ignore[arg-type]
+        cast(OneShotProgram, program),
         sizes=sizes,
         limits=limits or Limits(images=10),
         policy=policy or Adaptive(Arrivals().coming, AdaptiveTuning(longest=0.005)),
@@ -270,7 +270,7 @@ def painting_lane(
     """A sampler on a pool of so many workers."""
     scheduler = RasterScheduler(
         "toy",
-        program,  # type: ignore[arg-type]
+        cast(RasterProgram, program),
         slots=slots,
         limits=limits or Limits(),
         costs=CostModel(),

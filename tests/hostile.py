@@ -119,30 +119,6 @@ def of_gigabytes(gigabytes: int) -> Callable[[onnx.ModelProto], None]:
     return change
 
 
-def folded(size: int) -> Callable[[onnx.ModelProto], None]:
-    """A chain of products of constant matrices of that size, which onnxruntime computes as it opens the graph."""
-
-    def change(model: onnx.ModelProto) -> None:
-        products = [node("MatMul", ["matrix_0", f"matrix_{i}"], [f"matrix_{i + 1}"]) for i in range(1000)]
-        _before_the_answer(
-            model,
-            [
-                node("Expand", ["tiny", "square"], ["matrix_0"]),
-                *products,
-                node("ReduceMax", ["matrix_1000"], ["most_"], keepdims=0),
-                node("Mul", ["most_", "naught_"], ["nothing_"]),
-                node("Add", ["total", "nothing_"], ["whole"]),
-            ],
-            [
-                constant("square", np.array([size, size])),
-                constant("tiny", np.float32(1 / size)),
-                constant("naught_", np.float32(0)),
-            ],
-        )
-
-    return change
-
-
 def dark_only(model: onnx.ModelProto) -> None:
     """A run fails if the first byte of any of its images is above 199."""
     _before_the_answer(

@@ -57,7 +57,7 @@ def expected(net: Net, images: int) -> Expected:
     model, shape = net.model(), net.shape
     graph = model.row_graph()
     feeds = feeds_of(graph, shape, images, model.label_count, seed=net.seed)
-    painted, scores = model.sample_by_passes(*torch_feeds(feeds))  # type: ignore[arg-type]
+    painted, scores = model.sample_by_passes(*torch_feeds(feeds))
     return Expected(
         packed_of(graph, shape), [feeds[spec.name] for spec in graph.role.inputs], painted.numpy(), scores.numpy()
     )

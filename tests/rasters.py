@@ -37,9 +37,11 @@ def feeds_of(graph: RasterGraph, shape: ImageShape, count: int, labels: int = 0,
     return make_feeds(graph.role, Subjects(images, np.arange(count) % labels if labels else None, seed))
 
 
-def torch_feeds(feeds: Arrays) -> list[Tensor | None]:
-    names = ("given", "known", "uniforms", "temperature", "label")
-    return [torch.from_numpy(feeds[name]) if name in feeds else None for name in names]
+def torch_feeds(feeds: Arrays) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    given, known, uniforms, temperature = (
+        torch.from_numpy(feeds[name]) for name in ("given", "known", "uniforms", "temperature")
+    )
+    return given, known, uniforms, temperature, torch.from_numpy(feeds["label"]) if "label" in feeds else None
 
 
 def dependences(model: Autoregressive, features_per_pixel: int) -> np.ndarray[Any, Any]:

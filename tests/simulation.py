@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from ancestral_server.engine.policy import BatchPolicy, Immediate
 from ancestral_server.engine.raster import RasterScheduler
 from ancestral_server.engine.scheduler import Scheduler, Wait
 from ancestral_server.errors import ServerError
-from ancestral_server.runtime.program import RasterProgram
+from ancestral_server.runtime.program import OneShotProgram, RasterProgram
 from fakeprograms import IMAGE, MEAN, Doubler, Painter, expected_images, expected_likelihood
 
 J = TypeVar("J", bound=Job)
@@ -133,7 +133,12 @@ def doubled(job: OneShotJob) -> list[float]:
 
 def taken(step: BatchStep) -> list[int]:
     """The images that a run holds."""
-    return [int(v) for piece in step.pieces for v in piece.job.input_rows(IMAGE, piece.start, piece.stop)[:, 0]]  # type: ignore[index]
+    found: list[int] = []
+    for piece in step.pieces:
+        images = piece.job.input_rows(IMAGE, piece.start, piece.stop)
+        assert images is not None
+        found += [int(image) for image in images[:, 0]]
+    return found
 
 
 def batches(
@@ -153,7 +158,7 @@ def batches(
     return Simulation(
         OneShotScheduler(
             "toy",
-            program,  # type: ignore[arg-type]
+            cast(OneShotProgram, program),
             sizes=sizes,
             limits=limits or Limits(),
             policy=policy or Immediate(),
@@ -179,7 +184,7 @@ def sampler(
     return Simulation(
         RasterScheduler(
             "toy",
-            program,  # type: ignore[arg-type]
+            cast(RasterProgram, program),
             slots=slots,
             limits=limits or Limits(),
             costs=known(dict.fromkeys(range(1, slots + 1), row_seconds)),

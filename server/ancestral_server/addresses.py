@@ -13,7 +13,7 @@ from ipaddress import AddressValueError, IPv6Address, ip_address
 _ZONE = re.compile(r"([^%]+)%(?:25)?([^%\s/\[\]]+)")
 _NAME = re.compile(r"[\w.-]+")
 _COLLECTOR = re.compile(r"(?:(https?)://)?(\[[^\]]*\]|[^:/@?#\[\]]*)(?::([0-9]{1,5}))?/?", re.IGNORECASE)
-# Of a collector that is given without one: OTLP's own, over gRPC.
+# The port of a collector that is given without one: OTLP's own, over gRPC.
 OTLP_PORT = 4317
 
 

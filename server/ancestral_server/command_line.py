@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
-from typing import Any, Literal, NoReturn, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -132,7 +132,7 @@ def _parser() -> Parser:
 
 def _metavar(name: str, field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
-        return "|".join(field.annotation.__args__)  # type: ignore[union-attr]
+        return "|".join(get_args(field.annotation))
     if field.annotation is bool:
         return "true|false"
     return _UNITS.get(name.rpartition("_")[2], _TYPES.get(field.annotation, "FILE"))

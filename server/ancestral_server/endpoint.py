@@ -32,7 +32,7 @@ MOST_CONNECTIONS = 64
 LONGEST_SECONDS = 10.0
 # Where all places are taken and none has become free for so long, those who have had theirs for longer give it up.
 STUCK_SECONDS = 1.0
-# Of a request: Prometheus sends some 300 bytes.
+# The most bytes of a request before its body: Prometheus sends some 300.
 MOST_HEAD_BYTES = 16 * 1024
 # The share of the time that may go into scrapes, and how long one may make the next wait.
 SHARE = 0.1

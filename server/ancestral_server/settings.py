@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from ancestral_server.addresses import collector_of, host_of
 from ancestral_server.cpus import usable_cpus
 
-# Of the environment variable for each of them.
+# The environment variable of each setting begins with it.
 PREFIX = "ANCESTRAL_SERVER_"
 
 LogFormat = Literal["auto", "text", "json"]

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ENGINE = Path(__file__).parents[2] / "server/ancestral_server/engine"
-# Bases that only say what a class has to have.
-_CONTRACTS = {"Protocol", "ABC", "Generic", "object"}
 # What decides must not know when it is asked, nor by whom.
 _DECIDES = ("admission", "batching", "costs", "memory_limit", "one_shot", "policy", "queue", "raster", "supervisor")
 _RUNS = ("runners", "pool", "lane", "endpoint")

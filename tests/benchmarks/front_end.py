@@ -169,7 +169,10 @@ def bulk(
 
 def _batches(server: ServerProcess) -> tuple[float, float]:
     """Runs of the encoder so far, and images in them."""
-    return tuple(server.metric(f"ancestral_batch_size_{kind}", model=MODEL, role="encode") for kind in ("count", "sum"))  # type: ignore[return-value]
+    runs, images = (
+        server.metric(f"ancestral_batch_size_{kind}", model=MODEL, role="encode") for kind in ("count", "sum")
+    )
+    return runs, images
 
 
 def _cpu_seconds(server: ServerProcess) -> float:

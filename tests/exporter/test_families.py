@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def test_an_interrupted_training_ends_the_same(
     class Stop(progress.ProgressBar):
         """Presses Ctrl-C in the middle of the second epoch."""
 
-        def on_train_batch_end(self, trainer, *rest) -> None:  # type: ignore[no-untyped-def]
+        def on_train_batch_end(self, trainer: Any, *rest: Any, **named: Any) -> None:
             if trainer.global_step == 15:
                 os.kill(os.getpid(), signal.SIGINT)
 

@@ -10,6 +10,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -28,9 +29,9 @@ from waiting import until
 SETTINGS = DataSettings("images", size=(8, 8), colour="rgb", levels=16)
 
 
-def png(image: Image.Image, **options: object) -> bytes:
+def png(image: Image.Image, **options: Any) -> bytes:
     file = io.BytesIO()
-    image.save(file, options.pop("format", "PNG"), **options)  # type: ignore[arg-type]
+    image.save(file, options.pop("format", "PNG"), **options)
     return file.getvalue()
 
 
@@ -177,8 +178,8 @@ def test_arrays_and_parquet_are_the_same_images(tmp_path: Path) -> None:
     exact = DataSettings("images", levels=256, validation=0.2, test=0.2)
     np.savez(tmp_path / "shells.npz", images=np.stack(images), labels=labels)
     np.save(tmp_path / "shells.npy", np.stack(images))
-    cells = [{"bytes": png(Image.fromarray(image)), "path": "x.png"} for image in images]
-    cells[7] = {"bytes": None, "path": "elsewhere/7.png"}  # type: ignore[dict-item]
+    cells: list[dict[str, Any]] = [{"bytes": png(Image.fromarray(image)), "path": "x.png"} for image in images]
+    cells[7] = {"bytes": None, "path": "elsewhere/7.png"}
     table = pyarrow.table({"image": cells, "label": labels})
     pyarrow.parquet.write_table(table, tmp_path / "shells.parquet")
     wanted = {image.tobytes() for image in images}
@@ -201,7 +202,7 @@ def test_parts_of_the_source_are_kept(tmp_path: Path, write_mnist: Callable[...,
     parts = {"train": images[:40], "val": images[40:50], "test": images[50:]}
     arrays = {f"{part}_images": values for part, values in parts.items()}
     arrays |= {f"{part}_labels": np.zeros((len(values), 1), np.uint8) for part, values in parts.items()}
-    np.savez(tmp_path / "med.npz", **arrays)  # type: ignore[arg-type]
+    np.savez(tmp_path / "med.npz", allow_pickle=False, **arrays)
     data = load(DataSettings("images"), tmp_path / "med.npz")
     assert (len(data.train), len(data.validation), len(data.test)) == (40, 10, 10)
     np.testing.assert_array_equal(data.test.images[..., 0], images[50:])
@@ -338,8 +339,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_folder(home / "shells")
     images, labels = shapes(600), [CLASSES[i % 3] for i in range(600)]
     np.savez(home / "shells.npz", images=np.stack(images), labels=np.array(labels))
-    cells = [{"bytes": png(Image.fromarray(image)), "path": f"{i}.png"} for i, image in enumerate(images)]
-    cells.append({"bytes": None, "path": "elsewhere.png"})  # type: ignore[dict-item]
+    cells: list[dict[str, Any]] = [
+        {"bytes": png(Image.fromarray(image)), "path": f"{i}.png"} for i, image in enumerate(images)
+    ]
+    cells.append({"bytes": None, "path": "elsewhere.png"})
     table = pyarrow.table({"image": cells, "label": [*labels, "whelk"]})
     pyarrow.parquet.write_table(table, home / "shells.parquet")
     return home

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def test_resumes_to_the_same_weights(
     class Stop(progress.ProgressBar):
         """Presses Ctrl-C in the middle of the third epoch."""
 
-        def on_train_batch_end(self, trainer, *rest) -> None:  # type: ignore[no-untyped-def]
+        def on_train_batch_end(self, trainer: Any, *rest: Any, **named: Any) -> None:
             if trainer.global_step == 25:
                 os.kill(os.getpid(), signal.SIGINT)
 

@@ -27,9 +27,8 @@ FAULTS = {"UNKNOWN", "INTERNAL", "DEADLINE_EXCEEDED", "UNAVAILABLE", "DATA_LOSS"
 # Of an endless stream so many replies are enough.
 MOST_REPLIES = 5
 RAW_SHARE = 0.02
-# What gRPC itself logs as an error: a caller that is gone before it hears its own, and a header that is no UTF-8, whose
-# call is answered all the same.
-KNOWN = ("ExecuteBatchError", "Invalid encoding on")
+# What grpc.aio logs where a caller is gone before it hears its error.
+KNOWN = ("ExecuteBatchError",)
 # More say nothing new: the server is gone.
 MOST_FAULTS = 40
 # Small limits, so that what is right in spite of all is answered fast, and the limits are met.

@@ -7,7 +7,9 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -26,9 +28,9 @@ SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Health
 IMAGE = np.full((4, 3, 1), 51, np.uint8)
 
 
-def publish(models: Path, version: int = 1, **how: float) -> Path:
+def publish(models: Path, version: int = 1, **how: Any) -> Path:
     """Bring a version into the folder as the exporter does, by one rename; what was there is renamed away first."""
-    made = toybundle.write(models / ".made", version=version, **how)  # type: ignore[arg-type]
+    made = toybundle.write(models / ".made", version=version, **how)
     target = models / "tally" / str(version)
     target.parent.mkdir(exist_ok=True)
     if target.exists():
@@ -58,13 +60,17 @@ def states(client: Client) -> dict[int, str]:
     return {model.version: model.state for model in client.models() if model.name == "tally"}
 
 
+def serves(client: Client, version: int) -> bool:
+    return any(model.version == version for model in client.models())
+
+
 def look_twice(models: Path, client: Client) -> None:
     """Wait until the server has looked into its folder once more, and has begun to look again after that."""
     for _ in range(2):
         marker = toybundle.write(models / ".made", "marker", version=time.monotonic_ns())
         (models / "marker").mkdir(exist_ok=True)
         version = int(marker.rename(models / "marker" / marker.name).name)
-        until(lambda version=version: any(model.version == version for model in client.models()))  # type: ignore[misc]
+        until(partial(serves, client, version))
 
 
 def has_reason(client: Client, version: int) -> Model | None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import numpy as np
@@ -136,7 +136,11 @@ def test_metrics_carry_the_names_that_dashboards_know(toy_server: ServerProcess)
         (pb.EncodeRequest(model="tally"), "images.dtype", "must be DATA_TYPE_UINT8"),
         (pb.EncodeRequest(model="tally", images=tensor(np.zeros((1, 8, 8, 1), np.uint8))), "images.shape", "[N,4,3,1]"),
         (pb.ScoreRequest(model="tally", images=tensor(np.zeros((1, 4, 3, 1), np.uint8)), seed=-5), "seed", "is -5"),
-        (pb.SampleRequest(model="tally", count=1, priority=9), "priority", "is 9, must be PRIORITY_INTERACTIVE or"),  # type: ignore[arg-type]
+        (
+            pb.SampleRequest(model="tally", count=1, priority=cast(Any, 9)),
+            "priority",
+            "is 9, must be PRIORITY_INTERACTIVE or",
+        ),
     ],
 )
 def test_bad_input_names_field_value_and_limit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,7 +41,7 @@ def test_each_setting_is_a_flag_and_a_variable_and_flags_go_first() -> None:
         [*MODELS, "--max-batch=8", "--port", "1"],
         {"ANCESTRAL_SERVER_MAX_BATCH": "16", "ANCESTRAL_SERVER_SLOTS": " 4 ", "ancestral_server_host": "[::1]"},
     )
-    assert settings == Settings(models="m", max_batch=8, port=1, slots=4, host="::1")  # type: ignore[arg-type]
+    assert settings == Settings(models=Path("m"), max_batch=8, port=1, slots=4, host="::1")
     assert remarks == []
 
 
@@ -60,7 +61,7 @@ def test_a_flag_alone_is_a_yes(flags: list[str], value: bool) -> None:
 
 def test_what_kubernetes_says_of_its_services_is_no_setting_and_no_typo() -> None:
     settings, remarks = read(MODELS, SERVICES)
-    assert settings == Settings(models="m")  # type: ignore[arg-type]
+    assert settings == Settings(models=Path("m"))
     assert [remark.partition("=")[0] for remark in remarks] == [
         "ANCESTRAL_SERVER_PORT",
         "ANCESTRAL_SERVER_METRICS_PORT",
@@ -72,7 +73,7 @@ def test_what_kubernetes_says_of_its_services_is_no_setting_and_no_typo() -> Non
 def test_any_setting_may_be_the_name_of_a_service_or_empty(field: str) -> None:
     name = f"ANCESTRAL_SERVER_{field.upper()}"
     settings, remarks = read(MODELS, {name: "tcp://10.0.0.7:8500"})
-    assert settings == Settings(models="m")  # type: ignore[arg-type]
+    assert settings == Settings(models=Path("m"))
     assert len(remarks) == 1
     assert remarks[0].startswith(f"{name}=tcp://10.0.0.7:8500 is ignored")
     for empty in ("", "  "):
@@ -92,7 +93,7 @@ def test_any_setting_may_be_the_name_of_a_service_or_empty(field: str) -> None:
 )
 def test_a_variable_of_our_prefix_that_is_none_is_named_with_the_nearest(name: str, says: str) -> None:
     settings, (remark,) = read(MODELS, {name: "3", "ANCESTRAL_ADDRESS": "a:1", "HOME": "/"})
-    assert settings == Settings(models="m")  # type: ignore[arg-type]
+    assert settings == Settings(models=Path("m"))
     assert remark.startswith(f"{name} is no setting")
     assert says in remark
 

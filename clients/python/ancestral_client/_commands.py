@@ -29,12 +29,13 @@ from ancestral_client.client import AsyncClient, Client
 from ancestral_client.results import Decoding, Encoding, Info, Model, Samples, Scores
 from ancestral_client.targets import Target
 
+# Seconds: what `Client` has by default, too.
 TIMEOUT = 60.0
 VARIABLE = "ANCESTRAL_ADDRESS"
 # OpenTelemetry's own, which hold for all programs.
 COLLECTORS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-# Of problems with single images; a line says how many there are in all.
+# So many problems with single images are told in a line each; one more line says how many there are in all.
 _TOLD = 10
 # How long whoever presses Tab waits for the names of models.
 _COMPLETION_SECONDS = 1.0
@@ -187,7 +188,8 @@ def connecting(command: Callable[_P, None]) -> Callable[_P, None]:
         context.meta[__name__] = {**before, **{name: value for name, value in given.items() if value is not None}}
         command(*arguments, **options)
 
-    with_options.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # type: ignore[attr-defined]
+    # As typer, and whoever else asks `inspect`, sees it.
+    vars(with_options)["__signature__"] = own.replace(parameters=[*own.parameters.values(), *more])
     return with_options
 
 

@@ -28,10 +28,12 @@ State = Literal["ok", "problem", "unknown"]
 _DEFAULT_PORT = 8500
 # Clocks that differ by less hurt nobody; tokens and certificates are off by minutes.
 _CLOCK_SECONDS = 60.0
+# Enough that one slow answer is not taken for the way there, and over at once.
 _PINGS = 5
 # More than gRPC's own 4 MiB, which servers and proxies have that nobody told otherwise. One as large as the limit, 64
 # MiB, holds a server up for as long as it takes to read it.
 _PROBE_BYTES = 5 * 2**20
+# What the probe's message needs beside its array.
 _PROBE_ENVELOPE_BYTES = 64
 
 # Exit codes as a call would end with them; see cli.py.

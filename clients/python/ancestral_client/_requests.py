@@ -1,117 +1,36 @@
-"""What calls ask: arguments to requests. Every check that needs no server is made here. Pure."""
+"""What requests of all kinds have in common. Every check that needs no server is made before one is asked. Pure."""
 
 from __future__ import annotations
 
-import secrets
+from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from ancestral.v1 import inference_service_pb2 as pb
-from ancestral.v1 import priority_pb2
+from ancestral.v1 import priority_pb2, tensor_pb2
 from ancestral_client import _checks, _wire
 
 
 class Requests:
-    """Messages are to have at most so many bytes."""
+    """Those of one priority. Messages are to have at most so many bytes."""
 
     def __init__(self, max_message_bytes: int, priority: priority_pb2.Priority.ValueType) -> None:
         self._priority = priority
         self._max_message_bytes = max_message_bytes
 
-    def sample(
-        self,
-        model: str,
-        n: int,
-        *,
-        seed: int | None,
-        first_index: int,
-        temperature: float | None,
-        label: int | None,
-        version: int,
-    ) -> pb.SampleRequest:
-        """But for images to complete, which only the model's shape can fit."""
-        return pb.SampleRequest(
-            model=_checks.name_of("model", model),
-            version=_checks.version_of(version),
-            priority=self._priority,
-            count=_checks.count_of("count", n),
-            # Drawn here and not by the server, so that a call that is tried again asks for the same images.
-            seed=secrets.randbits(63) if seed is None else _checks.seed_of("seed", seed),
-            first_index=_checks.first_index_of(first_index),
-            temperature=None if temperature is None else _checks.temperature_of(temperature),
-            label=None if label is None else _checks.label_of("label", label),
-        )
+    def head(self, model: str, version: int) -> dict[str, Any]:
+        """The fields that every request has, by name."""
+        return {
+            "model": _checks.name_of("model", model),
+            "version": _checks.version_of(version),
+            "priority": self._priority,
+        }
 
-    def encode(
-        self, model: str, batch: NDArray[np.uint8], *, draw_seed: int | None, first_index: int, version: int
-    ) -> pb.EncodeRequest:
-        """Of images [N,H,W,C]."""
-        _checks.fits_message("images", batch, self._max_message_bytes)
-        return pb.EncodeRequest(
-            model=_checks.name_of("model", model),
-            version=_checks.version_of(version),
-            priority=self._priority,
-            images=_wire.pack(batch),
-            draw_seed=None if draw_seed is None else _checks.seed_of("draw_seed", draw_seed),
-            first_index=_checks.first_index_of(first_index),
-        )
+    def tensor(self, field: str, batch: NDArray[Any]) -> tensor_pb2.Tensor:
+        """The tensor of a batch; InvalidArgument, about `field`, where it is too large for a message."""
+        _checks.fits_message(field, batch, self._max_message_bytes)
+        return _wire.pack(batch)
 
-    def score(
-        self,
-        model: str,
-        batch: NDArray[np.uint8],
-        *,
-        seed: int,
-        first_index: int,
-        labels: list[int] | None,
-        draws: int,
-        version: int,
-    ) -> pb.ScoreRequest:
-        """Of images [N,H,W,C]."""
-        _checks.fits_message("images", batch, self._max_message_bytes)
-        return pb.ScoreRequest(
-            model=_checks.name_of("model", model),
-            version=_checks.version_of(version),
-            priority=self._priority,
-            images=_wire.pack(batch),
-            seed=_checks.seed_of("seed", seed),
-            labels=labels,
-            first_index=_checks.first_index_of(first_index),
-            draws=_checks.count_of("draws", draws),
-        )
 
-    def features(
-        self, model: str, batch: NDArray[np.uint8], *, include_map: bool, labels: list[int] | None, version: int
-    ) -> pb.ExtractFeaturesRequest:
-        """Of images [N,H,W,C]."""
-        _checks.fits_message("images", batch, self._max_message_bytes)
-        return pb.ExtractFeaturesRequest(
-            model=_checks.name_of("model", model),
-            version=_checks.version_of(version),
-            priority=self._priority,
-            images=_wire.pack(batch),
-            include_map=_checks.flag_of("include_map", include_map),
-            labels=labels,
-        )
-
-    def classify(self, model: str, batch: NDArray[np.uint8], *, version: int) -> pb.ClassifyRequest:
-        """Of images [N,H,W,C]."""
-        _checks.fits_message("images", batch, self._max_message_bytes)
-        return pb.ClassifyRequest(
-            model=_checks.name_of("model", model),
-            version=_checks.version_of(version),
-            priority=self._priority,
-            images=_wire.pack(batch),
-        )
-
-    def decode(self, model: str, latents: ArrayLike, *, include_variance: bool, version: int) -> pb.DecodeRequest:
-        batch = _checks.latent_batch(latents)
-        _checks.fits_message("latents", batch, self._max_message_bytes)
-        return pb.DecodeRequest(
-            model=_checks.name_of("model", model),
-            version=_checks.version_of(version),
-            priority=self._priority,
-            latents=_wire.pack(batch),
-            include_variance=_checks.flag_of("include_variance", include_variance),
-        )
+def of_part(labels: list[int] | None, first: int, count: int) -> list[int] | None:
+    """The labels of a part of the images; one that is for all is for each part."""
+    return labels[first : first + count] if labels is not None and len(labels) > 1 else labels

@@ -1,4 +1,4 @@
-"""Arrays to protos, and replies to results. Pure: no channel, no state."""
+"""Arrays to protos and back, and what all replies tell. Pure: no channel, no state."""
 
 from __future__ import annotations
 
@@ -8,22 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ancestral.bundle.dtypes import DTYPES, NUMBERS
-from ancestral.v1 import bundle_pb2, inference_service_pb2, model_service_pb2, tensor_pb2, timing_pb2
-from ancestral_client.errors import Unimplemented
+from ancestral.v1 import bundle_pb2, model_service_pb2, tensor_pb2, timing_pb2
 from ancestral_client.results import (
-    Classes,
-    Decoding,
-    Encoding,
-    Features,
     Info,
     Limits,
     Metric,
     Model,
-    PaintedRow,
     RoleForm,
-    SampledImage,
-    Samples,
-    Scores,
 )
 
 _STATES: dict[int, str] = {
@@ -49,7 +40,7 @@ def unpack(tensor: tensor_pb2.Tensor) -> NDArray[Any]:
     return np.frombuffer(tensor.data, DTYPES[tensor.dtype]).reshape(tuple(tensor.shape)).copy()
 
 
-def _info(info: timing_pb2.ReplyInfo) -> Info:
+def info(info: timing_pb2.ReplyInfo) -> Info:
     timing = info.timing
     return Info(
         request_id=info.request_id,
@@ -59,78 +50,6 @@ def _info(info: timing_pb2.ReplyInfo) -> Info:
         compute_seconds=timing.compute_seconds,
         total_seconds=timing.total_seconds,
         batch_size=timing.batch_size,
-    )
-
-
-def samples(reply: inference_service_pb2.SampleResponse) -> Samples:
-    return Samples(
-        images=unpack(reply.images),
-        log_likelihood=unpack(reply.log_likelihood) if reply.HasField("log_likelihood") else None,
-        seed=reply.seed,
-        first_index=reply.first_index,
-        info=_info(reply.info),
-    )
-
-
-def event(reply: inference_service_pb2.SampleStreamResponse) -> SampledImage | PaintedRow | None:
-    """What happened in a stream; None if it is of a kind that this client does not know yet."""
-    info = _info(reply.info)
-    match reply.WhichOneof("event"):
-        case "image":
-            image = reply.image
-            likelihood = image.log_likelihood if image.HasField("log_likelihood") else None
-            return SampledImage(image.index, image.seed, unpack(image.image), likelihood, info)
-        case "row":
-            return PaintedRow(reply.row.index, reply.row.row, unpack(reply.row.pixels), info)
-    return None
-
-
-def encoding(reply: inference_service_pb2.EncodeResponse) -> Encoding:
-    return Encoding(
-        mean=unpack(reply.mean),
-        log_variance=unpack(reply.log_variance) if reply.HasField("log_variance") else None,
-        latent=unpack(reply.latent) if reply.HasField("latent") else None,
-        info=_info(reply.info),
-    )
-
-
-def decoding(reply: inference_service_pb2.DecodeResponse) -> Decoding:
-    return Decoding(
-        images=unpack(reply.images),
-        mean=unpack(reply.mean) if reply.HasField("mean") else None,
-        variance=unpack(reply.variance) if reply.HasField("variance") else None,
-        info=_info(reply.info),
-    )
-
-
-def features(reply: inference_service_pb2.ExtractFeaturesResponse) -> Features:
-    return Features(
-        features=unpack(reply.features),
-        feature_map=unpack(reply.feature_map) if reply.HasField("feature_map") else None,
-        info=_info(reply.info),
-    )
-
-
-def classes(reply: inference_service_pb2.ClassifyResponse) -> Classes:
-    return Classes(
-        logits=unpack(reply.logits),
-        probabilities=unpack(reply.probabilities),
-        labels=np.array(reply.labels, np.int64),
-        class_names=tuple(reply.class_names),
-        info=_info(reply.info),
-    )
-
-
-def scores(reply: inference_service_pb2.ScoreResponse, draws: int) -> Scores:
-    """Of a call for so many draws; Unimplemented where the server has not heard of draws."""
-    if draws > 1 and reply.draws != draws:
-        raise Unimplemented(f"draws: is {draws}; this server is an older one, whose bounds are of one draw")
-    return Scores(
-        log_likelihood=unpack(reply.log_likelihood),
-        bits_per_dim=unpack(reply.bits_per_dim),
-        exact=reply.likelihood == bundle_pb2.LIKELIHOOD_EXACT,
-        draws=reply.draws,
-        info=_info(reply.info),
     )
 
 

@@ -1,4 +1,5 @@
-"""The two clients: one waits for its answers, the other is awaited. What their calls mean stands in `_calls.py`.
+"""The two clients: one waits for its answers, the other is awaited. What their calls mean stands in `_calls.py`
+and, a file a role, in `_roles`.
 
 Shapes: N images of a call, H rows, W columns, C channels, Z latent dimensions, F features.
 """
@@ -8,14 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from functools import wraps
+from inspect import Parameter, signature
 from os import PathLike
 from types import TracebackType
 from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
-from ancestral_client import _channel, _checks
+from ancestral_client import _channel, _checks, _composed
 from ancestral_client._access import Access
 from ancestral_client._calls import Calls, Settings
 from ancestral_client._checks import Priority
+from ancestral_client._roles import classify as _classify
+from ancestral_client._roles import decode as _decode
+from ancestral_client._roles import encode as _encode
+from ancestral_client._roles import features as _features
+from ancestral_client._roles import sample as _sample
+from ancestral_client._roles import score as _score
 from ancestral_client._transport import Asyncio, Blocking, Transport, run
 from ancestral_client.bulk import AsyncBulkStream, BulkStream
 from ancestral_client.results import Encoding, Scores
@@ -24,6 +32,7 @@ from ancestral_client.stream import AsyncSampleStream, SampleStream
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _Answers = TypeVar("_Answers")
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 class _Configured:
@@ -79,10 +88,25 @@ class _Configured:
         _Configured.__init__(self, **state)
 
 
+def _like(call: Callable[..., Any]) -> Callable[[_Method], _Method]:
+    """Makes a method look like the call that it is made of, to whoever asks for help on it."""
+
+    def decorator(method: _Method) -> _Method:
+        of_call = signature(call)
+        _, *arguments = of_call.parameters.values()
+        wraps(call)(method)
+        of_client = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
+        # The call takes the connection where the method has its client.
+        vars(method)["__signature__"] = of_call.replace(parameters=[of_client, *arguments])
+        return method
+
+    return decorator
+
+
 def _waiting(call: Callable[Concatenate[Calls, _P], Coroutine[Any, Any, _R]]) -> Callable[Concatenate[Any, _P], _R]:
     """A call of a client that waits."""
 
-    @wraps(call)
+    @_like(call)
     def method(self: _Configured, /, *arguments: _P.args, **options: _P.kwargs) -> _R:
         return run(call(self._calls, *arguments, **options))
 
@@ -94,7 +118,7 @@ def _awaited(
 ) -> Callable[Concatenate[Any, _P], Coroutine[Any, Any, _R]]:
     """A call of a client that is awaited."""
 
-    @wraps(call)
+    @_like(call)
     async def method(self: _Configured, /, *arguments: _P.args, **options: _P.kwargs) -> _R:
         return await call(self._calls, *arguments, **options)
 
@@ -106,7 +130,7 @@ def _streaming(
 ) -> Callable[Concatenate[Any, _P], _R]:
     """A call whose answers come one by one, as a stream of this client."""
 
-    @wraps(call)
+    @_like(call)
     def method(self: _Configured, /, *arguments: _P.args, **options: _P.kwargs) -> _R:
         return stream(call(self._calls, *arguments, **options))
 
@@ -158,20 +182,20 @@ class Client(_Configured):
     model = _waiting(Calls.model)
     load = _waiting(Calls.load)
     unload = _waiting(Calls.unload)
-    sample = _waiting(Calls.sample)
-    complete = _waiting(Calls.complete)
-    encode = _waiting(Calls.encode)
-    decode = _waiting(Calls.decode)
-    features = _waiting(Calls.features)
-    classify = _waiting(Calls.classify)
-    score = _waiting(Calls.score)
-    reconstruct = _waiting(Calls.reconstruct)
-    interpolate = _waiting(Calls.interpolate)
-    traverse = _waiting(Calls.traverse)
-    manifold = _waiting(Calls.manifold)
-    sample_stream = _streaming(Calls.sample_stream, SampleStream)
-    encode_stream = _streaming(Calls.encode_stream, BulkStream[Encoding])
-    score_stream = _streaming(Calls.score_stream, BulkStream[Scores])
+    sample = _waiting(_sample.sample)
+    complete = _waiting(_sample.complete)
+    encode = _waiting(_encode.encode)
+    decode = _waiting(_decode.decode)
+    features = _waiting(_features.features)
+    classify = _waiting(_classify.classify)
+    score = _waiting(_score.score)
+    reconstruct = _waiting(_composed.reconstruct)
+    interpolate = _waiting(_composed.interpolate)
+    traverse = _waiting(_composed.traverse)
+    manifold = _waiting(_composed.manifold)
+    sample_stream = _streaming(_sample.sample_stream, SampleStream)
+    encode_stream = _streaming(_encode.encode_stream, BulkStream[Encoding])
+    score_stream = _streaming(_score.score_stream, BulkStream[Scores])
 
     def __enter__(self) -> Self:
         return self
@@ -202,20 +226,20 @@ class AsyncClient(_Configured):
     model = _awaited(Calls.model)
     load = _awaited(Calls.load)
     unload = _awaited(Calls.unload)
-    sample = _awaited(Calls.sample)
-    complete = _awaited(Calls.complete)
-    encode = _awaited(Calls.encode)
-    decode = _awaited(Calls.decode)
-    features = _awaited(Calls.features)
-    classify = _awaited(Calls.classify)
-    score = _awaited(Calls.score)
-    reconstruct = _awaited(Calls.reconstruct)
-    interpolate = _awaited(Calls.interpolate)
-    traverse = _awaited(Calls.traverse)
-    manifold = _awaited(Calls.manifold)
-    sample_stream = _streaming(Calls.sample_stream, AsyncSampleStream)
-    encode_stream = _streaming(Calls.encode_stream, AsyncBulkStream[Encoding])
-    score_stream = _streaming(Calls.score_stream, AsyncBulkStream[Scores])
+    sample = _awaited(_sample.sample)
+    complete = _awaited(_sample.complete)
+    encode = _awaited(_encode.encode)
+    decode = _awaited(_decode.decode)
+    features = _awaited(_features.features)
+    classify = _awaited(_classify.classify)
+    score = _awaited(_score.score)
+    reconstruct = _awaited(_composed.reconstruct)
+    interpolate = _awaited(_composed.interpolate)
+    traverse = _awaited(_composed.traverse)
+    manifold = _awaited(_composed.manifold)
+    sample_stream = _streaming(_sample.sample_stream, AsyncSampleStream)
+    encode_stream = _streaming(_encode.encode_stream, AsyncBulkStream[Encoding])
+    score_stream = _streaming(_score.score_stream, AsyncBulkStream[Scores])
 
     async def __aenter__(self) -> Self:
         return self

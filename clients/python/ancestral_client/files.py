@@ -230,12 +230,6 @@ def check_target(path: Path, *suffixes: str) -> None:
     check_writable(path)
 
 
-def check_holds_all(path: Path, option: str, asked: bool) -> None:
-    """Raises FileProblem if the file would lack what was `asked` for by an option: a .npy holds one array."""
-    if asked and path.suffix.lower() != ".npz":
-        raise FileProblem(f"{option} needs --out .npz: {path} holds one array")
-
-
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | None]) -> None:
     """Writes the arrays that are not None: to .npz all by name, to .npy only the first."""
     with replacing(path) as file:
@@ -246,7 +240,7 @@ def save_arrays(file: IO[bytes], suffix: str, arrays: Mapping[str, NDArray[Any] 
     """As `write_arrays`, to a file that is open."""
     present = {name: array for name, array in arrays.items() if array is not None}
     if suffix == ".npz":
-        np.savez_compressed(file, **present)  # type: ignore[arg-type]
+        np.savez_compressed(file, allow_pickle=False, **present)
     else:
         np.save(_Plain(file), next(iter(present.values())))
 

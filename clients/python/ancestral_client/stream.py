@@ -7,14 +7,16 @@ from typing import Any
 
 import grpc
 
-from ancestral.v1 import inference_service_pb2
+from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_client import _wire
 from ancestral_client._attempts import Attempts
-from ancestral_client._rpcs import SAMPLE_STREAM
+from ancestral_client._rpcs import Rpc
 from ancestral_client._streams import AsyncStream, Stream
 from ancestral_client._transport import Transport
 from ancestral_client.errors import ServerFault
 from ancestral_client.results import PaintedRow, SampledImage
+
+_SAMPLE_STREAM: Rpc[pb.SampleStreamRequest, pb.SampleStreamResponse] = Rpc("inference", "SampleStream")
 
 
 class SampleStream(Stream[SampledImage | PaintedRow]):
@@ -46,8 +48,8 @@ class SampleEvents:
     def __init__(
         self,
         transport: Transport,
-        request: inference_service_pb2.SampleStreamRequest,
-        fitted: Callable[[inference_service_pb2.SampleRequest], Awaitable[None]],
+        request: pb.SampleStreamRequest,
+        fitted: Callable[[pb.SampleRequest], Awaitable[None]],
         attempts: Attempts,
     ) -> None:
         self._transport = transport
@@ -83,7 +85,7 @@ class SampleEvents:
         return None
 
     def _begin(self) -> None:
-        self._call = self._transport.begin(SAMPLE_STREAM, self._request, self._attempts.options())
+        self._call = self._transport.begin(_SAMPLE_STREAM, self._request, self._attempts.options())
         if self._closed.is_set():
             self._call.cancel()
 
@@ -96,7 +98,7 @@ class SampleEvents:
                 await self._resume(failed)
             return None
         if reply is not None:
-            return _wire.event(reply)
+            return _event(reply)
         self._closed.set()
         missing = self._end - self._next - len(self._ahead)
         if missing:
@@ -140,3 +142,16 @@ class SampleEvents:
         self._closed.set()
         if self._call is not None:
             self._call.cancel()
+
+
+def _event(reply: pb.SampleStreamResponse) -> SampledImage | PaintedRow | None:
+    """What happened in a stream; None if it is of a kind that this client does not know yet."""
+    info = _wire.info(reply.info)
+    match reply.WhichOneof("event"):
+        case "image":
+            image = reply.image
+            likelihood = image.log_likelihood if image.HasField("log_likelihood") else None
+            return SampledImage(image.index, image.seed, _wire.unpack(image.image), likelihood, info)
+        case "row":
+            return PaintedRow(reply.row.index, reply.row.row, _wire.unpack(reply.row.pixels), info)
+    return None

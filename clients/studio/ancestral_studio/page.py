@@ -63,9 +63,6 @@ STYLE = Path(__file__).parent / "page.css"
 # Seconds between two looks at which models are served: a reload is seen soon, and costs the server nothing.
 _REFRESH_SECONDS = 5.0
 
-# What stands where calls are told, before the first.
-NO_CALL = "Each call is told here: how long it took, and in which batch it was computed."
-
 
 class Page:
     """What one visitor sees. It belongs to the visitor's connection, and ends with it."""

@@ -23,6 +23,7 @@ from ancestral_exporter.bundle.reductions import fix_order
 from ancestral_exporter.models.base import OneShotGraph
 from ancestral_exporter.models.recurrence_graph import expand
 
+# The operators of ONNX 1.15, which onnxruntime has since 1.17.
 _OPSET = 20
 
 

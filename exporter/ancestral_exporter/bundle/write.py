@@ -75,7 +75,7 @@ def write_bundle(
         graphs = model.graphs()
         export_graphs(graphs, folder)
         verify_model(model, folder, tolerance=fresh).raise_if_failed()
-        np.savez_compressed(folder / GOLDEN, **_record(graphs, folder, subjects))  # type: ignore[arg-type]
+        np.savez_compressed(folder / GOLDEN, allow_pickle=False, **_record(graphs, folder, subjects))
         measured = [*metrics, *(extras(folder) if extras else ())]
         manifest = _manifest(model, name, description, class_names, graphs, measured, provenance or {}, golden)
         if forms:

@@ -27,8 +27,9 @@ def decode(content: bytes, name: str) -> Image.Image:
             # Pillow warns of pictures above 89 million pixels, and refuses those above twice as many.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(io.BytesIO(content))
-            if getattr(picture, "n_frames", 1) > 1:
-                raise DataError(f"{name}: has {picture.n_frames} frames; which one is meant is not known")  # type: ignore[attr-defined]
+            frames = getattr(picture, "n_frames", 1)
+            if frames > 1:
+                raise DataError(f"{name}: has {frames} frames; which one is meant is not known")
             picture.load()
     except DataError:
         raise

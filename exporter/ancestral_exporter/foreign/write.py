@@ -25,7 +25,7 @@ from ancestral_exporter.models.base import Bundled
 _GOLDEN_IMAGES = 8
 # A batch in which an image's answer is held against the one that it has alone.
 _COMPANY = 7
-# Of values that differ because a byte was rounded the other way.
+# The share of values that may differ because a byte was rounded the other way.
 _PIXELS = 0.002
 
 

@@ -14,7 +14,7 @@ from ancestral_exporter.kernels.reading import NotCovered, read_net
 from ancestral_exporter.models.base import ImageShape
 
 CONVENTION = 1
-# Of the bundle's files.
+# The files of a bundle that its kernel needs.
 FOLDER = "kernel"
 WEIGHTS = f"{FOLDER}/weights.f32"
 

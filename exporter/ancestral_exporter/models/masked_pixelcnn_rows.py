@@ -19,7 +19,7 @@ from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.graph_builder import GraphBuilder
 from ancestral_exporter.models.row_graph import Array, HeadWeights, Pixel, RowGraph, WindowWeights
 
-# Of the 3×3 convolutions on the row above.
+# Rows and columns of the 3×3 convolutions' part on the row above.
 _TAPS = (1, 3)
 
 

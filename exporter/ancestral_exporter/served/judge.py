@@ -86,7 +86,7 @@ def train_judge(images: Array, labels: Array, image: ImageShape) -> Judge:
             chosen = torch.randint(len(seen), (_BATCH,))
             loss = functional.cross_entropy(judge.head(judge.features(shifted(seen[chosen], shift))), wanted[chosen])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             cycle.step()
     return judge.eval()

@@ -12,7 +12,7 @@ import numpy as np
 from ancestral_exporter.bundle.runtime import Array
 from ancestral_exporter.served.judge import FEATURES, Judged
 
-# Of all pairs of images, so many are compared at a time.
+# So many images are compared with so many others at a time: a million distances.
 _IMAGES, _AMONG = 100, 10_000
 # A classifier that gives a class more than this is sure of it.
 SURE = 0.9

@@ -29,7 +29,7 @@ def read(path: Path, flag: str, *, secret: bool = False) -> bytes:
 def fingerprint(path: Path) -> tuple[int, ...]:
     """What is another one as soon as the file is; of one that is away, nothing."""
     try:
-        # Of what a link leads to: Kubernetes changes a Secret by a link.
+        # The status is that of what a link leads to: Kubernetes changes a Secret by a link.
         found = path.stat()
     except OSError:
         return ()

@@ -48,7 +48,7 @@ class Stamp:
 
     # Of the manifest: modified ns, bytes, inode, and the SHA-256 of its content, empty if it could not be read.
     manifest: tuple[int, int, int, bytes] | None = None
-    # Of every file: path, modified ns, bytes, inode.
+    # Path, modified ns, bytes and inode of every file.
     files: tuple[tuple[str, int, int, int], ...] = ()
     # When the status of each was changed last, ns, in the same order. A write sets it whatever time it then claims for
     # itself; but so do a change of permission and a hard link, which a backup may make.

@@ -183,7 +183,7 @@ class Watcher:
         if model.state is State.LOADING:
             return False
         if model.unloaded:
-            # Not for a change of permission, or a hard link.
+            # A change of permission or a hard link brings nothing back.
             return stamp.written != model.stamp.written
         if not model.problem:
             return stamp.manifest != model.stamp.manifest

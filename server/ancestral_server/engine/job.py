@@ -113,7 +113,7 @@ class Job:
     draws: int = 1
     # Rows in the largest run that held any of these, without padding; 0 before the first.
     batch_size: int = 0
-    # Of a job whose runs somebody wants to know.
+    # Who wants to know of each run of the job, if anybody does.
     watch: Watch | None = None
 
     @property
@@ -159,7 +159,7 @@ class Job:
                 while feed.events:
                     yield feed.events.popleft()
         finally:
-            # Of a job that is answered it changes nothing.
+            # Leaving changes nothing of a job that has been answered.
             self.leave()
 
     def leave(self) -> None:

@@ -274,7 +274,7 @@ class OneShotScheduler:
         room = most
         if not self._fixed:
             rows, seconds = self.queue.total_rows, self.costs.seconds
-            # Those that run nothing, and the one that asks.
+            # Idle seats are those that run nothing, and the one that asks.
             if (idle := self._seats - len(self._running) + 1) > 1:
                 rows = min(rows, share(rows, idle, enough(self._sizes, seconds)))
             room = fill(rows, most, self._sizes, seconds)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-# Of a job that takes more, the first show how it goes.
+# A job of thousands of images takes more runs; the first of them show how it goes.
 MOST_RUNS = 32
 
 

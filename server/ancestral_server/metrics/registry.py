@@ -107,7 +107,7 @@ class Metrics:
             LANE_LABELS,
             registry=registry,
         )
-        # Of each lane, in whatever order.
+        # The series that each lane has, in whatever order.
         self._of_lanes = (self._queued, self._slots, self._slots_in_use, self._restarts, self._out_of_memory)
         self._serving = Gauge(
             "ancestral_model_serving",

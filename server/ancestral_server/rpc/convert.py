@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -23,9 +23,13 @@ from ancestral_server.errors import InvalidArgument
 from ancestral_server.runtime.session import Array
 from ancestral_server.settings import Settings
 
+# A seed is an int64 in the protos, and must not be negative.
 MAX_SEED = 2**63 - 1
+# Samples are all but uniform noise long before it; 100 is a guess at what nobody exceeds on purpose.
 MAX_TEMPERATURE = 100.0
+# Names of models have at most 64 characters; what is much longer is refused before it is looked for.
 MAX_NAME = 256
+# Arrays of a manifest have at most 8 axes beside N; what has many more is refused before its shape is multiplied out.
 MAX_AXES = 16
 
 _PRIORITIES: dict[int, Priority] = {
@@ -183,12 +187,18 @@ def sample_label(field: str, value: int | None, classes: int) -> int:
     return label(field, value, classes)
 
 
+_COMPLETES: tuple[tuple[Literal["given", "known"], Literal["given", "known"]], ...] = (
+    ("given", "known"),
+    ("known", "given"),
+)
+
+
 def completion(
     prefix: str, request: pb.SampleRequest, count: int, image_shape: tuple[int, int, int]
 ) -> tuple[Array, Array] | None:
     """Given [1 or N,H,W,C] uint8 and known, its mask of the same choice of shapes, bool; None if neither is set."""
-    for field, other in (("given", "known"), ("known", "given")):
-        if request.HasField(field) and not request.HasField(other):  # type: ignore[arg-type]
+    for field, other in _COMPLETES:
+        if request.HasField(field) and not request.HasField(other):
             raise InvalidArgument(f"{prefix}{other}", f"is not set, but {field} is: a completion needs both")
     if not request.HasField("given"):
         return None

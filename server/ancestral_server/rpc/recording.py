@@ -116,11 +116,11 @@ class Work:
     """What was done for a call; of a stream the sums of its messages, several of which may be worked on at a time."""
 
     images: int = 0
-    # Of what was asked of a lane last, and is not admitted.
+    # Images of the job that a lane was asked for last and has not admitted.
     refused_images: int = 0
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
-    # In the largest run.
+    # Images in the largest run that the call had a part in.
     batch_size: int = 0
 
 

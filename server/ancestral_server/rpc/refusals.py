@@ -12,8 +12,9 @@ import structlog
 
 log = structlog.get_logger()
 
+# Refusals come by thousands a second; a person reads one line of them a second.
 EVERY_SECONDS = 1.0
-# Of one second; a folder may hold hundreds of models, and the others are told of in one more line.
+# Lines of one second: a folder may hold hundreds of models, and the others are told of in one more line.
 MOST_LINES = 10
 
 

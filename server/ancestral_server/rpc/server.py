@@ -51,7 +51,7 @@ MOST_PENDING_CALLS = 30_000
 # Of a connection: until it has said that it speaks HTTP/2. gRPC's own is two minutes, in which the silent could take
 # every file descriptor that the process has.
 HANDSHAKE_SECONDS = 10.0
-# Of a question for health: a model's name.
+# A question for health holds a model's name and nothing else.
 MOST_PROBE_BYTES = 16 * 1024
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -78,7 +78,7 @@ class Stage(NamedTuple):
     began: float
     ended: float
     attributes: Mapping[str, int] = MappingProxyType({})
-    # Of a batch: the spans of its calls.
+    # The span of a batch links to those of its calls.
     company: Sequence[SpanContext] = ()
 
 

@@ -60,7 +60,7 @@ class BoundRuns:
         self._values = values
         self._place = place
         self._outputs = outputs
-        # Not in use now; a run takes one and puts it back.
+        # Buffers that are not in use now: a run takes some and puts them back.
         self._spare: dict[Key, list[_Buffers]] = {}
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, Array], options: Any) -> list[Array]:

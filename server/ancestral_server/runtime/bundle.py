@@ -28,10 +28,11 @@ from ancestral.v1 import bundle_pb2
 from ancestral_server.errors import BundleError
 from ancestral_server.runtime.session import Graph
 
-# Unpacked; they are all in memory while they are replayed. Those of the MNIST PixelCNN have 3 MiB.
+# Recorded answers, unpacked, are all in memory while they are replayed. Those of the MNIST PixelCNN have 3 MiB.
 MAX_GOLDEN_BYTES = 2**31
 # Wherever a graph keeps data in another file it says so by this key (onnx.proto), whose bytes no encoding changes.
 _ELSEWHERE = b"location"
+# A file is hashed by so much at a time: enough that Python costs nothing, and little beside what a model takes.
 _CHUNK_BYTES = 2**20
 
 

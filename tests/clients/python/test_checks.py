@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -226,4 +226,4 @@ class Exported:
 def test_arrays_that_only_speak_dlpack_are_taken() -> None:
     array = np.arange(6, dtype=np.uint8).reshape(2, 3)
     assert _checks.is_array(Exported(array))
-    assert _checks.image_array("images", Exported(array)).tolist() == array.tolist()  # type: ignore[arg-type]
+    assert _checks.image_array("images", cast(Any, Exported(array))).tolist() == array.tolist()

@@ -305,10 +305,8 @@ def test_tls_on_one_side_only_a_token_and_a_good_client(
         ({"early": True}, "clock", "the server's certificate is not valid before "),
     ],
 )
-def test_certificates_whose_time_is_not_now(
-    authority: Authority, times: dict[str, bool], check: str, said: str
-) -> None:
-    pair = authority.issue("server", "127.0.0.1", **times)  # type: ignore[arg-type]
+def test_certificates_whose_time_is_not_now(authority: Authority, times: dict[str, Any], check: str, said: str) -> None:
+    pair = authority.issue("server", "127.0.0.1", **times)
     with fake(lambda request, context: b"", credentials(pair)) as address:
         found = problem(address, tls_ca=authority.ca)
     assert found.check == check

@@ -11,9 +11,9 @@ import grpc
 import pytest
 
 from ancestral.v1 import inference_service_pb2 as pb
-from ancestral_client import _rpcs
 from ancestral_client._access import Access, Entry
 from ancestral_client._grpc_workarounds import kept_status
+from ancestral_client._rpcs import Rpc
 from ancestral_client._transport import Asyncio
 from waiting import PATIENCE
 
@@ -41,12 +41,13 @@ def test_a_stream_that_is_refused_while_it_is_written_to_keeps_its_status() -> N
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
         transport = Asyncio(address, 2**20, Entry(Access(tls=False), address))
+        stream: Rpc[pb.EncodeStreamRequest, pb.EncodeStreamResponse] = Rpc("inference", "EncodeStream")
         heard: Counter[Any] = Counter()
         for _ in range(30):
             outbox = transport.outbox(lambda message: message)
             for _ in range(20):
                 outbox.put(pb.EncodeStreamRequest(encode=pb.EncodeRequest(model="x" * 1000)))
-            call = transport.begin(_rpcs.ENCODE_STREAM, outbox, {"timeout": PATIENCE})
+            call = transport.begin(stream, outbox, {"timeout": PATIENCE})
             with pytest.raises(grpc.RpcError) as refused:
                 await transport.read(call)
             error: Any = refused.value

@@ -7,7 +7,7 @@ import copy
 import inspect
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -44,7 +44,8 @@ def test_every_role_is_answered_the_same_each_time(client: Client) -> None:
         assert np.allclose(scores.log_likelihood, samples.log_likelihood, atol=1e-3)
         assert scores.exact
     posterior = client.encode("toy-vae", IMAGES, draw_seed=3)
-    assert posterior.mean.shape == posterior.latent.shape == (70, 4)  # type: ignore[union-attr]
+    assert posterior.latent is not None
+    assert posterior.mean.shape == posterior.latent.shape == (70, 4)
     again_mean = client.encode("toy-vae", client.decode("toy-vae", posterior.mean).images).mean
     assert np.allclose(again_mean, posterior.mean, atol=0.02), "decoding is the inverse, but for rounding"
     one, many = (client.score("toy-vae", IMAGES[:8], draws=draws).log_likelihood.mean() for draws in (1, 500))
@@ -202,7 +203,7 @@ def test_models_come_and_go(server: FakeServer, client: Client) -> None:
     [
         (lambda: ToyModel(roles=("paint",)), "roles: is"),
         (lambda: ToyModel(levels=1), "levels: is 1; must be 2 to 256"),
-        (lambda: ToyModel(image_shape=(8, 8)), "image_shape: is"),  # type: ignore[arg-type]
+        (lambda: ToyModel(image_shape=cast(Any, (8, 8))), "image_shape: is"),
         (lambda: ToyModel(latent_size=65), "latent_size: is 65; must be 1 to 64"),
         (lambda: FakeServer().fail(ac.ServerFault("x"), call="paint"), "call: is 'paint'; must be one of sample, "),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,9 +35,9 @@ def bundle(autoencoder: Autoencoder, once: Shared) -> Path:
     return once("autoencoder", lambda folder: write(models_dir=folder)) / "ae" / "1"
 
 
-def settings(pretrained: object = "", **others: object) -> ClassifierSettings:
+def settings(pretrained: object = "", **others: Any) -> ClassifierSettings:
     sizes = {"encoder_widths": WIDTHS, "features": FEATURES, "blocks": 1, **others}
-    return ClassifierSettings(label_count=3, pretrained=str(pretrained), **sizes)  # type: ignore[arg-type]
+    return ClassifierSettings(label_count=3, pretrained=str(pretrained), **sizes)
 
 
 def test_the_encoder_is_that_of_the_bundle(bundle: Path, autoencoder: Autoencoder) -> None:

@@ -91,7 +91,7 @@ def test_row_graph_paints_what_naive_sampling_paints(shape: ImageShape, options:
     graph, session = raster(model)
     feeds = feeds_of(graph, shape, 96, model.label_count)
     painted = run_role(session, graph.role, feeds, shape.height)
-    naive, naive_scores = model.sample_naive(*torch_feeds(feeds))  # type: ignore[arg-type]
+    naive, naive_scores = model.sample_naive(*torch_feeds(feeds))
     np.testing.assert_array_equal(painted["row"], naive.numpy())
     np.testing.assert_allclose(painted["log_likelihood"], naive_scores.numpy(), rtol=2e-6, atol=2e-5)
     # The model is sharp, or the test would say little: images cost far less than independent pixels do.
@@ -104,7 +104,7 @@ def test_row_graph_paints_what_naive_sampling_paints(shape: ImageShape, options:
 def test_sampling_by_passes_equals_naive_sampling(shape: ImageShape, options: dict[str, Any]) -> None:
     model = make_model(shape, **options)
     feeds = torch_feeds(feeds_of(raster(model)[0], shape, 32, model.label_count))
-    for one, other in zip(model.sample_by_passes(*feeds), model.sample_naive(*feeds), strict=True):  # type: ignore[arg-type]
+    for one, other in zip(model.sample_by_passes(*feeds), model.sample_naive(*feeds), strict=True):
         assert torch.equal(one, other)
 
 

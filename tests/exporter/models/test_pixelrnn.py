@@ -52,7 +52,7 @@ def test_row_graph_paints_what_naive_sampling_paints(kind: str, shape: ImageShap
     graph, session = raster(model)
     feeds = feeds_of(graph, shape, 64, model.label_count)
     painted = run_role(session, graph.role, feeds, shape.height)
-    naive, naive_scores = model.sample_naive(*torch_feeds(feeds))  # type: ignore[arg-type]
+    naive, naive_scores = model.sample_naive(*torch_feeds(feeds))
     np.testing.assert_array_equal(painted["row"], naive.numpy())
     np.testing.assert_allclose(painted["log_likelihood"], naive_scores.numpy(), rtol=2e-6, atol=2e-5)
     # The model is sharp, or the test would say little: images cost far less than independent pixels do.

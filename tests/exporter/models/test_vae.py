@@ -59,9 +59,9 @@ def test_elbo_by_monte_carlo() -> None:
         z = mean + (0.5 * log_variance).exp() * noise
         logits = model.decoder(z)
         levels = torch.round(image.float() * 16 / 255).long().expand(count, -1, -1, -1)
-        log_likelihood = torch.distributions.Categorical(logits=logits).log_prob(levels).flatten(1).sum(1)  # type: ignore[no-untyped-call]
-        log_prior = torch.distributions.Normal(0, 1).log_prob(z).sum(1)  # type: ignore[no-untyped-call]
-        by_hand = (log_likelihood + log_prior - q.log_prob(z).sum(1)).mean()  # type: ignore[no-untyped-call]
+        log_likelihood = torch.distributions.Categorical(logits=logits).log_prob(levels).flatten(1).sum(1)
+        log_prior = torch.distributions.Normal(0, 1).log_prob(z).sum(1)
+        by_hand = (log_likelihood + log_prior - q.log_prob(z).sum(1)).mean()
         ours, kl = model.evidence(image.expand(count, -1, -1, -1), noise)
         weights = model.log_weight(image.expand(count, -1, -1, -1), noise)
     torch.testing.assert_close((ours - kl.sum(1)).mean(), by_hand, atol=0.1, rtol=0)
@@ -75,7 +75,7 @@ def test_elbo_is_below_the_likelihood() -> None:
     z = torch.linspace(-8, 8, 4001)
     with torch.no_grad():
         logits = model.decoder(z[:, None])
-        prior = torch.distributions.Normal(0, 1).log_prob(z)  # type: ignore[no-untyped-call]
+        prior = torch.distributions.Normal(0, 1).log_prob(z)
         for image in images:
             repeated = image.expand(len(z), -1, -1, -1)
             log_px = torch.logsumexp(model.pixels.log_prob(logits, repeated) + prior + math.log(16 / 4000), 0)

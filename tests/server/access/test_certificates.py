@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -127,9 +128,9 @@ def test_what_is_wrong_is_named(tmp_path: Path, wrong: Callable[[Authority, Path
         ({"health_port": 9464}, "must be another port than --port"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(given: dict[str, object], said: str) -> None:
+def test_settings_that_contradict_each_other_are_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        settings(**given)  # type: ignore[arg-type]
+        settings(**given)
 
 
 def replaced(pair: Pair, by: Pair) -> None:

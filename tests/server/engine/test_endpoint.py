@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import pytest
 
@@ -18,7 +19,7 @@ from ancestral_server.engine.pool import WorkerPool
 from ancestral_server.engine.runners import LoopRunner, LoopTuning, PoolRunner, ThreadRunner
 from ancestral_server.errors import OutOfMemory
 from ancestral_server.metrics import Metrics
-from ancestral_server.runtime.program import Meaning
+from ancestral_server.runtime.program import Meaning, OneShotProgram, RasterProgram
 from fakeprograms import IMAGE, Array, Doubler, Painter, double, expected_images, paint, run
 from simulation import images
 
@@ -63,7 +64,8 @@ def made(
         OPEN, max_batch=max_batch, slots=8, policy=Immediate, pool=WorkerPool(threads), fixed=fixed
     )
     metrics = Metrics("test").lane("toy", 1, "encode")
-    return one_shot_endpoint("toy", together, lambda: alone, metrics, settings)  # type: ignore[arg-type, return-value]
+    program, other = cast(OneShotProgram, together), cast(OneShotProgram, alone)
+    return one_shot_endpoint("toy", program, lambda: other, metrics, settings)
 
 
 def runners(endpoint: OneShotEndpoint) -> list[type]:
@@ -142,7 +144,7 @@ def test_a_sampler_has_a_seat_for_each_worker(painter: Painter) -> None:
 
     settings = EndpointSettings(OPEN, max_batch=8, slots=4, policy=Immediate, pool=WorkerPool(3))
     metrics = Metrics("test").lane("toy", 1, "sample")
-    endpoint = raster_endpoint("toy", painter, metrics, settings)  # type: ignore[arg-type]
+    endpoint = raster_endpoint("toy", cast(RasterProgram, painter), metrics, settings)
     assert endpoint.lane.seats == 3
     endpoint.start()
     try:

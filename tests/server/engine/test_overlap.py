@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ancestral_server.engine.job import Priority, ProgressEvents
@@ -114,7 +116,7 @@ def test_who_loses_the_device_hears_so_and_so_does_whoever_comes_after(
 def test_a_mistake_of_ours_is_told_to_all_who_were_painted_and_the_lane_goes_on(
     easel: Easel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lane: Simulation = sampler(easel)  # type: ignore[type-arg]
+    lane: Simulation[Any] = sampler(easel)
     assert isinstance(lane.scheduler, RasterScheduler)
     jobs = [lane.submit(samples(2, seed=seed)) for seed in range(2)]
     lane.turn()

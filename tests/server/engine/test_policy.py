@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -31,8 +32,8 @@ def seasoned(crowd: int, coming: int = 0) -> Adaptive:
     return policy
 
 
-def seconds(policy: Adaptive, **changes: object) -> float:
-    wait = policy.wait(replace(VIEW, **changes))  # type: ignore[arg-type]
+def seconds(policy: Adaptive, **changes: Any) -> float:
+    wait = policy.wait(replace(VIEW, **changes))
     assert wait is None or wait.seconds is not None
     return 0.0 if wait is None else wait.seconds or 0.0
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -272,7 +273,8 @@ class Batches(Promises[OneShotJob]):
 
     def right(self, job: OneShotJob) -> bool:
         (values,) = job.inputs.values()
-        return doubled(job) == [2.0 * int(value) for value in values[:, 0]]  # type: ignore[index]
+        assert isinstance(values, np.ndarray)
+        return doubled(job) == [2.0 * int(value) for value in values[:, 0]]
 
 
 class Samples(Promises[RasterJob]):

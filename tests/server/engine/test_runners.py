@@ -67,9 +67,6 @@ def program() -> Watched:
     return Watched()
 
 
-LaneMaker = Callable[..., Any]
-
-
 @pytest.fixture(params=RUNNERS)
 def runner(request: pytest.FixtureRequest) -> Runner:
     return RUNNERS[request.param]()

@@ -11,10 +11,13 @@ from importlib import metadata
 from typing import Any
 
 import grpc
+import pytest
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from ancestral_server.rpc.grpc_workarounds import header_texts
+from messages import PREFACE, frame, headers
 from waiting import PATIENCE
 
 
@@ -45,6 +48,36 @@ def test_grpc_still_reads_unary_messages_before_anybody_can_refuse_them() -> Non
         return code
 
     assert asyncio.run(work()) is grpc.StatusCode.UNKNOWN
+
+
+def test_grpc_still_logs_an_error_for_a_header_that_is_no_text(caplog: pytest.LogCaptureFixture) -> None:
+    async def answer(request: bytes, context: Any) -> bytes:
+        return request
+
+    async def work() -> bytes:
+        server = grpc.aio.server()
+        server.add_registered_method_handlers("a.Service", {"Method": grpc.unary_unary_rpc_method_handler(answer)})
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        block = headers("/a.Service/Method") + b"\0\1x\2\xff\xfe"
+        writer.write(PREFACE + frame(4, 0, 0, b"") + frame(1, 4, 1, block) + frame(0, 1, 1, b"\0\0\0\0\5hello"))
+        async with asyncio.timeout(PATIENCE):
+            said = await reader.readuntil(b"hello")
+        writer.close()
+        await server.stop(0)
+        return said
+
+    asyncio.run(work())
+    assert caplog.text == ""
+    header_texts.LOGGER.removeFilter(header_texts.is_wanted)
+    try:
+        asyncio.run(work())
+    finally:
+        header_texts.leave_out()
+    assert {record.levelname for record in caplog.records} == {"ERROR"}
+    assert "Invalid encoding on b'\\xff\\xfe'" in caplog.text
+    assert "Traceback" in caplog.text
 
 
 def test_grpcs_own_health_still_has_no_list() -> None:

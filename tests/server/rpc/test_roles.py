@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -79,7 +79,7 @@ def test_a_request_becomes_a_job_with_its_own_pixels_and_noise() -> None:
         (request(data=b"12345"), "images.data: has 5 bytes, shape [1,2,3,1] needs 6"),
         (request(draw_seed=-1), "draw_seed: is -1"),
         (request(first_index=-1), "first_index: is -1"),
-        (pb.EncodeRequest(model="toy", images=request().images, priority=3), "priority: is 3"),  # type: ignore[arg-type]
+        (pb.EncodeRequest(model="toy", images=request().images, priority=cast(Any, 3)), "priority: is 3"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

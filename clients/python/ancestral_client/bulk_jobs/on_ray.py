@@ -37,6 +37,7 @@ _CPUS, _CPUS_WITH_SERVER = 0.5, 1.0
 _CPUS_FOR_RAY = 1
 # Parts and what became of them are all that Ray stores: its least, where it would take a third of the memory.
 _STORE_BYTES = 80 * 2**20
+# How long a cluster that does not answer is waited for; one that is there does so at once.
 _CONNECT_SECONDS = 10.0
 
 

@@ -5,20 +5,32 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ancestral_client._rpcs import Rpc
 from ancestral_client.errors import Cancelled, Unavailable
 from ancestral_client.testing import status
 
-if TYPE_CHECKING:
-    from ancestral_client.testing.server import FakeServer
+
+class Answers(Protocol):
+    """What a FakeServer is to a transport."""
+
+    now: float
+
+    def answer(self, rpc: Rpc[Any, Any], request: Any, options: dict[str, Any]) -> Any:
+        """The reply to a call with one; raises what gRPC would."""
+
+    def stream(self, rpc: Rpc[Any, Any], requests: Any, options: dict[str, Any]) -> Iterator[Any]:
+        """The replies of a stream; raises what gRPC would. `requests` is one message, or an iterator of them."""
+
+    def pass_time(self, seconds: float) -> None:
+        """Lets time pass on the server's clock."""
 
 
 class FakeTransport:
     """A Transport of `ancestral_client._transport`."""
 
-    def __init__(self, server: FakeServer, *, awaits: bool) -> None:
+    def __init__(self, server: Answers, *, awaits: bool) -> None:
         self.awaits = awaits
         self._server = server
         self._is_closed = False

@@ -21,6 +21,7 @@ from ancestral_server.rpc.roles.tensors import TensorCall
 from ancestral_server.runtime.session import Array
 from inference import open_inference_service_pb2 as oip
 
+# Characters of a request's id, which every reply repeats. Ours have 32; 256 is a guess at the longest that is one.
 MAX_ID = 256
 
 

@@ -9,7 +9,7 @@ from ancestral_server.rpc import convert
 
 # A protocol of tensors in and tensors out is asked for features first; a model without an encoder draws images.
 MAIN_ROLES = ("encode", "sample")
-# Of a version, as text.
+# How long the text of a version may be before it is read as a number, which takes time by the square of its length.
 MOST_DIGITS = 64
 
 

@@ -27,7 +27,7 @@ from ancestral_server.runtime.session import Array
 from ancestral_server.settings import Settings
 
 LABEL = bundle_pb2.MEANING_LABEL
-# What a reply needs beside its tensors.
+# What a reply needs beside its tensors: names, times, ids and class names, and the framing of gRPC.
 ENVELOPE_BYTES = 4096
 
 
@@ -94,7 +94,7 @@ class OneShotRole(Role):
         return sum(self.program.row_bytes[meaning] for meaning in meanings)
 
 
-# Of most requests.
+# Most requests want nothing that is made of outputs.
 NOTHING: Mapping[Meaning, Derived] = MappingProxyType({})
 
 

@@ -37,7 +37,7 @@ class Encode(ServiceRole[pb.EncodeRequest, pb.EncodeResponse]):
         self._noise: tuple[int, ...] | None = None
         if LATENT in program.outputs and UNIFORMS in program.inputs:
             self._noise = tuple(program.inputs[UNIFORMS].shape)
-        # Else it is drawn of the moments, if there are two.
+        # Where the graph does not draw z, it is drawn of the moments, if there are two.
         self._draws = PosteriorDraw.possible(program)
         # z is as large as its mean.
         self._all_bytes = self._moment_bytes + self.row_bytes(MEAN)

@@ -133,7 +133,7 @@ class Sample(Role):
 
     async def sample(self, request: pb.SampleRequest, context: Context) -> pb.SampleResponse:
         call = self.read(request)
-        # Before any work.
+        # A reply that would be too large is refused before any work.
         convert.reply_size("count", call.count, self._sample_bytes, self.room)
         drawn = await self._sampler.draw(call, context)
         reply = pb.SampleResponse(seed=call.seed, first_index=call.first)

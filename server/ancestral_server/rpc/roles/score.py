@@ -22,7 +22,7 @@ IMAGE = bundle_pb2.MEANING_IMAGE
 UNIFORMS = bundle_pb2.MEANING_UNIFORMS
 LOG_LIKELIHOOD = bundle_pb2.MEANING_LOG_LIKELIHOOD
 LOG_WEIGHT = bundle_pb2.MEANING_LOG_WEIGHT
-# Of an image in a reply: its likelihood and its bits, float32.
+# What an image takes in a reply: its likelihood and its bits per dimension, float32 each.
 _SCORE_BYTES = 8
 
 

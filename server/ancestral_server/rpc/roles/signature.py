@@ -52,7 +52,7 @@ class Port:
     datatype: str
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
-    # Of one row.
+    # What one row of the tensor takes.
     bytes: int
     # The most that an element may be, and at least 0; None where the meaning sets no such bound.
     most: float | None
@@ -68,7 +68,7 @@ class Outputs:
 
     ports: tuple[Port, ...]
     meanings: tuple[Meaning, ...]
-    # Of one row of all of them.
+    # What one row of all these tensors takes.
     bytes: int
 
     @staticmethod

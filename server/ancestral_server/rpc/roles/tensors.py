@@ -51,10 +51,10 @@ class TensorCall(NamedTuple):
     priority: Priority
     # At most so many, beside the deadline of the call.
     timeout_seconds: float
-    # Of a role that draws.
+    # Temperature and label matter to roles that draw.
     temperature: float
     label: int
-    # That each likelihood is made of.
+    # How many draws each likelihood is made of.
     draws: int
 
 

@@ -98,7 +98,7 @@ class Driver:
             # The one that onnxruntime uses too: one is enough, and two could not share the device's time.
             self("cuDevicePrimaryCtxRetain", byref(self._context), self._device)
             self.name = names[index]
-            # Of all devices.
+            # How many devices the driver shows.
             self.count = len(names)
             # As 13000 for CUDA 13.0: the newest whose code the driver takes.
             self.version = self._int("cuDriverGetVersion")

@@ -134,7 +134,7 @@ def _differ(one: Mapping[Meaning, Array], other: Mapping[Meaning, Array]) -> str
 
 def main() -> None:
     if sys.platform == "linux":
-        # Not longer than the one that asks.
+        # The kernel ends this process when the one that asks is gone.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     question = pickle.loads(sys.stdin.buffer.read())
     try:

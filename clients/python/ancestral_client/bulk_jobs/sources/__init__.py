@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ancestral_client import files, folders, parquet
-from ancestral_client.bulk_jobs.sources.arrays import ArrayFile
-from ancestral_client.bulk_jobs.sources.parquet import ParquetFiles
-from ancestral_client.bulk_jobs.sources.pictures import Pictures, picture_suffixes
+from ancestral_client.bulk_jobs.sources.array_file import ArrayFile
+from ancestral_client.bulk_jobs.sources.parquet_files import ParquetFiles
+from ancestral_client.bulk_jobs.sources.picture_folder import Pictures, picture_suffixes
 from ancestral_client.bulk_jobs.sources.source import Chunk, Part, Reader, Source
 from ancestral_client.replacing import FileProblem
 

@@ -1,0 +1,56 @@
+"""What a column of pictures may look like, and what a Parquet file may be called: as `ancestral bulk` reads them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from ancestral_client import items
+from ancestral_client.replacing import FileProblem
+
+LEVELS = np.arange(12, dtype=np.uint8).reshape(4, 3) * 20
+
+
+def png() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(LEVELS).save(file, "png")
+    return file.getvalue()
+
+
+PICTURE = png()
+COLUMNS: dict[str, Any] = {
+    "bytes": pa.array([PICTURE], pa.binary()),
+    "large": pa.array([PICTURE], pa.large_binary()),
+    "of one size": pa.array([PICTURE], pa.binary(len(PICTURE))),
+    "a dictionary": pa.array([PICTURE], pa.binary()).dictionary_encode(),
+    "a struct": pa.array([{"bytes": PICTURE, "path": None}]),
+    "a file beside it": pa.array(
+        [{"bytes": None, "path": "one.png"}], pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    ),
+}
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".parq", ".PQ"])
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_pictures_in_a_column(kind: str, suffix: str, tmp_path: Path) -> None:
+    (tmp_path / "one.png").write_bytes(PICTURE)
+    path = tmp_path / f"in{suffix}"
+    pq.write_table(pa.table({"id": [1], "image": COLUMNS[kind]}), path)
+    read = items.read([path], (4, 3, 1), "toy")
+    assert np.array_equal(read.array, LEVELS[np.newaxis, :, :, np.newaxis])
+    assert read.names == [f"{path}: row 0"]
+
+
+def test_a_file_that_a_cell_names_and_that_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"image": COLUMNS["a file beside it"]}), path)
+    with pytest.raises(FileProblem) as refused:
+        items.read([path], (4, 3, 1), "toy")
+    assert str(refused.value) == f"{path}: row 0: names {tmp_path / 'one.png'}, and there is no such file"
