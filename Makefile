@@ -163,7 +163,7 @@ $(INSTALLED): requirements.lock pyproject.toml | $(BIN)/python
 	@.ci/install $(VENV) all
 	@touch $(PARTS) $(PAGE) $@
 
-$(TOOLS): .ci/tools .ci/triton-env .ci/kubernetes-env .ci/perf-analyzer | $(BIN)/python
+$(TOOLS): .ci/tools .ci/triton-env .ci/kubernetes-env .ci/perf-analyzer clients/examples/node/package-lock.json | $(BIN)/python
 	@.ci/tools
 	@touch $@
 
