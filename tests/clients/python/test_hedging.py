@@ -1,4 +1,4 @@
-"""A call that takes long is asked for once more; the first answer is the one, and busy servers get little more to do."""
+"""A call that takes long is asked for once more; the first answer is the one, and busy servers get little to do."""
 
 from __future__ import annotations
 
