@@ -50,9 +50,10 @@ tools: $(TOOLS) ## Fetch the tools of check and test into .tools/: .ci/tools say
 protos: $(INSTALLED) ## Generate the Python code of the protos anew
 	@.ci/stubs protos
 
-generated: $(INSTALLED) ## Write dashboards, console page and page of metrics anew, and the reference from docstrings
+generated: $(INSTALLED) ## Write dashboards, console page, page of metrics, reference of docstrings and protos anew
 	@PYTHONPATH=deploy $(BIN)/python -m observability
 	@$(BIN)/python .ci/reference_pages.py
+	@$(BIN)/python .ci/proto_pages.py
 
 check: both ## Lint, format, types, protos, import rules
 	$(BIN)/ruff check .
@@ -163,7 +164,7 @@ $(INSTALLED): requirements.lock pyproject.toml | $(BIN)/python
 	@.ci/install $(VENV) all
 	@touch $(PARTS) $(PAGE) $@
 
-$(TOOLS): .ci/tools .ci/triton-env .ci/kubernetes-env .ci/perf-analyzer | $(BIN)/python
+$(TOOLS): .ci/tools .ci/triton-env .ci/kubernetes-env .ci/perf-analyzer clients/examples/node/package-lock.json | $(BIN)/python
 	@.ci/tools
 	@touch $@
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 
@@ -11,6 +13,21 @@ ROOT = Path(__file__).parents[2]
 def test_the_stubs_are_those_of_the_protos() -> None:
     done = subprocess.run([ROOT / ".ci" / "check-stubs"], capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_reference_of_the_protos_is_what_their_comments_say() -> None:
+    pages: dict[str, Any] = runpy.run_path(str(ROOT / ".ci" / "proto_pages.py"))
+    page = pages["page"]()
+    assert (ROOT / pages["PAGE"]).read_text() == page, "run 'make generated'"
+    for told in (
+        "- **ModelStreamInfer**: stream of `ModelInferRequest` → stream of `ModelStreamInferResponse`. Runs models",
+        "### ModelMetadataResponse.TensorMetadata\n\nOne tensor.\n",
+        "- `parameters` = 4, map of string to `InferParameter`. ",
+        "- `seed` = 4, optional int64. Seed, 0 to 2^63 - 1.",
+        "- `int64_param` = 2, int64, one of `parameter_choice`. An integer.",
+        "- `DATA_TYPE_UINT8` = 1. 8-bit unsigned integer",
+    ):
+        assert told in page
 
 
 def test_a_changed_proto_is_noticed(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ import pytest
 from PIL import Image
 
 import foreign
+import nodes
 from ancestral_demo.demo import PICTURES
 from ancestral_demo.processes import LISTENING
 from ancestral_demo.report import REPORTS
@@ -42,7 +43,8 @@ BIN = Path(sys.executable).parent
 READMES = sorted(
     path
     for path in (*ROOT.glob("*.md"), *ROOT.glob("[!.]*/**/*.md"))
-    if path.relative_to(ROOT).parts[0] not in ("models", "demo") and ".pytest_cache" not in path.parts
+    if path.relative_to(ROOT).parts[0] not in ("models", "demo")
+    and not {".pytest_cache", "node_modules"} & set(path.parts)
 )
 
 # Where a make target is run for real. Those that CI runs cannot run inside themselves.
@@ -177,6 +179,13 @@ def run(command: str, folder: Path, address: str, running: ExitStack) -> str:
             assert target in MAKE, f"say in MAKE where 'make {target}' is run"
             # The whole line is something that make understands.
             succeed(["make", "-n", *arguments], ROOT)
+        case "npm":
+            # The tools bring what it would fetch.
+            assert arguments == ["ci"]
+            nodes.example(folder)
+        case "node":
+            at = [address if argument == "localhost:8500" else argument for argument in arguments]
+            succeed([program, *at], nodes.example(folder))
         case "docker-compose":
             files = arguments[: arguments.index("up")]
             succeed([str(ROOT / ".tools" / "bin" / "docker-compose"), *files, "config", "-q"], ROOT)

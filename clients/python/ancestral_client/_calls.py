@@ -21,6 +21,7 @@ from ancestral_client._access import Access, Entry
 from ancestral_client._attempts import Attempts, Server
 from ancestral_client._batches import Batches
 from ancestral_client._checks import Priority
+from ancestral_client._hedging import Hedging
 from ancestral_client._joining import Joining
 from ancestral_client._progress import Progress, told
 from ancestral_client._requests import Requests
@@ -45,6 +46,7 @@ class Settings:
     address: str
     timeout: float
     retry_seconds: float
+    hedge_seconds: float | None
     priority: Priority
     bulk_priority: Priority
     max_message_bytes: int
@@ -79,6 +81,7 @@ class Calls:
         self.bulk_requests = Requests(self.most_bytes, _checks.priority_of(settings.bulk_priority))
         self.timeout = settings.timeout
         self.batches = Batches(lambda name, version, timeout: self.model(name, version, timeout=timeout))
+        self._hedging = Hedging(_checks.hedge_seconds_of(settings.hedge_seconds))
         self.transport = transport(address, self.most_bytes, entry)
 
     async def close(self) -> None:
@@ -215,7 +218,7 @@ class Calls:
         """The reply of a call with one, at whichever attempt."""
         while True:
             try:
-                reply = await self.transport.ask(rpc, request, attempts.options())
+                reply = await self._hedging.ask(self.transport, rpc, request, attempts.options)
             except grpc.RpcError as failed:
                 await self.transport.sleep(attempts.pause(failed))
             else:

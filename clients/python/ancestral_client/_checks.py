@@ -406,6 +406,17 @@ def retry_seconds_of(seconds: object) -> float:
     return number
 
 
+def hedge_seconds_of(seconds: object) -> float | None:
+    """After how long a call is asked for once more."""
+    if seconds is None:
+        return None
+    allowed = "above 0 seconds (None: no call is asked for twice)"
+    number = _real("hedge_seconds", seconds, allowed)
+    if not 0 < number < math.inf:
+        raise invalid("hedge_seconds", f"is {_told(seconds)}; must be {allowed}")
+    return number
+
+
 def timeout_of(timeout: object) -> float | None:
     """Seconds for gRPC, whose None means for ever."""
     allowed = "above 0 seconds (math.inf: no limit)"

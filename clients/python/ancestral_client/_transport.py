@@ -7,9 +7,10 @@ they never suspend, so that `run` carries them to their end without an event loo
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
@@ -52,6 +53,15 @@ class Transport(Protocol):
 
     async def ask(self, rpc: Rpc[Any, _Reply], request: Any, options: dict[str, Any]) -> _Reply:
         """The reply of a call with one."""
+
+    def start(self, rpc: Rpc[Any, Any], request: Any, options: dict[str, Any]) -> Any:
+        """A call with one reply, which `result` gives; it has `done` and `cancel`."""
+
+    async def any_done(self, calls: Sequence[Any], seconds: float) -> bool:
+        """Whether one of the calls that were started is done, at the latest in so many seconds."""
+
+    async def result(self, call: Any) -> Any:
+        """The reply of a call that was started."""
 
     def begin(self, rpc: Rpc[Any, Any], requests: Any, options: dict[str, Any]) -> Any:
         """A call whose replies `read` gives. `requests` is one message, or an outbox of them."""
@@ -123,6 +133,21 @@ class Blocking:
         reply: _Reply = self._call(rpc)(request, **options)
         return reply
 
+    def start(self, rpc: Rpc[Any, Any], request: Any, options: dict[str, Any]) -> Any:
+        return self._call(rpc).future(request, **options)
+
+    async def any_done(self, calls: Sequence[Any], seconds: float) -> bool:
+        done = threading.Event()
+        for call in calls:
+            call.add_done_callback(lambda _: done.set())
+        return done.wait(None if seconds == math.inf else seconds)
+
+    async def result(self, call: Any) -> Any:
+        try:
+            return call.result()
+        except grpc.FutureCancelledError:
+            raise _CancelledCall from None
+
     def begin(self, rpc: Rpc[Any, Any], requests: Any, options: dict[str, Any]) -> Any:
         return self._call(rpc)(iter(requests) if isinstance(requests, _QueueOfThreads) else requests, **options)
 
@@ -183,6 +208,19 @@ class Asyncio:
         with _cancelled_call_is_an_error():
             reply: _Reply = await self._call(rpc)(request, **options)
         return reply
+
+    def start(self, rpc: Rpc[Any, Any], request: Any, options: dict[str, Any]) -> Any:
+        return self._call(rpc)(request, **options)
+
+    async def any_done(self, calls: Sequence[Any], seconds: float) -> bool:
+        done = asyncio.Event()
+        for call in calls:
+            call.add_done_callback(lambda _: done.set())
+        return await self.wait(done, seconds)
+
+    async def result(self, call: Any) -> Any:
+        with _cancelled_call_is_an_error():
+            return await call
 
     def begin(self, rpc: Rpc[Any, Any], requests: Any, options: dict[str, Any]) -> Any:
         if isinstance(requests, _QueueOfTasks):

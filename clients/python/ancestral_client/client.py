@@ -46,6 +46,7 @@ class _Configured:
         *,
         timeout: float = 60.0,
         retry_seconds: float = 30.0,
+        hedge_seconds: float | None = None,
         priority: Priority = "interactive",
         bulk_priority: Priority = "batch",
         max_message_bytes: int = _channel.MAX_MESSAGE_BYTES,
@@ -60,7 +61,9 @@ class _Configured:
     ) -> None:
         _checks.transport_of(transport)
         access = Access(tls, tls_ca, tls_cert, tls_key, tls_name, token, token_file)
-        self._settings = Settings(address, timeout, retry_seconds, priority, bulk_priority, max_message_bytes, access)
+        self._settings = Settings(
+            address, timeout, retry_seconds, hedge_seconds, priority, bulk_priority, max_message_bytes, access
+        )
         self._given_transport = transport
         self._calls = Calls(self._settings, transport or self._transport)
 
@@ -144,6 +147,11 @@ class Client(_Configured):
     its call, and `math.inf` means none. A server that was there may be away, or too busy, for `retry_seconds`: calls
     are repeated until it answers, which changes nothing in what they return. One that never was there is asked for
     about a second.
+
+    `hedge_seconds` is for several replicas behind one name: a call that has no answer after so long, best what all but
+    one in twenty take at most, is asked for once more, and the first answer is the one. That is so of one call in ten
+    at most, after ten to begin with: busy servers do not get twice as much to do. None: of no call. Loading, sampling
+    and streams are never asked for twice.
 
     Images are uint8, 0 to 255: [N,H,W,C] or one image [H,W,C]; for a model with one channel also [N,H,W] and [H,W].
     Results always have the axis N. `version` 0 is the highest that is served. Class-conditional models, those whose

@@ -82,6 +82,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "temperature": (*NO_NUMBERS, math.nan, math.inf, -1),
     "timeout": NO_TIMEOUTS,
     "retry_seconds": NO_SECONDS,
+    "hedge_seconds": tuple(value for value in (*NO_TIMEOUTS, math.inf) if value is not None),
     "max_message_bytes": (*NO_WHOLE_NUMBERS, None, 0, 2**31),
     "priority": ("high", None, 1, [], {}),
     "bulk_priority": ("high", None, 1, [], {}),
@@ -171,7 +172,8 @@ def test_a_wrong_value_is_an_error_of_ours_that_names_the_argument(client: Clien
 
 
 @pytest.mark.parametrize(
-    "argument", ["timeout", "retry_seconds", "priority", "bulk_priority", "max_message_bytes", "transport"]
+    "argument",
+    ["timeout", "retry_seconds", "hedge_seconds", "priority", "bulk_priority", "max_message_bytes", "transport"],
 )
 def test_so_is_a_wrong_setting_of_a_client(argument: str) -> None:
     for value in WRONG[argument]:
@@ -322,7 +324,9 @@ def encode(images: np.ndarray, client: Client) -> np.ndarray:
     ids=["copy", "deep", "pickle"],
 )
 def test_a_client_can_be_copied(toy_server: ServerProcess, copied: Callable[[Client], Client]) -> None:
-    with Client(toy_server.address, timeout=7, retry_seconds=3, priority="batch", max_message_bytes=2**20) as client:
+    with Client(
+        toy_server.address, timeout=7, retry_seconds=3, hedge_seconds=1, priority="batch", max_message_bytes=2**20
+    ) as client:
         client.timeout = 8
         other = copied(client)
     with other:  # the first one is closed

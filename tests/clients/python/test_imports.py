@@ -14,9 +14,34 @@ UNWANTED = {
 }
 
 
-@pytest.mark.parametrize("module", ["ancestral_client", "ancestral_client.testing"])
-def test_importing_the_client_imports_nothing_that_a_call_does_not_need(module: str) -> None:
-    code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+# Together nearly all of the time that an import of a Client takes.
+HEAVY = {"numpy", "grpc", "google", "asyncio", "ssl", "ancestral"}
+
+
+def imported_by(code: str) -> set[str]:
+    """The packages that are there after this code."""
+    code = f"import sys; {code}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=500, check=True)
-    assert not set(done.stdout.split()) & UNWANTED
-    assert {"numpy", "grpc"} <= set(done.stdout.split())
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("code", ["from ancestral_client import Client", "import ancestral_client.testing"])
+def test_importing_the_client_imports_nothing_that_a_call_does_not_need(code: str) -> None:
+    found = imported_by(code)
+    assert not found & UNWANTED
+    assert {"numpy", "grpc"} <= found
+
+
+def test_importing_the_package_imports_nothing_until_it_is_asked_for() -> None:
+    code = (
+        "import ancestral_client; assert 'Client' in dir(ancestral_client); assert not hasattr(ancestral_client, 'x')"
+    )
+    assert not imported_by(code) & (UNWANTED | HEAVY)
+
+
+def test_names_and_modules_are_there_where_only_the_package_is_imported() -> None:
+    code = (
+        "import ancestral_client as a; a.Client; a.errors.NotFound; a.results.Samples; a.tracing; "
+        "from ancestral_client import *; assert Client is a.client.Client and NotFound is a.NotFound"
+    )
+    assert "numpy" in imported_by(code)

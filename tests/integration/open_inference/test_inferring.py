@@ -104,7 +104,8 @@ def test_completions_are_those_of_the_native_service(stub: Stub, native: Native,
     got = infer(stub, with_parameters(asked, seed=3, label=1))
     assert got["image"].tobytes() == wanted.images.data
     assert got["log_likelihood"].tobytes() == wanted.log_likelihood.data
-    assert np.array_equal(*(np.where(known, array, 0) for array in (got["image"], np.broadcast_to(given, (5, *SHAPE)))))
+    kept = np.broadcast_to(known, (5, *SHAPE))
+    assert np.array_equal(got["image"][kept], np.broadcast_to(given, (5, *SHAPE))[kept])
     # As a load generator does that sends zeros for every input: nothing is known, and nothing changes.
     nothing = ask("labelled.sample", index=np.arange(9, 14), given=given, known=np.zeros_like(known))
     free = infer(stub, with_parameters(nothing, seed=3, label=1))

@@ -124,7 +124,7 @@ def test_what_is_wrong_with_a_request_is_told_and_the_stream_goes_on(
 
 
 def test_a_message_that_cannot_be_parsed_is_told_and_the_stream_goes_on(channel: grpc.Channel) -> None:
-    raw = channel.stream_stream(
+    raw: Any = channel.stream_stream(
         "/inference.GRPCInferenceService/ModelStreamInfer",
         response_deserializer=oip.ModelStreamInferResponse.FromString,
     )

@@ -23,7 +23,7 @@ from ancestral_server.engine.job import OneShotJob
 from ancestral_server.engine.lane import Lane
 from ancestral_server.errors import Drained
 from ancestral_server.metrics import Metrics
-from ancestral_server.rpc import bulk, door
+from ancestral_server.rpc import asking, bulk, door
 from ancestral_server.rpc.draining import Draining
 from ancestral_server.rpc.recorders import CallerAccounts
 from ancestral_server.rpc.recording import Call, Method, current
@@ -151,7 +151,7 @@ def test_a_stream_over_its_callers_quota_is_held_back_and_not_refused(
     async def work() -> None:
         current.set(Call(Method("bidi_stream", "", ""), "", CallerAccounts(), visit=visit))
         # Only what the stream itself waits for passes at once.
-        monkeypatch.setattr(bulk, "asyncio", Patient(wait))
+        monkeypatch.setattr(asking, "asyncio", Patient(wait))
         async with aclosing(stream(lane, doubler, Source(6, BATCH))) as replies:
             assert [reply.WhichOneof("outcome") async for reply in replies] == ["encode"] * 6
 

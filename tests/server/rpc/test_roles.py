@@ -23,7 +23,7 @@ from ancestral_server.rpc.roles.encode import Encode
 from ancestral_server.runtime.program import Needs
 from ancestral_server.settings import Settings
 
-SETTINGS: Any = SimpleNamespace(max_images=8, max_message_bytes=10**6)
+SETTINGS: Any = SimpleNamespace(max_images=8, max_batch=8, max_message_bytes=10**6)
 CONTEXT: Any = SimpleNamespace(time_remaining=lambda: None)
 ENDPOINT: Any = None
 IMAGE, UNIFORMS = bundle_pb2.MEANING_IMAGE, bundle_pb2.MEANING_UNIFORMS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from ancestral_client._rpcs import Rpc
@@ -43,6 +43,17 @@ class FakeTransport:
         await self._others()
         return self._server.answer(rpc, request, options)
 
+    def start(self, rpc: Rpc[Any, Any], request: Any, options: dict[str, Any]) -> FakeAnswer:
+        self._check_open()
+        return FakeAnswer(lambda: self._server.answer(rpc, request, options))
+
+    async def any_done(self, calls: Sequence[FakeAnswer], seconds: float) -> bool:
+        await self._others()
+        return True
+
+    async def result(self, call: FakeAnswer) -> Any:
+        return call.answer()
+
     def begin(self, rpc: Rpc[Any, Any], requests: Any, options: dict[str, Any]) -> FakeCall:
         self._check_open()
         return FakeCall(self._server.stream(rpc, requests, options))
@@ -76,6 +87,19 @@ class FakeTransport:
         """Gives other tasks their turn, as a real call would."""
         if self.awaits:
             await asyncio.sleep(0)
+
+
+class FakeAnswer:
+    """A call with one reply, which a fake server gives at once."""
+
+    def __init__(self, answer: Callable[[], Any]) -> None:
+        self.answer = answer
+
+    def done(self) -> bool:
+        return True
+
+    def cancel(self) -> None:
+        """There is nothing left to cancel."""
 
 
 class FakeCall:
