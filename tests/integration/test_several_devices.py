@@ -1,6 +1,5 @@
-"""The real server on two GPUs that are none: see `fakecuda`. Kernels run there.
-
-Graphs would be onnxruntime's to run there, which wants GPUs that are some: so they run on the CPU, each twice.
+"""The real server on two GPUs that are none: see `fakecuda`. Kernels run there. Graphs cannot, since onnxruntime wants
+GPUs that are some: they run on the CPU, each of them twice.
 """
 
 from __future__ import annotations
@@ -86,12 +85,9 @@ class Two:
 
     def has(self, *images: float) -> None:
         """Wait until the GPUs have so many images to do."""
-        until(
-            lambda: all(
-                self.server.metric("ancestral_device_images", device=f"cuda:{n}") == each
-                for n, each in enumerate(images)
-            )
-        )
+        wanted = {f"cuda:{number}": each for number, each in enumerate(images)}
+        metric = self.server.metric
+        until(lambda: {name: metric("ancestral_device_images", device=name) for name in wanted} == wanted)
 
     def hold_one_on_each(self) -> tuple[grpc.Future, grpc.Future]:
         """Calls of 3 and of 9 images that go on, on one GPU each."""

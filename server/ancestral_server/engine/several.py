@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Generic, TypeVar
 
 from ancestral_server.engine.endpoint import Endpoint, OneShotEndpoint, RasterEndpoint
@@ -64,13 +63,8 @@ class Several(Endpoint, Generic[J, E]):
     balance: Balance[J, E]
 
     @property
-    def lanes(self) -> Sequence[Lane[Any]]:
-        return list(chain.from_iterable(part.lanes for part in self.balance.parts))
-
-    @property
-    def healthy(self) -> bool:
-        """Whether any device takes calls."""
-        return any(part.healthy for part in self.balance.parts)
+    def by_device(self) -> Sequence[Sequence[Lane[Any]]]:
+        return [part.lanes for part in self.balance.parts]
 
     def submit(self, job: J) -> None:
         """See `Lane.submit`."""
