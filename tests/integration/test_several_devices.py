@@ -73,7 +73,7 @@ class Two:
         self.channel = grpc.insecure_channel(self.server.address)
         self.calls = inference_service_pb2_grpc.InferenceServiceStub(self.channel)
 
-    def sample(self, count: int, seed: int) -> grpc.Future:
+    def sample(self, count: int, seed: int) -> grpc.Future[pb.SampleResponse]:
         return self.calls.Sample.future(pb.SampleRequest(model="tally", count=count, seed=seed), timeout=PATIENCE)
 
     def form(self) -> tuple[str, str, str]:
@@ -89,7 +89,7 @@ class Two:
         metric = self.server.metric
         until(lambda: {name: metric("ancestral_device_images", device=name) for name in wanted} == wanted)
 
-    def hold_one_on_each(self) -> tuple[grpc.Future, grpc.Future]:
+    def hold_one_on_each(self) -> tuple[grpc.Future[pb.SampleResponse], grpc.Future[pb.SampleResponse]]:
         """Calls of 3 and of 9 images that go on, on one GPU each."""
         self.hold.touch()
         first = self.sample(3, seed=1)
