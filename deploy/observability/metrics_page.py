@@ -38,6 +38,7 @@ def _every_instrument() -> Metrics:
     metrics.model("m", 1, True)
     metrics.about("m", 1, {"family": "", "image": "", "roles": "", "device": ""})
     metrics.form("m", 1, "sample", "onnx")
+    metrics.device("cuda:0")
     metrics.draining("m", 1, 1)
     metrics.loaded("m", 0, ok=True)
     metrics.verified("m", 0, ok=True)

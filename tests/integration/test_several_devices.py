@@ -1,6 +1,5 @@
-"""The real server on two GPUs that are none: see `fakecuda`. Kernels run there.
-
-Graphs would be onnxruntime's to run there, which wants GPUs that are some: so they run on the CPU, each twice.
+"""The real server on two GPUs that are none: see `fakecuda`. Kernels run there. Graphs cannot, since onnxruntime wants
+GPUs that are some: they run on the CPU, each of them twice.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ class Two:
         self.channel = grpc.insecure_channel(self.server.address)
         self.calls = inference_service_pb2_grpc.InferenceServiceStub(self.channel)
 
-    def sample(self, count: int, seed: int) -> grpc.Future:
+    def sample(self, count: int, seed: int) -> grpc.Future[pb.SampleResponse]:
         return self.calls.Sample.future(pb.SampleRequest(model="tally", count=count, seed=seed), timeout=PATIENCE)
 
     def form(self) -> tuple[str, str, str]:
@@ -86,14 +85,11 @@ class Two:
 
     def has(self, *images: float) -> None:
         """Wait until the GPUs have so many images to do."""
-        until(
-            lambda: all(
-                self.server.metric("ancestral_device_images", device=f"cuda:{n}") == each
-                for n, each in enumerate(images)
-            )
-        )
+        wanted = {f"cuda:{number}": each for number, each in enumerate(images)}
+        metric = self.server.metric
+        until(lambda: {name: metric("ancestral_device_images", device=name) for name in wanted} == wanted)
 
-    def hold_one_on_each(self) -> tuple[grpc.Future, grpc.Future]:
+    def hold_one_on_each(self) -> tuple[grpc.Future[pb.SampleResponse], grpc.Future[pb.SampleResponse]]:
         """Calls of 3 and of 9 images that go on, on one GPU each."""
         self.hold.touch()
         first = self.sample(3, seed=1)

@@ -24,7 +24,7 @@ from ancestral_server.engine.endpoint import EndpointSettings
 from ancestral_server.engine.policy import Adaptive, AdaptiveTuning
 from ancestral_server.engine.pool import INTERACTIVE_NICENESS, WorkerPool, lower_thread_priority
 from ancestral_server.engine.raster import RasterScheduler
-from ancestral_server.engine.several import one_shots, rasters
+from ancestral_server.engine.several import Device, one_shots, rasters
 from ancestral_server.engine.stats import LaneStats
 from ancestral_server.errors import BundleError, OutOfMemory, Overdue
 from ancestral_server.metrics import Metrics
@@ -119,7 +119,7 @@ class Loader:
             for each in runtimes
         ]
         # Where there are several.
-        self._given = [metrics.device(each.device) for each in runtimes] if others else []
+        self._devices = [Device(metrics.device(each.device)) for each in runtimes] if others else []
         self._loads: dict[Key, Load] = {}
 
     def steps(self, key: Key) -> int:
@@ -268,13 +268,13 @@ class Loader:
         metrics = self._metrics.lane(model.name, model.version, role, raster=isinstance(program, RasterProgram))
         stats, pairs = LaneStats(metrics), list(zip(self._places, model.placed, strict=True))
         if isinstance(program, RasterProgram):
-            raster = rasters([each.raster_endpoint(there, role, name, stats) for each, there in pairs], self._given)
+            raster = rasters([each.raster_endpoint(there, role, name, stats) for each, there in pairs], self._devices)
             model.endpoints[role] = raster
             model.roles[role] = self._roles.raster(model, program, raster)
         elif isinstance(program, OneShotProgram):
             one_shot = one_shots(
                 [each.one_shot_endpoint(there, bundle, role, load.trial, name, stats) for each, there in pairs],
-                self._given,
+                self._devices,
             )
             model.endpoints[role] = one_shot
             model.roles[role] = self._roles.one_shot(model, program, one_shot)

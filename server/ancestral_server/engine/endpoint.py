@@ -46,13 +46,18 @@ class Endpoint(ABC):
 
     @property
     @abstractmethod
-    def lanes(self) -> Sequence[Lane[Any]]:
+    def by_device(self) -> Sequence[Sequence[Lane[Any]]]:
+        """The lanes on each device, one of them in most servers."""
+
+    @property
+    def lanes(self) -> list[Lane[Any]]:
         """All of them, each once."""
+        return [lane for lanes in self.by_device for lane in lanes]
 
     @property
     def healthy(self) -> bool:
-        """Whether every lane takes calls: one that has failed does not until it begins anew."""
-        return all(lane.healthy for lane in self.lanes)
+        """Whether every lane of some device takes calls: one that has failed does not until it begins anew."""
+        return any(all(lane.healthy for lane in lanes) for lanes in self.by_device)
 
     def start(self) -> None:
         # Asked for at a scrape, rather than told at every change; of the queues alone, since what held a lane would
@@ -107,8 +112,8 @@ class OneShotEndpoint(Endpoint):
     rows_at_a_time: int
 
     @property
-    def lanes(self) -> Sequence[Lane[OneShotJob]]:
-        return self.interactive, self.bulk
+    def by_device(self) -> Sequence[Sequence[Lane[OneShotJob]]]:
+        return ((self.interactive, self.bulk),)
 
     def lane(self, job: OneShotJob) -> Lane[OneShotJob]:
         """Where a job belongs."""
@@ -129,8 +134,8 @@ class RasterEndpoint(Endpoint):
     scheduler: RasterScheduler
 
     @property
-    def lanes(self) -> Sequence[Lane[RasterJob]]:
-        return (self.lane,)
+    def by_device(self) -> Sequence[Sequence[Lane[RasterJob]]]:
+        return ((self.lane,),)
 
     def submit(self, job: RasterJob) -> None:
         """See `Lane.submit`."""

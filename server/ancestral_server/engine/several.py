@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Generic, TypeVar
 
 from ancestral_server.engine.endpoint import Endpoint, OneShotEndpoint, RasterEndpoint
@@ -18,23 +17,35 @@ from ancestral_server.engine.lane import Lane
 J = TypeVar("J", bound=Job)
 E = TypeVar("E", bound=OneShotEndpoint | RasterEndpoint)
 
-# Told how many images a device has been given more, or has answered.
-Tell = Callable[[float], None]
+
+@dataclass(eq=False)
+class Device:
+    """One of several: how many images it was given, by calls of all roles and models, and has not answered.
+
+    tell: told how many more, or fewer.
+    """
+
+    tell: Callable[[float], None]
+    images: int = 0
+
+    def count(self, more: int) -> None:
+        self.images += more
+        self.tell(more)
 
 
 class Balance(Generic[J, E]):
-    """Gives jobs to one of several endpoints each, and knows who has which; the event loop's."""
+    """Gives jobs to one of several endpoints each, one on each device, and knows who has which; the event loop's."""
 
-    def __init__(self, parts: Sequence[E], tell: Sequence[Tell]) -> None:
+    def __init__(self, parts: Sequence[E], devices: Sequence[Device]) -> None:
         self.parts = parts
-        self._tell = tell
+        self._devices = devices
         # Rows that each was given and has not answered.
         self.rows = [0] * len(parts)
         self._whose: dict[J, E] = {}
 
     def submit(self, job: J) -> None:
         """See `Lane.submit`: what the one that has least to do refuses is refused."""
-        number = min(range(len(self.parts)), key=lambda i: (not self.parts[i].healthy, self.rows[i]))
+        number = min(range(len(self.parts)), key=self._load)
         part: Any = self.parts[number]
         # A job that ends early has fewer rows by then.
         rows = job.rows
@@ -52,9 +63,15 @@ class Balance(Generic[J, E]):
         """Who was given a job; None once it is answered."""
         return self._whose.get(job)
 
+    def _load(self, number: int) -> tuple[bool, int, int]:
+        """How much one has to do. An image of another role or model may be a thousand times the work: so those only
+        decide between equals.
+        """
+        return not self.parts[number].healthy, self.rows[number], self._devices[number].images
+
     def _count(self, number: int, rows: int) -> None:
         self.rows[number] += rows
-        self._tell[number](rows)
+        self._devices[number].count(rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +81,8 @@ class Several(Endpoint, Generic[J, E]):
     balance: Balance[J, E]
 
     @property
-    def lanes(self) -> Sequence[Lane[Any]]:
-        return list(chain.from_iterable(part.lanes for part in self.balance.parts))
-
-    @property
-    def healthy(self) -> bool:
-        """Whether any device takes calls."""
-        return any(part.healthy for part in self.balance.parts)
+    def by_device(self) -> Sequence[Sequence[Lane[Any]]]:
+        return [part.lanes for part in self.balance.parts]
 
     def submit(self, job: J) -> None:
         """See `Lane.submit`."""
@@ -92,11 +104,11 @@ class SeveralRasters(Several[RasterJob, RasterEndpoint]):
             part.begin_no_more(job)
 
 
-def one_shots(parts: Sequence[OneShotEndpoint], tell: Sequence[Tell]) -> OneShotEndpoint | SeveralOneShots:
+def one_shots(parts: Sequence[OneShotEndpoint], devices: Sequence[Device]) -> OneShotEndpoint | SeveralOneShots:
     """Those of a role, one on each device, as one."""
-    return parts[0] if len(parts) == 1 else SeveralOneShots(parts[0].stats, Balance(parts, tell))
+    return parts[0] if len(parts) == 1 else SeveralOneShots(parts[0].stats, Balance(parts, devices))
 
 
-def rasters(parts: Sequence[RasterEndpoint], tell: Sequence[Tell]) -> RasterEndpoint | SeveralRasters:
+def rasters(parts: Sequence[RasterEndpoint], devices: Sequence[Device]) -> RasterEndpoint | SeveralRasters:
     """Those of a role, one on each device, as one."""
-    return parts[0] if len(parts) == 1 else SeveralRasters(parts[0].stats, Balance(parts, tell))
+    return parts[0] if len(parts) == 1 else SeveralRasters(parts[0].stats, Balance(parts, devices))

@@ -187,6 +187,30 @@ def test_models_tells_how_many_classes_there_are(run: Run, fake_server: FakeServ
     assert "8×8×1, 10 classes" in run("models", address=fake_server.address).stdout
 
 
+@pytest.mark.parametrize(
+    ("form", "shown"),
+    [
+        ({"form": "onnx"}, "serving on cuda:0,cuda:1"),
+        ({"form": "kernel", "device": "cuda:0,cuda:1"}, "; sample by its kernel on cuda:0,cuda:1"),
+        # Of a server that does not tell where.
+        ({"form": "kernel"}, "; sample by its kernel"),
+        ({"form": "onnx", "reason": "--kernels off"}, "; sample by its graph, not by its kernel: --kernels off"),
+    ],
+)
+def test_models_tells_what_runs_a_role_that_has_a_kernel(
+    run: Run, fake_server: FakeServer, form: dict[str, str], shown: str
+) -> None:
+    reply = model_service_pb2.ListModelsResponse()
+    serving = model_service_pb2.MODEL_STATE_SERVING
+    model = reply.models.add(name="m", version=1, state=serving, device="cuda:0,cuda:1")
+    model.forms.add(role="sample", **form)
+    fake_server.answer = lambda request, context: reply.SerializeToString()
+    told = run("models", address=fake_server.address).stdout.rstrip()
+    assert told.endswith(shown)
+    ((found,),) = (each["forms"] for each in json.loads(run("models", "--json", address=fake_server.address).stdout))
+    assert found == {"role": "sample", "device": "", "reason": ""} | form
+
+
 @pytest.mark.usefixtures("images")
 @pytest.mark.parametrize("command", [("encode", "--out", "z.npz"), ("score",)], ids=["encode", "score"])
 def test_bulk_stands_back_unless_it_is_told_not_to(

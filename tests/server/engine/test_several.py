@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 
 from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.job import Priority, ProgressEvents, RasterJob
-from ancestral_server.engine.several import SeveralRasters, Tell, rasters
+from ancestral_server.engine.several import Device, SeveralRasters, rasters
 from ancestral_server.errors import Overloaded
 from fakeprograms import Painter, expected_images, painting_lane, run
 
@@ -25,11 +25,12 @@ class Two:
         self.parts = [stack.enter_context(painting_lane(each, limits)) for each in self.painters]
         # Images that each has to do, as it is told.
         self.told = [0.0, 0.0]
-        several = rasters(self.parts, [self._teller(number) for number in range(2)])
+        self.devices = [Device(self._teller(number)) for number in range(2)]
+        several = rasters(self.parts, self.devices)
         assert isinstance(several, SeveralRasters)
         self.several = several
 
-    def _teller(self, number: int) -> Tell:
+    def _teller(self, number: int) -> Callable[[float], None]:
         def tell(more: float) -> None:
             self.told[number] += more
 
@@ -75,6 +76,18 @@ def test_each_job_goes_to_the_device_that_has_least_to_do(two: Two) -> None:
         await asyncio.sleep(0)
         assert two.told == two.several.balance.rows == [0, 0]
         assert all(two.several.balance.whose(job) is None for job in jobs)
+
+    run(work())
+
+
+def test_between_equals_the_device_decides_that_has_less_to_do_of_other_models(two: Two) -> None:
+    async def work() -> None:
+        two.close_gates()
+        two.devices[0].count(1)
+        jobs = [two.submit(1), two.submit(1), two.submit(1)]
+        assert [two.several.balance.whose(job) is two.parts[1] for job in jobs] == [True, False, True]
+        two.open_gates()
+        await asyncio.gather(*(job.future for job in jobs))
 
     run(work())
 
