@@ -1,6 +1,7 @@
-"""An image's answer is bitwise the same alone and in company, at any place in a batch, with any number of threads.
+"""An image's answer is PyTorch's, and bitwise the same alone and in company.
 
-Of odd images here, by every family and likelihood; of every recipe in integration/test_recipes.py.
+In company: at any place in a batch, with any number of threads. Of odd images here, by every family and likelihood; of
+every recipe in integration/test_recipes.py.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import torch
 from onnx import TensorProto, helper
 
 from ancestral_exporter.bundle.export import export_graphs, graph_roles
-from ancestral_exporter.bundle.feeds import make_feeds
+from ancestral_exporter.bundle.feeds import make_feeds, original_answers
 from ancestral_exporter.bundle.reductions import fix_order
+from ancestral_exporter.bundle.runtime import open_session, run_role
 from ancestral_exporter.bundle.verify import random_subjects
-from ancestral_exporter.models.base import ImageModel, ImageShape
+from ancestral_exporter.models.base import ImageModel, ImageShape, OneShotGraph
 from ancestral_exporter.recipes import Recipe, find, shipped
 from ancestral_server.runtime.bundle import read_bundle
 from company import check
@@ -70,6 +72,10 @@ def test_every_role_of_every_family(recipe: Recipe, shape: ImageShape, tmp_path:
     for graph in graphs:
         for role in graph_roles(graph):
             feeds = make_feeds(role, random_subjects(model, IMAGES))
+            if isinstance(graph, OneShotGraph):
+                found = run_role(open_session(tmp_path / role.graph), role, feeds, shape.height)
+                for key, value in original_answers(graph, role, feeds).items():
+                    np.testing.assert_allclose(found[key].astype(float), value.astype(float), rtol=1e-5, atol=1e-4)
             check(tmp_path / role.graph, role, feeds, shape.height)
 
 
