@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -283,19 +284,21 @@ def fingerprint(recipe: Recipe, options: Options) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def _trainer(
-    recipe: Recipe, options: Options, score: str, callbacks: list[Callback]
-) -> lightning.Trainer:
+def _trainer(recipe: Recipe, options: Options, score: str, callbacks: list[Callback]) -> lightning.Trainer:
     schedule = recipe.schedule
     if options.precision not in PRECISIONS:
         raise UsageError(f"unknown precision {options.precision!r}; there are: {', '.join(PRECISIONS)}")
     if options.precision == "16" and not torch.cuda.is_available():
         raise UsageError("--precision 16 needs a GPU; on the CPU use 32 or bf16")
+    if options.minutes is not None and not 0 < options.minutes < math.inf:
+        raise UsageError(f"--minutes must be above 0, not {options.minutes:g}")
     if options.devices != "auto" and not (options.devices.isdecimal() and int(options.devices) > 0):
         raise UsageError(f"--devices must be auto or a number from 1, not {options.devices!r}")
     devices: int | str = options.devices if options.devices == "auto" else int(options.devices)
     if schedule.patience is not None and options.minutes is None:
         callbacks = [*callbacks, EarlyStopping(score, patience=schedule.patience, check_on_train_epoch_end=False)]
+    # Else, to be deterministic, torch would fill all memory that it takes, with what is written over at once.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         return lightning.Trainer(
             accelerator="auto",
