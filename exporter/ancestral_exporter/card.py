@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
 
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.cost import SamplingCost

@@ -75,9 +75,7 @@ def train(
     ] = Precision.FULL,
     minutes: Annotated[
         float | None,
-        typer.Option(
-            help="End in so many minutes, after fewer epochs if need be; the learning rate follows the clock."
-        ),
+        typer.Option(help="End in so many minutes, by fewer epochs if need be: the learning rate follows the clock."),
     ] = None,
     compile_: Annotated[
         bool | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from ancestral_exporter.progress import Announcer
 
 if TYPE_CHECKING:
     from ancestral_exporter.training import Fitting
+
+_log = logging.getLogger(__name__)
 
 
 class Compiling(Callback):
@@ -39,6 +42,7 @@ class Compiling(Callback):
             _try(trainer, pl_module)  # type: ignore[arg-type]
         except Exception as error:
             self._undo()
+            _log.debug("compiling", exc_info=True)
             self.announce.say(f"training without compiled steps ({_why(error)})")
         else:
             self.announce.say(f"compiled the steps in {time.monotonic() - begun:.0f} s")

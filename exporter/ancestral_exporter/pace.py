@@ -1,4 +1,4 @@
-"""How far a training is, which its learning rate follows: by its steps, or by the clock where it has so many minutes."""
+"""How far a training is, which its learning rate follows: by its steps, or by the clock."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _FOLLOW = 0.6
 class Pace(Callback):
     """The share of a training that a step completes, and the learning rate there.
 
-    epochs: of the training, at most where there are `minutes`: the wall time that it has, over all attempts. Before each
-    epoch it is then planned anew how many more fit, and the rest of the cycle is spread over them, so that the learning
-    rate ends where the time does, after a whole epoch. The last epoch is always validated.
+    epochs: of the training, at most where there are `minutes`: the wall time that it has, over all attempts. Before
+    each epoch it is then planned anew how many more fit, and the rest of the cycle is spread over them, so that the
+    learning rate ends where the time does, after a whole epoch. The last epoch is always validated.
     """
 
     state_key = "Pace"

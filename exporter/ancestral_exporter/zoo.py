@@ -20,8 +20,8 @@ from ancestral.bundle.manifest import MANIFEST
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.manifest import read_manifest
 from ancestral_exporter.bundle.promote import promote_bundle
-from ancestral_exporter.errors import ExporterError, UsageError
 from ancestral_exporter.checkpoints import CHECKPOINT, finished
+from ancestral_exporter.errors import ExporterError, UsageError
 from ancestral_exporter.make import WORK, make
 from ancestral_exporter.progress import Announcer
 from ancestral_exporter.recipes import Recipe, find, from_settings
