@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import time
 from collections.abc import Sequence
@@ -18,8 +17,6 @@ from ancestral_exporter.progress import Announcer
 
 if TYPE_CHECKING:
     from ancestral_exporter.training import Fitting
-
-_log = logging.getLogger(__name__)
 
 
 class Compiling(Callback):
@@ -40,9 +37,8 @@ class Compiling(Callback):
             for region in self.regions:
                 region.compile(fullgraph=True, dynamic=False)
             _try(trainer, pl_module)  # type: ignore[arg-type]
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - compilers raise many kinds
             self._undo()
-            _log.debug("compiling", exc_info=True)
             self.announce.say(f"training without compiled steps ({_why(error)})")
         else:
             self.announce.say(f"compiled the steps in {time.monotonic() - begun:.0f} s")
