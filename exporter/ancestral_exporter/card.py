@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.cost import SamplingCost
@@ -50,7 +47,8 @@ def provenance(recipe: Recipe, options: Options, model: ImageModel, fitted: Fitt
         trained = {
             "best_epoch": str(fitted.best_epoch),
             "training_seconds": f"{fitted.seconds:.1f}",
-            "machine": machine(),
+            "machine": fitted.machine,
+            "torch_of_training": fitted.torch,
         }
     return {
         "recipe": recipe.name,
@@ -68,14 +66,6 @@ def provenance(recipe: Recipe, options: Options, model: ImageModel, fitted: Fitt
 def parameters(model: ImageModel) -> int:
     """How many numbers a model has learned."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def machine() -> str:
-    """What a training runs on here, in words: GPUs by name, or cores."""
-    if torch.cuda.is_available():
-        count = torch.cuda.device_count()
-        return f"{count} × {torch.cuda.get_device_name(0)}" if count > 1 else torch.cuda.get_device_name(0)
-    return f"{torch.get_num_threads()} of {os.cpu_count()} cores"
 
 
 def commit() -> str:

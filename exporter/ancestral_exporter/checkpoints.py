@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import pickle
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,24 @@ CHECKPOINT = "last.ckpt"
 CHECKPOINT_EVERY_S = 5.0
 
 
+@dataclass(frozen=True)
+class Made:
+    """Of what a training comes, and where: settings, those of its recipe; machine, in words; torch, its version."""
+
+    settings: dict[str, Any]
+    seed: int
+    precision: str
+    machine: str
+    torch: str
+
+    def same(self, other: Made) -> bool:
+        """Whether both are trainings of the same, wherever."""
+        ours, theirs = (
+            json.dumps([made.settings, made.seed, made.precision], sort_keys=True) for made in (self, other)
+        )
+        return ours == theirs
+
+
 class Memory(Callback):
     """Keeps the history and the best weights by `score`, all inside the checkpoint, and decides when to write it.
 
@@ -32,8 +52,9 @@ class Memory(Callback):
 
     state_key = "Memory"
 
-    def __init__(self, path: Path, fingerprint: str, score: str) -> None:
-        self.path, self.fingerprint, self.score = path, fingerprint, score
+    def __init__(self, path: Path, score: str, made: Made, fingerprint: str) -> None:
+        """fingerprint: equal for two trainings that must end with the same weights."""
+        self.path, self.score, self.made, self.fingerprint = path, score, made, fingerprint
         self.history: list[dict[str, float]] = []
         self.best_score, self.best_epoch = math.inf, 0
         self.best_weights: dict[str, Tensor] = {}
@@ -45,6 +66,7 @@ class Memory(Callback):
     def state_dict(self) -> dict[str, Any]:
         return {
             "fingerprint": self.fingerprint,
+            "made": vars(self.made),
             "history": self.history,
             "best_score": self.best_score,
             "best_epoch": self.best_epoch,
@@ -55,7 +77,7 @@ class Memory(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        vars(self).update({name: value for name, value in state_dict.items() if name != "fingerprint"})
+        vars(self).update({name: value for name, value in state_dict.items() if name not in ("fingerprint", "made")})
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._since = self._saved = time.monotonic()
@@ -69,6 +91,10 @@ class Memory(Callback):
         trainer.should_stop |= self.diverged >= 0
         validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
         self.finished = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
+        if self.finished and trainer.max_epochs is not None:
+            # The clock may have set another number than the recipe has.
+            schedule = self.made.settings["schedule"] | {"epochs": trainer.max_epochs}
+            self.made = replace(self.made, settings=self.made.settings | {"schedule": schedule})
         if validated:
             row = {"epoch": trainer.current_epoch + 1.0, "step": float(trainer.global_step)}
             row["learning_rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
@@ -103,18 +129,34 @@ class ReplacingIO(TorchCheckpointIO):
             raise ExporterError(f"{path}: cannot be written: {getattr(cause, 'strerror', '') or cause}") from error
 
 
-def resumable(checkpoint: Path, wanted: str, announce: Announcer) -> int:
-    """Epochs done by the checkpoint if it is of the wanted settings, else 0 and the checkpoint is gone."""
+def slim(checkpoint: dict[str, Any]) -> None:
+    """Leave out of a finished training's checkpoint what only its continuation would need."""
+    if checkpoint["callbacks"][Memory.state_key]["finished"]:
+        for name in ("state_dict", "optimizer_states", "lr_schedulers", "loops"):
+            checkpoint.pop(name, None)
+
+
+def resumable(checkpoint: Path, wanted: Memory, announce: Announcer) -> int:
+    """Epochs done by the checkpoint if it serves, else 0 and the checkpoint is gone.
+
+    An unfinished one must be of the same settings, versions and options, since it goes on bit by bit; a finished one
+    of the same settings serves wherever it was trained.
+    """
     if not checkpoint.exists():
         return 0
     try:
         found = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        same, epochs = found["callbacks"][Memory.state_key]["fingerprint"] == wanted, int(found["epoch"]) + 1
-    except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, EOFError, ValueError) as error:
+        state, epochs = found["callbacks"][Memory.state_key], int(found["epoch"]) + 1
+        same = state["fingerprint"] == wanted.fingerprint
+        if not same and state["finished"]:
+            same = Made(**state["made"]).same(wanted.made)
+    except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, EOFError, ValueError, TypeError) as error:
         announce.say(f"the checkpoint {checkpoint} cannot be read ({type(error).__name__}): starting afresh")
         same = False
     else:
-        if same:
+        if same and state["finished"]:
+            announce.say(f"trained already, {epochs} epochs, on {state['made']['machine']}")
+        elif same:
             announce.say(f"continuing an interrupted training after epoch {epochs}")
         else:
             announce.say("an interrupted training had other settings: starting afresh")
@@ -122,6 +164,15 @@ def resumable(checkpoint: Path, wanted: str, announce: Announcer) -> int:
         checkpoint.unlink()
         return 0
     return epochs
+
+
+def finished(checkpoint: Path) -> Made | None:
+    """Of what the finished training in a checkpoint comes; None where there is none."""
+    try:
+        state = saved_state(checkpoint)
+        return Made(**state["made"]) if state["finished"] else None
+    except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, EOFError, ValueError, TypeError):
+        return None
 
 
 def saved_state(checkpoint: Path) -> dict[str, Any]:

@@ -73,6 +73,16 @@ def train(
     precision: Annotated[
         Precision, typer.Option(help="bf16 or 16 are mixed precision: faster on GPUs, a little less exact.")
     ] = Precision.FULL,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="End in so many minutes, by fewer epochs if need be: the learning rate follows the clock."),
+    ] = None,
+    compile_: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile", help="Compile the net's parts for its training first; by default on a GPU."
+        ),
+    ] = None,
     devices: Annotated[
         str, typer.Option(help="How many GPUs (or processes on the CPU) share each batch; auto takes what is there.")
     ] = "auto",
@@ -111,7 +121,7 @@ def train(
     from ancestral_exporter.training import Options
 
     targets = parse_targets(kernels, "--kernels") if kernels is not None else ()
-    options = Options(seed=seed, precision=precision.value, devices=devices)
+    options = Options(seed, precision.value, devices, minutes, compile_)
     made = make(chosen, models, data, options, Announcer(stdout, chosen.name), targets)
     if made.evaluations:
         stdout.print(result_table(chosen, made))

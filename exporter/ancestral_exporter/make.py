@@ -75,6 +75,8 @@ def make(
         if recipe.schedule.epochs:
             assert images is not None
             fitted = fit(recipe, images, work, options, announce)
+            # The clock may have set another number of epochs.
+            recipe = recipe.with_epochs(fitted.epochs)
             model = fitted.model
         else:
             torch.manual_seed(options.seed)

@@ -86,7 +86,7 @@ class ProgressBar(Callback):
             parts.append(f"validation {float(seen[score]):.3f} {self.figure.unit}")
         epoch, total = trainer.current_epoch + 1, trainer.max_epochs or 1
         if self.bar is not None:
-            self.bar.update(self.task, completed=epoch, figures=", ".join(parts))
+            self.bar.update(self.task, total=total, completed=epoch, figures=", ".join(parts))
         elif epoch * _LINES // total > (epoch - 1) * _LINES // total:
             self.announce.say(f"epoch {epoch}/{total}, {', '.join(parts)}")
 

@@ -20,50 +20,85 @@ from ancestral.bundle.manifest import MANIFEST
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.manifest import read_manifest
 from ancestral_exporter.bundle.promote import promote_bundle
+from ancestral_exporter.checkpoints import CHECKPOINT, finished
 from ancestral_exporter.errors import ExporterError, UsageError
-from ancestral_exporter.make import make
+from ancestral_exporter.make import WORK, make
 from ancestral_exporter.progress import Announcer
-from ancestral_exporter.recipes import Recipe, find
+from ancestral_exporter.recipes import Recipe, find, from_settings
 from ancestral_exporter.terminal import console
 from ancestral_exporter.training import Interrupted, Options
 
 LIST = "zoo.toml"
 
 
+# What an entry may say of a training beside its epochs.
+_OF_SCHEDULE = ("batch_size", "learning_rate", "validate_every_epochs")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How an entry is trained: passes over the images, and what takes the place of the recipe's, or of Options'."""
+
+    epochs: int
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    validate_every_epochs: int | None = None
+    precision: str = "32"
+
+
 @dataclass(frozen=True)
 class Entry:
-    """What the zoo wants: a recipe, and the passes over its data that a GPU, or some cores, can be asked for."""
+    """What the zoo wants: a recipe, and how a GPU trains it, or some cores; nobody does where it is not said."""
 
     recipe: str
-    gpu_epochs: int
-    cpu_epochs: int
+    gpu: Training | None = None
+    cores: Training | None = None
 
-    def chosen(self, *, gpu: bool) -> Recipe:
-        return find(self.recipe, [f"schedule.epochs={self.gpu_epochs if gpu else self.cpu_epochs}"])
+    def chosen(self, *, gpu: bool) -> tuple[Recipe, Options] | None:
+        training = (self.gpu or self.cores) if gpu else self.cores
+        if training is None:
+            return None
+        settings = {"epochs": training.epochs} | {
+            name: value for name in _OF_SCHEDULE if (value := getattr(training, name)) is not None
+        }
+        recipe = find(self.recipe, [f"schedule.{name}={value}" for name, value in settings.items()])
+        return recipe, Options(precision=training.precision)
 
 
 def wanted(zoo: Path) -> list[Entry]:
     """The entries of ZOO/zoo.toml, the most wanted first. Raises UsageError."""
     try:
         table = tomllib.loads((zoo / LIST).read_text(encoding="utf-8"))
-        return [Entry(**entry) for entry in table["bundle"]]
+        return [
+            Entry(**{key: value if key == "recipe" else Training(**value) for key, value in entry.items()})
+            for entry in table["bundle"]
+        ]
     except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         raise UsageError(f"{zoo / LIST}: {error}") from error
 
 
 def trained(folder: Path, recipe: Recipe) -> Path | None:
-    """The bundle in a folder of models that this recipe has made, with as many epochs or more; else None."""
-    now = json.loads(json.dumps(recipe.settings()))
+    """The bundle in a folder of models that serves for this recipe, by `_serves`; else None."""
     for manifest in sorted((folder / recipe.name).glob(f"*/{MANIFEST}")):
-        before = json.loads(read_manifest(manifest.parent).provenance.get("settings", "{}"))
-        epochs = before.get("schedule", {}).get("epochs", 0)
-        if epochs >= recipe.schedule.epochs and _but_for_epochs(before) == _but_for_epochs(now):
+        if _serves(json.loads(read_manifest(manifest.parent).provenance.get("settings", "{}")), recipe):
             return manifest.parent
     return None
 
 
-def _but_for_epochs(settings: dict[str, Any]) -> dict[str, Any]:
-    return settings | {"schedule": {**settings.get("schedule", {}), "epochs": None}}
+def fitted(models: Path, recipe: Recipe) -> tuple[Recipe, Options] | None:
+    """The finished training that waits for its bundle, here or brought from elsewhere, if it serves for this recipe."""
+    made = finished(models / WORK / recipe.name / CHECKPOINT)
+    if made is None or not _serves(made.settings, recipe):
+        return None
+    return from_settings(made.settings), Options(made.seed, made.precision)
+
+
+def _serves(before: dict[str, Any], recipe: Recipe) -> bool:
+    """Whether settings are of the same model of the same data, by as many epochs or more: however it was trained."""
+    now = json.loads(json.dumps(recipe.settings()))
+    return before.get("schedule", {}).get("epochs", 0) >= recipe.schedule.epochs and all(
+        before.get(key) == now[key] for key in ("family", "data", "model")
+    )
 
 
 def figure(manifest: bundle_pb2.Bundle) -> float:
@@ -94,13 +129,20 @@ def train_zoo(zoo: Path, models: Path, data: Path, names: Sequence[str], say: An
     if unknown := set(names) - {entry.recipe for entry in entries}:
         raise UsageError(f"{zoo / LIST}: has no {', '.join(sorted(unknown))}")
     for entry in entries:
-        recipe = entry.chosen(gpu=gpu)
+        chosen = entry.chosen(gpu=gpu)
+        # What a GPU is needed for may have been trained elsewhere, by whatever epochs.
+        recipe = chosen[0] if chosen else find(entry.recipe, ["schedule.epochs=1"])
         if trained(zoo, recipe):
             say.say(f"{recipe.name} is there")
             continue
         bundle = trained(models, recipe)
         if bundle is None:
-            bundle = make(recipe, models, data, Options(), Announcer(say.console, recipe.name)).path
+            todo = fitted(models, recipe) or chosen
+            if todo is None:
+                say.say(f"{recipe.name} waits for a GPU")
+                continue
+            recipe, options = todo
+            bundle = make(recipe, models, data, options, Announcer(say.console, recipe.name)).path
         if better(bundle, zoo):
             say.say(f"{recipe.name} becomes {admit(bundle, zoo)}")
         else:

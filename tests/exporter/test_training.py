@@ -24,7 +24,7 @@ from ancestral_exporter.errors import ExporterError, UsageError
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN, PixelCNNSettings
 from ancestral_exporter.progress import Announcer
 from ancestral_exporter.recipes import Recipe, find
-from ancestral_exporter.training import Fitted, Options, fingerprint, fit
+from ancestral_exporter.training import Batches, Fitted, Options, fingerprint, fit
 
 
 @pytest.fixture(scope="module")
@@ -155,9 +155,16 @@ def test_every_setting_is_in_the_fingerprint(tiny: Recipe) -> None:
     wider = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, channels=5))
     prints = {fingerprint(recipe, Options()) for recipe in (tiny, longer, wider)}
     prints |= {
-        fingerprint(tiny, options) for options in (Options(seed=1), Options(precision="bf16"), Options(devices="1"))
+        fingerprint(tiny, options)
+        for options in (
+            Options(seed=1),
+            Options(precision="bf16"),
+            Options(devices="1"),
+            Options(minutes=1),
+            Options(compile=True),
+        )
     }
-    assert len(prints) == 6
+    assert len(prints) == 8
     assert fingerprint(tiny, Options()) in prints
 
 
@@ -171,6 +178,73 @@ def test_stops_early(tiny: Recipe, digits: Dataset, tmp_path: Path, announcer: A
     # The end is remembered too.
     again = fit(dataclasses.replace(tiny, schedule=schedule), few, tmp_path, Options(), announcer)
     assert again.history == fitted.history
+
+
+def test_ends_by_the_clock_with_the_cycle(tiny: Recipe, digits: Dataset, tmp_path: Path, announcer: Announcer) -> None:
+    """With no time left after the first epoch, the second is the last, and the learning rate ends there."""
+    schedule = dataclasses.replace(tiny.schedule, epochs=1000, validate_every_epochs=7, patience=None)
+    endless = dataclasses.replace(tiny, schedule=schedule)
+    fitted = fit(endless, digits, tmp_path, Options(minutes=1e-6), announcer)
+    assert fitted.epochs == 2
+    (last,) = fitted.history
+    assert last["epoch"] == 2
+    assert last["learning_rate"] < 1e-6
+    # What the clock has decided is the recipe's from then on.
+    again = fit(endless.with_epochs(2), digits, tmp_path, Options(), announcer)
+    assert again.resumed_epoch == 2
+    assert same_weights(fitted, again)
+
+
+def test_each_device_has_its_share_of_an_epoch() -> None:
+    split = Split(np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1), np.arange(10))
+    epochs = iter((3, 3, 4))
+    shares = [Batches(split, 2, torch.device("cpu"), rank, 3, lambda: 3) for rank in range(3)]
+    seen = [torch.cat([labels for _, labels in share]) for share in shares]
+    assert [len(share) for share in shares] == [2, 2, 2]
+    assert set(torch.cat(seen).tolist()) == set(range(10))
+    assert [len(labels) for labels in seen] == [4, 4, 4]
+    one = Batches(split, 4, torch.device("cpu"), 0, 1, lambda: next(epochs), whole=True)
+    first, again, other = (torch.cat([images.flatten() for images, _ in one]) for _ in range(3))
+    assert len(first) == 8
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_compiled_steps_train_and_leave_a_plain_net(
+    tiny: Recipe, digits: Dataset, tmp_path: Path, announcer: Announcer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a compiler that changes nothing: what is compiled is the family's regions, and a net comes back without."""
+    compiled = []
+
+    def compiling(function, **options):  # type: ignore[no-untyped-def]
+        compiled.append(options)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compiling)
+    fitted = fit(tiny, digits, tmp_path, Options(compile=True), announcer)
+    assert compiled == 2 * [{"fullgraph": True, "dynamic": False}]
+    assert all(region._compiled_call_impl is None for region in fitted.model.regions())
+    assert fitted.history[-1]["validation_bits_per_dim"] < 3.5
+
+
+def test_a_compiler_that_fails_loses_no_training(
+    tiny: Recipe,
+    digits: Dataset,
+    tmp_path: Path,
+    announcer: Announcer,
+    said: io.StringIO,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def failing(function, **options):  # type: ignore[no-untyped-def]
+        def call(*inputs: torch.Tensor) -> torch.Tensor:
+            raise OSError("no space for a compiler\nand more")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", failing)
+    fitted = fit(tiny, digits, tmp_path, Options(compile=True), announcer)
+    assert "training without compiled steps (OSError: no space for a compiler)" in said.getvalue()
+    assert len(fitted.history) == 4
 
 
 def test_binarised_data_and_a_pixelcnn(tiny: Recipe, tmp_path: Path, announcer: Announcer) -> None:

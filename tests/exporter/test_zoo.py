@@ -9,14 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ancestral_client import Client
 from ancestral_exporter import zoo
 from ancestral_exporter.bundle import verify_bundle
 from ancestral_exporter.bundle.manifest import read_manifest
 from ancestral_exporter.bundle.write import write_manifest
+from ancestral_exporter.checkpoints import CHECKPOINT
+from ancestral_exporter.data import load
 from ancestral_exporter.errors import UsageError
+from ancestral_exporter.make import WORK
+from ancestral_exporter.progress import Announcer
 from ancestral_exporter.recipes import find
+from ancestral_exporter.terminal import console
+from ancestral_exporter.training import Options, fit
 from running import ServerProcess
 from shared import TrainedVae
 
@@ -48,7 +55,14 @@ def test_its_list_is_of_recipes_that_there_are() -> None:
     entries = zoo.wanted(ZOO)
     assert entries
     for entry in entries:
-        assert entry.chosen(gpu=True).schedule.epochs == entry.gpu_epochs > entry.cpu_epochs > 0
+        chosen = entry.chosen(gpu=True)
+        assert chosen is not None
+        recipe, options = chosen
+        said = entry.gpu or entry.cores
+        assert said is not None
+        assert (recipe.schedule.epochs, options.precision) == (said.epochs, said.precision)
+        if entry.gpu and entry.cores:
+            assert entry.gpu.epochs > entry.cores.epochs > 0
 
 
 # ---- training it, with a list of its own
@@ -60,7 +74,7 @@ def own(tmp_path: Path, trained_vae: TrainedVae) -> Path:
     shutil.copytree(trained_vae.models, tmp_path / "models")
     folder = tmp_path / "zoo"
     folder.mkdir()
-    (folder / zoo.LIST).write_text('[[bundle]]\nrecipe = "digits-vae"\ngpu_epochs = 2\ncpu_epochs = 2\n')
+    (folder / zoo.LIST).write_text('[[bundle]]\nrecipe = "digits-vae"\ncores = { epochs = 2 }\n')
     return folder
 
 
@@ -91,9 +105,9 @@ def test_a_better_one_replaces_what_is_there_and_a_worse_one_does_not(
         shutil.copytree(trained_vae.models / "digits-vae" / "1", there)
         manifest = read_manifest(there)
         manifest.version = 3
-        # Of another schedule, and better or worse by so much.
+        # Of another net, and better or worse by so much.
         settings = json.loads(manifest.provenance["settings"])
-        settings["schedule"]["batch_size"] += 1
+        settings["model"]["channels"] += 1
         manifest.provenance["settings"] = json.dumps(settings)
         for metric in manifest.metrics:
             metric.value += change
@@ -104,7 +118,7 @@ def test_a_better_one_replaces_what_is_there_and_a_worse_one_does_not(
 
 def test_a_training_ends_when_its_time_is_up_and_goes_on_later(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Hours of work in a second: no machine is so fast.
-    (own / zoo.LIST).write_text('[[bundle]]\nrecipe = "digits-vae"\ngpu_epochs = 10_000\ncpu_epochs = 10_000\n')
+    (own / zoo.LIST).write_text('[[bundle]]\nrecipe = "digits-vae"\ncores = { epochs = 10_000 }\n')
     with pytest.raises(SystemExit, match="stopped; the same command goes on where it was"):
         train(own, monkeypatch, "--minutes", "0.02")
     assert not (own / "digits-vae").exists()
@@ -119,6 +133,31 @@ def test_a_longer_training_counts_for_a_shorter_one(trained_vae: TrainedVae) -> 
 def test_bad_lists_are_named(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match="has no mnist-vae"):
         train(own, monkeypatch, "mnist-vae")
-    (own / zoo.LIST).write_text('[[bundle]]\nrecipe = "digits-vae"\nepochs = 3\n')
-    with pytest.raises(UsageError, match=r"zoo.toml: .*epochs"):
-        zoo.wanted(own)
+    for wrong in ("epochs = 3", 'gpu = { precision = "bf16" }', "cores = { epoch = 3 }"):
+        (own / zoo.LIST).write_text(f'[[bundle]]\nrecipe = "digits-vae"\n{wrong}\n')
+        with pytest.raises(UsageError, match=r"zoo.toml: .*epoch"):
+            zoo.wanted(own)
+
+
+def test_what_only_a_gpu_trains_waits_for_one_or_comes_from_there(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A finished training that another machine made, by the clock and by another torch, is exported here."""
+    shutil.rmtree(own.parent / "models")
+    (own / zoo.LIST).write_text('[[bundle]]\nrecipe = "digits-vae"\ngpu = { epochs = 9, batch_size = 250 }\n')
+    train(own, monkeypatch)
+    assert "digits-vae waits for a GPU" in capsys.readouterr().out
+    there = own.parent / "models" / WORK / "digits-vae"
+    recipe = find("digits-vae", ["schedule.epochs=9", "schedule.batch_size=250"])
+    fit(recipe, load(recipe.data), there, Options(minutes=0.001), Announcer(console(), "elsewhere"))
+    found = torch.load(there / CHECKPOINT, weights_only=True)
+    state = found["callbacks"]["Memory"]
+    state["made"] |= {"machine": "one GPU", "torch": "1.0"}
+    state["fingerprint"] = "another"
+    torch.save(found, there / CHECKPOINT)
+    train(own, monkeypatch)
+    manifest = read_manifest(own / "digits-vae" / "1")
+    settings = json.loads(manifest.provenance["settings"])
+    assert settings["schedule"]["epochs"] < 9
+    assert settings["schedule"]["batch_size"] == 250
+    assert (manifest.provenance["machine"], manifest.provenance["torch_of_training"]) == ("one GPU", "1.0")

@@ -191,6 +191,13 @@ class ImageModel(nn.Module, ABC):
         The average over batches is what is compared, so a term is a mean over images or an unbiased estimate by batch.
         """
 
+    def regions(self) -> Sequence[nn.Module]:
+        """The modules of a training that are worth compiling, each by itself; of repeated ones all.
+
+        A region's inputs have the same shapes at every step, and it asks for no value of a tensor.
+        """
+        return ()
+
     @abstractmethod
     def graphs(self) -> Sequence[Graph]:
         """The graphs of a bundle, on the CPU in evaluation mode, with masks and constants baked in."""

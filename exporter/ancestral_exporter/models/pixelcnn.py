@@ -24,6 +24,7 @@ Letters: N images, H, W, C image axes, K levels, D channels, F input features pe
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
@@ -231,6 +232,9 @@ class GatedPixelCNN(Autoregressive):
 
     def logits_of(self, hidden: Tensor) -> Tensor:
         return cast(Tensor, self.head(hidden))
+
+    def regions(self) -> Sequence[nn.Module]:
+        return [*self.vertical, *self.horizontal]
 
     def weights(self) -> NetWeights:
         """The present weights as arrays, the convolutions' as matrices over windows with channels last."""

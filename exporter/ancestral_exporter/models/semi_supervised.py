@@ -43,8 +43,8 @@ from ancestral_exporter.models.vae import Decoder, Encoder, FeaturesGraph
 class SemiSupervisedSettings:
     """The `[model]` section of a recipe of the family "semi-supervised-vae".
 
-    label_count: K. latent_size: Z. likelihood, mixtures, channels, features, blocks: as of the VAE. label_weight: of
-    the classifier's log-loss of a labelled image (α of equation 9).
+    label_count: K. latent_size: Z. likelihood, mixtures, channels, features, blocks, start_channels, encoder_widths: as
+    of the VAE. label_weight: of the classifier's log-loss of a labelled image (α of equation 9).
     """
 
     label_count: Positive
@@ -54,6 +54,8 @@ class SemiSupervisedSettings:
     channels: Positive = 32
     features: Positive = 256
     blocks: Count = 0
+    start_channels: Positive | None = None
+    encoder_widths: tuple[Positive, ...] | None = None
     encoder_dropout: Share = 0.0
     decoder_dropout: Share = 0.0
     label_weight: NotNegative = 50.0
@@ -78,7 +80,7 @@ class SemiSupervisedVAE(LikelihoodModel):
         self.label_count, self.latent_size = settings.label_count, settings.latent_size
         self.pixels: PixelLikelihood = likelihood(settings.likelihood, image, settings.mixtures)
         self.discrete = self.pixels.discrete
-        widths = (settings.channels, 2 * settings.channels)
+        widths = settings.encoder_widths or (settings.channels, 2 * settings.channels)
         self.encoder = Encoder(image, widths, settings.blocks, settings.features, settings.encoder_dropout)
         self.classifier = nn.Linear(settings.features, settings.label_count)
         self.posterior = nn.Sequential(
@@ -94,6 +96,7 @@ class SemiSupervisedVAE(LikelihoodModel):
             settings.blocks,
             settings.features,
             settings.decoder_dropout,
+            settings.start_channels,
         )
 
     def moments(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ dimensions, M channels, F features, P parameters per value.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -93,7 +94,10 @@ class FeaturesGraph(RoleGraph[nn.Module]):
 
 
 class Decoder(nn.Module):
-    """Latents [N,Z] to the parameters [N,H,W,C,P] of p(x|z); the encoder mirrored."""
+    """Latents [N,Z] to the parameters [N,H,W,C,P] of p(x|z); the encoder mirrored.
+
+    start_channels: that the dense layers give, which a convolution makes 2M of; 2M themselves where unset.
+    """
 
     def __init__(
         self,
@@ -104,17 +108,20 @@ class Decoder(nn.Module):
         blocks: int,
         features: int,
         dropout: float,
+        start_channels: int | None = None,
     ) -> None:
         super().__init__()
         self.image, self.parameters_per_value = image, parameters
-        self.start = (2 * channels, *_quarter(image))
+        self.start = (start_channels or 2 * channels, *_quarter(image))
         self.dense = nn.Sequential(
             nn.Linear(latent_size, features),
             nn.SiLU(),
             nn.Dropout(dropout),
             nn.Linear(features, self.start[0] * self.start[1] * self.start[2]),
         )
+        widen = [nn.Conv2d(start_channels, 2 * channels, 3, padding=1)] if start_channels else []
         self.convolutions = nn.Sequential(
+            *widen,
             *[Residual(2 * channels, dropout) for _ in range(blocks)],
             nn.SiLU(),
             nn.Dropout(dropout),
@@ -145,7 +152,8 @@ class VAESettings:
     likelihood: p(x|z), one of likelihoods.LIKELIHOODS. mixtures: logistics of a value where it is a mixture of them,
     likelihoods.MIXTURES where unset. latent_size: Z. channels, blocks, features: M, the residual
     blocks after each change of size, and F, of the decoder; of the encoder too unless `encoder_...` says otherwise: the
-    encoder is asked for one image at a time, so it may have to be light.
+    encoder is asked for one image at a time, so it may have to be light. start_channels: of the decoder's smallest
+    image, fewer than its convolutions have: its dense layer is most of a small net, and lies in three graphs.
 
     The loss is reconstruction + weight · KL. kl_warmup_fraction: of all steps, over which the weight grows from 0 to
     `beta`, or q(z|x) may settle at the prior (Bowman et al. 2016, section 3.1). beta: below 1 keeps more of an image in
@@ -161,6 +169,7 @@ class VAESettings:
     channels: Positive = 32
     features: Positive = 256
     blocks: Count = 1
+    start_channels: Positive | None = None
     encoder_widths: tuple[Positive, ...] | None = None
     encoder_blocks: Count | None = None
     encoder_features: Positive | None = None
@@ -209,6 +218,7 @@ class VAE(LikelihoodModel):
             settings.blocks,
             settings.features,
             settings.decoder_dropout,
+            settings.start_channels,
         )
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -270,6 +280,9 @@ class VAE(LikelihoodModel):
     def _terms(log_likelihood: Tensor, kl: Tensor) -> Terms:
         divergence = kl.sum(1)
         return {"loss": divergence - log_likelihood, "reconstruction": -log_likelihood, "kl": divergence}
+
+    def regions(self) -> Sequence[nn.Module]:
+        return [self.encoder, self.decoder]
 
     def graphs(self) -> list[OneShotGraph | RasterGraph]:
         image = image_tensor(self.image)

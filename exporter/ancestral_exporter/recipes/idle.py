@@ -17,6 +17,7 @@ def refuse_idle(recipe: Recipe, given: Set[str]) -> None:
         raise UsageError(f"--data has no effect on {recipe.name}: its data, the {source}, are included; leave it out")
     if "kernels" in given and not issubclass(recipe.model_type, Autoregressive):
         raise UsageError(f"--kernels has no effect on {recipe.name}: no role of it paints row by row; leave it out")
-    for option in ("precision", "devices"):
-        if option in given and not recipe.schedule.epochs:
+    for name in ("precision", "devices", "minutes", "compile_"):
+        option = name.rstrip("_")
+        if name in given and not recipe.schedule.epochs:
             raise UsageError(f"--{option} has no effect with 0 epochs, where nothing is trained; leave it out")

@@ -79,6 +79,9 @@ class Recipe:
         except ValueError as error:
             raise UsageError(f"{self.name}: [model]: {error}") from error
 
+    def with_epochs(self, epochs: int) -> Recipe:
+        return dataclasses.replace(self, schedule=dataclasses.replace(self.schedule, epochs=epochs))
+
     def settings(self) -> dict[str, Any]:
         """Every number, as JSON knows it: two recipes with equal settings train the same model."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -1,0 +1,68 @@
+"""Compiles the regions of a model for its training, where that works here."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+
+from ancestral_exporter.models.base import OBJECTIVE
+from ancestral_exporter.progress import Announcer
+
+if TYPE_CHECKING:
+    from ancestral_exporter.training import Fitting
+
+
+class Compiling(Callback):
+    """Compiles regions and tries them on one batch before the first step; the training goes on without if that fails.
+
+    Regions that differ in weights alone share what is compiled. Afterwards they are as before: a graph that is exported
+    must be the plain one.
+    """
+
+    def __init__(self, regions: Sequence[nn.Module], announce: Announcer) -> None:
+        self.regions, self.announce = regions, announce
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        begun = time.monotonic()
+        # torch takes many forms of one function for a fault, and a region may have one for each of its dilations.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * len(self.regions))
+        try:
+            for region in self.regions:
+                region.compile(fullgraph=True, dynamic=False)
+            _try(trainer, pl_module)  # type: ignore[arg-type]
+        except Exception as error:  # noqa: BLE001 - compilers raise many kinds
+            self._undo()
+            self.announce.say(f"training without compiled steps ({_why(error)})")
+        else:
+            self.announce.say(f"compiled the steps in {time.monotonic() - begun:.0f} s")
+        pl_module.zero_grad()
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        self._undo()
+
+    def _undo(self) -> None:
+        for region in self.regions:
+            region._compiled_call_impl = None
+
+
+def _try(trainer: lightning.Trainer, module: Fitting) -> None:
+    """One batch forth and back, so that every error shows before a step is made of it."""
+    images, labels = next(iter(module.train_dataloader()))
+    with trainer.precision_plugin.forward_context():
+        terms = module.model.training_terms(images, labels, 1.0)
+    terms[OBJECTIVE].mean().backward()
+    if module.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _why(error: Exception) -> str:
+    if not (shutil.which("g++") or shutil.which("gcc")):
+        return "there is no C++ compiler here"
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
