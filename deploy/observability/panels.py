@@ -155,6 +155,38 @@ LAG = Panel(
     (0.05, 0.1),
 )
 
+
+def _busiest(name: str) -> tuple[Query, ...]:
+    return (Query(f"topk({MOST_CALLERS}, {rate(name, 'caller', SERVER)})", "{{caller}}"),)
+
+
+# Lines of a panel; the file of callers may name thousands.
+MOST_CALLERS = 10
+CALLERS = (
+    Panel(
+        "Calls per second, by caller",
+        f"The {MOST_CALLERS} busiest of those whom --callers names, by the names of that file.",
+        _busiest("ancestral_caller_calls_total"),
+        "AncestralOverloaded",
+        "reqps",
+    ),
+    Panel(
+        "Compute, by caller",
+        "Seconds per second of runs that a caller's images take, its share of those that others had a part in: who has "
+        "the machine.",
+        _busiest("ancestral_caller_compute_seconds_total"),
+        "AncestralSaturated",
+    ),
+    Panel(
+        "Over quota, by caller",
+        "Calls beyond a caller's quota, refused with the delay after which it may come again.",
+        _busiest("ancestral_caller_over_quota_total"),
+        "AncestralOverloaded",
+        "reqps",
+        (0.1, 1),
+    ),
+)
+
 OVERVIEW = Board(
     "ancestral-overview",
     "Ancestral: overview",
@@ -242,6 +274,7 @@ OVERVIEW = Board(
         ("Latency", (_latency(0.5), _latency(0.95), _latency(0.99))),
         ("Saturation", (CPU, SLOTS, LAG)),
         ("Who waits, who is refused", (QUEUED, REFUSED, DROPPED)),
+        ("Who calls", CALLERS),
     ),
 )
 
