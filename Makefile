@@ -110,6 +110,9 @@ perf-analyzer: $(INSTALLED) ## Fetch NVIDIA's perf_analyzer into .tools/bin, to 
 	@.ci/perf-analyzer
 	@echo "Ready: .tools/bin/perf_analyzer"
 
+bench-telemetry: $(INSTALLED) ## Hold p99 of the histograms against callers', at three loads, and time a scrape of 20 models; a minute
+	@$(BIN)/python tests/benchmarks/telemetry.py $(ARGS)
+
 soak: $(INSTALLED) ## Minutes of callers that agree on nothing; ARGS="--minutes 20" for longer
 	@PYTHONPATH=tests $(BIN)/python tests/soak/run_soak.py $(ARGS)
 
@@ -168,6 +171,6 @@ $(TOOLS): .ci/tools .ci/triton-env .ci/kubernetes-env .ci/perf-analyzer clients/
 	@.ci/tools
 	@touch $@
 
-.PHONY: results train-zoo ablation bench bench-front-end bench-perf-analyzer bench-isolation bench-raster-loop soak overload restarts bulk-check million fuzz demo pictures serve studio install tools protos generated check format test gpu-check kernel-check perf-analyzer lock clean help
+.PHONY: results train-zoo ablation bench bench-front-end bench-perf-analyzer bench-isolation bench-raster-loop bench-telemetry soak overload restarts bulk-check million fuzz demo pictures serve studio install tools protos generated check format test gpu-check kernel-check perf-analyzer lock clean help
 # What only other targets ask for.
 .PHONY: both

@@ -278,6 +278,10 @@ def write(
         latent_size=2,
         roles=roles(),
         golden=bundle_pb2.Golden(path="golden.npz", tolerance=1e-5),
+        # Of images of noise.
+        training_moments=bundle_pb2.TrainingMoments(
+            images=1000, intensity_mean=0.5, intensity_std=0.1, latent_mean=[6, 0.5], latent_std=[1, 0.3]
+        ),
     )
     if rows_back > 1:
         manifest.schema = 2

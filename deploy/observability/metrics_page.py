@@ -31,6 +31,10 @@ def _every_instrument() -> Metrics:
     lane.record_request(1, 0, 0)
     lane.first_row_seconds.observe(0)
     lane.batch_size.observe(1)
+    quality = lane.quality
+    quality.samples, quality.input_intensity, quality.input_shift = True, 0, 0
+    quality.latent_shift, quality.latent_spread = 0, 0
+    quality.bits_per_dim.observe(1)
     for reason in REFUSALS:
         lane.refused(reason)
     for reason in DROPS:

@@ -155,6 +155,38 @@ LAG = Panel(
     (0.05, 0.1),
 )
 
+
+def _busiest(name: str) -> tuple[Query, ...]:
+    return (Query(f"topk({MOST_CALLERS}, {rate(name, 'caller', SERVER)})", "{{caller}}"),)
+
+
+# Lines of a panel; the file of callers may name thousands.
+MOST_CALLERS = 10
+CALLERS = (
+    Panel(
+        "Calls per second, by caller",
+        f"The {MOST_CALLERS} busiest of those whom --callers names, by the names of that file.",
+        _busiest("ancestral_caller_calls_total"),
+        "AncestralOverloaded",
+        "reqps",
+    ),
+    Panel(
+        "Compute, by caller",
+        "Seconds per second of runs that a caller's images take, its share of those that others had a part in: who has "
+        "the machine.",
+        _busiest("ancestral_caller_compute_seconds_total"),
+        "AncestralSaturated",
+    ),
+    Panel(
+        "Over quota, by caller",
+        "Calls beyond a caller's quota, refused with the delay after which it may come again.",
+        _busiest("ancestral_caller_over_quota_total"),
+        "AncestralOverloaded",
+        "reqps",
+        (0.1, 1),
+    ),
+)
+
 OVERVIEW = Board(
     "ancestral-overview",
     "Ancestral: overview",
@@ -242,6 +274,67 @@ OVERVIEW = Board(
         ("Latency", (_latency(0.5), _latency(0.95), _latency(0.99))),
         ("Saturation", (CPU, SLOTS, LAG)),
         ("Who waits, who is refused", (QUEUED, REFUSED, DROPPED)),
+        ("Who calls", CALLERS),
+    ),
+)
+
+_ROLE = "{{model}}:{{version}} {{role}}"
+QUALITY = (
+    Panel(
+        "Bits per dimension",
+        "Of images that were scored or sampled. Scored images that cost more than those of the model's own tests are "
+        "unlike them; samples that cost less than test images are duller than they.",
+        quantiles("ancestral_bits_per_dim", "model, version, role", LANE, _ROLE, 0.5, 0.9),
+        "AncestralInputDrift",
+    ),
+    Panel(
+        "Brightness of inputs",
+        "Mean of the last thousand images that were looked at, 0 to 1.",
+        (Query(f"ancestral_input_intensity{{{LANE}}}", f"{_ROLE} on {{{{instance}}}}"),),
+        "AncestralInputDrift",
+        "percentunit",
+    ),
+    Panel(
+        "Brightness of inputs against training",
+        "How far it is from that of the training images, in standard deviations of the brightness of one of them. Only "
+        "of bundles that say what their training images were like.",
+        (Query(f"abs(ancestral_input_shift{{{LANE}}})", f"{_ROLE} on {{{{instance}}}}"),),
+        "AncestralInputDrift",
+        "short",
+        (0.25, 0.5),
+    ),
+    Panel(
+        "Encodings against training: mean",
+        "How far the mean of the last thousand encodings is from that of the training images, in their standard "
+        "deviations, over all latents.",
+        (Query(f"ancestral_latent_shift{{{LANE}}}", f"{_ROLE} on {{{{instance}}}}"),),
+        "AncestralLatentDrift",
+        "short",
+        (0.25, 0.5),
+    ),
+    Panel(
+        "Encodings against training: spread",
+        "Their standard deviation in that of the training images, over all latents: 1 is as in training, little is "
+        "images that are all alike.",
+        (Query(f"ancestral_latent_spread{{{LANE}}}", f"{_ROLE} on {{{{instance}}}}"),),
+        "AncestralLatentDrift",
+        "short",
+        (1.25, 1.5),
+    ),
+    Panel(
+        "Samples that repeat",
+        "The share of samples that are nearly identical to one of the last tens, of other noise. More than half is a "
+        "sampler that knows fewer than a hundred images.",
+        (
+            Query(
+                f"{rate('ancestral_samples_repeated_total', 'model, version', LANE)} / "
+                f"{rate('ancestral_samples_compared_total', 'model, version', LANE)}",
+                "{{model}}:{{version}}",
+            ),
+        ),
+        "AncestralSamplesRepeat",
+        "percentunit",
+        (0.1, 0.5),
     ),
 )
 
@@ -365,6 +458,7 @@ MODELS = Board(
             ),
         ),
         ("Who waits, who is refused", (QUEUED, REFUSED, DROPPED)),
+        ("Quality and drift", QUALITY),
         (
             "Loads and failures",
             (

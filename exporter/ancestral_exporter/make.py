@@ -33,6 +33,7 @@ from ancestral_exporter.sampling import label_agreement, round_labels
 from ancestral_exporter.served.bundle import Served
 from ancestral_exporter.served.latents import Latents, measure_latents
 from ancestral_exporter.served.likelihood import Likelihood, measure_likelihood
+from ancestral_exporter.served.moments import measure_moments
 from ancestral_exporter.training import Fitted, Options, fit
 
 # Hidden, so that no server takes it for a model.
@@ -169,6 +170,12 @@ def _write(
         (folder / card.CARD).write_text(page, encoding="utf-8")
         return [agreement.metric()] if agreement else []
 
+    def complete(folder: Path, manifest: bundle_pb2.Bundle) -> None:
+        forms(folder, manifest)
+        if images and fitted:
+            served = Served(folder, manifest.roles, shape, model.label_count)
+            manifest.training_moments.CopyFrom(measure_moments(served, images.train))
+
     if images:
         golden, labels = images.validation.images[:_GOLDEN_IMAGES], images.validation.labels[:_GOLDEN_IMAGES]
     else:
@@ -187,7 +194,7 @@ def _write(
         golden_labels=labels,
         class_names=images.classes if images else (),
         extras=extras,
-        forms=forms,
+        complete=complete,
     )
 
 

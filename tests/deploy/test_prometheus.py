@@ -37,6 +37,7 @@ CONSOLE = DEPLOY / "prometheus" / "consoles" / "ancestral.html"
 NO_DATA = {
     "ancestral_model_draining": "needs a version that was replaced and still has calls",
     "ALERTS": "needs an alert that fires",
+    "ancestral_caller_": "needs a file of callers; tests/integration/test_security.py looks for each of them",
     "ancestral_gpu_": "needs a GPU; tests/integration/test_kernels.py looks for each of them on a stand-in for one",
 }
 

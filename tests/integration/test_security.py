@@ -361,6 +361,14 @@ def test_who_is_over_its_quota_hears_when_to_come_again_and_nobody_else_is_hurt(
     assert guarded.metric(sample) >= before + 2
 
 
+def test_all_that_is_watched_of_callers_is_in_a_scrape(guarded: Guarded) -> None:
+    boards = (Path(__file__).parents[2] / "deploy" / "grafana" / "dashboards").glob("*.json")
+    watched = {name for board in boards for name in re.findall(r"ancestral_caller_\w+", board.read_text())}
+    assert len(watched) == 3
+    text = guarded.scrape("observe")[1]
+    assert {name for name in watched if f'\n{name}{{caller="streams"}} ' in text} == watched
+
+
 def test_streams_are_counted_until_they_end(guarded: Guarded) -> None:
     over = threading.Event()
 

@@ -55,7 +55,7 @@ def write_bundle(
     fresh: Tolerance = FRESH_TOLERANCE,
     golden: Tolerance = GOLDEN_TOLERANCE,
     extras: Callable[[Path], Iterable[bundle_pb2.Metric]] | None = None,
-    forms: Callable[[Path, bundle_pb2.Bundle], None] | None = None,
+    complete: Callable[[Path, bundle_pb2.Bundle], None] | None = None,
 ) -> Path:
     """Export, verify and place `model` as the next version of `models_dir/name`; returns its folder.
 
@@ -63,8 +63,8 @@ def write_bundle(
     are about; a handful is enough. class_names are those of the labels from 0 on, where they have any. `fresh` is
     how far a graph may be from its original here, `golden` how far it may be from the recorded answers wherever it is
     served. `extras` is called with the temporary folder when the graphs are there; it may add files, and returns what
-    it measured of the graphs. `forms` is called with that folder and the manifest; it may give the roles further forms,
-    and these files in the folder.
+    it measured of the graphs. `complete` is called with that folder and the manifest, and may add to both: further
+    forms of roles, what the training images are like.
     Raises VerifyError, leaving nothing behind, when a graph does not answer as its original does.
     """
     check_name(name)
@@ -78,8 +78,8 @@ def write_bundle(
         np.savez_compressed(folder / GOLDEN, allow_pickle=False, **_record(graphs, folder, subjects))
         measured = [*metrics, *(extras(folder) if extras else ())]
         manifest = _manifest(model, name, description, class_names, graphs, measured, provenance or {}, golden)
-        if forms:
-            forms(folder, manifest)
+        if complete:
+            complete(folder, manifest)
         manifest.files.extend(bundle_files(folder))
         manifest.version = next_version(home)
         write_manifest(folder, manifest)

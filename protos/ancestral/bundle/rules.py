@@ -35,6 +35,8 @@ MAX_LABELS = 10**6
 # Names of classes are part of every reply of Classify and of every description of the model.
 MAX_CLASSES = 4096
 MAX_VERSION = 2**63 - 1
+# Latents whose moments are recorded: they are part of the manifest, some 20 bytes each.
+MAX_MOMENTS = 4096
 # Of machine code for GPUs: numbers of samples times generations of GPUs, and what hardware has at most, with room.
 MAX_VARIANTS = 256
 MAX_BLOCK_SAMPLES, MAX_BLOCK_THREADS, WARP = 1024, 1024, 32
@@ -126,10 +128,27 @@ def limits(manifest: bundle_pb2.Bundle) -> Iterator[str]:
         for name, text in (("name", metric.name), ("unit", metric.unit), ("split", metric.split)):
             yield from _text(f"metrics[{i}].{name}", text, MAX_LABEL)
         yield from _number(f"metrics[{i}].value", metric.value, -math.inf, math.inf)
+    if manifest.HasField("training_moments"):
+        yield from _moment_limits(manifest.training_moments)
     yield from _many("provenance", manifest.provenance, MAX_PROVENANCE)
     for key in sorted(manifest.provenance):
         yield from _text("a key of provenance", key, MAX_LABEL)
         yield from _text(f"provenance[{_shown(key)}]", manifest.provenance[key], MAX_TEXT, lines=True)
+
+
+def _moment_limits(moments: bundle_pb2.TrainingMoments) -> Iterator[str]:
+    where = "training_moments"
+    yield from _whole(f"{where}.images", moments.images, 1, MAX_VERSION)
+    if not 0 <= moments.intensity_mean <= 1:
+        yield f"{where}.intensity_mean is {moments.intensity_mean}, must be 0 to 1"
+    yield from _number(f"{where}.intensity_std", moments.intensity_std, 0, math.inf)
+    for name, values, least in (
+        ("latent_mean", moments.latent_mean, -math.inf),
+        ("latent_std", moments.latent_std, 0.0),
+    ):
+        yield from _many(f"{where}.{name}", values, MAX_MOMENTS)
+        for i, value in enumerate(values[:MAX_MOMENTS]):
+            yield from _number(f"{where}.{name}[{i}]", value, least, math.inf)
 
 
 def _role_limits(where: str, role: bundle_pb2.Role, height: int) -> Iterator[str]:
@@ -214,6 +233,12 @@ def contradictions(manifest: bundle_pb2.Bundle) -> Iterator[str]:
     if manifest.label_count and not takes_labels:
         yield f"label_count is {manifest.label_count}, and no role takes a label"
     yield from _class_problems(manifest)
+    latents = [len(values) for values in (manifest.training_moments.latent_mean, manifest.training_moments.latent_std)]
+    if any(latents) and latents != [manifest.latent_size] * 2:
+        yield (
+            f"training_moments has {latents[0]} entries of latent_mean and {latents[1]} of latent_std, must have none, "
+            f"or {manifest.latent_size} (latent_size) of each"
+        )
 
 
 def class_name_problems(names: Sequence[str]) -> Iterator[str]:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from ancestral.v1 import tensor_pb2 as ancestral_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61ncestral/v1/bundle.proto\x12\x0c\x61ncestral.v1\x1a\x19\x61ncestral/v1/tensor.proto\"\xc9\x03\n\x06\x42undle\x12\x0e\n\x06schema\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x0e\n\x06\x66\x61mily\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12&\n\x05image\x18\x06 \x01(\x0b\x32\x17.ancestral.v1.ImageSpec\x12\x13\n\x0blatent_size\x18\x07 \x01(\x05\x12\x13\n\x0blabel_count\x18\x08 \x01(\x05\x12!\n\x05roles\x18\t \x03(\x0b\x32\x12.ancestral.v1.Role\x12\'\n\x05\x66iles\x18\n \x03(\x0b\x32\x18.ancestral.v1.BundleFile\x12$\n\x06golden\x18\x0b \x01(\x0b\x32\x14.ancestral.v1.Golden\x12%\n\x07metrics\x18\x0c \x03(\x0b\x32\x14.ancestral.v1.Metric\x12\x38\n\nprovenance\x18\r \x03(\x0b\x32$.ancestral.v1.Bundle.ProvenanceEntry\x12\x13\n\x0b\x63lass_names\x18\x0e \x03(\t\x1a\x31\n\x0fProvenanceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"L\n\tImageSpec\x12\x0e\n\x06height\x18\x01 \x01(\x05\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x10\n\x08\x63hannels\x18\x03 \x01(\x05\x12\x0e\n\x06levels\x18\x04 \x01(\x05\"\xa9\x02\n\x04Role\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x07program\x18\x02 \x01(\x0e\x32\x15.ancestral.v1.Program\x12\r\n\x05graph\x18\x03 \x01(\t\x12(\n\x06inputs\x18\x04 \x03(\x0b\x32\x18.ancestral.v1.TensorSpec\x12)\n\x07outputs\x18\x05 \x03(\x0b\x32\x18.ancestral.v1.TensorSpec\x12\'\n\x06states\x18\x06 \x03(\x0b\x32\x17.ancestral.v1.StateSpec\x12,\n\nlikelihood\x18\x07 \x01(\x0e\x32\x18.ancestral.v1.Likelihood\x12$\n\x06kernel\x18\t \x01(\x0b\x32\x14.ancestral.v1.KernelJ\x04\x08\x08\x10\tR\x04lean\"q\n\x06Kernel\x12\x12\n\nconvention\x18\x01 \x01(\x05\x12\x0f\n\x07weights\x18\x02 \x01(\t\x12\x13\n\x0bstate_bytes\x18\x03 \x01(\x03\x12-\n\x08variants\x18\x04 \x03(\x0b\x32\x1b.ancestral.v1.KernelVariant\"\x8b\x01\n\rKernelVariant\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\r\n\x05\x65ntry\x18\x03 \x01(\t\x12\x0f\n\x07samples\x18\x04 \x01(\x05\x12\x0f\n\x07threads\x18\x05 \x01(\x05\x12\x14\n\x0cshared_bytes\x18\x06 \x01(\x05\x12\x15\n\rscratch_bytes\x18\x07 \x01(\x03\"x\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x07meaning\x18\x02 \x01(\x0e\x32\x15.ancestral.v1.Meaning\x12%\n\x05\x64type\x18\x03 \x01(\x0e\x32\x16.ancestral.v1.DataType\x12\r\n\x05shape\x18\x04 \x03(\x03\"_\n\tStateSpec\x12\r\n\x05input\x18\x01 \x01(\t\x12\x0e\n\x06output\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x16\n\trows_back\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\x0c\n\n_rows_back\">\n\nBundleFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"B\n\x06Golden\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x11\n\ttolerance\x18\x02 \x01(\x01\x12\x17\n\x0fpixel_tolerance\x18\x03 \x01(\x01\"p\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x0c\n\x04unit\x18\x03 \x01(\t\x12\r\n\x05split\x18\x04 \x01(\t\x12,\n\nlikelihood\x18\x05 \x01(\x0e\x32\x18.ancestral.v1.Likelihood*L\n\x07Program\x12\x17\n\x13PROGRAM_UNSPECIFIED\x10\x00\x12\x14\n\x10PROGRAM_ONE_SHOT\x10\x01\x12\x12\n\x0ePROGRAM_RASTER\x10\x02*\x99\x03\n\x07Meaning\x12\x17\n\x13MEANING_UNSPECIFIED\x10\x00\x12\x11\n\rMEANING_IMAGE\x10\x01\x12\x14\n\x10MEANING_UNIFORMS\x10\x02\x12\x17\n\x13MEANING_TEMPERATURE\x10\x03\x12\x11\n\rMEANING_LABEL\x10\x04\x12\x12\n\x0eMEANING_LATENT\x10\x05\x12\x10\n\x0cMEANING_MEAN\x10\x06\x12\x18\n\x14MEANING_LOG_VARIANCE\x10\x07\x12\x14\n\x10MEANING_FEATURES\x10\x08\x12\x17\n\x13MEANING_FEATURE_MAP\x10\t\x12\x1a\n\x16MEANING_LOG_LIKELIHOOD\x10\n\x12\x11\n\rMEANING_GIVEN\x10\x0b\x12\x11\n\rMEANING_KNOWN\x10\x0c\x12\x0f\n\x0bMEANING_ROW\x10\r\x12\x12\n\x0eMEANING_LOGITS\x10\x0e\x12\x16\n\x12MEANING_LOG_WEIGHT\x10\x0f\x12\x16\n\x12MEANING_PIXEL_MEAN\x10\x10\x12\x1a\n\x16MEANING_PIXEL_VARIANCE\x10\x11*Z\n\nLikelihood\x12\x1a\n\x16LIKELIHOOD_UNSPECIFIED\x10\x00\x12\x14\n\x10LIKELIHOOD_EXACT\x10\x01\x12\x1a\n\x16LIKELIHOOD_LOWER_BOUND\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61ncestral/v1/bundle.proto\x12\x0c\x61ncestral.v1\x1a\x19\x61ncestral/v1/tensor.proto\"\x82\x04\n\x06\x42undle\x12\x0e\n\x06schema\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x0e\n\x06\x66\x61mily\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12&\n\x05image\x18\x06 \x01(\x0b\x32\x17.ancestral.v1.ImageSpec\x12\x13\n\x0blatent_size\x18\x07 \x01(\x05\x12\x13\n\x0blabel_count\x18\x08 \x01(\x05\x12!\n\x05roles\x18\t \x03(\x0b\x32\x12.ancestral.v1.Role\x12\'\n\x05\x66iles\x18\n \x03(\x0b\x32\x18.ancestral.v1.BundleFile\x12$\n\x06golden\x18\x0b \x01(\x0b\x32\x14.ancestral.v1.Golden\x12%\n\x07metrics\x18\x0c \x03(\x0b\x32\x14.ancestral.v1.Metric\x12\x38\n\nprovenance\x18\r \x03(\x0b\x32$.ancestral.v1.Bundle.ProvenanceEntry\x12\x13\n\x0b\x63lass_names\x18\x0e \x03(\t\x12\x37\n\x10training_moments\x18\x0f \x01(\x0b\x32\x1d.ancestral.v1.TrainingMoments\x1a\x31\n\x0fProvenanceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"y\n\x0fTrainingMoments\x12\x0e\n\x06images\x18\x01 \x01(\x03\x12\x16\n\x0eintensity_mean\x18\x02 \x01(\x01\x12\x15\n\rintensity_std\x18\x03 \x01(\x01\x12\x13\n\x0blatent_mean\x18\x04 \x03(\x02\x12\x12\n\nlatent_std\x18\x05 \x03(\x02\"L\n\tImageSpec\x12\x0e\n\x06height\x18\x01 \x01(\x05\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x10\n\x08\x63hannels\x18\x03 \x01(\x05\x12\x0e\n\x06levels\x18\x04 \x01(\x05\"\xa9\x02\n\x04Role\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x07program\x18\x02 \x01(\x0e\x32\x15.ancestral.v1.Program\x12\r\n\x05graph\x18\x03 \x01(\t\x12(\n\x06inputs\x18\x04 \x03(\x0b\x32\x18.ancestral.v1.TensorSpec\x12)\n\x07outputs\x18\x05 \x03(\x0b\x32\x18.ancestral.v1.TensorSpec\x12\'\n\x06states\x18\x06 \x03(\x0b\x32\x17.ancestral.v1.StateSpec\x12,\n\nlikelihood\x18\x07 \x01(\x0e\x32\x18.ancestral.v1.Likelihood\x12$\n\x06kernel\x18\t \x01(\x0b\x32\x14.ancestral.v1.KernelJ\x04\x08\x08\x10\tR\x04lean\"q\n\x06Kernel\x12\x12\n\nconvention\x18\x01 \x01(\x05\x12\x0f\n\x07weights\x18\x02 \x01(\t\x12\x13\n\x0bstate_bytes\x18\x03 \x01(\x03\x12-\n\x08variants\x18\x04 \x03(\x0b\x32\x1b.ancestral.v1.KernelVariant\"\x8b\x01\n\rKernelVariant\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\r\n\x05\x65ntry\x18\x03 \x01(\t\x12\x0f\n\x07samples\x18\x04 \x01(\x05\x12\x0f\n\x07threads\x18\x05 \x01(\x05\x12\x14\n\x0cshared_bytes\x18\x06 \x01(\x05\x12\x15\n\rscratch_bytes\x18\x07 \x01(\x03\"x\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x07meaning\x18\x02 \x01(\x0e\x32\x15.ancestral.v1.Meaning\x12%\n\x05\x64type\x18\x03 \x01(\x0e\x32\x16.ancestral.v1.DataType\x12\r\n\x05shape\x18\x04 \x03(\x03\"_\n\tStateSpec\x12\r\n\x05input\x18\x01 \x01(\t\x12\x0e\n\x06output\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x16\n\trows_back\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\x0c\n\n_rows_back\">\n\nBundleFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"B\n\x06Golden\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x11\n\ttolerance\x18\x02 \x01(\x01\x12\x17\n\x0fpixel_tolerance\x18\x03 \x01(\x01\"p\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x0c\n\x04unit\x18\x03 \x01(\t\x12\r\n\x05split\x18\x04 \x01(\t\x12,\n\nlikelihood\x18\x05 \x01(\x0e\x32\x18.ancestral.v1.Likelihood*L\n\x07Program\x12\x17\n\x13PROGRAM_UNSPECIFIED\x10\x00\x12\x14\n\x10PROGRAM_ONE_SHOT\x10\x01\x12\x12\n\x0ePROGRAM_RASTER\x10\x02*\x99\x03\n\x07Meaning\x12\x17\n\x13MEANING_UNSPECIFIED\x10\x00\x12\x11\n\rMEANING_IMAGE\x10\x01\x12\x14\n\x10MEANING_UNIFORMS\x10\x02\x12\x17\n\x13MEANING_TEMPERATURE\x10\x03\x12\x11\n\rMEANING_LABEL\x10\x04\x12\x12\n\x0eMEANING_LATENT\x10\x05\x12\x10\n\x0cMEANING_MEAN\x10\x06\x12\x18\n\x14MEANING_LOG_VARIANCE\x10\x07\x12\x14\n\x10MEANING_FEATURES\x10\x08\x12\x17\n\x13MEANING_FEATURE_MAP\x10\t\x12\x1a\n\x16MEANING_LOG_LIKELIHOOD\x10\n\x12\x11\n\rMEANING_GIVEN\x10\x0b\x12\x11\n\rMEANING_KNOWN\x10\x0c\x12\x0f\n\x0bMEANING_ROW\x10\r\x12\x12\n\x0eMEANING_LOGITS\x10\x0e\x12\x16\n\x12MEANING_LOG_WEIGHT\x10\x0f\x12\x16\n\x12MEANING_PIXEL_MEAN\x10\x10\x12\x1a\n\x16MEANING_PIXEL_VARIANCE\x10\x11*Z\n\nLikelihood\x12\x1a\n\x16LIKELIHOOD_UNSPECIFIED\x10\x00\x12\x14\n\x10LIKELIHOOD_EXACT\x10\x01\x12\x1a\n\x16LIKELIHOOD_LOWER_BOUND\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,32 +34,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_BUNDLE_PROVENANCEENTRY']._loaded_options = None
   _globals['_BUNDLE_PROVENANCEENTRY']._serialized_options = b'8\001'
-  _globals['_PROGRAM']._serialized_start=1630
-  _globals['_PROGRAM']._serialized_end=1706
-  _globals['_MEANING']._serialized_start=1709
-  _globals['_MEANING']._serialized_end=2118
-  _globals['_LIKELIHOOD']._serialized_start=2120
-  _globals['_LIKELIHOOD']._serialized_end=2210
+  _globals['_PROGRAM']._serialized_start=1810
+  _globals['_PROGRAM']._serialized_end=1886
+  _globals['_MEANING']._serialized_start=1889
+  _globals['_MEANING']._serialized_end=2298
+  _globals['_LIKELIHOOD']._serialized_start=2300
+  _globals['_LIKELIHOOD']._serialized_end=2390
   _globals['_BUNDLE']._serialized_start=71
-  _globals['_BUNDLE']._serialized_end=528
-  _globals['_BUNDLE_PROVENANCEENTRY']._serialized_start=479
-  _globals['_BUNDLE_PROVENANCEENTRY']._serialized_end=528
-  _globals['_IMAGESPEC']._serialized_start=530
-  _globals['_IMAGESPEC']._serialized_end=606
-  _globals['_ROLE']._serialized_start=609
-  _globals['_ROLE']._serialized_end=906
-  _globals['_KERNEL']._serialized_start=908
-  _globals['_KERNEL']._serialized_end=1021
-  _globals['_KERNELVARIANT']._serialized_start=1024
-  _globals['_KERNELVARIANT']._serialized_end=1163
-  _globals['_TENSORSPEC']._serialized_start=1165
-  _globals['_TENSORSPEC']._serialized_end=1285
-  _globals['_STATESPEC']._serialized_start=1287
-  _globals['_STATESPEC']._serialized_end=1382
-  _globals['_BUNDLEFILE']._serialized_start=1384
-  _globals['_BUNDLEFILE']._serialized_end=1446
-  _globals['_GOLDEN']._serialized_start=1448
-  _globals['_GOLDEN']._serialized_end=1514
-  _globals['_METRIC']._serialized_start=1516
-  _globals['_METRIC']._serialized_end=1628
+  _globals['_BUNDLE']._serialized_end=585
+  _globals['_BUNDLE_PROVENANCEENTRY']._serialized_start=536
+  _globals['_BUNDLE_PROVENANCEENTRY']._serialized_end=585
+  _globals['_TRAININGMOMENTS']._serialized_start=587
+  _globals['_TRAININGMOMENTS']._serialized_end=708
+  _globals['_IMAGESPEC']._serialized_start=710
+  _globals['_IMAGESPEC']._serialized_end=786
+  _globals['_ROLE']._serialized_start=789
+  _globals['_ROLE']._serialized_end=1086
+  _globals['_KERNEL']._serialized_start=1088
+  _globals['_KERNEL']._serialized_end=1201
+  _globals['_KERNELVARIANT']._serialized_start=1204
+  _globals['_KERNELVARIANT']._serialized_end=1343
+  _globals['_TENSORSPEC']._serialized_start=1345
+  _globals['_TENSORSPEC']._serialized_end=1465
+  _globals['_STATESPEC']._serialized_start=1467
+  _globals['_STATESPEC']._serialized_end=1562
+  _globals['_BUNDLEFILE']._serialized_start=1564
+  _globals['_BUNDLEFILE']._serialized_end=1626
+  _globals['_GOLDEN']._serialized_start=1628
+  _globals['_GOLDEN']._serialized_end=1694
+  _globals['_METRIC']._serialized_start=1696
+  _globals['_METRIC']._serialized_end=1808
 # @@protoc_insertion_point(module_scope)

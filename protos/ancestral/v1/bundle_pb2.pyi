@@ -236,6 +236,7 @@ class Bundle(_message.Message):
     METRICS_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
     CLASS_NAMES_FIELD_NUMBER: _builtins.int
+    TRAINING_MOMENTS_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
     """Version of this schema, 1 or 2: the oldest that knows every field and meaning in use, so that as many servers as
     possible read the manifest. 2 brought `StateSpec.rows_back`, and is needed where one is above 1; MEANING_LOG_WEIGHT,
@@ -288,6 +289,12 @@ class Bundle(_message.Message):
         the "classify" role tells apart and `label_count` conditions on.
         """
 
+    @_builtins.property
+    def training_moments(self) -> Global___TrainingMoments:
+        """What the images that the model was trained on are like, so that whoever serves it can tell when its inputs are not.
+        Unset where that is unknown, as of a model that was trained elsewhere. A reader need not heed it.
+        """
+
     def __init__(
         self,
         *,
@@ -305,14 +312,58 @@ class Bundle(_message.Message):
         metrics: _abc.Iterable[Global___Metric] | None = ...,
         provenance: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         class_names: _abc.Iterable[_builtins.str] | None = ...,
+        training_moments: Global___TrainingMoments | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["golden", b"golden", "image", b"image"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["golden", b"golden", "image", b"image", "training_moments", b"training_moments"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_names", b"class_names", "description", b"description", "family", b"family", "files", b"files", "golden", b"golden", "image", b"image", "label_count", b"label_count", "latent_size", b"latent_size", "metrics", b"metrics", "name", b"name", "provenance", b"provenance", "roles", b"roles", "schema", b"schema", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_names", b"class_names", "description", b"description", "family", b"family", "files", b"files", "golden", b"golden", "image", b"image", "label_count", b"label_count", "latent_size", b"latent_size", "metrics", b"metrics", "name", b"name", "provenance", b"provenance", "roles", b"roles", "schema", b"schema", "training_moments", b"training_moments", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Bundle: _TypeAlias = Bundle  # noqa: Y015
+
+@_typing.final
+class TrainingMoments(_message.Message):
+    """Means and standard deviations over images that a model was trained on, as it saw them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGES_FIELD_NUMBER: _builtins.int
+    INTENSITY_MEAN_FIELD_NUMBER: _builtins.int
+    INTENSITY_STD_FIELD_NUMBER: _builtins.int
+    LATENT_MEAN_FIELD_NUMBER: _builtins.int
+    LATENT_STD_FIELD_NUMBER: _builtins.int
+    images: _builtins.int
+    """How many images were measured, >= 1."""
+    intensity_mean: _builtins.float
+    """Brightness of an image, the mean of its bytes / 255, 0 to 1: its mean over the images, and its standard deviation
+    from image to image, >= 0.
+    """
+    intensity_std: _builtins.float
+    @_builtins.property
+    def latent_mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """MEANING_MEAN of "encode": its mean over the images [Z], and its standard deviation [Z], each >= 0. Both empty where
+        there is no such role, or where Z is above 4,096.
+        """
+
+    @_builtins.property
+    def latent_std(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        images: _builtins.int = ...,
+        intensity_mean: _builtins.float = ...,
+        intensity_std: _builtins.float = ...,
+        latent_mean: _abc.Iterable[_builtins.float] | None = ...,
+        latent_std: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "intensity_mean", b"intensity_mean", "intensity_std", b"intensity_std", "latent_mean", b"latent_mean", "latent_std", b"latent_std"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrainingMoments: _TypeAlias = TrainingMoments  # noqa: Y015
 
 @_typing.final
 class ImageSpec(_message.Message):

@@ -23,6 +23,7 @@ from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.endpoint import EndpointSettings
 from ancestral_server.engine.policy import Adaptive, AdaptiveTuning
 from ancestral_server.engine.pool import INTERACTIVE_NICENESS, WorkerPool, lower_thread_priority
+from ancestral_server.engine.quality import Looks, Quality
 from ancestral_server.engine.raster import RasterScheduler
 from ancestral_server.engine.several import Device, one_shots, rasters
 from ancestral_server.engine.stats import LaneStats
@@ -120,6 +121,7 @@ class Loader:
         ]
         # Where there are several.
         self._devices = [Device(metrics.device(each.device)) for each in runtimes] if others else []
+        self._looks = Looks()
         self._loads: dict[Key, Load] = {}
 
     def steps(self, key: Key) -> int:
@@ -266,7 +268,8 @@ class Loader:
         program = model.programs[role]
         name = f"{model.name}:{model.version} {role}"
         metrics = self._metrics.lane(model.name, model.version, role, raster=isinstance(program, RasterProgram))
-        stats, pairs = LaneStats(metrics), list(zip(self._places, model.placed, strict=True))
+        quality = Quality(metrics.quality, bundle.manifest, program.role, self._looks)
+        stats, pairs = LaneStats(metrics, quality=quality), list(zip(self._places, model.placed, strict=True))
         if isinstance(program, RasterProgram):
             raster = rasters([each.raster_endpoint(there, role, name, stats) for each, there in pairs], self._devices)
             model.endpoints[role] = raster

@@ -259,8 +259,10 @@ class Lane(Generic[J]):
     def _tell(self, answers: Answers[J]) -> None:
         """Count what was decided, and tell the callers."""
         if answers:
-            self.stats.answered(answers, self._clock())
+            now = self._clock()
+            self.stats.answered(answers, now)
             self._post([*((job, None) for job in answers.finished), *answers.failed], answers.told)
+            self.stats.look(answers.finished, now)
 
     def _post(self, outcomes: Sequence[tuple[J, ServerError | None]], told: Sequence[J] = ()) -> None:
         """Settle jobs, and wake whoever watches, on their event loop: at once where this is its thread."""

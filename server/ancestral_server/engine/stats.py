@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ancestral_server.engine.job import RasterJob
+from ancestral_server.engine.job import Job, RasterJob
+from ancestral_server.engine.quality import Quality
 from ancestral_server.engine.raster import RowStep
 from ancestral_server.engine.scheduler import Answers, Step
 from ancestral_server.errors import DeadlineExceeded
@@ -42,6 +44,8 @@ class LaneStats:
     # Admitted, then expired or failed.
     failures: int = 0
     failure_seconds: float = 0.0
+    # What looks at the images of answered requests, if anything does.
+    quality: Quality | None = None
     # By rows in a run, without padding.
     runs: dict[int, Runs] = field(default_factory=dict)
     # time.monotonic() of the last run's end, 0 before the first.
@@ -89,6 +93,16 @@ class LaneStats:
                     self.metrics.dropped("expired", 1)
             if answers.cancelled:
                 self.metrics.dropped("cancelled", len(answers.cancelled))
+
+    def look(self, jobs: Sequence[Job], now: float) -> None:
+        """Look at the images of some of these jobs, which have their answers, now and then."""
+        if self.quality is None or not jobs or now < self.quality.due:
+            return
+        loop = asyncio._get_running_loop()
+        if loop is None:
+            self.quality.look(jobs, now)
+        else:  # after the callers, whose answers it is about to write
+            loop.call_soon(self.quality.look, jobs, now)
 
     def refused(self, reason: str) -> None:
         """A request was not admitted."""

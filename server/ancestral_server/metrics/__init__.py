@@ -11,6 +11,7 @@ from ancestral_server.metrics.instruments import (
     LaneMetrics,
     LockFreeHistogram,
     MethodMetrics,
+    QualityMetrics,
 )
 from ancestral_server.metrics.registry import Metrics
 
@@ -25,4 +26,5 @@ __all__ = [
     "LockFreeHistogram",
     "MethodMetrics",
     "Metrics",
+    "QualityMetrics",
 ]

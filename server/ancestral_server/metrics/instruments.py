@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 SECONDS_BUCKETS = tuple(1e-5 * 1.5**n for n in range(1, 43))
 BATCH_BUCKETS = tuple(float(2**n) for n in range(13))
 
+# From what binarised digits take to what noise of 8 bits does, 0.03 to 12.7, by thirds of an octave.
+BITS_BUCKETS = tuple(2 ** (n / 3) for n in range(-15, 12))
+
 # Those of rpc/status and what gRPC itself ends a call with. Others would be counted, and shown from then on.
 GRPC_CODES = (
     "OK",
@@ -79,6 +82,25 @@ class LockFreeHistogram:
 
 
 @dataclass(slots=True)
+class QualityMetrics:
+    """What the images of a role are like, of those that were looked at; written by one thread at a time.
+
+    intensity: 0 to 1. Shifts and spreads are in standard deviations of the training images. None while it is unknown.
+    samples: the role draws, and these are compared.
+    """
+
+    images: int = 0
+    input_intensity: float | None = None
+    input_shift: float | None = None
+    latent_shift: float | None = None
+    latent_spread: float | None = None
+    samples: bool = False
+    compared: int = 0
+    repeated: int = 0
+    bits_per_dim: LockFreeHistogram = field(default_factory=lambda: LockFreeHistogram(BITS_BUCKETS))
+
+
+@dataclass(slots=True)
 class LaneMetrics:
     """The instruments of one role. The histograms are written with the lock of its `LaneStats` held, the others lock
     themselves.
@@ -98,6 +120,7 @@ class LaneMetrics:
     request_seconds: LockFreeHistogram = field(default_factory=LockFreeHistogram)
     first_row_seconds: LockFreeHistogram = field(default_factory=LockFreeHistogram)
     batch_size: LockFreeHistogram = field(default_factory=lambda: LockFreeHistogram(BATCH_BUCKETS))
+    quality: QualityMetrics = field(default_factory=QualityMetrics)
     # Images answered, and seconds in which the role's graph ran.
     images: int = 0
     run_seconds: float = 0.0

@@ -29,6 +29,8 @@ class CallSeries:
         # Copies: the loader's thread may add to it.
         methods = {_labels(RPC_LABELS, values): method for values, method in dict(self.methods).items()}
         lanes = {_labels(LANE_LABELS, values): lane for values, lane in dict(self.lanes).items()}
+        quality = {labels: lane.quality for labels, lane in lanes.items()}
+        samples = {labels: each for labels, each in quality.items() if each.samples}
         handled = {
             f'grpc_code="{code}",{labels}': count
             for labels, method in methods.items()
@@ -109,6 +111,56 @@ class CallSeries:
                     {labels: lane.run_seconds for labels, lane in lanes.items()},
                     open_metrics,
                 ),
+                _counter(
+                    "ancestral_images_inspected",
+                    "Images of answered requests that were looked at for what is said here of inputs, latents, "
+                    "likelihoods and samples: a few of them, a few times a second.",
+                    {labels: each.images for labels, each in quality.items()},
+                    open_metrics,
+                ),
+                _histogram(
+                    "ancestral_bits_per_dim",
+                    "Bits per dimension of inspected images by their model: of those scored, where it is a bound at "
+                    "one draw; and of those sampled, whatever the temperature, but no completions.",
+                    {labels: each.bits_per_dim for labels, each in quality.items()},
+                    open_metrics,
+                ),
+                _gauge(
+                    "ancestral_input_intensity",
+                    "Mean brightness of the last thousand inspected images of callers, 0 to 1.",
+                    {labels: each.input_intensity for labels, each in quality.items()},
+                ),
+                _gauge(
+                    "ancestral_input_shift",
+                    "How much brighter these are than the training images, in standard deviations of the brightness "
+                    "of one of those.",
+                    {labels: each.input_shift for labels, each in quality.items()},
+                ),
+                _gauge(
+                    "ancestral_latent_shift",
+                    "How far the mean encoding of the last thousand inspected images is from that of the training "
+                    "images, in standard deviations of one of those; root mean square over the latents.",
+                    {labels: each.latent_shift for labels, each in quality.items()},
+                ),
+                _gauge(
+                    "ancestral_latent_spread",
+                    "Standard deviation of these encodings, in those of the training images; root mean square over "
+                    "the latents.",
+                    {labels: each.latent_spread for labels, each in quality.items()},
+                ),
+                _counter(
+                    "ancestral_samples_compared",
+                    "Inspected samples, drawn at temperature 1 and whole, that were compared with the last tens of "
+                    "others, those of the same seed and index aside.",
+                    {labels: each.compared for labels, each in samples.items()},
+                    open_metrics,
+                ),
+                _counter(
+                    "ancestral_samples_repeated",
+                    "Those of them that are nearly identical to another: 1 % of the range apart on average, or less.",
+                    {labels: each.repeated for labels, each in samples.items()},
+                    open_metrics,
+                ),
                 _histogram(
                     "ancestral_event_loop_lag_seconds",
                     "How late the event loop, which reads and answers all calls, does what is due; looked at a few "
@@ -134,6 +186,12 @@ def _counter(name: str, text: str, counts: Mapping[str, float], open_metrics: bo
     family = name if open_metrics else f"{name}_total"
     lines = [f"{name}_total{{{labels}}} {float(count)}\n" for labels, count in counts.items()]
     return f"# HELP {family} {text}\n# TYPE {family} counter\n" + "".join(lines)
+
+
+def _gauge(name: str, text: str, values: Mapping[str, float | None]) -> str:
+    """Values by their labels, of those that are known."""
+    lines = [f"{name}{{{labels}}} {float(value)}\n" for labels, value in values.items() if value is not None]
+    return f"# HELP {name} {text}\n# TYPE {name} gauge\n" + "".join(lines)
 
 
 def _histogram(name: str, text: str, histograms: Mapping[str, LockFreeHistogram], open_metrics: bool) -> str:

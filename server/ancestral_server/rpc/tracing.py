@@ -265,6 +265,9 @@ def _attributes(call: Call, end: End, traced: CallTrace) -> dict[str, Any]:
     said: dict[str, Any] = {"rpc.grpc.status_code": end.code.value[0]}
     if call.peer:
         said["ancestral.peer"] = call.peer
+    if call.visit is not None:
+        # The name in the file of callers; nothing by which somebody could call.
+        said["ancestral.caller"] = call.visit.caller
     if call.subject is not None:
         said |= {f"ancestral.{name}": value for name, value in call.subject._asdict().items()}
     if traced.jobs:

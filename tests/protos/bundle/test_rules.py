@@ -103,6 +103,22 @@ def test_good_manifests_have_no_problems(good: bundle_pb2.Bundle) -> None:
         ("metrics", [{"name": "n\n", "value": 1}], "metrics[0].name 'n\\n' holds U+000A"),
         ("metrics", [{"name": "n", "value": 1}] * 1025, "metrics has 1025 entries, must have at most 1024"),
         ("provenance.seed", "x" * 16385, "provenance['seed'] has 16385 characters, must have at most 16384"),
+        ("training_moments.images", 0, "training_moments.images is 0, must be 1 to"),
+        ("training_moments.intensity_mean", 1.01, "training_moments.intensity_mean is 1.01, must be 0 to 1"),
+        ("training_moments.intensity_mean", "NaN", "training_moments.intensity_mean is nan, must be 0 to 1"),
+        ("training_moments.intensity_std", -1, "training_moments.intensity_std is -1.0, must be finite and at least 0"),
+        ("training_moments.latent_mean", [0.0, "Infinity"], "training_moments.latent_mean[1] is inf, must be finite"),
+        ("training_moments.latent_std", [0.0, -0.5], "training_moments.latent_std[1] is -0.5, must be finite and at"),
+        (
+            "training_moments.latent_std",
+            [0.0] * 4097,
+            "training_moments.latent_std has 4097 entries, must have at most",
+        ),
+        (
+            "training_moments.latent_std",
+            [1.0],
+            "training_moments has 2 entries of latent_mean and 1 of latent_std, must",
+        ),
         ("provenance.seed", "\x00", "provenance['seed'] '\\x00' holds U+0000"),
     ],
 )
@@ -130,6 +146,7 @@ def test_what_is_beyond_a_limit_is_named_with_its_value(
         ("files.0.path", "x" * 255),
         ("golden.pixel_tolerance", 0.999),
         ("metrics", [{"name": "n", "value": -1e308, "unit": "", "split": ""}] * 1024),
+        ("training_moments", {"images": 1, "intensity_mean": 1.0}),
         ("provenance.pip", "numpy 2\n\tonnx 1\r\n"),
     ],
 )

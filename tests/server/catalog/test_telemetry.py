@@ -85,6 +85,14 @@ def test_a_model_is_seen_to_come_to_work_and_to_go(tmp_path: Path) -> None:
             assert value("rows_painted_total", role="sample") == 12 * toybundle.HEIGHT
             assert value("slots_in_use", role="sample") == 0
             assert value("images_total", role="encode") == 3
+            # What the images were like is looked at once the callers have their answers.
+            await eventually(lambda: value("images_inspected_total", role="encode") == 3)
+            await eventually(lambda: value("images_inspected_total", role="sample") in (2, 10, 12))
+            assert value("images_inspected_total", role="score") == 0
+            compared = value("samples_compared_total", role="sample")
+            assert compared is not None
+            assert compared > 0
+            assert value("samples_compared_total", role="encode") is None
             # Each request has one first row and one end, and the first is not after the second.
             assert value("first_row_seconds_count", role="sample") == 2
             assert value("first_row_seconds_count", role="encode") is None

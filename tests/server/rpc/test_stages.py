@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import grpc
 import pytest
+from opentelemetry.context import Context
 
+from ancestral_server.access import Meter, Quota
 from ancestral_server.engine.watch import MOST_RUNS, Run, Watch
-from ancestral_server.rpc.tracing import JobTimes, stages
+from ancestral_server.metrics import Metrics
+from ancestral_server.rpc.door import Visit
+from ancestral_server.rpc.recording import Call, CallRecorder, End, Method
+from ancestral_server.rpc.tracing import CallTrace, JobTimes, _attributes, stages
 
 
 def run(began: float, gathered: float, ended: float) -> Run:
@@ -86,3 +92,15 @@ def test_runs_that_are_too_many_to_be_told_singly_are_told_as_one() -> None:
         ("run", 2 + MOST_RUNS, 2 + 2 * MOST_RUNS),
         ("reply", 2 + 2 * MOST_RUNS, 100),
     ]
+
+
+def test_a_span_names_who_calls_and_no_more_of_them() -> None:
+    end = End(grpc.StatusCode.OK, 0.1)
+    trace = CallTrace(Context())
+    call = Call(Method("unary", "service", "Encode", guarded=True), "id", CallRecorder(), authorization="Bearer secret")
+    assert "ancestral.caller" not in _attributes(call, end, trace)
+    meter, metrics = Meter(Quota(), 0.0), Metrics("1").caller("shop", lambda: 0)
+    call.visit = Visit("shop", meter, metrics, stream=False)
+    said = _attributes(call, end, trace)
+    assert said["ancestral.caller"] == "shop"
+    assert "secret" not in str(said)
