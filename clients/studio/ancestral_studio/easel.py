@@ -48,7 +48,7 @@ class Easel:
             )
             # The browser's own choice of files is all that is seen of it.
             self._upload.classes("away").props("accept=image/* tabindex=-1 aria-hidden=true")
-            pick = f"() => getElement({self._upload.id}).pickFiles()"
+            pick = f"() => getElement({self._upload.id}).$refs.qRef.pickFiles()"
             button("Your picture", None).on("click", js_handler=pick)
         self._told = ui.label().classes("quiet").props("role=status")
         self._tell("")
