@@ -86,6 +86,9 @@ class Easel:
 
     async def _bring(self, event: UploadEventArguments) -> None:
         """Puts a picture of the visitor's own on it."""
+        if event.file.size() > own.MOST_BYTES:  # of no page of ours, which would not have sent it
+            self._refuse()
+            return
         self._upload.reset()  # the same may be chosen again
         name, shape = shown(event.file.name), self._drawing.shape
         with self._turn:
