@@ -147,7 +147,7 @@ def signature(name: str, value: Any) -> Iterator[str]:
             star = True
             parts.append("*")
         star = star or parameter.kind is parameter.VAR_POSITIONAL
-        mark = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        mark = "*" * (parameter.kind is parameter.VAR_POSITIONAL) + "**" * (parameter.kind is parameter.VAR_KEYWORD)
         annotation = "" if parameter.annotation is parameter.empty else f": {spelt(parameter.annotation)}"
         equals = " = " if annotation else "="
         default = "" if parameter.default is parameter.empty else f"{equals}{parameter.default!r}"

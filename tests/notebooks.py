@@ -37,7 +37,10 @@ def outputs(source: str, names: dict[str, Any], number: int) -> list[dict[str, A
     """Runs one cell."""
     cell = f"cell {number}"
     tree = ast.parse(source, cell)
-    shown = ast.Expression(tree.body.pop().value) if isinstance(tree.body[-1], ast.Expr) else None
+    last = tree.body[-1]
+    shown = ast.Expression(last.value) if isinstance(last, ast.Expr) else None
+    if shown is not None:
+        tree.body.pop()
     said = io.StringIO()
     with redirect_stdout(said):
         exec(compile(tree, cell, "exec"), names)

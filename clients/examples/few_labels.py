@@ -37,8 +37,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     X, y = load_digits(return_X_y=True)  # [1797,64], 0 to 16
+    of_model = {"address": arguments.address, "scale": 255 / 16}
     encodings: dict[str, TransformerMixin] = {
-        arguments.model: EncodeFeatures(arguments.model, address=arguments.address, scale=255 / 16),
+        f"features of {arguments.model}": EncodeFeatures(arguments.model, output="features", **of_model),
+        f"means of {arguments.model}": EncodeFeatures(arguments.model, output="mean", **of_model),
         "raw pixels": FunctionTransformer(),
         f"PCA, {COMPONENTS} components": PCA(COMPONENTS, random_state=0),
     }

@@ -86,14 +86,17 @@ def main() -> None:
 
 
 def made_up(images: Images) -> dict[str, Images]:
-    """Four ways to be unlike images [N,H,W]."""
+    """Five ways to be unlike images [N,H,W]."""
     random = np.random.default_rng(0)
     levels = np.unique(images)
+    dots = np.zeros_like(images).reshape(len(images), -1)
+    dots[np.arange(len(images)), random.integers(dots.shape[1], size=len(images))] = random.choice(levels, len(images))
     return {
         "noise": random.choice(levels, images.shape),
         "shuffled pixels": random.permuted(images.reshape(len(images), -1), axis=1).reshape(images.shape),
         "white on black, reversed": 255 - images,
         "flat, one grey each": np.broadcast_to(random.choice(levels, len(images))[:, None, None], images.shape).copy(),
+        "a dot on black": dots.reshape(images.shape),
     }
 
 

@@ -48,7 +48,7 @@ class Easel:
             )
             # The browser's own choice of files is all that is seen of it.
             self._upload.classes("away").props("accept=image/* tabindex=-1 aria-hidden=true")
-            pick = f"() => getElement({self._upload.id}).pickFiles()"
+            pick = f"() => getElement({self._upload.id}).$refs.qRef.pickFiles()"
             button("Your picture", None).on("click", js_handler=pick)
         self._told = ui.label().classes("quiet").props("role=status")
         self._tell("")
@@ -86,6 +86,9 @@ class Easel:
 
     async def _bring(self, event: UploadEventArguments) -> None:
         """Puts a picture of the visitor's own on it."""
+        if event.file.size() > own.MOST_BYTES:  # of no page of ours, which would not have sent it
+            self._refuse()
+            return
         self._upload.reset()  # the same may be chosen again
         name, shape = shown(event.file.name), self._drawing.shape
         with self._turn:

@@ -26,7 +26,7 @@ EXAMPLES = Path(__file__).parents[3] / "clients" / "examples"
 
 def test_each_has_its_place_on_the_page() -> None:
     page = (EXAMPLES / "README.md").read_text()
-    for path in EXAMPLES.glob("*.[pi]*"):
+    for path in (*EXAMPLES.glob("*.py"), *EXAMPLES.glob("*.ipynb"), *EXAMPLES.glob("*.png")):
         assert f"({path.name})" in page, path.name
 
 
