@@ -13,6 +13,7 @@ import argparse
 import os
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -33,10 +34,13 @@ def main() -> None:
     known[2:5, 1:7] = False  # the hole, the same in all
     damaged = np.where(known, whole, pictures.GREY)
 
-    rows, errors = [], {"the first filling": [], "the one that fits best": []}
+    rows: list[NDArray[np.uint8]] = []
+    errors: dict[str, list[float]] = {"the first filling": [], "the one that fits best": []}
     with Client(arguments.address) as client:
         for original, image in zip(whole, damaged, strict=True):
             drawn = client.complete(arguments.model, image, known, arguments.fillings, seed=0)
+            if drawn.log_likelihood is None:
+                parser.error(f"{arguments.model} does not tell how likely its samples are")
             after = client.score(arguments.model, drawn.images).log_likelihood - drawn.log_likelihood
             order = np.argsort(-after)
             for name, filling in zip(errors, (drawn.images[0], drawn.images[order[0]]), strict=True):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import lightning
 import torch
@@ -17,6 +18,10 @@ from ancestral_exporter.progress import Announcer
 
 if TYPE_CHECKING:
     from ancestral_exporter.training import Fitting
+
+
+# torch's own errors of compiling are RuntimeErrors; a compiler may lack, or be one that cannot be run.
+_FAILURES = (RuntimeError, OSError, ImportError, subprocess.SubprocessError)
 
 
 class Compiling(Callback):
@@ -36,8 +41,8 @@ class Compiling(Callback):
         try:
             for region in self.regions:
                 region.compile(fullgraph=True, dynamic=False)
-            _try(trainer, pl_module)  # type: ignore[arg-type]
-        except Exception as error:  # noqa: BLE001 - compilers raise many kinds
+            _try(trainer, cast("Fitting", pl_module))
+        except _FAILURES as error:
             self._undo()
             self.announce.say(f"training without compiled steps ({_why(error)})")
         else:

@@ -143,7 +143,7 @@ class Fitting(lightning.LightningModule):
 
     def train_dataloader(self) -> Batches:
         def seed() -> int:
-            return self.seed + self.trainer.fit_loop.epoch_progress.current.processed
+            return self.seed + self.trainer.current_epoch
 
         # A compiled step is of one shape.
         return self._batches(self.data.train, self.recipe.schedule.batch_size, seed, whole=self.whole_batches)
@@ -250,7 +250,7 @@ def fit(recipe: Recipe, data: ImageData, work: Path, options: Options, announce:
     pace = Pace(schedule.epochs, options.minutes, schedule.warmup_fraction)
     module = Fitting(recipe.build(data.image), recipe, data, options, pace)
     if on_gpu:  # its convolutions are made for it
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module.to(memory_format=torch.channels_last)
     with hushed():
         callbacks: list[Callback] = [pace, ProgressBar(announce, recipe.model_type.figure), memory]
         if options.compile and (regions := module.model.regions()):
@@ -297,8 +297,6 @@ def _trainer(recipe: Recipe, options: Options, score: str, callbacks: list[Callb
     devices: int | str = options.devices if options.devices == "auto" else int(options.devices)
     if schedule.patience is not None and options.minutes is None:
         callbacks = [*callbacks, EarlyStopping(score, patience=schedule.patience, check_on_train_epoch_end=False)]
-    # Else, to be deterministic, torch would fill all memory that it takes, with what is written over at once.
-    torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         return lightning.Trainer(
             accelerator="auto",

@@ -69,12 +69,14 @@ def wanted(zoo: Path) -> list[Entry]:
     """The entries of ZOO/zoo.toml, the most wanted first. Raises UsageError."""
     try:
         table = tomllib.loads((zoo / LIST).read_text(encoding="utf-8"))
-        return [
-            Entry(**{key: value if key == "recipe" else Training(**value) for key, value in entry.items()})
-            for entry in table["bundle"]
-        ]
+        return [_entry(entry) for entry in table["bundle"]]
     except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         raise UsageError(f"{zoo / LIST}: {error}") from error
+
+
+def _entry(table: dict[str, Any]) -> Entry:
+    values: dict[str, Any] = {key: value if key == "recipe" else Training(**value) for key, value in table.items()}
+    return Entry(**values)
 
 
 def trained(folder: Path, recipe: Recipe) -> Path | None:

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from ancestral_client import _rpcs
 from ancestral_client._rpcs import Rpc
 from ancestral_client._transport import Transport
 
@@ -22,18 +21,7 @@ _Reply = TypeVar("_Reply", bound=Message)
 
 # Those that change nothing and whose answer is a run or less. Not those that load models; nor sampling, which takes as
 # long as it has to, and whose second attempt would slow down the first.
-HEDGED = frozenset(
-    rpc.method
-    for rpc in (
-        _rpcs.ENCODE,
-        _rpcs.DECODE,
-        _rpcs.FEATURES,
-        _rpcs.CLASSIFY,
-        _rpcs.SCORE,
-        _rpcs.LIST_MODELS,
-        _rpcs.GET_MODEL,
-    )
-)
+HEDGED = frozenset({"Encode", "Decode", "ExtractFeatures", "Classify", "Score", "ListModels", "GetModel"})
 # Second attempts for each call, in the long run: where everything is slow, servers get a tenth more to do and not twice
 # as much. And how many may come at once, as when one of several replicas stops to answer. As retryThrottling is used in
 # the documents of gRPC's service config (tokenRatio 0.1, maxTokens 10).

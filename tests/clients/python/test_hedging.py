@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 import ancestral_client as ac
+from ancestral.v1 import inference_service_pb2, model_service_pb2
 from ancestral.v1 import model_service_pb2 as models_pb
-from ancestral_client import _rpcs, _transport
+from ancestral_client import _transport
 from ancestral_client._hedging import BURST, HEDGED, SHARE, Hedging
+from ancestral_client._rpcs import Rpc
 from ancestral_client.testing import FakeServer as Toys
 from fakeserver import FakeServer
 from running import ServerProcess
@@ -139,7 +141,10 @@ class Told:
         return call.outcome
 
 
-def ask_told(told: Any, hedging: Hedging, rpc: Any = _rpcs.ENCODE) -> Any:
+ENCODE: Rpc[Any, Any] = Rpc("inference", "Encode")
+
+
+def ask_told(told: Any, hedging: Hedging, rpc: Any = ENCODE) -> Any:
     return _transport.run(hedging.ask(told, rpc, None, dict))
 
 
@@ -180,15 +185,23 @@ def test_the_other_attempt_is_waited_for_where_one_replica_cannot(failure: Faile
     assert ask_told(ThenFirst(None, failure), Hedging(1)) == "first"
 
 
-@pytest.mark.parametrize("rpc", [rpc for rpc in vars(_rpcs).values() if isinstance(rpc, _rpcs.Rpc)])
-def test_only_what_changes_nothing_and_is_a_run_or_less_is_hedged(rpc: Any) -> None:
-    told = Told("answer")
-    if rpc.method in HEDGED:
-        told = Told(None, "answer")
-    assert ask_told(told, Hedging(1), rpc) == "answer"
-    assert (rpc.method in HEDGED) == (
-        rpc.method in {"Encode", "Decode", "Score", "ExtractFeatures", "Classify", "ListModels", "GetModel"}
-    )
+METHODS = [
+    method.name
+    for file in (inference_service_pb2, model_service_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_only_what_changes_nothing_and_is_a_run_or_less_is_hedged(method: str) -> None:
+    hedged = method in {"Encode", "Decode", "Score", "ExtractFeatures", "Classify", "ListModels", "GetModel"}
+    told = Told(None, "answer") if hedged else Told("answer")
+    assert ask_told(told, Hedging(1), Rpc("inference", method)) == "answer"
+
+
+def test_what_is_hedged_is_a_call_of_the_services() -> None:
+    assert set(METHODS) >= HEDGED
 
 
 def test_where_everything_is_slow_a_tenth_of_the_calls_are_asked_twice() -> None:
