@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Gt
 
 from ancestral.bundle.manifest import MANIFEST
 from ancestral.v1 import bundle_pb2
@@ -23,8 +24,9 @@ from ancestral_exporter.bundle.promote import promote_bundle
 from ancestral_exporter.checkpoints import CHECKPOINT, finished
 from ancestral_exporter.errors import ExporterError, UsageError
 from ancestral_exporter.make import WORK, make
+from ancestral_exporter.models.base import Positive
 from ancestral_exporter.progress import Announcer
-from ancestral_exporter.recipes import Recipe, find, from_settings
+from ancestral_exporter.recipes import Recipe, find, from_settings, section
 from ancestral_exporter.terminal import console
 from ancestral_exporter.training import Interrupted, Options
 
@@ -39,11 +41,11 @@ _OF_SCHEDULE = ("batch_size", "learning_rate", "validate_every_epochs")
 class Training:
     """How an entry is trained: passes over the images, and what takes the place of the recipe's, or of Options'."""
 
-    epochs: int
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    validate_every_epochs: int | None = None
-    precision: str = "32"
+    epochs: Positive
+    batch_size: Positive | None = None
+    learning_rate: Annotated[float, Gt(0)] | None = None
+    validate_every_epochs: Positive | None = None
+    precision: Literal["32", "bf16", "16"] = "32"
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Entry:
         training = (self.gpu or self.cores) if gpu else self.cores
         if training is None:
             return None
-        settings = {"epochs": training.epochs} | {
+        settings: dict[str, float] = {"epochs": training.epochs} | {
             name: value for name in _OF_SCHEDULE if (value := getattr(training, name)) is not None
         }
         recipe = find(self.recipe, [f"schedule.{name}={value}" for name, value in settings.items()])
@@ -66,17 +68,13 @@ class Entry:
 
 
 def wanted(zoo: Path) -> list[Entry]:
-    """The entries of ZOO/zoo.toml, the most wanted first. Raises UsageError."""
+    """The entries of ZOO/zoo.toml, the most wanted first. Raises UsageError that names the entry's key and value."""
+    path = zoo / LIST
     try:
-        table = tomllib.loads((zoo / LIST).read_text(encoding="utf-8"))
-        return [_entry(entry) for entry in table["bundle"]]
+        bundles = tomllib.loads(path.read_text(encoding="utf-8"))["bundle"]
+        return [section(entry, Entry, str(path), "[[bundle]]") for entry in bundles]
     except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
-        raise UsageError(f"{zoo / LIST}: {error}") from error
-
-
-def _entry(table: dict[str, Any]) -> Entry:
-    values: dict[str, Any] = {key: value if key == "recipe" else Training(**value) for key, value in table.items()}
-    return Entry(**values)
+        raise UsageError(f"{path}: {error}") from error
 
 
 def trained(folder: Path, recipe: Recipe) -> Path | None:

@@ -133,9 +133,9 @@ def test_a_longer_training_counts_for_a_shorter_one(trained_vae: TrainedVae) -> 
 def test_bad_lists_are_named(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match="has no mnist-vae"):
         train(own, monkeypatch, "mnist-vae")
-    for wrong in ("epochs = 3", 'gpu = { precision = "bf16" }', "cores = { epoch = 3 }"):
+    for wrong in ("epochs = 3", 'gpu = { precision = "bf16" }', "cores = { epoch = 3 }", "cores = { epochs = 0 }"):
         (own / zoo.LIST).write_text(f'[[bundle]]\nrecipe = "digits-vae"\n{wrong}\n')
-        with pytest.raises(UsageError, match=r"zoo.toml: .*epoch"):
+        with pytest.raises(UsageError, match=r"zoo.toml: \[\[bundle\]\] .*epoch"):
             zoo.wanted(own)
 
 

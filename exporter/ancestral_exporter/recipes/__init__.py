@@ -5,7 +5,18 @@ reading    from a name, a file and `--set` to a checked recipe
 """
 
 from ancestral_exporter.recipes.idle import refuse_idle
-from ancestral_exporter.recipes.reading import Summary, data_from, find, from_settings, shipped
+from ancestral_exporter.recipes.reading import Summary, data_from, find, from_settings, section, shipped
 from ancestral_exporter.recipes.recipe import Recipe, Reference, Schedule
 
-__all__ = ["Recipe", "Reference", "Schedule", "Summary", "data_from", "find", "from_settings", "refuse_idle", "shipped"]
+__all__ = [
+    "Recipe",
+    "Reference",
+    "Schedule",
+    "Summary",
+    "data_from",
+    "find",
+    "from_settings",
+    "refuse_idle",
+    "section",
+    "shipped",
+]

@@ -80,7 +80,7 @@ def from_settings(settings: Mapping[str, Any]) -> Recipe:
 
 def data_from(settings: Mapping[str, Any]) -> DataSettings:
     """The `[data]` of such settings alone, whatever the family."""
-    found: DataSettings = _section(settings.get("data", {}), DataSettings, _bundled(settings), "[data]")
+    found: DataSettings = section(settings.get("data", {}), DataSettings, _bundled(settings), "[data]")
     return found
 
 
@@ -135,7 +135,7 @@ def _recipe(table: Mapping[str, Any], title: str, path: Path) -> Recipe:
     family = families.find(texts["family"], path.parent)
     with families.answering(texts["family"], family.model_type):
         sections = {
-            key: _section(table.get(key, {}), kind, title, f"[{key}]")
+            key: section(table.get(key, {}), kind, title, f"[{key}]")
             for key, kind in {**_SECTIONS, "model": family.model_type.settings_type}.items()
         }
     references = table.get("references", [])
@@ -144,13 +144,13 @@ def _recipe(table: Mapping[str, Any], title: str, path: Path) -> Recipe:
     return Recipe(
         **texts,
         **sections,
-        references=tuple(_section(entry, Reference, title, "[[references]]") for entry in references),
+        references=tuple(section(entry, Reference, title, "[[references]]") for entry in references),
         model_type=family.model_type,
         family_sha256=family.sha256,
     )
 
 
-def _section(value: Any, kind: type[Any], title: str, name: str) -> Any:
+def section(value: Any, kind: type[Any], title: str, name: str) -> Any:
     """A section's dataclass, each value checked by its annotation."""
     if not isinstance(value, dict):
         raise UsageError(f"{title}: {name} must be a table, not {value!r}")
