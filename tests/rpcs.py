@@ -12,10 +12,11 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from ancestral_client._grpc_workarounds import kept_status
 from waiting import PATIENCE
 
 # What grpc.aio's client says instead of the status that it was sent, where the server ended the call while it was still
-# writing (grpc/grpc#36066). No server can help it.
+# writing (grpc/grpc#36066). No server can help it; our client's workaround, which calls from here go by, does.
 STATUS_LOST = "Internal error from Core"
 
 
@@ -50,7 +51,7 @@ class Rpc:
             one = channel.unary_stream if self.gives_many else channel.unary_unary
             return one(self.path, *codecs)(requests[0], **options)
         many = channel.stream_stream if self.gives_many else channel.stream_unary
-        return many(self.path, *codecs)(_each(requests), **options)
+        return kept_status.kept(many(self.path, *codecs)(_each(requests), **options))
 
 
 async def replies(call: Any) -> AsyncIterator[Any]:
