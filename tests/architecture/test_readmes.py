@@ -279,15 +279,18 @@ def test_links(path: Path) -> None:
 
 
 def test_the_readme_leads_to_every_page() -> None:
+    """A link to a folder leads to its README or, where it has none, to all of its pages. Bundles' cards are no pages:
+    they come and go with the bundles.
+    """
     reached, new = set[Path](), [ROOT / "README.md"]
     while new:
         page = new.pop()
         if page.is_dir():
-            page /= "README.md"
-        if page not in reached and page in READMES:
+            new += [page / "README.md"] if (page / "README.md").exists() else page.glob("*.md")
+        elif page in READMES and page not in reached:
             reached.add(page)
             new += [target for target, _ in links(page)]
-    assert {name(page) for page in READMES} - {name(page) for page in reached} == set()
+    assert [name(page) for page in READMES if page not in reached and page.name != "CARD.md"] == []
 
 
 @pytest.mark.parametrize("path", READMES, ids=name)
