@@ -19,9 +19,6 @@ from ancestral_client._transport import Transport
 
 _Reply = TypeVar("_Reply", bound=Message)
 
-# Those that change nothing and whose answer is a run or less. Not those that load models; nor sampling, which takes as
-# long as it has to, and whose second attempt would slow down the first.
-HEDGED = frozenset({"Encode", "Decode", "ExtractFeatures", "Classify", "Score", "ListModels", "GetModel"})
 # Second attempts for each call, in the long run: where everything is slow, servers get a tenth more to do and not twice
 # as much. And how many may come at once, as when one of several replicas stops to answer. As retryThrottling is used in
 # the documents of gRPC's service config (tokenRatio 0.1, maxTokens 10).
@@ -47,7 +44,7 @@ class Hedging:
         options: Callable[[], dict[str, Any]],
     ) -> _Reply:
         """The reply of a call, whichever attempt it is of. `options` are those of an attempt that begins now."""
-        if self._seconds is None or rpc.method not in HEDGED:
+        if self._seconds is None or not rpc.hedged:
             return await transport.ask(rpc, request, options())
         self._earn()
         calls = [transport.start(rpc, request, options())]

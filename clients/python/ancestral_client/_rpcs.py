@@ -19,9 +19,13 @@ class Rpc(Generic[_Request, _Reply]):
 
     service: Literal["inference", "models"]
     method: str
+    hedged: bool = False
+    """Whether a call may have a second attempt beside the first: of those that change nothing and whose answer is a run
+    or less. Not of those that load models; nor of sampling, which takes as long as it has to, and whose second attempt
+    would slow down the first."""
 
 
-LIST_MODELS: Rpc[models_pb.ListModelsRequest, models_pb.ListModelsResponse] = Rpc("models", "ListModels")
-GET_MODEL: Rpc[models_pb.GetModelRequest, models_pb.GetModelResponse] = Rpc("models", "GetModel")
+LIST_MODELS: Rpc[models_pb.ListModelsRequest, models_pb.ListModelsResponse] = Rpc("models", "ListModels", hedged=True)
+GET_MODEL: Rpc[models_pb.GetModelRequest, models_pb.GetModelResponse] = Rpc("models", "GetModel", hedged=True)
 LOAD_MODEL: Rpc[models_pb.LoadModelRequest, models_pb.LoadModelResponse] = Rpc("models", "LoadModel")
 UNLOAD_MODEL: Rpc[models_pb.UnloadModelRequest, models_pb.UnloadModelResponse] = Rpc("models", "UnloadModel")

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import ancestral_client as ac
-from ancestral.v1 import inference_service_pb2, model_service_pb2
+from ancestral.v1 import inference_service_pb2
 from ancestral.v1 import model_service_pb2 as models_pb
-from ancestral_client import _transport
-from ancestral_client._hedging import BURST, HEDGED, SHARE, Hedging
-from ancestral_client._rpcs import Rpc
+from ancestral_client import _rpcs, _transport, stream
+from ancestral_client._hedging import BURST, SHARE, Hedging
+from ancestral_client._roles import classify, decode, encode, features, sample, score
 from ancestral_client.testing import FakeServer as Toys
 from fakeserver import FakeServer
 from running import ServerProcess
@@ -141,10 +141,7 @@ class Told:
         return call.outcome
 
 
-ENCODE: Rpc[Any, Any] = Rpc("inference", "Encode")
-
-
-def ask_told(told: Any, hedging: Hedging, rpc: Any = ENCODE) -> Any:
+def ask_told(told: Any, hedging: Hedging, rpc: Any = _rpcs.GET_MODEL) -> Any:
     return _transport.run(hedging.ask(told, rpc, None, dict))
 
 
@@ -185,23 +182,32 @@ def test_the_other_attempt_is_waited_for_where_one_replica_cannot(failure: Faile
     assert ask_told(ThenFirst(None, failure), Hedging(1)) == "first"
 
 
-METHODS = [
-    method.name
-    for file in (inference_service_pb2, model_service_pb2)
-    for service in file.DESCRIPTOR.services_by_name.values()
-    for method in service.methods
+RPCS = [
+    rpc
+    for module in (_rpcs, stream, classify, decode, encode, features, sample, score)
+    for rpc in vars(module).values()
+    if isinstance(rpc, _rpcs.Rpc)
 ]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_only_what_changes_nothing_and_is_a_run_or_less_is_hedged(method: str) -> None:
-    hedged = method in {"Encode", "Decode", "Score", "ExtractFeatures", "Classify", "ListModels", "GetModel"}
-    told = Told(None, "answer") if hedged else Told("answer")
-    assert ask_told(told, Hedging(1), Rpc("inference", method)) == "answer"
+def test_every_call_of_the_wire_is_looked_at() -> None:
+    services = (
+        inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"],
+        models_pb.DESCRIPTOR.services_by_name["ModelService"],
+    )
+    methods = [method.name for service in services for method in service.methods]
+    assert sorted(rpc.method for rpc in RPCS) == sorted(methods)
 
 
-def test_what_is_hedged_is_a_call_of_the_services() -> None:
-    assert set(METHODS) >= HEDGED
+@pytest.mark.parametrize("rpc", RPCS, ids=lambda rpc: str(rpc.method))
+def test_only_what_changes_nothing_and_is_a_run_or_less_is_hedged(rpc: Any) -> None:
+    told = Told("answer")
+    if rpc.hedged:
+        told = Told(None, "answer")
+    assert ask_told(told, Hedging(1), rpc) == "answer"
+    assert rpc.hedged == (
+        rpc.method in {"Encode", "Decode", "Score", "ExtractFeatures", "Classify", "ListModels", "GetModel"}
+    )
 
 
 def test_where_everything_is_slow_a_tenth_of_the_calls_are_asked_twice() -> None:

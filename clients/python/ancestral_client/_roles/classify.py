@@ -16,7 +16,7 @@ from ancestral_client._rpcs import Rpc
 from ancestral_client.bulk import Role
 from ancestral_client.results import Classes
 
-_CLASSIFY: Rpc[pb.ClassifyRequest, pb.ClassifyResponse] = Rpc("inference", "Classify")
+_CLASSIFY: Rpc[pb.ClassifyRequest, pb.ClassifyResponse] = Rpc("inference", "Classify", hedged=True)
 
 
 async def classify(

@@ -18,7 +18,7 @@ from ancestral_client._rpcs import Rpc
 from ancestral_client.bulk import MESSAGE_SIZE, Role
 from ancestral_client.results import Decoding
 
-_DECODE: Rpc[pb.DecodeRequest, pb.DecodeResponse] = Rpc("inference", "Decode")
+_DECODE: Rpc[pb.DecodeRequest, pb.DecodeResponse] = Rpc("inference", "Decode", hedged=True)
 
 
 async def decode(

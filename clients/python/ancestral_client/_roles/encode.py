@@ -17,7 +17,7 @@ from ancestral_client._rpcs import Rpc
 from ancestral_client.bulk import MESSAGE_SIZE, BulkAnswers, StreamedRole
 from ancestral_client.results import Encoding
 
-_ENCODE: Rpc[pb.EncodeRequest, pb.EncodeResponse] = Rpc("inference", "Encode")
+_ENCODE: Rpc[pb.EncodeRequest, pb.EncodeResponse] = Rpc("inference", "Encode", hedged=True)
 _ENCODE_STREAM: Rpc[pb.EncodeStreamRequest, pb.EncodeStreamResponse] = Rpc("inference", "EncodeStream")
 
 

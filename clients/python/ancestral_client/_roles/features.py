@@ -17,7 +17,7 @@ from ancestral_client._rpcs import Rpc
 from ancestral_client.bulk import Role
 from ancestral_client.results import Features
 
-_FEATURES: Rpc[pb.ExtractFeaturesRequest, pb.ExtractFeaturesResponse] = Rpc("inference", "ExtractFeatures")
+_FEATURES: Rpc[pb.ExtractFeaturesRequest, pb.ExtractFeaturesResponse] = Rpc("inference", "ExtractFeatures", hedged=True)
 
 
 async def features(

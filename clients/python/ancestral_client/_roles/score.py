@@ -21,7 +21,7 @@ from ancestral_client.bulk import BulkAnswers, StreamedRole, size_of_messages
 from ancestral_client.errors import Unimplemented
 from ancestral_client.results import Scores
 
-_SCORE: Rpc[pb.ScoreRequest, pb.ScoreResponse] = Rpc("inference", "Score")
+_SCORE: Rpc[pb.ScoreRequest, pb.ScoreResponse] = Rpc("inference", "Score", hedged=True)
 _SCORE_STREAM: Rpc[pb.ScoreStreamRequest, pb.ScoreStreamResponse] = Rpc("inference", "ScoreStream")
 
 
