@@ -336,18 +336,19 @@ class TrainingMoments(_message.Message):
     images: _builtins.int
     """How many images were measured, >= 1."""
     intensity_mean: _builtins.float
-    """Brightness of an image, the mean of its bytes / 255, 0 to 1: its mean over the images, and its standard deviation
-    from image to image, >= 0.
-    """
+    """The mean over the images of their brightness, which is the mean of an image's bytes / 255: 0 to 1."""
     intensity_std: _builtins.float
+    """The standard deviation of that brightness from image to image, >= 0."""
     @_builtins.property
     def latent_mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """MEANING_MEAN of "encode": its mean over the images [Z], and its standard deviation [Z], each >= 0. Both empty where
-        there is no such role, or where Z is above 4,096.
+        """The mean over the images of MEANING_MEAN of "encode" [Z]. Empty where there is no such role, or where Z is above
+        4,096.
         """
 
     @_builtins.property
-    def latent_std(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def latent_std(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The standard deviation of the same over the images [Z], >= 0. Empty where latent_mean is."""
+
     def __init__(
         self,
         *,
