@@ -43,10 +43,20 @@ def _is_text(kind: Any) -> bool:
 
 def holds_bytes(kind: Any) -> bool:
     """Whether a type is bytes, or a struct of `bytes` and `path`, as Hugging Face has pictures."""
-    kind = _plain(kind)
-    if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        kind = kind.field("bytes").type
-    return _is_bytes(kind)
+    return _is_bytes(_content_type(_plain(kind)))
+
+
+def holds_bytes_of_any_length(kind: Any) -> bool:
+    """Whether a type is such bytes as they are mostly stored. What has one length for all is rather raw pixels, or a
+    hash, and what is wrapped mostly something else that is repeated.
+    """
+    content = _content_type(kind)
+    return bool(types.is_binary(content) or types.is_large_binary(content))
+
+
+def _content_type(kind: Any) -> Any:
+    """The type of `bytes` in a struct that has them; of any other it is that itself."""
+    return kind.field("bytes").type if types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
 
 
 def may_hold_images(kind: Any) -> bool:

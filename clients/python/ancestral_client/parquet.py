@@ -60,8 +60,10 @@ def _image_column(path: Path, schema: Any) -> str:
     """The column of encoded pictures: bytes, or a struct with `bytes`, as Hugging Face has it."""
     from ancestral_client import columns
 
-    fitting = [entry.name for entry in schema if columns.holds_bytes(entry.type)]
-    chosen = [name for name in columns.IMAGE_NAMES if name in fitting] or fitting
+    usual = [entry.name for entry in schema if columns.holds_bytes_of_any_length(entry.type)]
+    fitting = usual or [entry.name for entry in schema if columns.holds_bytes(entry.type)]
+    # Raw pixels are no encoded picture, so their usual name is no reason to choose a column.
+    chosen = [name for name in columns.IMAGE_NAMES if name in fitting and name != "pixels"] or fitting
     if not chosen:
         there = ", ".join(f"{entry.name} ({entry.type})" for entry in schema) or "nothing"
         raise FileProblem(f"{path}: has no column of encoded pictures (bytes, or a struct with bytes); it has {there}")

@@ -48,6 +48,27 @@ def test_pictures_in_a_column(kind: str, suffix: str, tmp_path: Path) -> None:
     assert read.names == [f"{path}: row 0"]
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"sha": pa.array([b"0123456789abcdef"], pa.binary(16))},
+        {"image": pa.array([b"0123456789ab"], pa.binary(12))},
+        {"id": pa.array([b"one"], pa.binary()).dictionary_encode()},
+    ],
+    ids=lambda columns: next(iter(columns)),
+)
+def test_bytes_that_are_no_picture_stand_before_one(other: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.table({**other, "photo": COLUMNS["bytes"]}), path)
+    assert np.array_equal(items.read([path], (4, 3, 1), "toy").array, LEVELS[np.newaxis, :, :, np.newaxis])
+
+
+def test_a_column_of_raw_pixels_is_not_chosen_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"photo": COLUMNS["bytes"], "pixels": pa.array([LEVELS.tobytes()])}), path)
+    assert np.array_equal(items.read([path], (4, 3, 1), "toy").array, LEVELS[np.newaxis, :, :, np.newaxis])
+
+
 def test_a_file_that_a_cell_names_and_that_is_not_there(tmp_path: Path) -> None:
     path = tmp_path / "in.parquet"
     pq.write_table(pa.table({"image": COLUMNS["a file beside it"]}), path)
