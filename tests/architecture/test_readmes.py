@@ -182,10 +182,10 @@ def run(command: str, folder: Path, address: str, running: ExitStack) -> str:
         case "npm":
             # The tools bring what it would fetch.
             assert arguments == ["ci"]
-            nodes.example(folder)
+            nodes.example(folder / "for-node")
         case "node":
             at = [address if argument == "localhost:8500" else argument for argument in arguments]
-            succeed([program, *at], nodes.example(folder))
+            succeed([program, *at], nodes.example(folder / "for-node"))
         case "docker-compose":
             files = arguments[: arguments.index("up")]
             succeed([str(ROOT / ".tools" / "bin" / "docker-compose"), *files, "config", "-q"], ROOT)

@@ -32,8 +32,13 @@ def serve(client: AsyncClient, listening: socket.socket) -> None:
     # None: light or dark as the visitor's system has it.
     ui.run_with(api, title="Ancestral studio", favicon=_ICON, dark=None, language="en-US", show_welcome_message=False)
     app.on_shutdown(client.close)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # uvicorn raises again what it ended by; to end so is what was asked for.
-        signal.signal(number, lambda *_: None)
     config = uvicorn.Config(api, log_level="warning", timeout_graceful_shutdown=_GRACE_SECONDS)
-    uvicorn.Server(config).run(sockets=[listening])
+    server = uvicorn.Server(config)
+
+    def end(*_: object) -> None:
+        """Before uvicorn listens to signals itself; afterwards it raises again what it ended by, and that is all."""
+        server.should_exit = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    server.run(sockets=[listening])

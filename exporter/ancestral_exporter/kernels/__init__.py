@@ -6,6 +6,7 @@
                 the kernel, and what has g++ compile it for the CPU: the same answers without a GPU
     on_cpu      that build, and a bundle's images painted by it
     nvrtc       machine code, by NVIDIA's compiler: needs neither a GPU nor its driver
+    compiling   one compilation, in a process of its own, so that the code is the same each time
     form        all of it together: the files and the manifest's entry that a bundle gets
 
 A net that the kernel does not cover raises NotCovered; everything serves without a kernel too.

@@ -6,11 +6,10 @@ The code is a function of the source, the sizes, the target and the compiler's v
 from __future__ import annotations
 
 import re
-import threading
 from dataclasses import dataclass
-from typing import Any
 
 from ancestral_exporter.errors import ExporterError, UsageError
+from ancestral_exporter.kernels.compiling import Job, compiled, result
 from ancestral_exporter.kernels.on_cpu import SOURCE
 
 # PTX of a newer compiler is refused by drivers of CUDA 13.0 (UNSUPPORTED_PTX_VERSION, NVIDIA/nvbandwidth#61), and an
@@ -24,9 +23,6 @@ TARGETS = ("sm_80", "sm_90", "sm_100", "sm_120", "compute_80")
 _SHARED_KIB = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 110: 227, 120: 99, 121: 99}
 _MOST_SHARED_KIB = max(_SHARED_KIB.values())
 ENTRY = "paint_row"
-# One at a time: of eight compilations by two threads at once (NVRTC 13.0.88, mnist-pixelcnn, 4 samples, sm_90) one gave
-# other bytes; one after the other all are alike.
-_ALONE = threading.Lock()
 
 
 class NoNvrtc(ExporterError):
@@ -67,40 +63,17 @@ def parse_targets(text: str, option: str) -> tuple[str, ...]:
     return found
 
 
-def check_compiler() -> None:
-    """Raises NoNvrtc where `compile_kernel` would."""
-    _nvrtc()
-
-
 def compile_kernel(config: str, target: str) -> Code:
     """The kernel of that config.h for one target: a cubin for sm_90, PTX for compute_90. Raises NoNvrtc."""
-    nvrtc = _nvrtc()
-    with _ALONE:
-        return _compiled(nvrtc, config, target)
-
-
-def _compiled(nvrtc: Any, config: str, target: str) -> Code:
-    name = SOURCE.name.encode()
-    program = _done(nvrtc.nvrtcCreateProgram(SOURCE.read_bytes(), name, 1, [config.encode()], [b"config.h"]))
-    ptx = target.startswith("compute")
-    options = [f"-arch={target}".encode(), b"-std=c++17", b"-fmad=false"]
-    if not ptx:
-        options.append(b"--ptxas-options=-v")
+    check_compiler()
     try:
-        (error,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
-        log = bytearray(_done(nvrtc.nvrtcGetProgramLogSize(program)))
-        _done(nvrtc.nvrtcGetProgramLog(program, log))
-        if error != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            first = next((line for line in log.decode(errors="replace").splitlines() if "error" in line), error.name)
-            raise ExporterError(f"NVRTC does not compile the kernel for {target}: {first}")
-        size, get = (
-            (nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX) if ptx else (nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
-        )
-        content = bytearray(_done(size(program)))
-        _done(get(program, content))
-    finally:
-        nvrtc.nvrtcDestroyProgram(program)
-    return Code(bytes(content), "" if ptx else _assembled(log.decode(errors="replace")))
+        made = compiled(Job(SOURCE.name, SOURCE.read_bytes(), config, target))
+    except RuntimeError as error:
+        raise ExporterError(f"NVRTC does not compile the kernel for {target}: {error}") from error
+    if made.error:
+        first = next((line for line in made.log.splitlines() if "error" in line), made.error)
+        raise ExporterError(f"NVRTC does not compile the kernel for {target}: {first}")
+    return Code(made.content, "" if target.startswith("compute") else _assembled(made.log))
 
 
 def _assembled(log: str) -> str:
@@ -111,22 +84,14 @@ def _assembled(log: str) -> str:
     return ", ".join(line.strip() for line in found)
 
 
-def _nvrtc() -> Any:
+def check_compiler() -> None:
+    """Raises NoNvrtc where `compile_kernel` would."""
     try:
         from cuda.bindings import nvrtc
 
-        version = tuple(_done(nvrtc.nvrtcVersion()))
+        version = tuple(result(nvrtc.nvrtcVersion()))
     except (ImportError, RuntimeError, OSError) as error:
         raise NoNvrtc("NVRTC is not installed: pip install 'ancestral[kernels]'") from error
     if version != VERSION:
         have, want = (".".join(map(str, numbers)) for numbers in (version, VERSION))
         raise NoNvrtc(f"NVRTC {have} is installed, {want} is needed: pip install 'nvidia-cuda-nvrtc=={want}.*'")
-    return nvrtc
-
-
-def _done(answer: tuple[Any, ...]) -> Any:
-    """What a function of NVRTC gives beside its status."""
-    status, *values = answer
-    if int(status):
-        raise RuntimeError(f"NVRTC: {status.name}")
-    return values[0] if len(values) == 1 else values
