@@ -22,6 +22,7 @@ import hypothesis
 import kernelnets
 from ancestral_exporter.data import shape
 from ancestral_exporter.kernels import nvrtc
+from ancestral_exporter.kernels.compiling import repeatable
 from ancestral_exporter.kernels.on_cpu import SOURCE, CpuKernel
 from ancestral_exporter.kernels.packing import BLOCKS, Block, Packed
 from ancestral_exporter.models.base import ImageShape
@@ -130,7 +131,7 @@ def check_code(targets: Sequence[str], only: str | None) -> int:
     for name, block, target, packed in jobs:
         code, again = (nvrtc.compile_kernel(packed.config(block), target) for _ in range(2))
         same = code == again
-        fine = same and not code.spilled_bytes
+        fine = (same or not repeatable()) and not code.spilled_bytes
         wrong += not fine
         print(f"{'ok' if fine else 'WRONG':6} {name}, {block.samples} samples, {target}: "
               f"{len(code.content)} bytes, {packed.shared_bytes(block)} bytes of shared memory, {code.report}, "

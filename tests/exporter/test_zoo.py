@@ -40,15 +40,19 @@ def test_every_bundle_is_whole_and_all_are_small() -> None:
         assert report.ok, str(report)
 
 
-def test_its_digits_are_as_likely_as_its_card_says() -> None:
-    """The entropy of its own samples is near the cross-entropy of the test images, which it has learned."""
-    with ServerProcess(ZOO) as server, Client(server.address, timeout=120) as client:
-        (model,) = client.models()
-        samples = client.sample(model.name, 64, seed=1)
-        assert samples.log_likelihood is not None
-        (test,) = (m.value for m in model.metrics if m.name == "negative_log_likelihood" and m.split == "test")
-        nats = -samples.log_likelihood
-        assert abs(float(nats.mean()) - test) < 4 * float(nats.std()) / np.sqrt(len(nats)) + 5
+def test_their_digits_are_as_likely_as_their_cards_say() -> None:
+    """The entropy of a PixelCNN's own samples is near the cross-entropy of the test images, which it has learned."""
+    with ServerProcess(ZOO, "--max-batch", "64") as server, Client(server.address, timeout=120) as client:
+        names = []
+        for model in client.models():
+            samples = client.sample(model.name, 64, seed=1)
+            if samples.log_likelihood is None:  # a VAE's has none
+                continue
+            (test,) = (m.value for m in model.metrics if m.name == "negative_log_likelihood" and m.split == "test")
+            nats = -samples.log_likelihood
+            assert abs(float(nats.mean()) - test) < 4 * float(nats.std()) / np.sqrt(len(nats)) + 5
+            names.append(model.name)
+        assert names == ["mnist-pixelcnn", "mnist-pixelcnn-dilated"]
 
 
 def test_its_list_is_of_recipes_that_there_are() -> None:

@@ -1,19 +1,25 @@
-"""One compilation by NVRTC, in a process of its own.
+"""One compilation by NVRTC, in a process of its own whose addresses are the same each time.
 
-The code depends on what NVRTC's memory held before: of 12 compilations of one kernel, one after another in a process
-(13.0.88, tiles-pixelcnn, 1 sample, compute_80), one loaded shared memory by other instructions; of two at once in
-threads one did; of 28 that each had a process of its own, none.
+The code depends on where NVRTC's memory lies (13.0.88, tiles-pixelcnn, 1 sample, compute_80): of 50 processes with
+random addresses, as Linux gives them, 4 loaded shared memory by other instructions, and of 12 compilations one after
+another in a process one did; of 50 processes with fixed addresses none.
 
 The process is `python -m ancestral_exporter.kernels.compiling`, and what it is asked and answers is pickled.
 """
 
 from __future__ import annotations
 
+import ctypes
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+# personality(2) of Linux: what it is asked by, and the flag.
+_QUERY, _ADDR_NO_RANDOMIZE = 0xFFFFFFFF, 0x0040000
 
 
 @dataclass(frozen=True)
@@ -37,13 +43,35 @@ class Made:
 
 def compiled(job: Job) -> Made:
     """Compile in a new process. Raises RuntimeError where that ends otherwise than by an answer."""
-    done = subprocess.run([sys.executable, "-m", __name__], input=pickle.dumps(job), capture_output=True, check=False)
+    command = [sys.executable, "-m", __name__]
+    with _fixed_addresses():
+        done = subprocess.run(command, input=pickle.dumps(job), capture_output=True, check=False)
     if done.returncode:
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise RuntimeError(": ".join([f"NVRTC's process ended with {done.returncode}", *last]))
     made = pickle.loads(done.stdout)
     assert isinstance(made, Made)
     return made
+
+
+def repeatable() -> bool:
+    """Whether code is the same each time: not elsewhere than on Linux, nor in containers that forbid personality(2)."""
+    with _fixed_addresses() as fixed:
+        return fixed
+
+
+@contextmanager
+def _fixed_addresses() -> Iterator[bool]:
+    """What this thread starts within has no random addresses, where that is allowed; whether it is."""
+    personality = getattr(ctypes.CDLL(None), "personality", None)
+    before = -1 if personality is None else personality(ctypes.c_ulong(_QUERY))
+    if personality is None or before < 0 or personality(ctypes.c_ulong(before | _ADDR_NO_RANDOMIZE)) < 0:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        personality(ctypes.c_ulong(before))
 
 
 def _compile(job: Job) -> Made:
