@@ -216,7 +216,7 @@ def test_compiled_steps_train_and_leave_a_plain_net(
     """With a compiler that changes nothing: what is compiled is the family's regions, and a net comes back without."""
     compiled = []
 
-    def compiling(function, **options):  # type: ignore[no-untyped-def]
+    def compiling(function: Any, **options: Any) -> Any:
         compiled.append(options)
         return function
 
@@ -235,7 +235,7 @@ def test_a_compiler_that_fails_loses_no_training(
     said: io.StringIO,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def failing(function, **options):  # type: ignore[no-untyped-def]
+    def failing(function: Any, **options: Any) -> Any:
         def call(*inputs: torch.Tensor) -> torch.Tensor:
             raise OSError("no space for a compiler\nand more")
 

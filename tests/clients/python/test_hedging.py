@@ -58,7 +58,7 @@ class FirstIsSlow:
             context.add_callback(self.cancelled.set)
             self.cancelled.wait(PATIENCE)
         self._then(context)
-        return models_pb.ListModelsResponse(models=[{"name": "fast"}]).SerializeToString()  # type: ignore[list-item]
+        return models_pb.ListModelsResponse(models=[models_pb.Model(name="fast")]).SerializeToString()
 
 
 @BOTH
