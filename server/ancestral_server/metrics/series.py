@@ -7,6 +7,8 @@ meanwhile: nearly all lines of a scrape are those of histograms.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
+from itertools import accumulate, chain
 
 from ancestral_server.metrics.instruments import (
     LANE_LABELS,
@@ -199,16 +201,28 @@ def _histogram(name: str, text: str, histograms: Mapping[str, LockFreeHistogram]
     lines = [f"# HELP {name} {text}\n# TYPE {name} histogram\n"]
     for labels, histogram in histograms.items():
         counts, total = list(histogram.counts), histogram.total
-        exemplars = dict(histogram.exemplars) if open_metrics and histogram.exemplars else {}
         if not any(counts):
             continue
-        upto = 0
-        before, own = (f"{labels},", f"{{{labels}}}") if labels else ("", "")
-        for bucket, (bound, count) in enumerate(zip((*histogram.bounds, "+Inf"), counts, strict=True)):
-            upto += count
-            # What another load of the version has shown is none of these.
-            example = exemplars.get(bucket) if count else None
-            shown = f' # {{trace_id="{example.trace_id}"}} {example.value} {example.when:.3f}' if example else ""
-            lines.append(f'{name}_bucket{{{before}le="{bound}"}} {float(upto)}{shown}\n')
-        lines.append(f"{name}_count{own} {float(upto)}\n{name}_sum{own} {total}\n")
+        shown = [""] * len(counts)
+        if open_metrics and histogram.exemplars:
+            for bucket, (value, trace_id, when) in dict(histogram.exemplars).items():
+                # What another load of the version has shown is none of these.
+                if counts[bucket]:
+                    shown[bucket] = f' # {{trace_id="{trace_id}"}} {value} {when:.3f}'
+        upto = list(accumulate(counts))
+        template = _histogram_template(name, labels, histogram.bounds)
+        lines.append(template % (*chain.from_iterable(zip(upto, shown, strict=True)), upto[-1], total))
     return "".join(lines)
+
+
+# Nearly all that a line has is the same in each scrape: filled in it takes a tenth of the time (34 and 4 ms of CPU for
+# 20 models, whose 390 histograms have 16,500 lines). The size is that of 100 models, each of some 20 histograms.
+@lru_cache(maxsize=2048)
+def _histogram_template(name: str, labels: str, bounds: tuple[float, ...]) -> str:
+    """The lines of a histogram, to be filled in: of each bucket the calls up to its bound and its exemplar, then the
+    number of all and their sum.
+    """
+    labels = labels.replace("%", "%%")
+    before, own = (f"{labels},", f"{{{labels}}}") if labels else ("", "")
+    buckets = "".join(f'{name}_bucket{{{before}le="{bound}"}} %d.0%s\n' for bound in (*bounds, "+Inf"))
+    return f"{buckets}{name}_count{own} %d.0\n{name}_sum{own} %s\n"
