@@ -82,7 +82,7 @@ endif
 gpu-check: ## Check kernels and graphs on the GPU and time them and the server; with PYTHON=python3 it installs nothing
 	@PYTHONPATH=protos:server:exporter:clients/python$${PYTHONPATH:+:$$PYTHONPATH} $(GPU_PYTHON) tests/benchmarks/gpu_check.py $(ARGS)
 
-bench: $(INSTALLED) ## Time sampling against one parallel pass, naive loops and static batching; about 5 minutes
+bench: $(INSTALLED) ## Time sampling against one parallel pass, naive loops and static batching; 10 minutes
 	@$(BIN)/python tests/benchmarks/run.py $(ARGS)
 
 bench-front-end: $(INSTALLED) ## Time single calls against a bare gRPC echo, streams against raw onnxruntime; 5 minutes
@@ -125,7 +125,7 @@ restarts: $(INSTALLED) ## Servers that stop, die and come back, and models that 
 bulk-check: $(INSTALLED) ## 100,000 images from Parquet to Parquet by both engines of bulk, with deaths on the way; minutes
 	@PYTHONPATH=tests:tests/benchmarks $(BIN)/python tests/soak/run_bulk.py $(ARGS)
 
-million: $(INSTALLED) ## A million images through Client.encode: memory, and the rate beside a bare EncodeStream; 5 minutes
+million: $(INSTALLED) ## A million images through Client.encode: memory, and the rate beside a bare EncodeStream; 3 minutes
 	@PYTHONPATH=tests $(BIN)/python tests/soak/run_million.py $(ARGS)
 
 fuzz: $(INSTALLED) ## 100,000 malformed requests over all RPCs and 2,000 corrupted bundles; 5 minutes

@@ -11,7 +11,7 @@ from ancestral_demo.report import Likelihood, Report
 
 REPORT = Report(
     likelihoods=[
-        Likelihood("digits-vae", "samples", 1, "vae", 2.05, exact=False),
+        Likelihood("digits-vae-features", "features for a classifier", 1, "vae", 2.05, exact=False),
         Likelihood("digits-pixelcnn", "completions", 2, "pixelcnn", 1.79, exact=True),
     ],
     accuracies=[Accuracy(name, n, 0.9, 0.01 if n < 1000 else 0.0) for name in ("a", "b") for n in LABELLED],
@@ -24,8 +24,8 @@ def test_markdown_and_json_hold_every_figure(tmp_path: Path) -> None:
     REPORT.write(tmp_path)
     text = (tmp_path / "report.md").read_text()
     for line in (
-        "| digits-vae version 1 | ≤ 2.050 | 2.27 (VAE, bound) | 4.09 | samples |",
-        "| digits-pixelcnn version 2 | 1.790 | 2.00 (autoregressive) | 4.09 | completions |",
+        "| digits-vae-features version 1 | ≤ 2.050 | 2.27 (VAE, bound) | features for a classifier |",
+        "| digits-pixelcnn version 2 | 1.790 | 2.00 (autoregressive) | completions |",
         "| a | 90.0 % ± 1.0 | 90.0 % ± 1.0 | 90.0 % |",
         "| Encode | 200 | 0.50 | 2.00 |",
     ):
@@ -38,6 +38,6 @@ def test_markdown_and_json_hold_every_figure(tmp_path: Path) -> None:
 
 def test_the_terminal_shows_the_same_figures() -> None:
     out = StringIO()
-    REPORT.print(console(file=out, width=100))
-    for figure in ("≤ 2.050", "1.790", "90.0 % ± 1.0", "0.50", "2.00"):
+    REPORT.print(console(file=out, width=80))
+    for figure in ("digits-vae-features", "≤ 2.050", "1.790", "90.0 % ± 1.0", "0.50", "2.00"):
         assert figure in out.getvalue()
