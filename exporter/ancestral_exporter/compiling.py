@@ -5,34 +5,28 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Sequence
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from ancestral_exporter.models.base import OBJECTIVE
 from ancestral_exporter.progress import Announcer
-
-if TYPE_CHECKING:
-    from ancestral_exporter.training import Fitting
-
 
 # torch's own errors of compiling are RuntimeErrors; a compiler may lack, or be one that cannot be run.
 _FAILURES = (RuntimeError, OSError, ImportError, subprocess.SubprocessError)
 
 
 class Compiling(Callback):
-    """Compiles regions and tries them on one batch before the first step; the training goes on without if that fails.
+    """Compiles regions and tries them before the first step; the training goes on without if that fails.
 
-    Regions that differ in weights alone share what is compiled. Afterwards they are as before: a graph that is exported
-    must be the plain one.
+    attempt: all that a step of the training computes with the regions, without making the step. Regions that differ in
+    weights alone share what is compiled. Afterwards they are as before: a graph that is exported must be the plain one.
     """
 
-    def __init__(self, regions: Sequence[nn.Module], announce: Announcer) -> None:
-        self.regions, self.announce = regions, announce
+    def __init__(self, regions: Sequence[nn.Module], attempt: Callable[[], None], announce: Announcer) -> None:
+        self.regions, self.attempt, self.announce = regions, attempt, announce
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         begun = time.monotonic()
@@ -41,7 +35,7 @@ class Compiling(Callback):
         try:
             for region in self.regions:
                 region.compile(fullgraph=True, dynamic=False)
-            _try(trainer, cast("Fitting", pl_module))
+            self.attempt()
         except _FAILURES as error:
             self._undo()
             self.announce.say(f"training without compiled steps ({_why(error)})")
@@ -55,16 +49,6 @@ class Compiling(Callback):
     def _undo(self) -> None:
         for region in self.regions:
             region._compiled_call_impl = None
-
-
-def _try(trainer: lightning.Trainer, module: Fitting) -> None:
-    """One batch forth and back, so that every error shows before a step is made of it."""
-    images, labels = next(iter(module.train_dataloader()))
-    with trainer.precision_plugin.forward_context():
-        terms = module.model.training_terms(images, labels, 1.0)
-    terms[OBJECTIVE].mean().backward()
-    if module.device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def _why(error: Exception) -> str:

@@ -148,6 +148,15 @@ class Fitting(lightning.LightningModule):
         # A compiled step is of one shape.
         return self._batches(self.data.train, self.recipe.schedule.batch_size, seed, whole=self.whole_batches)
 
+    def attempt(self) -> None:
+        """One batch forth and back, so that every error shows before a step is made of it."""
+        images, labels = next(iter(self.train_dataloader()))
+        with self.trainer.precision_plugin.forward_context():
+            terms = self.model.training_terms(images, labels, 1.0)
+        terms[OBJECTIVE].mean().backward()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
     def val_dataloader(self) -> Batches:
         return self._batches(self.data.validation, _VALIDATION_BATCH)
 
@@ -254,7 +263,7 @@ def fit(recipe: Recipe, data: ImageData, work: Path, options: Options, announce:
     with hushed():
         callbacks: list[Callback] = [pace, ProgressBar(announce, recipe.model_type.figure), memory]
         if options.compile and (regions := module.model.regions()):
-            callbacks.append(Compiling(regions, announce))
+            callbacks.append(Compiling(regions, module.attempt, announce))
         trainer = _trainer(recipe, options, memory.score, callbacks)
         try:
             if not (resumed and saved_state(checkpoint)["finished"]):
