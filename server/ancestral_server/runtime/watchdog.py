@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ LOOK_SECONDS = 0.25
 
 
 class Watchdog:
-    """One thread, from the first `watch` on. Whoever begins something says when it has to end, and how it is ended, and
+    """One thread, from the first `watch` on until this object is gone. Whoever begins something says when it has to end, and how it is ended, and
     says so when it has: two writes to a dictionary, which need no lock.
     """
 
@@ -39,14 +40,23 @@ class Watchdog:
     def _start(self) -> None:
         with self._starting:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._look, name="watchdog", daemon=True)
+                self._thread = threading.Thread(
+                    target=_look, args=(weakref.ref(self),), name="watchdog", daemon=True
+                )
                 self._thread.start()
 
-    def _look(self) -> None:
-        while True:
-            time.sleep(LOOK_SECONDS)
-            now = time.monotonic()
-            # A copy, made in one step: other threads begin and end meanwhile.
-            for what, (end, stop) in list(self._watched.items()):
-                if now >= end:
-                    stop(what)
+    def look(self) -> None:
+        """Stop what has not ended in time."""
+        now = time.monotonic()
+        # A copy, made in one step: other threads begin and end meanwhile.
+        for what, (end, stop) in list(self._watched.items()):
+            if now >= end:
+                stop(what)
+
+
+def _look(dog: weakref.ref[Watchdog]) -> None:
+    while (watchdog := dog()) is not None:
+        watchdog.look()
+        # The next one to ask may find that it is gone.
+        del watchdog
+        time.sleep(LOOK_SECONDS)
