@@ -278,15 +278,21 @@ def new_recipe(
         str,
         typer.Option(
             help="pixelcnn: likelihood, samples, completion; vae: encodings, samples; autoencoder: encodings, fastest; "
-            "gan: samples."
+            "gan: samples; classifier: classes, of subfolders or labels."
         ),
     ] = "pixelcnn",
+    pretrained: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="BUNDLE", help="A classifier begins from the encoder of this autoencoder or VAE, MODELS/NAME/VERSION."
+        ),
+    ] = None,
 ) -> None:
     """Look at your images and write a commented recipe for them."""
     from ancestral_exporter.recipes import new
 
     new.check_file(file)
-    written = new.write(family, data)
+    written = new.write(family, data, pretrained)
     write_whole(file, written.text)
     for line in written.left_out:
         typer.echo(shown(f"left out {line}"))

@@ -258,6 +258,10 @@ def test_classes_of_images_that_have_one(
     assert command(monkeypatch, "new-recipe", file, "--data", home) == 0
     assert "all of one class, whelk" in capsys.readouterr().out
     assert find(str(file)).model.label_count == 0
+    assert command(monkeypatch, "new-recipe", tmp_path / "c.toml", "--data", home, "--family", "classifier") == 2
+    said = capsys.readouterr().err
+    assert "all of one class, whelk; a classifier needs two classes or more: a folder for each, or labels" in said
+    assert not (tmp_path / "c.toml").exists()
     models, flag = tmp_path / "models", "model.label_count=3"
     assert command(monkeypatch, "train", file, "--data", home, "--models", models, "--set", flag) == 1
     said = capsys.readouterr().err
@@ -322,7 +326,13 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return code if isinstance(code, int) else int(bool(code))
 
 
-SOURCES = {"pixelcnn": "shells", "vae": "shells.npz", "gan": "shells.parquet", "autoencoder": "shells"}
+SOURCES = {
+    "pixelcnn": "shells",
+    "vae": "shells.npz",
+    "gan": "shells.parquet",
+    "autoencoder": "shells",
+    "classifier": "shells",
+}
 LEFT_OUT = {
     "shells": ("left out notes.txt: is no picture by its ending", "left out cowrie/broken.png: is no picture"),
     "shells.npz": (),
@@ -364,7 +374,8 @@ def test_three_commands_from_images_to_a_served_model(
 ) -> None:
     """`new-recipe`, `train` with a small net for two steps, and a server: sampled, encoded, completed."""
     file, source, name = home / f"shells-{family}.toml", SOURCES[family], f"shells-{family}"
-    small = ["model.channels=4", "schedule.epochs=1", "schedule.batch_size=250", "data.size=[6,6]"]
+    narrow = "model.encoder_widths=[4,8]" if family == "classifier" else "model.channels=4"
+    small = [narrow, "schedule.epochs=1", "schedule.batch_size=250", "data.size=[6,6]"]
     flags = [part for setting in small for part in ("--set", setting)]
     for arguments in (
         ("new-recipe", file, "--data", home / source, "--family", family),
@@ -400,6 +411,10 @@ def test_three_commands_from_images_to_a_served_model(
     if family == "vae":
         assert recipe.model.likelihood == "mixture-of-logistics"
         assert np.isfinite(client.score(name, images).log_likelihood).all()
+    if family == "classifier":
+        assert recipe.data.shift == 1
+        assert client.classify(name, images).logits.shape == (4, 3)
+        assert client.features(name, images).features.shape == (4, recipe.model.features)
     if "encode" in model.roles:
         assert client.decode(name, client.encode(name, images).mean).images.shape == images.shape
 
