@@ -41,8 +41,8 @@ def main() -> None:
         type=int,
         nargs="+",
         default=[2, 4, 8, 1],
-        help="of the dilated net that is compared with the same net undilated, whatever the recipe says; columns lie no "
-        "more than 4 apart",
+        help="of the dilated net that is compared with the same net undilated, whatever the recipe says; columns lie "
+        "no more than 4 apart",
     )
     parser.add_argument("--pixelrnn", default="mnist-pixelrnn", help="a PixelRNN recipe that is compared with it")
     parser.add_argument("--repeats", type=int, default=7, help="timings of each kind; medians are reported")

@@ -15,11 +15,11 @@ from ancestral_exporter.bundle.manifest import read_manifest
 from ancestral_exporter.data import own
 from ancestral_exporter.data.readers import Source
 from ancestral_exporter.data.settings import DataSettings
-from ancestral_exporter.errors import UsageError
+from ancestral_exporter.errors import UsageError, nearest
 from ancestral_exporter.files import check_place
 from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.classifier import Classifier, EncoderSizes, encoder_sizes
-from ancestral_exporter.recipes.reading import SUFFIX, nearest
+from ancestral_exporter.recipes.reading import SUFFIX
 
 # Longer sides than this are scaled down: a PixelCNN draws every value one after the other.
 LONGEST_SIDE = 32
@@ -143,7 +143,9 @@ def write(family: str, path: Path, pretrained: Path | None = None) -> Written:
         raise UsageError(f"no recipe can be written for family {family!r}{nearest(family, _MODELS)}; "
                          f"there are: {', '.join(_MODELS)}")  # fmt: skip
     if pretrained and family != Classifier.family:
-        raise UsageError(f"--pretrained {pretrained}: is for a classifier; give --family {Classifier.family}, or leave it out")
+        raise UsageError(
+            f"--pretrained {pretrained}: is for a classifier; give --family {Classifier.family}, or leave it out"
+        )
     begun = _encoder(pretrained) if pretrained else None
     looked = own.look(Source(path))
     settings = begun.data if begun else _settings(looked)

@@ -49,7 +49,7 @@ def some(things: Collection[object]) -> str:
 
 
 class Catalog:
-    """All versions of all models in the folders of models. others: further devices, each of which has all of them as well."""
+    """All versions of all models in the folders. others: further devices, each of which has all of them as well."""
 
     def __init__(
         self,

@@ -95,7 +95,7 @@ def test_a_recipe_is_written_for_the_encoder_that_it_begins_from(bundle: Path, t
     old = Path(__file__).parents[2] / "bundles" / "vae-0.2.0" / "1"
     assert encoder_sizes(old).features > 0
     toybundle.write(tmp_path / "toys")
-    with pytest.raises(UsageError, match="tally/1'?: no features.onnx there"):
+    with pytest.raises(UsageError, match=r"tally/1'?: no features.onnx there"):
         new.write("classifier", tmp_path / "shells.npz", tmp_path / "toys" / "tally" / "1")
 
 
