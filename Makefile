@@ -17,6 +17,8 @@ PORT ?= 8500
 METRICS_PORT ?= 9464
 STUDIO_PORT ?= 8080
 DEVICE ?= auto
+# Trained models that are served beside those of MODELS; ZOO= for none.
+ZOO ?= exporter/zoo
 
 # What is installed: what the parts need to run, the page of the studio with them, and everything, with
 # what checks and tests need.
@@ -29,11 +31,11 @@ TOOLS := .tools/.installed
 demo: $(PARTS) ## Train, export, serve, sample and measure on real digits; results in demo/
 	@$(BIN)/ancestral-demo run --models $(MODELS) --out $(OUT)
 
-serve: $(PARTS) ## Serve the models in models/ on port 8500 until Ctrl-C; trains the default ones where there are none
-	@exec $(BIN)/ancestral-demo serve --models $(MODELS) --port $(PORT) --metrics-port $(METRICS_PORT) --device $(DEVICE)
+serve: $(PARTS) ## Serve models/ and the zoo on port 8500 until Ctrl-C; trains the default ones where models/ has none
+	@exec $(BIN)/ancestral-demo serve --models $(MODELS) $(if $(ZOO),--zoo $(ZOO)) --port $(PORT) --metrics-port $(METRICS_PORT) --device $(DEVICE)
 
 studio: $(PAGE) ## Serve the models, and on port 8080 a page that shows what they do; STUDIO_PORT=... for another
-	@exec $(BIN)/ancestral-demo studio --models $(MODELS) --port $(STUDIO_PORT)
+	@exec $(BIN)/ancestral-demo studio --models $(MODELS) $(if $(ZOO),--zoo $(ZOO)) --port $(STUDIO_PORT)
 
 ##@ Work on it
 pictures: $(PARTS) ## Train anew, run the demo, say which pictures of the README differ, and take them over; minutes

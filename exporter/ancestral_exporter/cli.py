@@ -14,7 +14,7 @@ import typer
 from rich.table import Column, Table
 from rich.text import Text
 
-from ancestral.text import short, shown, shown_lines
+from ancestral.text import one_line, short, shown, shown_lines
 from ancestral_exporter.errors import ExporterError, UsageError
 from ancestral_exporter.files import check_place, write_whole
 from ancestral_exporter.foreign.commands import app as import_app
@@ -278,15 +278,22 @@ def new_recipe(
         str,
         typer.Option(
             help="pixelcnn: likelihood, samples, completion; vae: encodings, samples; autoencoder: encodings, fastest; "
-            "gan: samples."
+            "gan: samples; classifier: classes, of subfolders or labels."
         ),
     ] = "pixelcnn",
+    pretrained: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="BUNDLE",
+            help="A classifier begins from the encoder of this autoencoder or VAE, MODELS/NAME/VERSION.",
+        ),
+    ] = None,
 ) -> None:
     """Look at your images and write a commented recipe for them."""
     from ancestral_exporter.recipes import new
 
     new.check_file(file)
-    written = new.write(family, data)
+    written = new.write(family, data, pretrained)
     write_whole(file, written.text)
     for line in written.left_out:
         typer.echo(shown(f"left out {line}"))
@@ -334,6 +341,11 @@ def main() -> None:
         sys.exit(getattr(error, "exit_code", 1))
     except KeyboardInterrupt:
         sys.exit(130)
+    except (MemoryError, RuntimeError) as error:
+        if not _lacks_memory(error):
+            raise
+        _complain(f"there is not enough memory for this: {one_line(error)}; try a smaller net, batch or image size")
+        sys.exit(1)
     except OSError as error:
         if error.filename is None:
             raise
@@ -345,6 +357,13 @@ def _given(context: typer.Context, name: str) -> bool:
     """Whether a parameter was typed, and is not its default."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether Python, or torch on a CPU or a GPU, was refused memory."""
+    return isinstance(error, MemoryError) or any(
+        words in str(error) for words in ("can't allocate memory", "not enough memory", "out of memory")
+    )
 
 
 def _complain(error: object) -> None:

@@ -7,6 +7,9 @@ ExporterError        anything below; the command line prints it in one line and 
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class ExporterError(Exception):
     """An error whose message is meant for people: one line, naming the thing and what to do."""
@@ -18,3 +21,9 @@ class DataError(ExporterError):
 
 class UsageError(ExporterError):
     """The request itself is wrong: an unknown recipe, a bad option."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """` (did you mean …?)` where one of the names is near, else nothing."""
+    close = difflib.get_close_matches(name, list(names), 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -41,6 +41,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     models: Path = Field(description="Folder of bundles, NAME/VERSION/bundle.json.")
+    base_models: Path | None = Field(
+        default=None,
+        description="One more such folder, whose models serve beside those of --models: for models that many servers "
+        "share. Of a name that both have, --models has all versions.",
+    )
     host: Annotated[str, AfterValidator(host_of)] = Field(
         default="127.0.0.1",
         description="Address or name to listen on, for both ports; 0.0.0.0 or :: to be reached from elsewhere.",
@@ -204,6 +209,12 @@ class Settings(BaseModel):
         if value and value in (info.data.get("port"), info.data.get("metrics_port")):
             raise ValueError("must be another port than --port and --metrics-port")
         return value
+
+    @property
+    def model_folders(self) -> dict[str, Path]:
+        """The folders of models by the flags that name them: a model of the first hides those of its name below."""
+        more = {"--base-models": self.base_models} if self.base_models not in (None, self.models) else {}
+        return {"--models": self.models} | more
 
     @property
     def max_message_bytes(self) -> int:

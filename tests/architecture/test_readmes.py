@@ -32,6 +32,7 @@ from PIL import Image
 
 import foreign
 import nodes
+from ancestral_client import Client
 from ancestral_demo.demo import PICTURES
 from ancestral_demo.processes import LISTENING
 from ancestral_demo.report import REPORTS
@@ -39,6 +40,7 @@ from entrypoints import call
 from running import ServerProcess
 
 ROOT = Path(__file__).parents[2]
+ZOO = ROOT / "exporter" / "zoo"
 BIN = Path(sys.executable).parent
 READMES = sorted(
     path
@@ -179,6 +181,9 @@ def run(command: str, folder: Path, address: str, running: ExitStack) -> str:
             assert target in MAKE, f"say in MAKE where 'make {target}' is run"
             # The whole line is something that make understands.
             succeed(["make", "-n", *arguments], ROOT)
+            if target == "serve":  # what comes after it on the page asks it
+                both = ["--base-models", str(ZOO), "--max-batch", "2", "--slots", "2"]
+                return running.enter_context(ServerProcess(folder / "models", *both)).address
         case "npm":
             # The tools bring what it would fetch.
             assert arguments == ["ci"]
@@ -319,14 +324,23 @@ def test_make_demo(digits_models: Path, tmp_path: Path) -> None:
     print(f"make demo with bundles took {time.monotonic() - began:.0f} s")
 
 
+# To time each size of their runs takes longer than all the rest of a start.
+FEW = {"ANCESTRAL_SERVER_MAX_BATCH": "2", "ANCESTRAL_SERVER_SLOTS": "2"}
+
+
 def test_make_serve_and_the_command_that_it_prints(digits_models: Path, workplace: Path) -> None:
     port, metrics_port = free_port(), free_port()
     make = ["make", "serve", f"MODELS={digits_models}", f"PORT={port}", f"METRICS_PORT={metrics_port}", "DEVICE=cpu"]
-    with listening(make, ROOT) as lines:
+    before = sorted(digits_models.iterdir())
+    with listening(make, ROOT, **FEW) as lines:
         (hint,) = (line.strip() for line in lines if "ancestral sample" in line)
-        assert hint.startswith(".venv/bin/ancestral sample digits-pixelcnn -n 16 --seed 7 --out grid.png")
+        assert re.match(r"\.venv/bin/ancestral sample mnist-pixelcnn\S* -n 16 --seed 7 --out grid.png", hint)
         succeed(shlex.split(hint), workplace)
         assert (workplace / "grid.png").stat().st_size > 0
+        with Client(f"localhost:{port}") as client:
+            served = {model.name for model in client.models() if model.serving}
+        assert served >= {path.parent.parent.name for path in ZOO.glob("*/*/bundle.json")} | {"digits-pixelcnn"}
+    assert sorted(digits_models.iterdir()) == before
     with socket.socket() as again:  # the server is gone, and its port free
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         again.bind(("127.0.0.1", int(port)))
@@ -334,7 +348,7 @@ def test_make_serve_and_the_command_that_it_prints(digits_models: Path, workplac
 
 def test_make_studio(digits_models: Path) -> None:
     make = ["make", "studio", f"MODELS={digits_models}", "STUDIO_PORT=0"]
-    with listening(make, ROOT) as lines:
+    with listening(make, ROOT, **FEW) as lines:
         url = lines[-1].split()[3].rstrip(",")
         with urllib.request.urlopen(url, timeout=500) as page:
             assert "Ancestral studio" in page.read().decode()
@@ -342,10 +356,8 @@ def test_make_studio(digits_models: Path) -> None:
 
 def test_make_serve_serves_what_is_there(tmp_path: Path) -> None:
     make = ["make", "serve", "MODELS=exporter/zoo", f"PORT={free_port()}", f"METRICS_PORT={free_port()}", "DEVICE=cpu"]
-    before = sorted((ROOT / "exporter" / "zoo").iterdir())
-    # To time each size of its runs takes longer than all the rest.
-    few = {"ANCESTRAL_SERVER_MAX_BATCH": "2", "ANCESTRAL_SERVER_SLOTS": "2"}
-    with listening(make, ROOT, **few) as lines:
+    before = sorted(ZOO.iterdir())
+    with listening(make, ROOT, **FEW) as lines:
         assert not [line for line in lines if "training" in line.lower()]
-        assert [line for line in lines if "ancestral sample mnist-pixelcnn -n 16 --seed 7 --out grid.png" in line]
-    assert sorted((ROOT / "exporter" / "zoo").iterdir()) == before
+        assert [line for line in lines if "ancestral sample mnist-pixelcnn" in line]
+    assert sorted(ZOO.iterdir()) == before

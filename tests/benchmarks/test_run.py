@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import run
+import sampling
+from rig import Rig
 
+# As mnist-pixelcnn, it is dilated.
 SMALL = ["model.channels=8", "model.head_channels=8", "model.vertical_layers=2", "model.horizontal_layers=1"]
+SMALL += ["model.row_dilations=[3]", "model.column_dilations=[3]"]
 
 
 def test_a_short_run_reports_every_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,7 +24,17 @@ def test_a_short_run_reports_every_figure(tmp_path: Path, monkeypatch: pytest.Mo
     flags = "--recipe digits-pixelcnn --batches 1 3 --repeats 1 --naive-seconds 0.1 --load-seconds 0.3 --rounds 1"
     nets = ["--set", *SMALL, "--row-dilations", "2", "4", "--pixelrnn", "digits-pixelrnn", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["run.py", *flags.split(), *nets])
+    beside, pairs = sampling.beside, []
+
+    def noted(rig: Rig, other: Rig, batches: list[int], repeats: int) -> list[dict[str, Any]]:
+        pairs.append([net.model.settings for net in (rig, other)])
+        return beside(rig, other, batches, repeats)
+
+    monkeypatch.setattr(sampling, "beside", noted)
     run.main()
+    undilated, dilated = pairs[0]
+    assert (undilated.dilations, dilated.dilations) == ([(1, 1)], [(2, 2)])
+    assert dataclasses.replace(dilated, row_dilations=(1,), column_dilations=(1,)) == undilated
     report = json.loads(out.with_suffix(".json").read_text())
     assert [row["batch"] for row in report["sampling"]] == [1, 3]
     for row in report["sampling"]:

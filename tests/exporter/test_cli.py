@@ -177,6 +177,31 @@ def test_models_folder_that_is_a_file(tmp_path: Path, run: Callable[..., Done]) 
     assert f"{tmp_path / 'models'}: cannot write there" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError("Unable to allocate 9 GiB"), "Unable to allocate 9 GiB"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "can't allocate"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "Tried to allocate 2 GiB"),
+    ],
+)
+def test_memory_that_is_not_there_is_told_in_one_line(
+    error: Exception, told: str, run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is refused it: Python, numpy, torch on a CPU or on a GPU. Really asked for, it might be had."""
+
+    def refused() -> None:
+        raise error
+
+    monkeypatch.setattr("ancestral_exporter.recipes.shipped", refused)
+    done = run("recipes")
+    assert done.returncode == 1
+    assert done.stderr.startswith("ancestral-exporter: there is not enough memory for this: ")
+    assert told in done.stderr
+    assert done.stderr.endswith("; try a smaller net, batch or image size\n")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_trained_on(
     tmp_path: Path, run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, number: int

@@ -181,6 +181,18 @@ def two_inputs(path: Path) -> Path:
     )
 
 
+def odd_names(path: Path) -> Path:
+    names = ("one\nline", "\x1b[31m")
+    nodes = [helper.make_node("Identity", ["x"], [name]) for name in names]
+    return foreign.save(
+        path, nodes, foreign.value("x", "n", 3, 8, 8), [foreign.value(n, "n", 3, 8, 8) for n in names], {}
+    )
+
+
+def no_output(path: Path) -> Path:
+    return foreign.save(path, [helper.make_node("Identity", ["x"], ["y"])], foreign.value("x", "n", 3, 8, 8), [], {})
+
+
 def one_node(op: str, **attributes: Any) -> Callable[[Path], Path]:
     def make(path: Path) -> Path:
         node = helper.make_node(op, ["x"], ["y"], **attributes)
@@ -228,6 +240,12 @@ ENCODE = ("--role", "encode", "--scale", "0..1")
         (lambda path: path, FEATURES, "no such file"),
         (text, FEATURES, "is no ONNX file"),
         (two_inputs, FEATURES, "must have one input, the image or the latent; it has 2: a float [n,3,8,8], b float"),
+        (
+            odd_names,
+            FEATURES,
+            r"has 2 outputs: one\nline float [n,3,8,8], \x1b[31m float [n,3,8,8]; say which is which",
+        ),
+        (no_output, FEATURES, "has no output"),
         (integers, FEATURES, "input 'x' is tensor(int64), must be floats or uint8"),
         (one_node("Sqrt", domain="my.ops"), FEATURES, "does not know: my.ops.Sqrt"),
         (one_node("Log"), FEATURES, "output 'y' is infinity for a trial input"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import shlex
 import shutil
 import struct
@@ -85,6 +86,29 @@ def test_a_folder_of_pictures(folder: Path) -> None:
 
 def parts_of(data: Dataset) -> dict[bytes, str]:
     return {image.tobytes(): part for part in ("train", "validation", "test") for image in getattr(data, part).images}
+
+
+def test_what_else_may_lie_in_a_folder(folder: Path) -> None:
+    """Nothing is waited for, read twice or told by a traceback; a phone's picture with further views is a picture."""
+    whelk = folder / "whelk"
+    os.mkfifo(whelk / "pipe.png")
+    (whelk / "again").symlink_to(folder)
+    (folder / "limpet" / "whelks").symlink_to(whelk)
+    (whelk / "limpets").symlink_to(folder / "limpet")
+    (whelk / "gone.png").symlink_to("nowhere")
+    Image.new("LAB", (9, 9)).save(whelk / "lab.tif")
+    picture = Image.fromarray(shapes(1, seed=33)[0])
+    picture.save(whelk / "phone.jpg", format="MPO", save_all=True, append_images=[picture.resize((4, 4))])
+    data = load(SETTINGS, folder)
+    left_out = dict(line.split(": ", 1) for line in data.left_out)
+    assert left_out["whelk/pipe.png"] == "is no file"
+    assert left_out["whelk/again"] == "leads back to a folder that it lies in"
+    assert left_out["whelk/limpets/whelks"] == left_out["whelk/again"]
+    assert left_out["whelk/gone.png"] == "cannot be read (No such file or directory)"
+    assert left_out["whelk/lab.tif"].startswith("is no picture that can be read (ValueError: conversion from LAB")
+    assert "whelk/phone.jpg" not in left_out
+    # The links to folders show what is in them once more: 199 in limpet, 202 in whelk.
+    assert f"{601 + 200 + 202} images" in data.description
 
 
 def test_the_split_is_by_content(folder: Path, tmp_path: Path) -> None:
@@ -197,6 +221,35 @@ def test_arrays_and_parquet_are_the_same_images(tmp_path: Path) -> None:
     assert left == "shells.parquet row 7: holds only the path 'elsewhere/7.png', and no bytes"
 
 
+def test_images_without_a_class_among_others_are_left_out_and_named(tmp_path: Path) -> None:
+    images = shapes(60)
+    labels = [None if i == 7 else float(i % 3) for i in range(60)]
+    np.savez(tmp_path / "shells.npz", images=np.stack(images), labels=np.array(labels, np.float64))
+    cells = [png(Image.fromarray(image)) for image in images]
+    pyarrow.parquet.write_table(pyarrow.table({"image": cells, "label": labels}), tmp_path / "shells.parquet")
+    settings = dataclasses.replace(SETTINGS, validation=0.3, test=0.3)
+    for name, what in (("shells.npz", "images[7]"), ("shells.parquet", "shells.parquet row 7")):
+        data = load(settings, tmp_path / name)
+        assert (data.classes, data.left_out) == (("0.0", "1.0", "2.0"), (f"{what}: has no class, and others have one",))
+    none = pyarrow.table({"image": cells, "label": pyarrow.array([None] * 60, pyarrow.string())})
+    pyarrow.parquet.write_table(none, tmp_path / "none.parquet")
+    data = load(settings, tmp_path / "none.parquet")
+    assert (data.classes, data.left_out) == ((), ())
+
+
+def test_a_page_of_parquet_that_cannot_be_unpacked_is_named(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 10, 10, 3), dtype=np.uint8)
+    table = pyarrow.table({"image": [png(Image.fromarray(image), format="BMP") for image in noise]})
+    file = tmp_path / "spoilt.parquet"
+    pyarrow.parquet.write_table(table, file, compression="zstd", use_dictionary=False)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 3)
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"spoilt.parquet: row \d+ cannot be read \(") as caught:
+        load(SETTINGS, file)
+    assert "\n" not in str(caught.value)
+
+
 def test_parts_of_the_source_are_kept(tmp_path: Path, write_mnist: Callable[..., Path]) -> None:
     images = np.stack(shapes(60))[..., 0]
     parts = {"train": images[:40], "val": images[40:50], "test": images[50:]}
@@ -258,6 +311,10 @@ def test_classes_of_images_that_have_one(
     assert command(monkeypatch, "new-recipe", file, "--data", home) == 0
     assert "all of one class, whelk" in capsys.readouterr().out
     assert find(str(file)).model.label_count == 0
+    assert command(monkeypatch, "new-recipe", tmp_path / "c.toml", "--data", home, "--family", "classifier") == 2
+    said = capsys.readouterr().err
+    assert "all of one class, whelk; a classifier needs two classes or more: a folder for each, or labels" in said
+    assert not (tmp_path / "c.toml").exists()
     models, flag = tmp_path / "models", "model.label_count=3"
     assert command(monkeypatch, "train", file, "--data", home, "--models", models, "--set", flag) == 1
     said = capsys.readouterr().err
@@ -322,7 +379,13 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return code if isinstance(code, int) else int(bool(code))
 
 
-SOURCES = {"pixelcnn": "shells", "vae": "shells.npz", "gan": "shells.parquet", "autoencoder": "shells"}
+SOURCES = {
+    "pixelcnn": "shells",
+    "vae": "shells.npz",
+    "gan": "shells.parquet",
+    "autoencoder": "shells",
+    "classifier": "shells",
+}
 LEFT_OUT = {
     "shells": ("left out notes.txt: is no picture by its ending", "left out cowrie/broken.png: is no picture"),
     "shells.npz": (),
@@ -364,7 +427,8 @@ def test_three_commands_from_images_to_a_served_model(
 ) -> None:
     """`new-recipe`, `train` with a small net for two steps, and a server: sampled, encoded, completed."""
     file, source, name = home / f"shells-{family}.toml", SOURCES[family], f"shells-{family}"
-    small = ["model.channels=4", "schedule.epochs=1", "schedule.batch_size=250", "data.size=[6,6]"]
+    narrow = "model.encoder_widths=[4,8]" if family == "classifier" else "model.channels=4"
+    small = [narrow, "schedule.epochs=1", "schedule.batch_size=250", "data.size=[6,6]"]
     flags = [part for setting in small for part in ("--set", setting)]
     for arguments in (
         ("new-recipe", file, "--data", home / source, "--family", family),
@@ -400,6 +464,10 @@ def test_three_commands_from_images_to_a_served_model(
     if family == "vae":
         assert recipe.model.likelihood == "mixture-of-logistics"
         assert np.isfinite(client.score(name, images).log_likelihood).all()
+    if family == "classifier":
+        assert recipe.data.shift == 1
+        assert client.classify(name, images).logits.shape == (4, 3)
+        assert client.features(name, images).features.shape == (4, recipe.model.features)
     if "encode" in model.roles:
         assert client.decode(name, client.encode(name, images).mean).images.shape == images.shape
 

@@ -22,6 +22,7 @@ from ancestral_demo.processes import (
     LISTENING,
     DemoError,
     Server,
+    beside,
     command,
     has_any_bundle,
     sampling_model,
@@ -36,6 +37,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 Models = Annotated[Path, typer.Option(help="Folder of models; filled where it has none.")]
+Zoo = Annotated[
+    Path | None, typer.Option(help="Folder of trained models to serve too; of a name that both have, that of --models.")
+]
 
 
 def tell_version(wanted: bool) -> None:
@@ -77,17 +81,19 @@ def serve(
     port: Annotated[int, typer.Option(help="gRPC port.")] = 8500,
     metrics_port: Annotated[int, typer.Option(help="Prometheus port.")] = 9464,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    zoo: Zoo = None,
 ) -> None:
     """Serve the models until Ctrl-C, whatever they are; trains the default ones first if there are none."""
     if not has_any_bundle(models):
         train_missing(models)
-    _say_when_it_listens(sampling_model(models))
+    _say_when_it_listens(sampling_model(models, zoo))
     flags = [
         f"--models={models}",
         f"--host={host}",
         f"--port={port}",
         f"--metrics-port={metrics_port}",
         f"--device={device}",
+        *beside(zoo),
     ]
     # In place of this process, so that signals and exit codes are the server's own.
     os.execv(command("ancestral-server"), [command("ancestral-server"), *flags])
@@ -98,6 +104,7 @@ def studio(
     models: Models = Path("models"),
     host: Annotated[str, typer.Option(help="Address that the page listens on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port of the page.")] = 8080,
+    zoo: Zoo = None,
 ) -> None:
     """Serve the models on a free port and the studio before them, until Ctrl-C; trains the default ones first if there
     are none.
@@ -105,7 +112,7 @@ def studio(
     if not has_any_bundle(models):
         train_missing(models)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # to end as by Ctrl-C, and the server with this process
-    with Server(models) as server:
+    with Server(models, zoo) as server:
         page = subprocess.Popen(
             [command("ancestral"), "studio", f"--host={host}", f"--port={port}", f"--address={server.address}"]
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import re
 import subprocess
@@ -10,11 +10,14 @@ import sys
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ancestral.bundle.manifest import NoManifest, parse
 from ancestral.text import shown
+from ancestral.v1 import bundle_pb2
 
 # What the server says on stdout once it serves, also where that line is JSON: its address, and that of its metrics.
 LISTENING = re.compile(r'listening on (\S+), metrics on ([^\s"]+)')
@@ -40,21 +43,48 @@ def has_bundle(models: Path, recipe: str) -> bool:
     return any((models / recipe).glob("*/bundle.json"))
 
 
-def sampling_model(models: Path) -> str | None:
-    """A model in the folder that can be asked for samples, a default one if it is there; None where none can."""
-    found = {path.parent.parent.name for path in models.glob("*/*/bundle.json") if _samples(path)}
-    return next((name for name in (*reversed(RECIPES), *sorted(found)) if name in found), None)
-
-
 def has_any_bundle(models: Path) -> bool:
     return any(models.glob("*/*/bundle.json"))
 
 
-def _samples(manifest: Path) -> bool:
-    try:
-        return any(role["name"] == "sample" for role in json.loads(manifest.read_bytes())["roles"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False  # the server will say what is wrong with it
+def sampling_model(models: Path, zoo: Path | None = None) -> str | None:
+    """A model that can be asked for samples: of the zoo, which a newcomer should see first, else a default one, else
+    any in the folder, that of the best likelihood in each case; None where none can.
+    """
+    own = _manifests(models)
+    # As the server has it: a name in the folder hides that of the zoo.
+    of_zoo = [each for each in _manifests(zoo) if each.name not in {mine.name for mine in own}] if zoo else []
+    of_default = [each for each in own if each.name in RECIPES]
+    for there in (of_zoo, of_default, own):
+        if best := min(filter(_samples, there), key=_bits_per_dim, default=None):
+            return best.name
+    return None
+
+
+def _manifests(models: Path) -> list[bundle_pb2.Bundle]:
+    """Of the bundles in a folder, named as they lie there; of one that is none the server will say what is wrong."""
+    found = []
+    for path in sorted(models.glob("*/*/bundle.json")):
+        with suppress(OSError, NoManifest):
+            manifest = parse(path.read_bytes())
+            manifest.name = path.parent.parent.name
+            found.append(manifest)
+    return found
+
+
+def _samples(manifest: bundle_pb2.Bundle) -> bool:
+    return any(role.name == "sample" for role in manifest.roles)
+
+
+def _bits_per_dim(manifest: bundle_pb2.Bundle) -> float:
+    """Of the test images; no likelihood is the worst."""
+    values = (metric.value for metric in manifest.metrics if (metric.name, metric.split) == ("bits_per_dim", "test"))
+    return next(values, math.inf)
+
+
+def beside(zoo: Path | None) -> list[str]:
+    """The flags by which a server has the models of the zoo too, if there are any."""
+    return [f"--base-models={zoo}"] if zoo and has_any_bundle(zoo) else []
 
 
 def train_missing(models: Path) -> list[str]:
@@ -114,8 +144,8 @@ def _refuse_model(models: Path) -> None:
 class Server:
     """The real server on free loopback ports; stopped at the end of the `with` block, whatever happens."""
 
-    def __init__(self, models: Path) -> None:
-        arguments = ["--models", str(models), "--port", "0", "--metrics-port", "0", "--device", "auto"]
+    def __init__(self, models: Path, zoo: Path | None = None) -> None:
+        arguments = ["--models", str(models), "--port", "0", "--metrics-port", "0", "--device", "auto", *beside(zoo)]
         self._process = subprocess.Popen(
             [command("ancestral-server"), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )

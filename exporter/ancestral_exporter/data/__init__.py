@@ -25,7 +25,7 @@ from ancestral_exporter.data.dataset import (
     with_labels,
 )
 from ancestral_exporter.data.settings import DataSettings
-from ancestral_exporter.errors import DataError, UsageError
+from ancestral_exporter.errors import DataError, UsageError, nearest
 from ancestral_exporter.models.base import ImageShape
 
 __all__ = ["BINARISATION_SEED", "SOURCES", "DataSettings", "Dataset", "Images", "Labels", "Source", "Split", "binarise"]
@@ -75,5 +75,6 @@ def shape(settings: DataSettings) -> ImageShape | None:
 
 def _source(settings: DataSettings) -> Source:
     if settings.source not in SOURCES:
-        raise UsageError(f"unknown data source {settings.source!r}; there are: {', '.join(SOURCES)}")
+        what = f"unknown data source {settings.source!r}{nearest(settings.source, SOURCES)}"
+        raise UsageError(f"{what}; there are: {', '.join(SOURCES)}")
     return SOURCES[settings.source]

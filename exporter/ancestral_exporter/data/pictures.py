@@ -26,15 +26,19 @@ def decode(content: bytes, name: str) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow warns of pictures above 89 million pixels, and refuses those above twice as many.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(content))
-            frames = getattr(picture, "n_frames", 1)
-            if frames > 1:
-                raise DataError(f"{name}: has {frames} frames; which one is meant is not known")
-            picture.load()
+            return _seen(Image.open(io.BytesIO(content)), name)
     except DataError:
         raise
-    except Exception as error:
+    except Exception as error:  # hostile files may raise anything in Pillow, wherever it looks at them
         raise DataError(f"{name}: is no picture that can be read ({_told(error)})") from error
+
+
+def _seen(picture: Image.Image, name: str) -> Image.Image:
+    frames = getattr(picture, "n_frames", 1)
+    # Phones write further views of the same picture behind it: small ones, or how far away things are.
+    if frames > 1 and picture.format != "MPO":
+        raise DataError(f"{name}: has {frames} frames; which one is meant is not known")
+    picture.load()
     turned = ImageOps.exif_transpose(picture)
     if turned.mode.startswith("I"):
         turned = _eight_bits(turned, name, _bits(picture))

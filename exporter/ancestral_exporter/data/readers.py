@@ -7,7 +7,6 @@ arrays, which are mapped into memory.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +30,7 @@ _PART_NAMES: dict[Part, tuple[str, ...]] = {
     "test": ("test_images", "x_test"),
 }
 _IDX_PARTS: dict[Part, str] = {"train": "train", "test": "t10k"}
+_NO_CLASS = "has no class, and others have one"
 # A row group of Parquet is read in pieces of so many rows.
 _PARQUET_ROWS = 256
 
@@ -75,10 +75,13 @@ class Source:
     # ---- a folder of pictures, its subfolders being classes
 
     def _folder(self) -> Iterator[Item]:
-        for path in _files(self.path):
+        for path in self._files(self.path):
             name = path.relative_to(self.path).as_posix()
             if path.suffix.lower() not in _PICTURES:
                 self.left_out.append(f"{name}: is no picture by its ending")
+                continue
+            if path.exists() and not path.is_file():  # a pipe could be read for ever
+                self.left_out.append(f"{name}: is no file")
                 continue
             try:
                 content = path.read_bytes()
@@ -90,6 +93,25 @@ class Source:
             else:
                 inside = path.relative_to(self.path).parts[:-1]
                 yield Item(picture, inside[0] if inside else "", name, hashlib.sha256(content).digest())
+
+    def _files(self, folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+        """Every file below the folder in a fixed order, hidden ones left out. above: the folders that it lies in."""
+        here = folder.resolve()
+        name = folder.relative_to(self.path).as_posix()
+        if here in above:
+            self.left_out.append(f"{name}: leads back to a folder that it lies in")
+            return
+        try:
+            entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        except OSError as error:
+            if not above:
+                raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
+            self.left_out.append(f"{name}: cannot be read ({error.strerror})")
+            return
+        folders = [path for path in entries if path.is_dir()]
+        yield from sorted(set(entries).difference(folders))
+        for path in folders:
+            yield from self._files(path, above | {here})
 
     # ---- arrays
 
@@ -144,11 +166,15 @@ class Source:
                 labels = labels[:, 0]
             if labels.shape != (len(images),):
                 raise DataError(f"{where} has {len(images)} images, its labels the shape {list(labels.shape)}")
+        names = [""] * len(images) if labels is None else [_label(label) for label in labels]
+        labelled = any(names)
         for i in range(len(images)):
+            if labelled and not names[i]:
+                self.left_out.append(f"{name}[{i}]: {_NO_CLASS}")
+                continue
             values = np.ascontiguousarray(images[i])
             picture = Image.fromarray(values[..., 0] if values.shape[2:] == (1,) else values)
-            label = "" if labels is None else str(labels[i])
-            yield Item(picture, label, f"{name}[{i}]", hashlib.sha256(values.tobytes()).digest(), part)
+            yield Item(picture, names[i], f"{name}[{i}]", hashlib.sha256(values.tobytes()).digest(), part)
 
     # ---- idx files, as MNIST and Fashion-MNIST have them
 
@@ -178,19 +204,19 @@ class Source:
             schema = file.schema_arrow
             column = _image_column(self.path, schema)
             label = next((name for name in ("label", "labels", "class") if name in schema.names), None)
-            columns = [column] if label is None else [column, label]
             row = 0
             try:
-                for batch in file.iter_batches(_PARQUET_ROWS, columns=columns):
-                    cells = batch.column(column)
-                    labels = batch.column(label) if label is not None else None
-                    for i in range(len(batch)):
-                        name = f"{self.path.name} row {row}"
+                names = [_label(value) for value in file.read(columns=[label]).column(0).to_pylist()] if label else []
+                labelled = any(names)
+                for batch in file.iter_batches(_PARQUET_ROWS, columns=[column]):
+                    for cell in batch.column(column):
+                        name, label_name = f"{self.path.name} row {row}", names[row] if labelled else ""
                         row += 1
-                        item = self._of_cell(cells[i].as_py(), name, "" if labels is None else str(labels[i].as_py()))
-                        if item is not None:
+                        if labelled and not label_name:
+                            self.left_out.append(f"{name}: {_NO_CLASS}")
+                        elif (item := self._of_cell(cell.as_py(), name, label_name)) is not None:
                             yield item
-            except pyarrow.ArrowException as error:
+            except (OSError, pyarrow.ArrowException) as error:  # a page that cannot be unpacked is an OSError
                 raise DataError(f"{self.path}: row {row} cannot be read ({error})") from error
 
     def _of_cell(self, cell: Any, name: str, label: str) -> Item | None:
@@ -205,6 +231,11 @@ class Source:
         except DataError as error:
             self.left_out.append(str(error))
             return None
+
+
+def _label(value: Any) -> str:
+    """A class's name; "" where there is none, which is a NaN in a column of floats."""
+    return "" if value is None or value != value else str(value)
 
 
 def _image_column(path: Path, schema: Any) -> str:
@@ -226,10 +257,3 @@ def _image_column(path: Path, schema: Any) -> str:
         there = ", ".join(f"{entry.name} ({entry.type})" for entry in schema)
         raise DataError(f"{path}: has no column of encoded pictures (bytes, or a struct with bytes); it has {there}")
     return str(chosen[0])
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Every file below the folder in a fixed order, hidden ones left out."""
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent) / name for name in sorted(files) if not name.startswith("."))

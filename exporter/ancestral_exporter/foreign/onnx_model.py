@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ancestral.text import one_line
+from ancestral.text import one_line, shown
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.runtime import Array, Arrays
 from ancestral_exporter.errors import ExporterError, UsageError
@@ -233,7 +233,7 @@ def _outputs(source: Source, request: Request) -> dict[str, str]:
     unknown = [key for key in request.outputs if key not in keys]
     if unknown:
         raise UsageError(f"--output {unknown[0]}=...: {request.role} gives {' or '.join(keys)}")
-    listed = ", ".join(f"{node.name} {describe(node)}" for node in source.session.get_outputs())
+    listed = source.listed
     for key, name in request.outputs.items():
         if name not in source.outputs:
             raise UsageError(f"{source.path}: --output {key}={name}: its outputs are {listed}")
@@ -277,7 +277,7 @@ def _check_probabilities(output: str, rows: Array) -> None:
 
 
 def _remarks(source: Source, outputs: Mapping[str, str]) -> Sequence[str]:
-    left = [name for name in source.outputs if name not in outputs.values()]
+    left = [shown(name) for name in source.outputs if name not in outputs.values()]
     more = f" and {len(left) - _MOST_TOLD} more" if len(left) > _MOST_TOLD else ""
     remarks = [f"outputs left out: {', '.join(left[:_MOST_TOLD])}{more}"] if left else []
     if source.batch is not None:

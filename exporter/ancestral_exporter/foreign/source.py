@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
-from ancestral.text import one_line
+from ancestral.text import one_line, shown
 from ancestral_exporter.bundle.runtime import RUN_FAILURES, Array, Arrays, open_session
 from ancestral_exporter.errors import ExporterError, UsageError
 
@@ -57,6 +57,11 @@ class Source:
     @property
     def outputs(self) -> list[str]:
         return [node.name for node in self.session.get_outputs()]
+
+    @property
+    def listed(self) -> str:
+        """The outputs in words."""
+        return _listed(self.session.get_outputs())
 
     def run(self, values: Array, names: Sequence[str]) -> Arrays:
         """The file's answers, to one of `values` at a time: a fixed batch is filled with the same one."""
@@ -103,10 +108,14 @@ def read_source(path: Path) -> Source:
         raise ExporterError(f"{path}: onnxruntime does not load it: {one_line(error)}") from error
     inputs = session.get_inputs()
     if len(inputs) != 1:
-        listed = ", ".join(f"{node.name} {describe(node)}" for node in inputs)
-        raise ExporterError(f"{path}: must have one input, the image or the latent; it has {len(inputs)}: {listed}")
+        raise ExporterError(
+            f"{path}: must have one input, the image or the latent; it has {len(inputs)}: {_listed(inputs)}"
+        )
     if inputs[0].type not in _DTYPES:
         raise ExporterError(f"{path}: input {inputs[0].name!r} is {inputs[0].type}, must be floats or uint8")
+    names = [node.name for node in session.get_outputs()]
+    if not names or len(set(names)) < len(names):
+        raise ExporterError(f"{path}: {'two of its outputs have one name' if names else 'has no output'}")
     if not inputs[0].shape:
         raise ExporterError(
             f"{path}: input {inputs[0].name!r} has no axes: export the file with the shape of its input"
@@ -114,9 +123,13 @@ def read_source(path: Path) -> Source:
     return Source(path, model, session)
 
 
+def _listed(nodes: Sequence[Any]) -> str:
+    return ", ".join(f"{shown(node.name)} {describe(node)}" for node in nodes)
+
+
 def describe(node: Any) -> str:
     """Type and shape of an input or output of a session: float [N,3,224,224]."""
-    sizes = ",".join(str(size) if isinstance(size, int) else (size or "?") for size in node.shape)
+    sizes = ",".join(str(size) if isinstance(size, int) else shown(size or "?") for size in node.shape)
     return f"{node.type.removeprefix('tensor(').removesuffix(')')} [{sizes}]"
 
 

@@ -9,6 +9,7 @@ Letters: N images, H, W, C image axes, K classes, F features.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,11 +101,54 @@ class Classifier(ImageModel):
         ]
 
 
+@dataclass(frozen=True)
+class EncoderSizes:
+    """Of a bundle's encoder, as `ClassifierSettings` has them."""
+
+    encoder_widths: tuple[int, ...]
+    blocks: int
+    features: int
+
+
+def encoder_sizes(bundle: Path) -> EncoderSizes:
+    """What a classifier must be like to begin from a bundle's encoder. Raises UsageError as `encoder_weights` does."""
+    weights = _weights(bundle)
+    convolutions = [name for name in weights if re.fullmatch(r"convolutions\.\d+\.weight", name)]
+    in_blocks = [name for name in weights if re.fullmatch(r"convolutions\.\d+\.body\.\d+\.weight", name)]
+    if not convolutions or "dense.weight" not in weights:
+        raise UsageError(
+            f"model.pretrained = {str(bundle)!r}: has no encoder of an autoencoder or a VAE of this exporter"
+        )
+    convolutions.sort(key=lambda name: int(name.split(".")[1]))
+    widths = tuple(weights[name].shape[0] for name in convolutions)
+    # A block is two convolutions, and there are as many after each halving.
+    return EncoderSizes(widths, len(in_blocks) // (2 * len(widths)), weights["dense.weight"].shape[0])
+
+
 def encoder_weights(bundle: Path, encoder: Encoder) -> dict[str, Tensor]:
     """The weights of a bundle's encoder, by their names in `encoder`, whose shapes they must have.
 
     Raises UsageError where the folder is no bundle, has no encoder of this kind, or one of other sizes.
     """
+    what = f"model.pretrained = {str(bundle)!r}"
+    found = _weights(bundle)
+    wanted = encoder.state_dict()
+    if found.keys() != wanted.keys():
+        have = ", ".join(sorted(found)) or "none"
+        raise UsageError(
+            f"{what}: its encoder is another: it has the weights {have}; this one {', '.join(sorted(wanted))}"
+        )
+    for name, weight in wanted.items():
+        if found[name].shape != weight.shape:
+            raise UsageError(
+                f"{what}: its encoder's {name} is {list(found[name].shape)}, this one's {list(weight.shape)}; set "
+                "model.encoder_widths, model.blocks and model.features as they were there, for images of the same size"
+            )
+    return found
+
+
+def _weights(bundle: Path) -> dict[str, Tensor]:
+    """What a bundle's graph of features has of an encoder, by the names in `Encoder`."""
     path = bundle / _GRAPH
     what = f"model.pretrained = {str(bundle)!r}"
     if not path.is_file():
@@ -119,18 +163,6 @@ def encoder_weights(bundle: Path, encoder: Encoder) -> dict[str, Tensor]:
         raise UsageError(f"{what}: {_GRAPH} cannot be read: {one_line(error)}") from error
     found = {name.partition(_PREFIX)[2]: weight for name, weight in weights.items() if _PREFIX in name}
     found.pop("table", None)  # of the bytes, not of the training
-    wanted = encoder.state_dict()
-    if found.keys() != wanted.keys():
-        have = ", ".join(sorted(found)) or "none"
-        raise UsageError(
-            f"{what}: its encoder is another: it has the weights {have}; this one {', '.join(sorted(wanted))}"
-        )
-    for name, weight in wanted.items():
-        if found[name].shape != weight.shape:
-            raise UsageError(
-                f"{what}: its encoder's {name} is {list(found[name].shape)}, this one's {list(weight.shape)}; set "
-                "model.encoder_widths, model.blocks and model.features as they were there, for images of the same size"
-            )
     return found
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ancestral.text import one_line
-from ancestral_exporter.errors import ExporterError, UsageError
+from ancestral_exporter.errors import ExporterError, UsageError, nearest
 from ancestral_exporter.models.base import ImageModel
 
 GROUP = "ancestral.families"
@@ -58,7 +58,8 @@ def find(name: str, folder: Path) -> Family:
     found = list(entry_points(group=GROUP, name=name))
     if not found:
         raise UsageError(
-            f'unknown family {name!r}; there are: {", ".join(names())}, or a file\'s as "my_model.py:MyModel"'
+            f"unknown family {name!r}{nearest(name, names())}; there are: {', '.join(names())}, or a file's as "
+            '"my_model.py:MyModel"'
         )
     try:
         value = found[0].load()
@@ -101,7 +102,7 @@ def answering(name: str, model_type: type[ImageModel]) -> Iterator[None]:
         yield
     except ExporterError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if model_type.__module__.startswith(f"{__package__}."):
             raise
         file = getattr(sys.modules.get(model_type.__module__), "__file__", None)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from ancestral_exporter.data.settings import DataSettings
-from ancestral_exporter.errors import UsageError
+from ancestral_exporter.errors import UsageError, nearest
 from ancestral_exporter.models import families
 from ancestral_exporter.recipes.recipe import Recipe, Reference, Schedule
 
@@ -88,15 +88,9 @@ def _bundled(settings: Mapping[str, Any]) -> str:
     return f"the bundle's recipe {settings.get('name')}"
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """` (did you mean …?)` where one of the names is near, else nothing."""
-    close = difflib.get_close_matches(name, list(names), 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
 def _read(path: Path, title: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a mark at the begin
     except FileNotFoundError:
         raise UsageError(f"{title}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -155,6 +149,9 @@ def section(value: Any, kind: type[Any], title: str, name: str) -> Any:
     if not isinstance(value, dict):
         raise UsageError(f"{title}: {name} must be a table, not {value!r}")
     _no_others(value, [field.name for field in dataclasses.fields(kind)], title, name)
+    for key, entry in value.items():
+        if isinstance(entry, float) and not math.isfinite(entry):
+            raise UsageError(f"{title}: {name} {key} = {entry}: must be a finite number")
     try:
         # JSON's arrays are tuples to a strict check; a Python list would be refused as one.
         return TypeAdapter(kind).validate_json(json.dumps(value, default=str), strict=True)

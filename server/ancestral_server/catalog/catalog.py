@@ -49,7 +49,7 @@ def some(things: Collection[object]) -> str:
 
 
 class Catalog:
-    """All versions of all models in a folder. others: further devices, each of which has all of them as well."""
+    """All versions of all models in the folders. others: further devices, each of which has all of them as well."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Catalog:
         roles: RoleMaker = NO_ROLES,
         others: Sequence[Runtime] = (),
     ) -> None:
-        self._root = settings.models
+        self._roots = list(settings.model_folders.values())
         self._loader = Loader(settings, runtime, metrics, arrivals, roles, others)
         self._metrics = metrics
         # What is, by name and version; a version that has left it drains in `_leaving` and is found by no call.
@@ -152,7 +152,7 @@ class Catalog:
 
         NotFound if there is no such folder, BundleRefused if it is not fit to serve, Stopping if the server ends first.
         """
-        there = await asyncio.to_thread(folder.numbers, self._root, name)
+        there = await asyncio.to_thread(self._numbers, name)
         if not there or (version and version not in there):
             resource = f"{name}:{version}" if version else name
             what = f"it has versions {some(there)}" if there else f"no version of {name} is there"
@@ -173,16 +173,20 @@ class Catalog:
         """Load every version of a model from its folder, as `load` does each; those that are fit serve, whatever is
         wrong with others. NotFound if there is none; else what `load` says of the highest that is not fit.
         """
-        there = await asyncio.to_thread(folder.numbers, self._root, name)
+        there = await asyncio.to_thread(self._numbers, name)
         # The highest first, which is what most calls are for.
         loads = [self.load(name, version) for version in there[::-1] or [0]]
         for result in await asyncio.gather(*loads, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
 
+    def _numbers(self, name: str) -> list[int]:
+        """The versions of a model on disk, ascending."""
+        return folder.numbers(folder.home(self._roots, name), name)
+
     async def unloaded(self) -> list[Key]:
         """The versions in the folder that nobody has loaded or tried to, by name and version."""
-        return [key for key in await asyncio.to_thread(folder.keys, self._root) if key not in self.versions]
+        return [key for key in await asyncio.to_thread(folder.keys, self._roots) if key not in self.versions]
 
     async def unload(self, name: str, version: int) -> None:
         """Take a version out of service, 0 meaning all of that name; done when its calls have ended and it is gone.

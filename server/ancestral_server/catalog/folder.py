@@ -1,4 +1,4 @@
-"""The models folder as it is on disk: NAME/VERSION/bundle.json, and stamps that tell when a version has changed.
+"""The folders of models as they are on disk: NAME/VERSION/bundle.json, and stamps that tell when a version has changed.
 
 It is polled and not watched: notifications do not cross NFS or Kubernetes volumes, and a look costs microseconds.
 """
@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -169,6 +169,22 @@ class Folder:
                 yield name, f"a bundle lies in NAME/VERSION, which its {MANIFEST} says: move its files there"
 
 
+def together(found: Sequence[Contents]) -> Contents:
+    """What several folders hold, the first first: a model that one has, or may have, hides those of its name below."""
+    versions: dict[Key, Stamp] = {}
+    unsure: dict[str, str] = {}
+    for contents in found:
+        taken = {name for name, _ in versions} | unsure.keys()
+        versions |= {key: stamp for key, stamp in contents.versions.items() if key[0] not in taken}
+        unsure |= {name: why for name, why in contents.unsure.items() if name not in taken}
+    return Contents(versions, unsure)
+
+
+def home(roots: Sequence[Path], name: str) -> Path:
+    """Which of the folders a model's versions are taken from: the first that has, or may have, any; else the last."""
+    return next((root for root in roots[:-1] if _may_have(root, name)), roots[-1])
+
+
 def numbers(root: Path, name: str) -> list[int]:
     """The versions of one model, ascending; OSError if it is there and cannot be read.
 
@@ -177,15 +193,17 @@ def numbers(root: Path, name: str) -> list[int]:
     return [] if name.startswith(".") else _entries(root / name)[0]
 
 
-def keys(root: Path) -> list[Key]:
+def keys(roots: Sequence[Path]) -> list[Key]:
     """The versions of all models, by name and version; none of what cannot be read."""
     found: list[Key] = []
-    with suppress(OSError):
-        for name in sorted(os.listdir(root)):
-            with suppress(OSError, UnicodeEncodeError):
-                name.encode()
-                found += [(name, version) for version in numbers(root, name)]
-    return found
+    for root in roots:
+        with suppress(OSError):
+            for name in os.listdir(root):
+                with suppress(OSError, UnicodeEncodeError):
+                    name.encode()
+                    if home(roots, name) == root:
+                        found += [(name, version) for version in numbers(root, name)]
+    return sorted(found)
 
 
 def stamp(folder: Path) -> Stamp:
@@ -236,6 +254,19 @@ def _digest(path: str, status: os.stat_result) -> bytes:
         return b""
     with open(path, "rb") as content:
         return hashlib.file_digest(content, "sha256").digest()
+
+
+def _may_have(root: Path, name: str) -> bool:
+    """Whether a model has a version there, or cannot be read now. It ends at the first: there may be thousands."""
+    if name.startswith("."):
+        return False
+    try:
+        with os.scandir(root / name) as entries:
+            return any(version_of(entry.name) is not None and entry.is_dir() for entry in entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
 
 
 def _entries(folder: Path) -> tuple[list[int], list[os.DirEntry[str]]]:

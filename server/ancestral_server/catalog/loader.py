@@ -153,7 +153,7 @@ class Loader:
         return late
 
     def _folder(self, name: str, version: int) -> Path:
-        return self._settings.models / name / str(version)
+        return folder.home(list(self._settings.model_folders.values()), name) / name / str(version)
 
     def _load(self, load: Load) -> None:
         """Load, on a thread of its own."""

@@ -1,4 +1,4 @@
-"""Keeping the catalog as the models folder is."""
+"""Keeping the catalog as the folders of models are."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import time
 from contextlib import suppress
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import structlog
 
 from ancestral_server.catalog.catalog import MOST_AT_ONCE, PATIENCE_SECONDS, Catalog
-from ancestral_server.catalog.folder import Contents, Folder, Key, Stamp
+from ancestral_server.catalog.folder import Contents, Folder, Key, Stamp, together
 from ancestral_server.catalog.retry import Retries
 from ancestral_server.catalog.version import ModelVersion, State
 from ancestral_server.errors import StartupError
@@ -28,18 +29,18 @@ MOST_SAID = 20
 
 
 class Watcher:
-    """Looks at the folder when the server starts, and from then on every few seconds."""
+    """Looks at the folders when the server starts, and from then on every few seconds."""
 
     def __init__(self, catalog: Catalog, settings: Settings) -> None:
         self._catalog = catalog
-        self._root = settings.models
-        self._folder = Folder(settings.models)
+        self._roots = settings.model_folders
+        self._folders = [Folder(root) for root in self._roots.values()]
         self._poll_seconds = settings.poll_seconds
         self._retries = Retries()
         self._first: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
-        # What was said of the folder, by path.
-        self._said: dict[str, str] = {}
+        # What was said of each folder, by path.
+        self._said: dict[Path, dict[str, str]] = {root: {} for root in self._roots.values()}
 
     async def start(self) -> None:
         """Load every bundle, then go on watching. A bad one is logged and kept as not serving; the others serve.
@@ -47,11 +48,11 @@ class Watcher:
         Returns when all are loaded, but waits no longer than `PATIENCE_SECONDS` for the next step of one, and no longer
         than `QUIET_SECONDS` for anything to happen. What takes longer goes on being loaded.
         """
-        if not self._root.is_dir():
-            raise StartupError(
-                f"--models {self._root}: no such folder; "
-                f"`ancestral-exporter train RECIPE --models {self._root}` makes one"
-            )
+        for flag, root in self._roots.items():
+            if not root.is_dir():
+                raise StartupError(
+                    f"{flag} {root}: no such folder; `ancestral-exporter train RECIPE --models {root}` makes one"
+                )
         first = self._first = asyncio.create_task(self.refresh())
         progress: tuple[int, ...] = ()
         while not first.done() and progress != self._catalog.progress:
@@ -63,24 +64,29 @@ class Watcher:
             else:
                 log.warning("the door opens while models are being loaded", loading=len(self._catalog.loads))
         except OSError as error:
-            raise StartupError(f"--models {self._root}: cannot be read: {error.strerror}") from error
+            flag = next((flag for flag, root in self._roots.items() if str(root) == error.filename), "--models")
+            raise StartupError(f"{flag} {self._roots[flag]}: cannot be read: {error.strerror}") from error
         if not self._catalog.versions:
-            hint = f"ancestral-exporter train digits-vae --models {self._root}"
-            log.warning("no models", folder=str(self._root), hint=next(iter(self._said.values()), hint))
+            root = self._roots["--models"]
+            hint = f"ancestral-exporter train digits-vae --models {root}"
+            said = (why for of_root in self._said.values() for why in of_root.values())
+            log.warning("no models", folder=str(root), hint=next(said, hint))
         if self._poll_seconds:
             self._watching = asyncio.create_task(self._watch())
 
     async def refresh(self) -> None:
-        """Make the catalog what the folder is: load what is new or has changed, drop what is gone.
+        """Make the catalog what the folders are: load what is new or has changed, drop what is gone.
 
-        The thread that looks at the folder also finds out what has changed, and what there is to do is done in small
+        The thread that looks at the folders also finds out what has changed, and what there is to do is done in small
         parts: calls go on however many versions there are.
         """
-        contents, gone = await self._look()
+        found, gone = await self._look()
         if gone:
             await asyncio.sleep(VANISHED_SECONDS)
-            contents, gone = await self._look()
-        self._tell(contents)
+            found, gone = await self._look()
+        for root, there in zip(self._said, found, strict=True):
+            self._tell(root, there)
+        contents = together(found)
         away = set(gone)
         # At once where another version answers instead; else only when what comes in its place has been loaded.
         answered = {
@@ -96,14 +102,15 @@ class Watcher:
             _, still = await self._look()
             await self._remove([key for key in still if key in away])
 
-    async def _look(self) -> tuple[Contents, list[Key]]:
-        """What is in the folder, and which of the versions that are known are not."""
+    async def _look(self) -> tuple[list[Contents], list[Key]]:
+        """What is in each folder, and which of the versions that are known are in none."""
         # Asked for before: what is brought and loaded meanwhile is not missing.
         known = list(self._catalog.versions)
 
-        def look() -> tuple[Contents, list[Key]]:
-            contents = self._folder.scan(time.time())
-            return contents, [key for key in known if key not in contents.versions and key[0] not in contents.unsure]
+        def look() -> tuple[list[Contents], list[Key]]:
+            found = [folder.scan(time.time()) for folder in self._folders]
+            contents = together(found)
+            return found, [key for key in known if key not in contents.versions and key[0] not in contents.unsure]
 
         return await asyncio.to_thread(look)
 
@@ -119,7 +126,8 @@ class Watcher:
         async with self._catalog.loading:
             if self._catalog.versions.get(key) is not known or key in self._catalog.loads:
                 return
-            self._folder.forget(key)
+            for folder in self._folders:
+                folder.forget(key)
             load = await self._catalog.take_in(key)
         if load.done():
             self._loaded(key, load)
@@ -149,22 +157,23 @@ class Watcher:
             except OSError as error:  # a volume that is away for a while: what is loaded goes on serving
                 if str(error) != problem:
                     problem = str(error)
-                    log.error("the models folder cannot be read", folder=str(self._root), reason=problem)
+                    where = error.filename or str(self._roots["--models"])
+                    log.error("the models folder cannot be read", folder=where, reason=problem)
             except Exception:
                 log.exception("watching the models folder failed")
 
-    def _tell(self, contents: Contents) -> None:
+    def _tell(self, root: Path, contents: Contents) -> None:
         """Say once what is there and not served, and why."""
         wrong = contents.unsure | contents.strays
-        new = {path: why for path, why in wrong.items() if self._said.get(path) != why}
+        new = {path: why for path, why in wrong.items() if self._said[root].get(path) != why}
         for path, why in islice(new.items(), MOST_SAID):
             # A name of bytes that are no UTF-8 could not be written.
             shown = path if path.isprintable() else ascii(path)
             event = "a model's folder cannot be read" if path in contents.unsure else "ignored in the models folder"
-            log.warning(event, folder=str(self._root), name=shown, reason=why)
+            log.warning(event, folder=str(root), name=shown, reason=why)
         if len(new) > MOST_SAID:
-            log.warning("more is ignored in the models folder", folder=str(self._root), entries=len(new) - MOST_SAID)
-        self._said = wrong
+            log.warning("more is ignored in the models folder", folder=str(root), entries=len(new) - MOST_SAID)
+        self._said[root] = wrong
 
     # ---- on a thread
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import toybundle
 from ancestral_client import Client
 from ancestral_demo import processes
 from ancestral_demo.processes import RECIPES, DemoError, Server, has_any_bundle, sampling_model, train_missing
@@ -43,22 +44,37 @@ def test_what_is_missing_is_trained_once(exporter: Path, capsys: pytest.CaptureF
     assert train_missing(models) == ["digits-vae"]
 
 
-def test_the_model_that_can_be_asked_for_samples(tmp_path: Path) -> None:
-    def put(name: str, *roles: str) -> None:
-        (tmp_path / name / "1").mkdir(parents=True)
-        manifest = {"roles": [{"name": role} for role in roles]}
-        (tmp_path / name / "1" / "bundle.json").write_text(json.dumps(manifest))
+def put(models: Path, name: str, *roles: str, bits: float | None = None) -> None:
+    """A manifest and nothing else; bits: per dimension, of the test images."""
+    (models / name / "1").mkdir(parents=True)
+    metrics = [] if bits is None else [{"name": "bits_per_dim", "split": "test", "value": bits}]
+    manifest = {"schema": 1, "roles": [{"name": role} for role in roles], "metrics": metrics}
+    (models / name / "1" / "bundle.json").write_text(json.dumps(manifest))
 
-    assert (has_any_bundle(tmp_path), sampling_model(tmp_path)) == (False, None)
-    put("encoder", "encode")
-    (tmp_path / "broken" / "1").mkdir(parents=True)
-    (tmp_path / "broken" / "1" / "bundle.json").write_text("[")
-    assert (has_any_bundle(tmp_path), sampling_model(tmp_path)) == (True, None)
-    put("painter", "score", "sample")
-    assert sampling_model(tmp_path) == "painter"
-    for name in RECIPES:
-        put(name, "sample")
-        assert sampling_model(tmp_path) == name
+
+def test_the_model_that_can_be_asked_for_samples(tmp_path: Path) -> None:
+    models, zoo = tmp_path / "models", tmp_path / "zoo"
+    assert (has_any_bundle(models), sampling_model(models, zoo), sampling_model(models)) == (False, None, None)
+    put(models, "encoder", "encode")
+    (models / "broken" / "1").mkdir(parents=True)
+    for spoilt in ("[", "null", '{"schema": 1, "roles": 3}'):
+        (models / "broken" / "1" / "bundle.json").write_text(spoilt)
+        assert (has_any_bundle(models), sampling_model(models)) == (True, None)
+    put(models, "painter", "score", "sample")
+    assert sampling_model(models) == "painter"
+    put(models, "better", "sample", bits=3)
+    assert sampling_model(models) == "better"
+    for recipe, bits in (("digits-vae", 2.0), ("digits-pixelcnn", 1.7)):
+        put(models, recipe, "sample", bits=bits)
+        assert sampling_model(models) == recipe
+    put(zoo, "mnist-gan", "sample")
+    assert sampling_model(models, zoo) == "mnist-gan"
+    put(zoo, "mnist-small", "sample", bits=0.2)
+    put(zoo, "mnist-large", "sample", bits=0.1)
+    assert sampling_model(models, zoo) == "mnist-large"
+    put(models, "mnist-large", "encode")  # hides the one in the zoo
+    assert sampling_model(models, zoo) == "mnist-small"
+    assert sampling_model(models, tmp_path / "nowhere") == sampling_model(models) == "digits-pixelcnn"
 
 
 def test_nothing_is_trained_inside_a_model(exporter: Path) -> None:
@@ -88,6 +104,19 @@ def test_the_server_is_stopped_whatever_happens(toy_models: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fail_while_it_serves()
     assert server._process.poll() == 0
+
+
+def test_the_zoo_is_served_beside_the_models_and_nothing_is_written(toy_models: Path, tmp_path: Path) -> None:
+    mine, zoo = tmp_path / "mine", tmp_path / "zoo"
+    mine.mkdir()
+    toybundle.write(zoo)
+    before = sorted(tmp_path.rglob("*"))
+    with Server(mine, zoo) as server, Client(server.address) as client:
+        assert [model.name for model in client.models()] == ["tally"]
+    assert sorted(tmp_path.rglob("*")) == before
+    # No such folder, as where Ancestral was installed by pip: nothing changes.
+    with Server(toy_models, tmp_path / "no zoo") as server, Client(server.address) as client:
+        assert client.model("tally").serving
 
 
 def test_a_server_that_does_not_start_is_told_with_its_last_words(tmp_path: Path) -> None:

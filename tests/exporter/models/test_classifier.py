@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+import toybundle
 from ancestral_exporter import data
 from ancestral_exporter.bundle import write_bundle
 from ancestral_exporter.data import DataSettings
 from ancestral_exporter.errors import UsageError
 from ancestral_exporter.models.autoencoder import Autoencoder, AutoencoderSettings
 from ancestral_exporter.models.base import ImageShape
-from ancestral_exporter.models.classifier import Classifier, ClassifierSettings
+from ancestral_exporter.models.classifier import Classifier, ClassifierSettings, encoder_sizes
+from ancestral_exporter.recipes import find, new
 from shared import Shared
 
 SHAPE = ImageShape(6, 5, 3, 4)
@@ -70,6 +72,31 @@ def test_a_damaged_bundle_is_named(tmp_path: Path) -> None:
     (tmp_path / "features.onnx").write_bytes(b"\x08no graph")
     with pytest.raises(UsageError, match=r"features.onnx cannot be read"):
         Classifier(SHAPE, settings(tmp_path))
+
+
+def test_a_recipe_is_written_for_the_encoder_that_it_begins_from(bundle: Path, tmp_path: Path) -> None:
+    """Whatever the images are like: they are made as they were for the encoder, and it fits."""
+    images = np.random.default_rng(0).integers(0, 256, (80, 20, 16), dtype=np.uint8)
+    np.savez(tmp_path / "shells.npz", images=images, labels=np.arange(80) % 3)
+    file = tmp_path / "shells.toml"
+    file.write_text(new.write("classifier", tmp_path / "shells.npz", bundle).text)
+    recipe = find(str(file))
+    assert recipe.model == ClassifierSettings(3, str(bundle), WIDTHS, 1, FEATURES, dropout=0.2)
+    found = data.load(recipe.data, tmp_path / "shells.npz")
+    assert found.image == SHAPE
+    assert isinstance(recipe.build(found.image), Classifier)
+    file.write_text(new.write("classifier", tmp_path / "shells.npz").text)
+    recipe = find(str(file))
+    assert (recipe.model.pretrained, recipe.model.label_count, recipe.data.size) == ("", 3, (20, 16))
+    with pytest.raises(UsageError, match=r"--pretrained \S+: is for a classifier; give --family classifier"):
+        new.write("vae", tmp_path / "shells.npz", bundle)
+    with pytest.raises(UsageError, match="nowhere: no such folder"):
+        new.write("classifier", tmp_path / "shells.npz", tmp_path / "nowhere")
+    old = Path(__file__).parents[2] / "bundles" / "vae-0.2.0" / "1"
+    assert encoder_sizes(old).features > 0
+    toybundle.write(tmp_path / "toys")
+    with pytest.raises(UsageError, match=r"tally/1'?: no features.onnx there"):
+        new.write("classifier", tmp_path / "shells.npz", tmp_path / "toys" / "tally" / "1")
 
 
 def test_images_without_a_label_are_left_out() -> None:

@@ -35,7 +35,7 @@ from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.endpoint import OneShotEndpoint
 from ancestral_server.engine.job import OneShotJob
 from ancestral_server.engine.one_shot import OneShotScheduler
-from ancestral_server.errors import BundleRefused, Infeasible, Internal, Stopping, Unavailable
+from ancestral_server.errors import BundleRefused, Infeasible, Internal, NotFound, StartupError, Stopping, Unavailable
 from ancestral_server.metrics import Metrics
 from ancestral_server.rpc.asking import ask
 from ancestral_server.runtime.session import Graph, Runtime, Session
@@ -278,6 +278,53 @@ def test_of_all_versions_the_one_that_replaces_is_loaded_before_the_other_goes(
         await until(lambda: states(catalog) == [(2, State.SERVING)])
 
     run(tmp_path, work)
+
+
+def test_models_of_the_base_serve_beside_the_own_which_hide_those_of_their_names(tmp_path: Path) -> None:
+    models, base = tmp_path / "models", tmp_path / "base"
+    models.mkdir()
+    toybundle.write(base, version=2)
+    (base / "007").mkdir()
+    (base / "007" / "bundle.json").touch()
+
+    async def main() -> None:
+        settings = Settings(models=models, base_models=base, device="cpu", poll_seconds=0)
+        catalog = Catalog(settings, Runtime("cpu", 1), Metrics("test"), Arrivals())
+        watcher = Watcher(catalog, settings)
+        with capture_logs() as logs:
+            await watcher.start()
+        assert [(line["folder"], line["name"]) for line in logs if "ignored" in line["event"]] == [(str(base), "007")]
+        assert states(catalog) == [(2, State.SERVING)]
+        of_base = catalog.find("tally", 2)
+        # Hidden at once: what calls get is never of both.
+        toybundle.write(models, version=1)
+        with pytest.raises(NotFound, match="it has versions 1"):
+            await catalog.load("tally", 2)
+        await watcher.refresh()
+        await until(lambda: states(catalog) == [(1, State.SERVING)])
+        toybundle.write(models, version=2)
+        (models / "tally" / "1").rename(tmp_path / "away")
+        await watcher.refresh()
+        await until(lambda: states(catalog) == [(2, State.SERVING)])
+        assert catalog.find("tally", 2) is not of_base
+        (models / "tally" / "2").rename(tmp_path / "away too")
+        own = catalog.find("tally", 2)
+        await watcher.refresh()
+        assert states(catalog) == [(2, State.SERVING)]
+        assert catalog.find("tally", 2) is not own
+        await catalog.unload("tally", 2)
+        assert (await catalog.load("tally", 0)).serving
+        assert await catalog.unloaded() == []
+        await catalog.drain(5)
+
+    asyncio.run(main())
+
+
+def test_a_base_that_is_not_there_is_named_by_its_flag(tmp_path: Path) -> None:
+    settings = Settings(models=tmp_path, base_models=tmp_path / "base", device="cpu", poll_seconds=0)
+    watcher = Watcher(Catalog(settings, Runtime("cpu", 1), Metrics("test"), Arrivals()), settings)
+    with pytest.raises(StartupError, match=f"^--base-models {tmp_path / 'base'}: no such folder"):
+        asyncio.run(watcher.start())
 
 
 def test_a_folder_that_is_away_for_a_while_changes_nothing_and_is_said_once(
