@@ -197,16 +197,38 @@ def mask_batch(array: NDArray[np.bool_], shape: tuple[int, int, int]) -> NDArray
     return batch
 
 
+def images_of_any_size(array: NDArray[_Scalar], channels: int) -> NDArray[_Scalar] | None:
+    """`array` as [N,H',W',C] of whatever H' and W', or None if it does not have so many channels.
+
+    Takes [N,H',W',C], one image [H',W',C], and with C = 1 also [N,H',W'] and [H',W'], but no [.,.,3], which is rather
+    one image in colour than many that are 3 pixels wide.
+    """
+    if array.ndim in (3, 4) and array.shape[-1] == channels:
+        return array if array.ndim == 4 else array[np.newaxis]
+    if channels == 1 and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] not in (3, 4))):
+        return (array if array.ndim == 3 else array[np.newaxis])[..., np.newaxis]
+    return None
+
+
 def wrong_shape(field: str, array: NDArray[np.generic], shape: tuple[int, int, int], model: str) -> InvalidArgument:
     """The error for images that `image_batch` cannot fit, or a mask that `mask_batch` cannot."""
+    hint = ""
+    if array.dtype != np.bool_ and images_of_any_size(array, shape[2]) is not None:
+        hint = "; ancestral_client.pictures.resized brings an image to another size"
+    return invalid(field, misfit(array, shape, model) + hint)
+
+
+def misfit(array: NDArray[np.generic], shape: tuple[int, int, int], model: str) -> str:
+    """What is wrong with the shape of images, or of a mask, for a model of `shape` (H, W, C)."""
     height, width, channels = shape
     accepted = [f"[N,{height},{width},{channels}]", f"[{height},{width},{channels}]"]
     if channels == 1 or array.dtype == np.bool_:
         accepted += [f"[N,{height},{width}]", f"[{height},{width}]"]
     hint = ""
-    if array.shape[-3:] == (channels, height, width) and array.ndim in (3, 4):
+    # Three axes with one channel are rather [N,H,W].
+    if array.ndim in ((4,) if channels == 1 else (3, 4)) and array.shape[-3] == channels != array.shape[-1]:
         hint = "; its channels stand first (CHW): move them last with numpy.moveaxis(images, -3, -1)"
-    return invalid(field, f"has shape {list(array.shape)}; {model} takes {', '.join(accepted)}{hint}")
+    return f"has shape {list(array.shape)}; {model} takes {', '.join(accepted)}{hint}"
 
 
 def latent_batch(latents: ArrayLike) -> NDArray[np.float32]:

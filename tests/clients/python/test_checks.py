@@ -97,7 +97,10 @@ def test_wrong_labels_are_refused(labels: Any, said: str) -> None:
 
 def test_the_error_for_a_wrong_shape_names_what_is_accepted() -> None:
     grey = _checks.wrong_shape("images", np.zeros((2, 7, 7), np.uint8), (8, 8, 1), "digits-vae")
-    assert str(grey) == "images: has shape [2, 7, 7]; digits-vae takes [N,8,8,1], [8,8,1], [N,8,8], [8,8]"
+    assert str(grey) == (
+        "images: has shape [2, 7, 7]; digits-vae takes [N,8,8,1], [8,8,1], [N,8,8], [8,8]; "
+        "ancestral_client.pictures.resized brings an image to another size"
+    )
     assert grey.violations[0].field == "images"
     colour = _checks.wrong_shape("images", np.zeros((2, 7, 7), np.uint8), (8, 8, 3), "m")
     assert str(colour).endswith("m takes [N,8,8,3], [8,8,3]")
@@ -198,6 +201,8 @@ def test_what_no_scale_makes_levels_of_is_refused(images: Any, scale: float | No
         ((5, 1, 8, 8), (8, 8, 1), True),
         ((5, 7, 7), (8, 8, 1), False),
         ((5, 2, 4, 6), (4, 6, 3), False),
+        ((5, 4, 6, 1), (4, 6, 3), False),
+        ((3, 9, 7), (4, 6, 3), True),
     ],
 )
 def test_channels_that_stand_first_are_called_so(
@@ -207,7 +212,8 @@ def test_channels_that_stand_first_are_called_so(
     assert _checks.image_batch(array, model) is None
     told = str(_checks.wrong_shape("images", array, model, "m"))
     assert ("channels stand first (CHW): move them last with numpy.moveaxis(images, -3, -1)" in told) == hinted
-    assert not hinted or _checks.image_batch(np.moveaxis(array, -3, -1), model) is not None
+    moved = np.moveaxis(array, -3, -1)
+    assert not hinted or _checks.images_of_any_size(moved, model[2]) is not None
 
 
 class Exported:

@@ -17,8 +17,8 @@ import typer
 
 from ancestral.text import shown
 from ancestral_client import _checks, errors
-from ancestral_client import _commands as commands
-from ancestral_client._commands import AsJson, BulkPriority, Version
+from ancestral_client import _reaching as reaching
+from ancestral_client._options import AsJson, BulkPriority, Resize, Version
 from ancestral_client.replacing import FileProblem
 
 if TYPE_CHECKING:
@@ -57,10 +57,7 @@ def bulk(
         str | None, typer.Option(help="Column of IN with the images: pictures' bytes or paths, pixels, numbers.")
     ] = None,
     keep_images: Annotated[bool, typer.Option("--keep-images", help="Also keep the column of images.")] = False,
-    resize: Annotated[
-        Literal["crop", "fit", "stretch"] | None,
-        typer.Option(help="Bring images to the model's size: crop what is beyond, fit on black, or stretch."),
-    ] = None,
+    resize: Resize = None,
     scale: Annotated[
         float | None, typer.Option(help="Images are numbers, which times this are levels of 0 to 255: 255 for [0,1].")
     ] = None,
@@ -156,7 +153,7 @@ def bulk(
             places = [OwnServer(bundle, timeout, threads=1 if engine == "ray" else None)]
         else:
             addresses: Sequence[str | None] = address or [None]
-            places = [Elsewhere(commands.client(context, at, timeout, priority, retry_seconds=0)) for at in addresses]
+            places = [Elsewhere(reaching.client(context, at, timeout, priority, retry_seconds=0)) for at in addresses]
         servers = Servers(places, wait)
         ending.callback(servers.stop)
         asked = Asked(
