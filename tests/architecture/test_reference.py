@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-import entrypoints  # noqa: F401 - what torch brings adds to the filters of warnings, which no test may
 from ancestral_client import AsyncClient, Client
 
 ROOT = Path(__file__).parents[2]
