@@ -20,7 +20,8 @@ from ancestral_client import _checks, _rpcs, _wire
 from ancestral_client._access import Access, Entry
 from ancestral_client._attempts import Attempts, Server
 from ancestral_client._batches import Batches
-from ancestral_client._checks import Priority
+from ancestral_client._channel import Way
+from ancestral_client._checks import Compression, Priority
 from ancestral_client._hedging import Hedging
 from ancestral_client._joining import Joining
 from ancestral_client._progress import Progress, told
@@ -50,6 +51,8 @@ class Settings:
     priority: Priority
     bulk_priority: Priority
     max_message_bytes: int
+    proxy: str | None
+    compression: Compression
     access: Access
 
 
@@ -70,7 +73,7 @@ class _Fit:
 class Calls:
     """The calls of a client over its transport: those about models, and what those of the roles are made of."""
 
-    def __init__(self, settings: Settings, transport: Callable[[str, int, Entry], Transport]) -> None:
+    def __init__(self, settings: Settings, transport: Callable[[Way, Entry], Transport]) -> None:
         _checks.timeout_of(settings.timeout)
         self.most_bytes = _checks.message_bytes_of(settings.max_message_bytes)
         address = _checks.address_of(settings.address)
@@ -82,7 +85,8 @@ class Calls:
         self.timeout = settings.timeout
         self.batches = Batches(lambda name, version, timeout: self.model(name, version, timeout=timeout))
         self._hedging = Hedging(_checks.hedge_seconds_of(settings.hedge_seconds))
-        self.transport = transport(address, self.most_bytes, entry)
+        proxy, compression = _checks.proxy_of(settings.proxy), _checks.compression_of(settings.compression)
+        self.transport = transport(Way(address, self.most_bytes, proxy, compression), entry)
 
     async def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""

@@ -9,7 +9,8 @@ import math
 import numbers
 import operator
 import sys
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,6 +29,7 @@ _TOLD = 60
 # What a request needs beside its array.
 _ENVELOPE_BYTES = 1024
 
+Compression = Literal["none", "deflate", "gzip"]
 Priority = Literal["interactive", "batch"]
 _PRIORITIES: dict[Priority, priority_pb2.Priority.ValueType] = {
     "interactive": priority_pb2.PRIORITY_INTERACTIVE,
@@ -364,6 +366,31 @@ def priority_of(priority: Priority) -> priority_pb2.Priority.ValueType:
     if not isinstance(priority, str) or priority not in _PRIORITIES:
         raise invalid("priority", f"is {_told(priority)}; must be one of {', '.join(map(repr, _PRIORITIES))}")
     return _PRIORITIES[priority]
+
+
+def compression_of(compression: Compression) -> Compression:
+    """How requests are compressed."""
+    allowed = get_args(Compression)
+    if not isinstance(compression, str) or compression not in allowed:
+        raise invalid("compression", f"is {_told(compression)}; must be one of {', '.join(map(repr, allowed))}")
+    return compression
+
+
+def proxy_of(proxy: object) -> str | None:
+    """The URL of a proxy; "" for none, None for what the environment says."""
+    if proxy is None or proxy == "":
+        return None if proxy is None else ""
+    try:
+        if not isinstance(proxy, str):
+            raise TypeError(proxy)
+        url = proxy if "://" in proxy else f"http://{proxy}"
+        parts = urlsplit(url)
+        if parts.scheme != "http" or not parts.hostname or not parts.port or parts.path not in ("", "/"):
+            raise ValueError(proxy)
+    except (TypeError, ValueError):
+        # Not all of it: a password may stand in it.
+        raise invalid("proxy", 'must be HOST:PORT or http://[USER:PASSWORD@]HOST:PORT, or "" for none') from None
+    return url
 
 
 def name_of(field: str, name: object) -> str:

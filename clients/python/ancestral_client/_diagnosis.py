@@ -17,6 +17,7 @@ import grpc
 from ancestral.v1 import model_service_pb2, model_service_pb2_grpc
 from ancestral_client import _address, _channel, _faults, _probes, _wire, errors
 from ancestral_client._access import Access, Entry
+from ancestral_client._channel import Way
 from ancestral_client._faults import Finding
 from ancestral_client._probes import Certificate, Identity, Place, Unreachable
 from ancestral_client._proxies import proxy_of
@@ -67,7 +68,7 @@ def diagnose(asked: Asked) -> list[Finding]:
     diagnosis = _Diagnosis(asked, entry)
     try:
         diagnosis.ways()
-        with _channel.blocking(asked.address, asked.max_message_bytes, entry) as channel:
+        with _channel.blocking(Way(asked.address, asked.max_message_bytes), entry) as channel:
             diagnosis.calls(channel)
     except _Stop as stop:
         diagnosis.findings.append(stop.finding)
