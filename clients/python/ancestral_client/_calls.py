@@ -95,7 +95,8 @@ class Calls:
     async def models(self, *, timeout: float | None = None) -> list[Model]:
         """Every version of every model, by name and version, including those that do not serve.
 
-        `timeout` is that of all pages together, where they are more than fits one answer.
+        `timeout` is that of all pages together, where they are more than fits one answer. Unavailable where no server
+        answers, as of every call.
         """
         attempts, request = self.attempts(timeout), models_pb.ListModelsRequest()
         found: list[Model] = []
@@ -107,7 +108,7 @@ class Calls:
             request.page_token = reply.next_page_token
 
     async def model(self, name: str, version: int = 0, *, timeout: float | None = None) -> Model:
-        """What one model is and can do."""
+        """What one model is and can do; NotFound where there is none of that name, or not that version."""
         request = models_pb.GetModelRequest(name=_checks.name_of("name", name), version=_checks.version_of(version))
         return _wire.model((await self.ask(_rpcs.GET_MODEL, request, self.attempts(timeout))).model)
 
@@ -120,7 +121,10 @@ class Calls:
         return _wire.model((await self.ask(_rpcs.LOAD_MODEL, request, self.attempts(timeout))).model)
 
     async def unload(self, name: str, version: int = 0, *, timeout: float | None = None) -> None:
-        """Has a version taken out of service, or all of them; returns when their running calls have ended."""
+        """Has a version taken out of service, or all of them; returns when their running calls have ended.
+
+        NotFound where there is none of that name, or not that version.
+        """
         request = models_pb.UnloadModelRequest(name=_checks.name_of("name", name), version=_checks.version_of(version))
         await self.ask(_rpcs.UNLOAD_MODEL, request, self.attempts(timeout))
 
