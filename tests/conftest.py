@@ -123,11 +123,11 @@ def digits_models(trained_vae: TrainedVae, once: Shared) -> Path:
 
     def make(folder: Path) -> None:
         # They import torch, which takes seconds, and most tests need none.
-        from ancestral_demo.processes import RECIPES
+        from ancestral_demo.processes import DEFAULTS
         from entrypoints import call
 
         shutil.copytree(trained_vae.models, folder, dirs_exist_ok=True)
-        for recipe in RECIPES:
+        for recipe in DEFAULTS:
             if not (folder / recipe).exists():
                 call("ancestral-exporter", "train", recipe, "--models", str(folder), "--epochs", "0")
 

@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+from numpy.typing import NDArray
 from playwright.sync_api import Browser, Page, expect
+from sklearn.datasets import load_digits
 
 from ancestral_client import Client
 from ancestral_client.pictures import picture
@@ -36,30 +38,25 @@ _PHONE = 390
 class Shown:
     """Which models the pictures show."""
 
-    sampler: str = "mnist-pixelcnn"
-    plane: str = "digits-vae-2d"
-    size: str = "8×8×1"
-    """Of the images that the tab Look takes."""
-    source: str = "digits-pixelcnn"
-    """Draws what is brought to that tab."""
+    sampler: str = "mnist-pixelcnn-dilated"
+    plane: str = "mnist-vae-2d"
 
 
 def take(browser: Browser, url: str, client: Client, folder: Path, shown: Shown) -> None:
     """Write the pictures NAMES into a folder."""
     with tempfile.TemporaryDirectory() as temporary:
-        digit, small = Path(temporary, "my-digit.png"), Path(temporary, "three.png")
-        for path, model in ((digit, shown.sampler), (small, shown.source)):
-            image: Image.Image = picture(client.sample(model, 1, seed=_SEED).images[0])
-            image.save(path)
+        drawn, three = Path(temporary, "my-digit.png"), Path(temporary, "three.png")
+        picture(client.sample(shown.sampler, 1, seed=_SEED).images[0]).save(drawn)
+        picture(_a_three()).save(three)
         with _pictured(browser, url, folder / "sample.png") as page:
             _half_a_grid(page, shown)
         for name, width in (("complete.png", 960), ("phone.png", _PHONE)):
             with _pictured(browser, url, folder / name, width) as page:
-                _completions(page, shown, digit)
+                _completions(page, shown, drawn)
         with _pictured(browser, url, folder / "look.png") as page:
             look = panel(page, "Look")
-            choose(page, look, "Image size", shown.size)
-            bring(page, look, small)
+            choose(page, look, "Image size", "8×8×1")
+            bring(page, look, three)
             expect(look.get_by_text("taken as it is")).to_be_visible()
             expect(look.get_by_text("log p").first).to_be_visible()
         with _pictured(browser, url, folder / "map.png") as page:
@@ -70,6 +67,12 @@ def take(browser: Browser, url: str, client: Client, folder: Path, shown: Shown)
             for key in ("Home", "Shift+ArrowRight", "Shift+ArrowUp"):
                 pad.press(key)
             expect(where.get_by_role("status")).not_to_contain_text("0.00")
+
+
+def _a_three() -> NDArray[np.uint8]:
+    """[8,8], of scikit-learn's digits."""
+    digits = load_digits()
+    return np.round(digits.images[digits.target == 3][0] * (255 / 16)).astype(np.uint8)
 
 
 @contextmanager
