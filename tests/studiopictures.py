@@ -72,7 +72,7 @@ def take(browser: Browser, url: str, client: Client, folder: Path, shown: Shown)
 def _a_three() -> NDArray[np.uint8]:
     """[8,8], of scikit-learn's digits."""
     digits = load_digits()
-    return np.round(digits.images[digits.target == 3][0] * (255 / 16)).astype(np.uint8)
+    return np.asarray(np.round(digits.images[digits.target == 3][0] * (255 / 16)), np.uint8)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import importlib
 import inspect
 import re
 import runpy
-from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ def test_a_call_tells_its_errors_and_the_shapes_of_its_arrays(call: str) -> None
 
 def test_results_tell_the_shapes_of_their_arrays_and_the_units_of_likelihoods() -> None:
     checked = 0
-    for kind in filter(is_dataclass, vars(results).values()):
+    for kind in filter(inspect.isclass, vars(results).values()):
         for field, (annotation, told) in REFERENCE["attributes"](kind).items():
             if "NDArray" in annotation:
                 checked += 1

@@ -27,7 +27,6 @@ from studiopage import TABS, WATCH, bring, choose, panel, studio, tiles
 from studiopictures import NAMES, Shown, take
 from waiting import PATIENCE, eventually, until
 
-
 ROOT = Path(__file__).parents[2]
 
 

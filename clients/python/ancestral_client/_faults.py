@@ -1,4 +1,4 @@
-"""What keeps a client from a server, in words: each fault with what to do about it. Pure: `_diagnosis.py` finds them."""
+"""What keeps a client from a server, in words: each fault with what to do about it. Pure: `_diagnosis` finds them."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from ancestral_client import _inputs as inputs
 from ancestral_client import _outputs as outputs
 from ancestral_client import _reaching as reaching
 from ancestral_client import errors
+from ancestral_client._joining import joined
 from ancestral_client._options import (
     ONE_IMAGE,
     TIMEOUT,
@@ -27,7 +28,6 @@ from ancestral_client._options import (
     Timeout,
     Version,
 )
-from ancestral_client._joining import joined
 from ancestral_client.fitting import Fit
 from ancestral_client.results import Decoding
 from ancestral_client.targets import IMAGES, target

@@ -115,7 +115,7 @@ def complete_model(context: typer.Context, incomplete: str) -> list[str]:
     """The names of the server's models, for a shell that asks how a word may go on; none where no server answers."""
     before, after = context.find_root().params, context.params
     address = after.get("address") or before.get("address") or os.environ.get(VARIABLE) or "localhost:8500"
-    given = {name: before.get(name) if after.get(name) is None else after[name] for name in CONNECTING}
+    given: dict[str, Any] = {name: before.get(name) if after.get(name) is None else after[name] for name in CONNECTING}
     try:
         with Client(address, timeout=_COMPLETION_SECONDS, retry_seconds=0, **given) as client:
             return sorted({model.name for model in client.models() if model.name.startswith(incomplete)})

@@ -16,14 +16,14 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from ancestral_client import _outputs as outputs
-from ancestral_client import _reaching as reaching
-from ancestral_client import _traced as traced
 from ancestral_client import _images as images
 from ancestral_client import _latents as latents
 from ancestral_client import _manage as manage
+from ancestral_client import _outputs as outputs
+from ancestral_client import _reaching as reaching
 from ancestral_client import _sampling as sampling
 from ancestral_client import _studio as studio
+from ancestral_client import _traced as traced
 from ancestral_client import errors
 from ancestral_client.bench import bench
 from ancestral_client.bulk_jobs.command import bulk

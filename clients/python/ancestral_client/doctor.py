@@ -13,9 +13,9 @@ from ancestral.text import shown
 from ancestral_client import _checks, _diagnosis
 from ancestral_client import _reaching as reaching
 from ancestral_client._access import Access
-from ancestral_client._options import Address, AsJson, Version
 from ancestral_client._diagnosis import Asked
 from ancestral_client._faults import Finding
+from ancestral_client._options import Address, AsJson, Version
 from ancestral_client.terminal import console
 
 # What stands before a finding, and in which colour; rich leaves out the colour where NO_COLOR says so.

@@ -76,7 +76,7 @@ def decoded(name: str, content: bytes) -> NDArray[np.uint8]:
 
 
 def read_image(path: Path, fit: Fit) -> tuple[NDArray[np.uint8], bool]:
-    """The one image of a file, as the model's [H,W,C], and whether it lost its colours. FileProblem if it does not fit."""
+    """The one image of a file, as the model's [H,W,C], and whether it lost its colours. FileProblem if it is none."""
     levels, is_picture = read_levels(path, ("given", "image", "images"))
     with _fitting(path):
         return fit.picture(levels) if is_picture else (fit.image(levels), False)

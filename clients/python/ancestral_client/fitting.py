@@ -63,7 +63,9 @@ class Fit:
                 "--resize crop, fit or stretch makes it so"
             )
         try:
-            return np.stack([pictures.resized(image, self.shape[:2], self.resize).reshape(self.shape) for image in other])
+            return np.stack(
+                [pictures.resized(image, self.shape[:2], self.resize).reshape(self.shape) for image in other]
+            )
         except pictures.UnclearPicture as error:
             raise Misfit(str(error)) from None
 

@@ -27,8 +27,8 @@ from ancestral_client.bulk_jobs import progress
 from ancestral_client.bulk_jobs.job import RowProblem
 from ancestral_client.bulk_jobs.servers import Elsewhere, Servers
 from ancestral_client.cells import BadCell, CellReader
-from ancestral_client.fitting import Fit
 from ancestral_client.errors import invalid
+from ancestral_client.fitting import Fit
 from running import PATIENT, ServerProcess
 from shared import TrainedVae
 from waiting import PATIENCE, until

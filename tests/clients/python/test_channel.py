@@ -6,12 +6,14 @@ import asyncio
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
 import toybundle
 from ancestral_client import AsyncClient, Client
+from ancestral_client._checks import Compression
 from running import ServerProcess
 
 SOMEWHERE = "model-server.invalid:8500"
@@ -19,7 +21,7 @@ BLACK = np.zeros((20_000, 4, 3, 1), np.uint8)
 
 
 class Proxy:
-    """Takes CONNECT, and leads whoever asks to one server; knows for whom it was asked, and counts what is sent there."""
+    """Takes CONNECT, and leads all to one server; knows which they asked for, and how many bytes they sent."""
 
     def __init__(self, server: str) -> None:
         host, _, port = server.rpartition(":")
@@ -88,8 +90,8 @@ def test_an_argument_goes_before_the_environment(
 
 
 @pytest.mark.parametrize("compression", ["none", "deflate", "gzip"])
-def test_requests_are_compressed_where_that_is_asked_for(proxy: Proxy, compression: str) -> None:
-    options = {"proxy": proxy.address, "compression": compression, "retry_seconds": 0}
+def test_requests_are_compressed_where_that_is_asked_for(proxy: Proxy, compression: Compression) -> None:
+    options: dict[str, Any] = {"proxy": proxy.address, "compression": compression, "retry_seconds": 0}
     with Client(SOMEWHERE, **options) as client:
         assert np.array_equal(client.encode("tally", BLACK).mean, toybundle.encode(BLACK))
     waiting, proxy.sent = proxy.sent, 0

@@ -160,7 +160,10 @@ def test_one_bad_image_is_named_and_may_be_left_out(run: Run, tmp_path: Path, so
     done = run("encode", "tally", "folder", "--on-error", "skip", "--out", "z.npz")
     assert done.returncode == 0, done.stderr
     assert "ancestral: left out: folder/1.PNG: cannot be read: " in done.stderr
-    assert "ancestral: left out: folder/b/3.png: is 5×5, tally takes 4×3; --resize crop, fit or stretch makes it so" in done.stderr
+    assert (
+        "ancestral: left out: folder/b/3.png: is 5×5, tally takes 4×3; --resize crop, fit or stretch makes it so"
+        in done.stderr
+    )
     assert "ancestral: 2 of 5 images are left out\n" in done.stderr
     with np.load(tmp_path / "z.npz") as archive:
         assert archive["files"].tolist() == ["folder/0.png", "folder/b/2.bmp", "folder/b/4.png"]

@@ -10,7 +10,6 @@ from ancestral_client import files, pictures
 from ancestral_client.fitting import Fit
 from ancestral_client.replacing import FileProblem
 
-
 FIT = Fit("toy", (4, 6, 1))
 
 

@@ -65,7 +65,7 @@ def test_nvidias_load_generator_measures_every_role_once_and_in_a_stream(
         done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
         return "" if done.returncode == 0 and "throughput: " in done.stdout else done.stdout + done.stderr
 
-    classes = {name: ("--request-parameter", "label:1:int") for name in ("labelled.sample", "shells.sample")}
+    classes = dict.fromkeys(("labelled.sample", "shells.sample"), ("--request-parameter", "label:1:int"))
     with ThreadPoolExecutor(2 * len(names)) as pool:
         runs = {
             (name, way): pool.submit(measure, name, *classes.get(name, ()), *way)
