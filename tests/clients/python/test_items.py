@@ -75,4 +75,7 @@ def test_a_file_that_a_cell_names_and_that_is_not_there(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": COLUMNS["a file beside it"]}), path)
     with pytest.raises(FileProblem) as refused:
         items.read([path], Fit("toy", (4, 3, 1)))
-    assert str(refused.value) == f"{path}: row 0: names {tmp_path / 'one.png'}, and there is no such file"
+    assert (
+        str(refused.value)
+        == f"{path}: row 0: names {tmp_path / 'one.png'}, and there is no such file; --on-error skip goes on without it"
+    )
