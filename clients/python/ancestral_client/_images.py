@@ -26,6 +26,7 @@ from ancestral_client._options import (
     OnError,
     Priority,
     Resize,
+    Scale,
     Timeout,
     Version,
 )
@@ -44,6 +45,7 @@ def encode(
     ] = None,
     on_error: OnError = "fail",
     resize: Resize = None,
+    scale: Scale = None,
     form: Format = None,
     as_json: AsJson = False,
     priority: BulkPriority = "batch",
@@ -55,7 +57,7 @@ def encode(
     written = target(out, ARRAYS, form, as_json=as_json)
     written.needs("--draw-seed", draw_seed is not None)
     with reaching.client(context, address, timeout, bulk_priority=priority) as client:
-        read = inputs.images(client, model, version, images, on_error, resize)
+        read = inputs.images(client, model, version, images, "encode", on_error=on_error, resize=resize, scale=scale)
         parts = client.encode_stream(model, read.array, draw_seed=draw_seed, version=version)
         posterior = outputs.joined(parts, len(read.array))
     count, size = posterior.mean.shape
@@ -77,6 +79,7 @@ def features(
     labels: Labels = None,
     on_error: OnError = "fail",
     resize: Resize = None,
+    scale: Scale = None,
     form: Format = None,
     as_json: AsJson = False,
     priority: Priority = "interactive",
@@ -88,7 +91,7 @@ def features(
     written = target(out, ARRAYS, form, as_json=as_json)
     written.needs("--map", include_map)
     with reaching.client(context, address, timeout, priority) as client, inputs.wanting_labels(labels):
-        read = inputs.images(client, model, version, images, on_error, resize)
+        read = inputs.images(client, model, version, images, "features", on_error=on_error, resize=resize, scale=scale)
         classes = inputs.labels(labels, read)
         hidden = client.features(
             model, read.array, include_map=include_map, labels=classes, progress=True, version=version
@@ -107,6 +110,7 @@ def classify(
     ] = None,
     on_error: OnError = "fail",
     resize: Resize = None,
+    scale: Scale = None,
     as_json: AsJson = False,
     priority: Priority = "interactive",
     version: Version = 0,
@@ -116,7 +120,7 @@ def classify(
     """Tell which class images are of."""
     written = None if out is None else target(out, FULL)
     with reaching.client(context, address, timeout, priority) as client:
-        read = inputs.images(client, model, version, images, on_error, resize)
+        read = inputs.images(client, model, version, images, "classify", on_error=on_error, resize=resize, scale=scale)
         found = client.classify(model, read.array, progress=True, version=version)
     if written is not None:
         chances = {"logits": found.logits, "probabilities": found.probabilities}
@@ -146,6 +150,7 @@ def score(
     labels: Labels = None,
     on_error: OnError = "fail",
     resize: Resize = None,
+    scale: Scale = None,
     priority: BulkPriority = "batch",
     version: Version = 0,
     as_json: AsJson = False,
@@ -158,7 +163,7 @@ def score(
         reaching.client(context, address, timeout, bulk_priority=priority) as client,
         inputs.wanting_labels(labels),
     ):
-        read = inputs.images(client, model, version, images, on_error, resize)
+        read = inputs.images(client, model, version, images, "score", on_error=on_error, resize=resize, scale=scale)
         classes = inputs.labels(labels, read)
         parts = client.score_stream(model, read.array, draws=draws, seed=seed, labels=classes, version=version)
         scores = outputs.joined(parts, len(read.array))

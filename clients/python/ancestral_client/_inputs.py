@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ancestral_client import _progress, _stdin, errors, files, items
+from ancestral_client import _checks, _progress, _stdin, errors, files, items
 from ancestral_client._outputs import warn
 from ancestral_client.client import Client
 from ancestral_client.fitting import Fit, Resize
@@ -21,14 +21,30 @@ _TOLD = 10
 
 
 def images(
-    asked: Client, model: str, version: int, paths: Sequence[Path], on_error: str = "fail", resize: Resize | None = None
+    asked: Client,
+    model: str,
+    version: int,
+    paths: Sequence[Path],
+    *roles: str,
+    on_error: str,
+    resize: Resize | None,
+    scale: float | None,
 ) -> items.Images:
-    """The images of files and folders as the model takes them; stderr says what was left out or lost its colours."""
+    """The images of files and folders as the model takes them; stderr says what was left out or lost its colours.
+
+    RoleNotSupported, before any is read, if the model lacks one of the roles.
+    """
     items.check(paths)
     found = asked.model(model, version)
     if not math.prod(found.image_shape):  # its manifest could not be read: there is no size to hold the files to
         raise errors.Unavailable(f"{model} does not serve: {found.reason}")
-    read = items.read(paths, Fit(model, found.image_shape, resize), skip=on_error == "skip", watched=_with_bar)
+    missing = next((role for role in roles if found.roles and role not in found.roles), None)
+    if missing is not None:
+        can = ", ".join(sorted(found.roles))
+        raise errors.RoleNotSupported(f"model {model} (version {found.version}) has no role {missing!r}; it has {can}")
+    if scale is not None:
+        _checks.scale_of(scale, "--scale")
+    read = items.read(paths, Fit(model, found.image_shape, resize, scale), skip=on_error == "skip", watched=_with_bar)
     for problem in read.problems[:_TOLD]:
         warn(f"left out: {problem}")
     if read.problems:

@@ -25,6 +25,7 @@ from ancestral_client._options import (
     OnError,
     Priority,
     Resize,
+    Scale,
     Timeout,
     Version,
 )
@@ -74,6 +75,7 @@ def reconstruct(
     out: ImagesOut,
     on_error: OnError = "fail",
     resize: Resize = None,
+    scale: Scale = None,
     form: Format = None,
     as_json: AsJson = False,
     priority: Priority = "interactive",
@@ -87,7 +89,9 @@ def reconstruct(
     """
     written = target(out, IMAGES, form, as_json=as_json)
     with reaching.client(context, address, timeout, priority) as client:
-        read = inputs.images(client, model, version, images, on_error, resize)
+        read = inputs.images(
+            client, model, version, images, "encode", "decode", on_error=on_error, resize=resize, scale=scale
+        )
         rebuilt = client.reconstruct(model, read.array, progress=True, version=version)
     pairs = np.stack([read.array, rebuilt.images], axis=1).reshape(-1, *rebuilt.images.shape[1:])
     outputs.write_decoded(
@@ -107,6 +111,7 @@ def interpolate(
         typer.Option(help="spherical keeps the distance from 0 that latents have; linear cuts through the inside."),
     ] = "spherical",
     resize: Resize = None,
+    scale: Scale = None,
     form: Format = None,
     as_json: AsJson = False,
     priority: Priority = "interactive",
@@ -117,7 +122,7 @@ def interpolate(
     """Go from one image to another through the model's latents."""
     written = target(out, IMAGES, form, as_json=as_json)
     with reaching.client(context, address, timeout, priority) as client:
-        fit = Fit(model, reaching.served(client, model, version).image_shape, resize)
+        fit = Fit(model, reaching.served(client, model, version).image_shape, resize, scale)
         begin, end = inputs.image(first, fit), inputs.image(last, fit)
         way = client.interpolate(model, begin, end, steps=steps, path=path, version=version)
     outputs.write_decoded(written, way, as_json=as_json, columns=steps)
@@ -135,6 +140,7 @@ def traverse(
     steps: Steps = 8,
     span: Annotated[float, typer.Option(help="How far to go each way, in standard deviations of the prior.")] = 3.0,
     resize: Resize = None,
+    scale: Scale = None,
     form: Format = None,
     as_json: AsJson = False,
     priority: Priority = "interactive",
@@ -149,7 +155,7 @@ def traverse(
     written = target(out, IMAGES, form, as_json=as_json)
     with reaching.client(context, address, timeout, priority) as client:
         found = reaching.served(client, model, version)
-        start = inputs.image(image, Fit(model, found.image_shape, resize))
+        start = inputs.image(image, Fit(model, found.image_shape, resize, scale))
         if not found.latent_size:
             raise errors.RoleNotSupported(f"model {model} has no latents to go along; it has {', '.join(found.roles)}")
         dimensions = range(found.latent_size) if dimension is None else (dimension,)

@@ -35,6 +35,10 @@ Resize = Annotated[
     fitting.Resize | None,
     typer.Option(help="Bring images to the model's size: crop what is beyond, fit on black, or stretch."),
 ]
+Scale = Annotated[
+    float | None,
+    typer.Option(help="Arrays are numbers, which times this are levels of 0 to 255: 255 for [0,1]."),
+]
 Format = Annotated[
     str | None,
     typer.Option("--format", metavar="FORMAT", help="What --out - writes: npy (the default), npz, parquet or png."),

@@ -23,6 +23,7 @@ from ancestral_client._options import (
     ModelName,
     Priority,
     Resize,
+    Scale,
     Seed,
     Temperature,
     Timeout,
@@ -90,6 +91,7 @@ def complete(
     out: ImagesOut,
     n: Annotated[int, typer.Option("-n", "--count", help="How many completions.")] = 8,
     resize: Resize = None,
+    scale: Scale = None,
     seed: Seed = None,
     temperature: Temperature = None,
     label: Label = None,
@@ -108,7 +110,7 @@ def complete(
     written = target(out, IMAGES, form, as_json=as_json)
     with reaching.client(context, address, timeout, priority) as client:
         found = reaching.served(client, model, version)
-        fit = Fit(model, found.image_shape, resize)
+        fit = Fit(model, found.image_shape, resize, scale)
         given, known = inputs.image(image, fit), inputs.mask(mask, fit)
         drawn = client.sample(
             model, n, seed=seed, temperature=temperature, label=label, given=given, known=known, version=version

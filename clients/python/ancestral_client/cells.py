@@ -9,7 +9,6 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ancestral_client import _checks, pictures
-from ancestral_client.errors import InvalidArgument
+from ancestral_client import pictures
 from ancestral_client.fitting import Fit, Misfit
 from ancestral_client.replacing import reason
 
@@ -44,61 +42,46 @@ def quiet_pictures() -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True, slots=True)
-class CellReader:
-    """How cells become images [H,W,C] of a model."""
+def image_of(cell: Cell, fit: Fit) -> tuple[NDArray[np.uint8], bool]:
+    """The image [H,W,C] of a cell, and whether it is in colour and was read as grey. BadCell where it makes none."""
+    try:
+        return _image_of(cell, fit)
+    except Misfit as error:
+        raise BadCell(str(error)) from None
 
-    fit: Fit
-    scale: float | None
-    """What makes levels of numbers; None: only bytes are levels."""
 
-    def image(self, cell: Cell) -> tuple[NDArray[np.uint8], bool]:
-        """The image, and whether it is in colour and was read as grey. BadCell where it cannot be made one."""
+def _image_of(cell: Cell, fit: Fit) -> tuple[NDArray[np.uint8], bool]:
+    pixels = math.prod(fit.shape)
+    if isinstance(cell, np.ndarray):
+        return fit.image(cell.reshape(fit.shape) if cell.shape == (pixels,) else cell), False
+    content = content_of(cell)
+    if len(content) == pixels and not isinstance(cell, Path):
+        raw = np.frombuffer(content, np.uint8).reshape(fit.shape)
+        if not content.startswith(_SIGNATURES):
+            return raw, False
         try:
-            return self._image(cell)
-        except Misfit as error:
-            raise BadCell(str(error)) from None
+            return fit.picture(_decoded(content, fit.shape))
+        except (BadCell, Misfit):
+            return raw, False
+    return fit.picture(_decoded(content, fit.shape))
 
-    def _image(self, cell: Cell) -> tuple[NDArray[np.uint8], bool]:
-        shape = self.fit.shape
-        if isinstance(cell, np.ndarray):
-            return self.fit.image(self._levels(cell)), False
-        content = content_of(cell)
-        if len(content) == math.prod(shape) and not isinstance(cell, Path):
-            raw = np.frombuffer(content, np.uint8).reshape(shape)
-            if not content.startswith(_SIGNATURES):
-                return raw, False
-            try:
-                return self.fit.picture(self._decoded(content))
-            except (BadCell, Misfit):
-                return raw, False
-        return self.fit.picture(self._decoded(content))
 
-    def _decoded(self, content: bytes) -> NDArray[np.uint8]:
-        """A picture's file as grey [H',W'] or RGB [H',W',3]."""
-        try:
-            with Image.open(BytesIO(content)) as image:
-                if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                    raise BadCell(f"has more than {Image.MAX_IMAGE_PIXELS} pixels")
-                return pictures.pixels(image)
-        except (BadCell, pictures.UnclearPicture) as error:
-            raise BadCell(str(error)) from None
-        except UnidentifiedImageError:
-            height, width, channels = self.fit.shape
-            raise BadCell(
-                f"holds {len(content)} bytes, which are no picture, nor the {height * width * channels} pixels of "
-                f"{height}×{width}×{channels}"
-            ) from None
-        except Exception as error:  # readers of pictures raise nearly anything
-            raise BadCell(f"is a picture that cannot be read: {reason(error)}") from error
-
-    def _levels(self, array: NDArray[Any]) -> NDArray[np.uint8]:
-        try:
-            levels = _checks.image_array("image", array, self.scale)
-        except InvalidArgument as error:
-            whole = "; --scale 1 takes them as levels of 0 to 255" if array.dtype.kind in "iu" else ""
-            raise BadCell(error.violations[0].problem.replace("scale=", "--scale ") + whole) from None
-        return levels.reshape(self.fit.shape) if levels.shape == (math.prod(self.fit.shape),) else levels
+def _decoded(content: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """A picture's file as grey [H',W'] or RGB [H',W',3]."""
+    try:
+        with Image.open(BytesIO(content)) as image:
+            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise BadCell(f"has more than {Image.MAX_IMAGE_PIXELS} pixels")
+            return pictures.pixels(image)
+    except (BadCell, pictures.UnclearPicture) as error:
+        raise BadCell(str(error)) from None
+    except UnidentifiedImageError:
+        raise BadCell(
+            f"holds {len(content)} bytes, which are no picture, nor the {math.prod(shape)} pixels of "
+            f"{'×'.join(map(str, shape))}"
+        ) from None
+    except Exception as error:  # readers of pictures raise nearly anything
+        raise BadCell(f"is a picture that cannot be read: {reason(error)}") from error
 
 
 def content_of(cell: bytes | Path | BadCell | None) -> bytes:

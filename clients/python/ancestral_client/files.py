@@ -56,14 +56,18 @@ def read_images(path: Path) -> NDArray[np.uint8]:
     """The images in a .npy, .npz or idx file, of any shape; or the one of a picture, [H,W] if it is grey and [H,W,3] if
     not. `fitting.Fit` makes of them what a model takes.
     """
-    return read_levels(path)[0]
+    array, _ = read_array_or_picture(path)
+    if array.dtype != np.uint8:
+        # Numbers of another type may be meant from 0 to 1, to 16 or to 255.
+        raise FileProblem(f"{path}: holds {array.dtype}, must be uint8 with values 0 to 255; scale, round, and convert")
+    return array
 
 
-def read_levels(path: Path, names: tuple[str, ...] = ("images", "image", "x")) -> tuple[NDArray[np.uint8], bool]:
-    """As `read_images`, and whether it is a picture; `names` are those that its array may have in a .npz file."""
+def read_array_or_picture(path: Path, names: tuple[str, ...] = ("images", "image", "x")) -> tuple[NDArray[Any], bool]:
+    """As `read_images`, and whether it is a picture. An array may be of any numbers, and have one of these names."""
     with _reading(path):
         if is_array(path):
-            return _levels(path, names), False
+            return _stored(path, names), False
         if idx.is_idx(path):
             return idx.read(path), False
         return _picture(path), True
@@ -77,7 +81,7 @@ def decoded(name: str, content: bytes) -> NDArray[np.uint8]:
 
 def read_image(path: Path, fit: Fit) -> tuple[NDArray[np.uint8], bool]:
     """The one image of a file, as the model's [H,W,C], and whether it lost its colours. FileProblem if it is none."""
-    levels, is_picture = read_levels(path, ("given", "image", "images"))
+    levels, is_picture = read_array_or_picture(path, ("given", "image", "images"))
     with _fitting(path):
         return fit.picture(levels) if is_picture else (fit.image(levels), False)
 
@@ -113,11 +117,13 @@ def _fitting(path: Path) -> Iterator[None]:
 def _reading(path: Path) -> Iterator[None]:
     """What is read is a file, and whatever goes wrong a FileProblem."""
     with _told(path):
-        found = path.stat().st_mode
-        if stat.S_ISDIR(found):
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
             raise FileProblem(f"{path}: is a folder, not a file")
-        if not stat.S_ISREG(found):
+        if not stat.S_ISREG(found.st_mode):
             raise FileProblem(f"{path}: is a pipe or a device; save what it holds to a file first, or pipe it into -")
+        if not found.st_size:
+            raise FileProblem(f"{path}: is empty")
         yield
 
 
@@ -153,15 +159,6 @@ def _picture(path: Path) -> NDArray[np.uint8]:
 def _brightness(path: Path) -> NDArray[np.uint8]:
     """A picture as grey [H,W]."""
     return pictures.with_channels(_picture(path), 1)
-
-
-def _levels(path: Path, names: tuple[str, ...]) -> NDArray[np.uint8]:
-    """The array of 8-bit images in a file."""
-    array = _stored(path, names)
-    if array.dtype != np.uint8:
-        # Numbers of another type may be meant from 0 to 1, to 16 or to 255.
-        raise FileProblem(f"{path}: holds {array.dtype}, must be uint8 with values 0 to 255; scale, round, and convert")
-    return array
 
 
 def _stored(path: Path, names: tuple[str, ...]) -> NDArray[Any]:

@@ -6,12 +6,13 @@ Shapes: N images, H rows, W columns, C channels of the model's images; H', W' of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ancestral_client import _checks, pictures
+from ancestral_client.errors import InvalidArgument
 
 Resize = Literal["crop", "fit", "stretch"]
 """How an image gets another size; `pictures.resized` says what each does."""
@@ -29,13 +30,15 @@ class Fit:
     shape: tuple[int, int, int]
     resize: Resize | None = None
     """None: they are refused."""
+    scale: float | None = None
+    """What makes levels of 0 to 255 of arrays of other numbers; None: these are refused."""
 
     def picture(self, levels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool]:
         """The image [H,W,C] of a picture's pixels [H',W'] or [H',W',3], and whether it lost its colours."""
         lost = self.shape[2] == 1 and pictures.in_colour(levels)
-        return self.image(pictures.with_channels(levels, self.shape[2])), lost
+        return Fit(self.model, self.shape, self.resize).image(pictures.with_channels(levels, self.shape[2])), lost
 
-    def image(self, array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def image(self, array: NDArray[Any]) -> NDArray[np.uint8]:
         """The one image [H,W,C] of an array; Misfit as `images`, and where there are several."""
         batch = self.images(array)
         if len(batch) != 1:
@@ -43,19 +46,21 @@ class Fit:
         image: NDArray[np.uint8] = batch[0]
         return image
 
-    def images(self, array: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """[N,H,W,C] of an array of levels, [N,H',W',C] or one [H',W',C], for C = 1 also without the channel.
+    def images(self, array: NDArray[Any]) -> NDArray[np.uint8]:
+        """[N,H,W,C] of an array, [N,H',W',C] or one [H',W',C], for C = 1 also without the channel.
 
-        Misfit where it is none of these or empty, and for another size where that is refused.
+        Misfit where it is none of these or empty, and for another size and other numbers where these are refused.
         """
-        if array.size == 0:
-            raise Misfit(f"has shape {list(array.shape)}: no image in it")
-        batch = _checks.image_batch(array, self.shape)
+        try:
+            levels = _checks.image_array("images", array, self.scale)
+        except InvalidArgument as error:
+            raise Misfit(error.violations[0].problem.replace("scale=", "--scale ")) from None
+        batch = _checks.image_batch(levels, self.shape)
         if batch is not None:
             return batch
-        other = _checks.images_of_any_size(array, self.shape[2])
+        other = _checks.images_of_any_size(levels, self.shape[2])
         if other is None:
-            raise Misfit(_checks.misfit(array, self.shape, self.model))
+            raise Misfit(_checks.misfit(levels, self.shape, self.model))
         if self.resize is None:
             held = "is" if len(other) == 1 else "holds images of"
             raise Misfit(

@@ -28,12 +28,12 @@ PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff",
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A picture, or a file of images. `load` gives the levels, of a picture [H,W] or [H,W,3], and whether it is one;
-    FileProblem, beginning with `name`, where they cannot be read.
+    """A picture, or a file of images. `load` gives its array, of a picture levels [H,W] or [H,W,3], and whether it is
+    one; FileProblem, beginning with `name`, where it cannot be read.
     """
 
     name: str
-    load: Callable[[], tuple[NDArray[np.uint8], bool]]
+    load: Callable[[], tuple[NDArray[Any], bool]]
 
 
 @dataclass(slots=True)
@@ -136,7 +136,7 @@ def items(paths: Iterable[Path]) -> Iterator[Item]:
                 name = f"{path}: row {row}"
                 yield Item(name, partial(_of_row, name, cell))
         else:
-            yield Item(str(path), partial(files.read_levels, path))
+            yield Item(str(path), partial(files.read_array_or_picture, path))
 
 
 def _have_names(paths: Sequence[Path]) -> bool:
@@ -160,7 +160,7 @@ def _folder(folder: Path) -> Iterator[Item]:
     for path in files_below(folder):
         if path.suffix.lower() in PICTURES:
             empty = False
-            yield Item(str(path), partial(files.read_levels, path))
+            yield Item(str(path), partial(files.read_array_or_picture, path))
     if empty:
         endings = ", ".join(sorted(PICTURES))
         raise FileProblem(f"{folder}: holds no picture ({endings}); name a file of arrays itself")

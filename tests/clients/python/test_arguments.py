@@ -280,6 +280,10 @@ class Exchanged:
         lambda: IMAGES.data,
         lambda: Exchanged(torch.from_numpy(IMAGES)),
         lambda: [Exchanged(torch.from_numpy(image)) for image in IMAGES],
+        lambda: [Image.fromarray(image[..., 0]).convert("RGB") for image in IMAGES],
+        lambda: [
+            Image.fromarray(image[..., 0]).convert(mode) for image, mode in zip(IMAGES, ("L", "RGB"), strict=True)
+        ],
         lambda: torch.from_numpy(IMAGES).requires_grad_(False).permute(0, 3, 1, 2).permute(0, 2, 3, 1),
     ],
     ids=[
@@ -294,6 +298,8 @@ class Exchanged:
         "buffer",
         "DLPack",
         "DLPacks",
+        "RGB pictures",
+        "grey and RGB pictures",
         "permuted",
     ],
 )

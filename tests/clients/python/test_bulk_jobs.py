@@ -26,7 +26,7 @@ from ancestral_client import Client, Overloaded, RoleNotSupported, Unavailable
 from ancestral_client.bulk_jobs import progress
 from ancestral_client.bulk_jobs.job import RowProblem
 from ancestral_client.bulk_jobs.servers import Elsewhere, Servers
-from ancestral_client.cells import BadCell, CellReader
+from ancestral_client.cells import BadCell, image_of
 from ancestral_client.errors import invalid
 from ancestral_client.fitting import Fit
 from running import PATIENT, ServerProcess
@@ -256,7 +256,7 @@ def test_what_is_wrong_with_a_cell_is_said_of_the_cell(run: Run, tmp_path: Path,
 
 def test_channels_that_stand_first_are_told() -> None:
     with pytest.raises(BadCell, match=r"its channels stand first \(CHW\)"):
-        CellReader(Fit("rgb", (4, 5, 3)), None).image(np.zeros((3, 4, 5), np.uint8))
+        image_of(np.zeros((3, 4, 5), np.uint8), Fit("rgb", (4, 5, 3)))
 
 
 def test_pictures_are_resized_and_read_as_grey_where_asked(run: Run, tmp_path: Path) -> None:

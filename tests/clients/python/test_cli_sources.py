@@ -255,6 +255,21 @@ def test_shells_complete_commands_and_the_names_of_models(
     assert completed("ancestral encode --address 127.0.0.1:1 ta") == []
 
 
+def test_numbers_are_scaled_where_asked_and_a_role_is_missed_before_images_are_read(run: Run, sources: Array) -> None:
+    np.save("numbers.npy", sources / 255)
+    assert "--scale 255 for images in [0,1]" in run("encode", "tally", "numbers.npy", "--out", "z.npy").stderr
+    done = run("encode", "tally", "numbers.npy", "--scale", "255", "--out", "z.npy")
+    assert done.returncode == 0, done.stderr
+    assert np.allclose(np.load("z.npy"), toybundle.encode(sources), atol=1e-5)
+    done = run("encode", "tally", "numbers.npy", "--scale", "-1", "--out", "z.npy")
+    assert done.stderr.startswith("ancestral: --scale: is -1.0; must be above 0")
+    Path("broken.png").write_text("no picture")
+    done = run("features", "tally", "broken.png", "--out", "f.npz")
+    assert (done.returncode, "has no role 'features'; it has encode, sample, score" in done.stderr) == (4, True)
+    Path("empty.png").touch()
+    assert run("score", "tally", "empty.png").stderr == "ancestral: empty.png: is empty\n"
+
+
 def test_images_of_another_size_are_resized_where_asked(run: Run, tmp_path: Path, sources: Array) -> None:
     large = sources.repeat(2, 1).repeat(2, 2)
     (tmp_path / "large").mkdir()

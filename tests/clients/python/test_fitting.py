@@ -59,6 +59,16 @@ def test_what_is_no_image_is_not_made_one_by_resizing(fit: Fit, shape: tuple[int
             Fit(fit.model, fit.shape, how).images(np.zeros(shape, np.uint8))
 
 
+def test_numbers_become_levels_where_a_scale_is_given() -> None:
+    numbers = np.linspace(0, 1, 24).reshape(1, 4, 6, 1)
+    with pytest.raises(Misfit, match=r"must be uint8 .* --scale 255 for images in \[0,1\]"):
+        GREY.images(numbers)
+    scaled = Fit("grey", (4, 6, 1), scale=255)
+    np.testing.assert_array_equal(scaled.images(numbers), np.rint(numbers * 255))
+    levels_of_picture = np.full((4, 6), 200, np.uint8)
+    assert (scaled.picture(levels_of_picture)[0] == 200).all(), "a picture has its own levels"
+
+
 def test_what_fits_is_left_as_it_is() -> None:
     array = levels(5, 4, 6, 1)
     assert np.shares_memory(Fit("grey", (4, 6, 1), "crop").images(array), array)
