@@ -318,7 +318,7 @@ def test_a_row_that_the_model_fails_on_is_found_among_its_company(run: Run, tmp_
         (("encode", "tally", "in.parquet", "out", "--workers", "0"), 2, "--workers: is 0"),
         (("encode", "tally", "in.parquet", "out", "--part-rows", "0"), 2, "--part-rows: is 0"),
         (("encode", "tally", "in.parquet", "out", "--wait", "-1"), 2, "--wait: is -1"),
-        (("encode", "tally", "in.parquet", "out", "--scale", "0"), 2, "--scale: is 0; must be above 0"),
+        (("encode", "tally", "in.parquet", "out", "--scale", "0"), 2, "--scale: is 0.0; must be above 0"),
         (("encode", "tally", "in.parquet", "out", "--timeout", "0"), 2, "timeout: is 0"),
         (("encode", "tally", "in.parquet", "out", "--address", "127.0.0.1:1"), 7, "nothing listens at 127.0.0.1:1"),
         (("encode", "tally", "in.parquet", "out", "--address", "nowhere"), 2, "--address: is 'nowhere'"),
