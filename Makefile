@@ -43,6 +43,9 @@ pictures: $(PARTS) ## Train anew, run the demo, say which pictures of the README
 	$(BIN)/ancestral-demo run --models "$$folder/models" --out "$$folder/out"; \
 	$(BIN)/python -m ancestral_demo.pictures "$$folder/out" clients/demo
 
+studio-pictures: both ## Take the pictures of the studio's README anew, with the models of a server: after `make serve`
+	@PYTHONPATH=tests $(BIN)/python tests/studiopictures.py clients/studio
+
 install: $(INSTALLED) ## Make .venv with everything at the locked versions
 	@echo "Ready: $(BIN)/ancestral, $(BIN)/ancestral-server, $(BIN)/ancestral-exporter"
 
@@ -173,6 +176,6 @@ $(TOOLS): .ci/tools .ci/triton-env .ci/kubernetes-env .ci/perf-analyzer clients/
 	@.ci/tools
 	@touch $@
 
-.PHONY: results train-zoo ablation bench bench-front-end bench-perf-analyzer bench-isolation bench-raster-loop bench-telemetry soak overload restarts bulk-check million fuzz demo pictures serve studio install tools protos generated check format test gpu-check kernel-check perf-analyzer lock clean help
+.PHONY: studio-pictures results train-zoo ablation bench bench-front-end bench-perf-analyzer bench-isolation bench-raster-loop bench-telemetry soak overload restarts bulk-check million fuzz demo pictures serve studio install tools protos generated check format test gpu-check kernel-check perf-analyzer lock clean help
 # What only other targets ask for.
 .PHONY: both

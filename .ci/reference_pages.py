@@ -28,6 +28,7 @@ PAGES = {
     "ancestral_client.testing": f"{CLIENT}/testing.md",
     "ancestral_client.tracing": f"{CLIENT}/tracing.md",
     "ancestral_client.pictures": f"{CLIENT}/pictures.md",
+    "ancestral_client.fitting": f"{CLIENT}/fitting.md",
     "ancestral_exporter.models.base": "exporter/docs/reference.md",
 }
 """Modules that programs of users import, and where their pages are."""

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,10 @@ HEEDED = re.compile(r"ANCESTRAL_.*|PATH|PYTHON.*|HOME|TMPDIR|COLUMNS|NO_COLOR|TT
 
 
 def process_state() -> dict[str, Any]:
-    """What all tests of a process share, and each has to leave as it found it, since any other may come next."""
+    """What all tests of a process share, and each has to leave as it found it, since any other may come next.
+
+    Filters of warnings are not among it: pytest itself puts back what a test, or a library that it imports, has added.
+    """
     umask = os.umask(0)
     os.umask(umask)
     root = logging.getLogger()
@@ -52,7 +54,6 @@ def process_state() -> dict[str, Any]:
         "signal handlers": {number.name: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)},
         "garbage collection": (gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()),
         "switch interval": sys.getswitchinterval(),
-        "warnings": list(warnings.filters),
         "structlog": {name: list(v) if isinstance(v, list) else v for name, v in structlog.get_config().items()},
         "root logger": (root.level, root.disabled),
     }
@@ -122,11 +123,11 @@ def digits_models(trained_vae: TrainedVae, once: Shared) -> Path:
 
     def make(folder: Path) -> None:
         # They import torch, which takes seconds, and most tests need none.
-        from ancestral_demo.processes import RECIPES
+        from ancestral_demo.processes import DEFAULTS
         from entrypoints import call
 
         shutil.copytree(trained_vae.models, folder, dirs_exist_ok=True)
-        for recipe in RECIPES:
+        for recipe in DEFAULTS:
             if not (folder / recipe).exists():
                 call("ancestral-exporter", "train", recipe, "--models", str(folder), "--epochs", "0")
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import shlex
 import sys
 
 import pytest
 
 from ancestral import commands
-
-# Commands import these when they need them, and by that they add to the filters of warnings: which no test may.
-for library in ("lightning", "scipy.special", "sklearn.datasets", "torch.export"):
-    importlib.import_module(library)
 
 ENTRY_POINTS = {
     "ancestral": commands.client,

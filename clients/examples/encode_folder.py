@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ancestral_client import Client, InvalidArgument, Model, pictures
+from ancestral_client.fitting import Fit
 
 AT_ONCE = 64  # pictures in a message
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -50,10 +51,12 @@ def main() -> None:
 def batches(files: list[Path], model: Model, read: list[str]) -> Iterator[NDArray[np.uint8]]:
     """The pictures as [n,H,W,C] for a model; `read` gets the name of each that could be used."""
     waiting: list[NDArray[np.uint8]] = []
+    # The middle of each, scaled to the model's size, as `new-recipe` has it in training, too.
+    fit = Fit(model.name, model.image_shape, "crop")
     for path in files:
         try:
-            waiting.append(image(path, model.image_shape))
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises, and UnclearPicture
+            waiting.append(image(path, fit))
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises, UnclearPicture, Misfit
             print(f"left out {path}: {error}", file=sys.stderr)
             continue
         read.append(str(path))
@@ -64,12 +67,10 @@ def batches(files: list[Path], model: Model, read: list[str]) -> Iterator[NDArra
         yield np.stack(waiting)
 
 
-def image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """[H,W,C] of a picture: its middle, scaled to the model's size, as `new-recipe` has it in training, too."""
-    height, width, channels = shape
+def image(path: Path, fit: Fit) -> NDArray[np.uint8]:
+    """[H,W,C] of a picture, read as by every command."""
     with Image.open(path) as picture:
-        levels = pictures.with_channels(pictures.pixels(picture), channels)  # read as by every command
-    return pictures.resized(levels, (height, width), "crop").reshape(shape)
+        return fit.picture(pictures.pixels(picture))[0]
 
 
 if __name__ == "__main__":

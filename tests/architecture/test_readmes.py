@@ -54,6 +54,7 @@ MAKE = {
     "demo": "test_make_demo",
     "serve": "test_make_serve",
     "studio": "test_make_studio",
+    "studio-pictures": "tests/integration/test_studio.py, of other models",
     "pictures": "trains for minutes; what it does after test_make_demo: tests/clients/demo/test_pictures.py",
     "install": "CI",
     "check": "CI",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import entrypoints  # noqa: F401 - what torch brings adds to the filters of warnings, which no test may
-from ancestral_client import AsyncClient, Client
+from ancestral_client import AsyncClient, Client, errors, results
 
 ROOT = Path(__file__).parents[2]
 REFERENCE: dict[str, Any] = runpy.run_path(str(ROOT / ".ci" / "reference_pages.py"))
@@ -31,12 +31,36 @@ def test_what_has_a_page_has_docstrings(module: str) -> None:
         assert not callable(value) or inspect.getdoc(value), f"{module}.{name}"
 
 
+ARRAYS = {"images", "latents", "given", "image", "first"}
+CALLS = [name for name, value in vars(Client).items() if inspect.isfunction(value) and name[0] != "_"]
+ERRORS = "|".join(name for name, value in vars(errors).items() if inspect.isclass(value))
+
+
+@pytest.mark.parametrize("call", [call for call in CALLS if call != "close"])
+def test_a_call_tells_its_errors_and_the_shapes_of_its_arrays(call: str) -> None:
+    method = getattr(Client, call)
+    told = inspect.getdoc(method) or ""
+    assert re.search(rf"\b({ERRORS}|[Ee]rrors)\b", told)
+    assert "[" in told or not ARRAYS & inspect.signature(method).parameters.keys()
+
+
+def test_results_tell_the_shapes_of_their_arrays_and_the_units_of_likelihoods() -> None:
+    checked = 0
+    for kind in filter(inspect.isclass, vars(results).values()):
+        for field, (annotation, told) in REFERENCE["attributes"](kind).items():
+            if "NDArray" in annotation:
+                checked += 1
+                assert told.startswith("["), f"{kind.__name__}.{field}"
+            if "likelihood" in field:
+                assert re.search("nats", told), f"{kind.__name__}.{field}"
+    assert checked > 10
+
+
 def test_the_pages_tell_each_call_of_the_clients_once() -> None:
     page = (ROOT / REFERENCE["PAGES"]["ancestral_client"]).read_text()
-    calls = [name for name, value in vars(Client).items() if not name.startswith("_") and callable(value)]
-    assert len(calls) > 15
-    for call in calls:
+    assert len(CALLS) > 15
+    for call in CALLS:
         assert page.count(f"\n### Client.{call}\n") == 1
         assert f"### AsyncClient.{call}\n" not in page
         assert inspect.getdoc(getattr(AsyncClient, call)) == inspect.getdoc(getattr(Client, call))
-    assert f"As those of [Client](#client): `{'`, `'.join(calls[:3])}`" in page
+    assert f"As those of [Client](#client): `{'`, `'.join(CALLS[:3])}`" in page

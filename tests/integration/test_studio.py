@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,18 +23,11 @@ from browsers import chromium, opened, pixels
 from pixelcnns import exported, sharp_pixelcnn
 from running import PATIENT, ServerProcess
 from shared import Shared
+from studiopage import TABS, WATCH, bring, choose, panel, studio, tiles
+from studiopictures import NAMES, Shown, take
 from waiting import PATIENCE, eventually, until
 
-TABS = ("Sample", "Complete", "Look", "Map", "Sliders", "Between")
-# Tells of each canvas what is painted on it: the label, the first row and the number of rows.
-WATCH = """
-  window.painted = [];
-  const put = CanvasRenderingContext2D.prototype.putImageData;
-  CanvasRenderingContext2D.prototype.putImageData = function (image, x, y) {
-    window.painted.push([this.canvas.getAttribute("aria-label"), y, image.height]);
-    return put.call(this, image, x, y);
-  };
-"""
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -77,39 +68,14 @@ def client(server: ServerProcess) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def url(client: Client) -> Iterator[str]:
-    """Where the studio listens; ended as by Ctrl-C."""
-    command = [str(Path(sys.executable).parent / "ancestral"), "--address", client.address, "studio", "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith("studio listening on http://127.0.0.1:"), line
-        yield line.split()[3].rstrip(",")
-    finally:
-        process.terminate()
-        _, said = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, said) == (0, "")
+    with studio(client.address) as url:
+        yield url
 
 
 @pytest.fixture
 def page(browser: Browser, url: str) -> Iterator[Page]:
     with opened(browser, url, script=WATCH) as page:
         yield page
-
-
-def panel(page: Page, name: str) -> Locator:
-    """The part of the page under a tab."""
-    page.get_by_role("tab", name=name).click()
-    return page.get_by_role("region", name=name)
-
-
-def choose(page: Page, where: Locator, label: str, option: str) -> None:
-    where.get_by_label(label).click()
-    page.get_by_role("option", name=option, exact=True).click()
-
-
-def tiles(where: Locator) -> Locator:
-    return where.locator(".tiles canvas")
 
 
 def grey(canvas: Locator) -> NDArray[np.uint8]:
@@ -260,13 +226,6 @@ def test_a_drawing_is_classified_scored_and_rebuilt(page: Page, client: Client) 
     expect(said).to_have_text(f"log p(x | {label}) = {nats} nats, the highest of the classes")
 
 
-def bring(page: Page, where: Locator, path: Path) -> None:
-    """Chooses a file, by keys."""
-    with page.expect_file_chooser() as chooser:
-        where.get_by_role("button", name="Your picture").press("Enter")
-    chooser.value.set_files(path)
-
-
 def test_a_picture_of_ones_own_is_encoded_rebuilt_and_classified(page: Page, client: Client, tmp_path: Path) -> None:
     image = np.random.default_rng(5).integers(0, 256, (8, 8), np.uint8)
     Image.fromarray(image).save(tmp_path / "mine.png")
@@ -390,6 +349,14 @@ def test_a_phone_shows_all_of_it(browser: Browser, url: str) -> None:
             where = panel(page, tab)
             expect(where.get_by_label("Model" if tab != "Look" else "Image size").first).to_be_visible()
             assert page.evaluate("document.documentElement.scrollWidth") == 390, tab
+
+
+def test_the_pictures_of_the_readme_can_be_taken(browser: Browser, url: str, client: Client, tmp_path: Path) -> None:
+    """As `make studio-pictures` takes them of other models; each shows all of the page."""
+    take(browser, url, client, tmp_path, Shown("large", "vae"))
+    for name in NAMES:
+        with Image.open(tmp_path / name) as taken, Image.open(ROOT / "clients" / "studio" / name) as shown:
+            assert taken.width == shown.width == (390 if name == "phone.png" else 960), name
 
 
 def test_who_leaves_stops_what_the_server_paints_for_them(server: ServerProcess) -> None:

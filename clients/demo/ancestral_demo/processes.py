@@ -21,13 +21,17 @@ from ancestral.v1 import bundle_pb2
 
 # What the server says on stdout once it serves, also where that line is JSON: its address, and that of its metrics.
 LISTENING = re.compile(r'listening on (\S+), metrics on ([^\s"]+)')
-# The default recipes, what each is for, and the longest training last: its progress is shown.
+# The recipes that the demo tells of, what each is for, and the longest training last: its progress is shown.
 RECIPES = {
     "digits-vae-2d": "the manifold",
     "digits-vae-features": "features for a classifier",
     "digits-vae": "likelihood, samples, traversals",
     "digits-pixelcnn": "likelihood, samples, completions",
 }
+
+
+# With what the studio classifies drawings by, which the demo has no figures of.
+DEFAULTS = ("digits-classifier", *RECIPES)
 
 
 class DemoError(Exception):
@@ -94,7 +98,7 @@ def train_missing(models: Path) -> list[str]:
     left, and what they have printed is shown when all are done. One thread each: nets this small keep two processes
     busier than two threads, and threads that wait for each other crawl on a busy machine.
     """
-    missing = [recipe for recipe in RECIPES if not has_bundle(models, recipe)]
+    missing = [recipe for recipe in DEFAULTS if not has_bundle(models, recipe)]
     if missing and not has_any_bundle(models):
         _refuse_model(models)
     if not missing:

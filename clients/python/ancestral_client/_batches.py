@@ -43,9 +43,8 @@ class Batches:
         scale: float | None = None,
     ) -> NDArray[np.uint8]:
         """`images` as [N,H,W,C] uint8; `scale` as in `_checks.image_array`."""
-        return await self._fit(
-            field, _checks.image_array(field, images, scale), _checks.image_batch, model, version, timeout
-        )
+        fit = _checks.picture_batch if _checks.are_pictures(images) else _checks.image_batch
+        return await self._fit(field, _checks.image_array(field, images, scale), fit, model, version, timeout)
 
     async def mask(
         self, field: str, mask: ArrayLike, model: str, version: int, timeout: float | None

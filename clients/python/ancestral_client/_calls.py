@@ -20,7 +20,8 @@ from ancestral_client import _checks, _rpcs, _wire
 from ancestral_client._access import Access, Entry
 from ancestral_client._attempts import Attempts, Server
 from ancestral_client._batches import Batches
-from ancestral_client._checks import Priority
+from ancestral_client._channel import Way
+from ancestral_client._checks import Compression, Priority
 from ancestral_client._hedging import Hedging
 from ancestral_client._joining import Joining
 from ancestral_client._progress import Progress, told
@@ -50,6 +51,8 @@ class Settings:
     priority: Priority
     bulk_priority: Priority
     max_message_bytes: int
+    proxy: str | None
+    compression: Compression
     access: Access
 
 
@@ -70,7 +73,7 @@ class _Fit:
 class Calls:
     """The calls of a client over its transport: those about models, and what those of the roles are made of."""
 
-    def __init__(self, settings: Settings, transport: Callable[[str, int, Entry], Transport]) -> None:
+    def __init__(self, settings: Settings, transport: Callable[[Way, Entry], Transport]) -> None:
         _checks.timeout_of(settings.timeout)
         self.most_bytes = _checks.message_bytes_of(settings.max_message_bytes)
         address = _checks.address_of(settings.address)
@@ -82,7 +85,8 @@ class Calls:
         self.timeout = settings.timeout
         self.batches = Batches(lambda name, version, timeout: self.model(name, version, timeout=timeout))
         self._hedging = Hedging(_checks.hedge_seconds_of(settings.hedge_seconds))
-        self.transport = transport(address, self.most_bytes, entry)
+        proxy, compression = _checks.proxy_of(settings.proxy), _checks.compression_of(settings.compression)
+        self.transport = transport(Way(address, self.most_bytes, proxy, compression), entry)
 
     async def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""
@@ -91,7 +95,8 @@ class Calls:
     async def models(self, *, timeout: float | None = None) -> list[Model]:
         """Every version of every model, by name and version, including those that do not serve.
 
-        `timeout` is that of all pages together, where they are more than fits one answer.
+        `timeout` is that of all pages together, where they are more than fits one answer. Unavailable where no server
+        answers, as of every call.
         """
         attempts, request = self.attempts(timeout), models_pb.ListModelsRequest()
         found: list[Model] = []
@@ -103,7 +108,7 @@ class Calls:
             request.page_token = reply.next_page_token
 
     async def model(self, name: str, version: int = 0, *, timeout: float | None = None) -> Model:
-        """What one model is and can do."""
+        """What one model is and can do; NotFound where there is none of that name, or not that version."""
         request = models_pb.GetModelRequest(name=_checks.name_of("name", name), version=_checks.version_of(version))
         return _wire.model((await self.ask(_rpcs.GET_MODEL, request, self.attempts(timeout))).model)
 
@@ -116,7 +121,10 @@ class Calls:
         return _wire.model((await self.ask(_rpcs.LOAD_MODEL, request, self.attempts(timeout))).model)
 
     async def unload(self, name: str, version: int = 0, *, timeout: float | None = None) -> None:
-        """Has a version taken out of service, or all of them; returns when their running calls have ended."""
+        """Has a version taken out of service, or all of them; returns when their running calls have ended.
+
+        NotFound where there is none of that name, or not that version.
+        """
         request = models_pb.UnloadModelRequest(name=_checks.name_of("name", name), version=_checks.version_of(version))
         await self.ask(_rpcs.UNLOAD_MODEL, request, self.attempts(timeout))
 

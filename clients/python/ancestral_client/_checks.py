@@ -8,8 +8,11 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import os
 import sys
-from typing import Any, Literal, TypeVar
+import warnings
+from typing import Any, Literal, TypeVar, get_args
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,6 +31,7 @@ _TOLD = 60
 # What a request needs beside its array.
 _ENVELOPE_BYTES = 1024
 
+Compression = Literal["none", "deflate", "gzip"]
 Priority = Literal["interactive", "batch"]
 _PRIORITIES: dict[Priority, priority_pb2.Priority.ValueType] = {
     "interactive": priority_pb2.PRIORITY_INTERACTIVE,
@@ -52,7 +56,7 @@ def array_of(field: str, value: ArrayLike) -> NDArray[Any]:
     except Exception as error:  # whatever another library has against it
         said = next(iter(str(error).splitlines()), "") or type(error).__name__
         ragged = "inhomogeneous" in said or "inconsistent" in said
-        why = "its parts have different shapes" if ragged else said
+        why = f"its parts have different shapes{_unlike(field, value)}; make them alike first" if ragged else said
         raise invalid(field, f"cannot be made an array: {why}") from error
     if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
         raise invalid(field, "has masked values, which stand for no number; fill them first: .filled(0)")
@@ -65,7 +69,10 @@ def _plain(field: str, value: Any) -> Any:
     InvalidArgument, about `field`, if it is a picture whose pixels may mean several things.
     """
     if isinstance(value, list | tuple):
-        return [_plain(field, part) for part in value]
+        parts = [_plain(field, part) for part in value]
+        if are_pictures(value) and len({part.ndim for part in parts}) > 1:  # a grey one has its three channels alike
+            parts = [part if part.ndim == 3 else np.repeat(part[..., np.newaxis], 3, axis=2) for part in parts]
+        return parts
     if _is_picture(value):
         return _pixels(field, value)
     if _is_tensor(value):
@@ -73,6 +80,23 @@ def _plain(field: str, value: Any) -> Any:
     if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
         return np.from_dlpack(value, device="cpu")
     return value
+
+
+def _unlike(field: str, value: Any) -> str:
+    """The first two shapes that differ among the parts of a list, as far as these are arrays."""
+    try:
+        shapes = [list(np.shape(_plain(field, part))) for part in value]
+    except (TypeError, ValueError):
+        return ""
+    other = next((shape for shape in shapes if shape != shapes[0]), None)
+    return "" if other is None else f", {shapes[0]} and {other}"
+
+
+def are_pictures(value: object) -> bool:
+    """Whether it is a picture of Pillow, or a list of such."""
+    if isinstance(value, list | tuple):
+        return bool(value) and all(map(_is_picture, value))
+    return _is_picture(value)
 
 
 def is_array(value: object) -> bool:
@@ -108,30 +132,47 @@ def image_array(field: str, images: ArrayLike, scale: float | None = None) -> ND
     array = array_of(field, images)
     if scale is not None:
         array = _levels(field, array, _kind(images, array), scale)
-    if array.dtype != np.uint8:
-        hint = "; scale to 0..255 and round first, or say what to multiply them by: scale=255 for images in [0,1]"
-        hint = hint if array.dtype.kind in "fb" else ""
-        raise invalid(field, f"must be uint8 with values 0 to 255, not {_kind(images, array)}{hint}")
     if array.size == 0:
         raise invalid(field, f"has shape {list(array.shape)}: no image in it")
+    if array.dtype != np.uint8:
+        hint = ""
+        if isinstance(images, str | bytes | os.PathLike):
+            hint = "; open the file first, with PIL.Image.open or numpy.load"
+        elif array.dtype.kind in "fb":
+            hint = "; scale to 0..255 and round first, or say what to multiply them by: scale=255 for images in [0,1]"
+        elif array.dtype.kind in "iu":
+            hint = "; scale=1 takes whole numbers of 0 to 255"
+        raise invalid(field, f"must be uint8 with values 0 to 255, not {_kind(images, array)}{hint}")
     return array
+
+
+def scale_of(scale: object, field: str = "scale") -> float:
+    """What makes levels of 0 to 255 of numbers."""
+    factor = _real(field, scale, "above 0: what makes levels of 0 to 255 of the images")
+    if not 0 < factor < math.inf:
+        raise invalid(field, f"is {_told(scale)}; must be above 0: 255 for images in [0,1]")
+    return factor
 
 
 def _levels(field: str, array: NDArray[Any], kind: str, scale: float) -> NDArray[np.uint8]:
     """Numbers times `scale`, rounded: levels of 0 to 255, or an InvalidArgument about `field`."""
-    factor = _real("scale", scale, "above 0: what makes levels of 0 to 255 of the images")
-    if not 0 < factor < math.inf:
-        raise invalid("scale", f"is {_told(scale)}; must be above 0: 255 for images in [0,1]")
+    factor = scale_of(scale)
     if array.dtype.kind not in "fiub":
         raise invalid(field, f"must be numbers, not {kind}")
     if array.size == 0:
         raise invalid(field, f"has shape {list(array.shape)}: no image in it")
+    lost = array.size - np.count_nonzero(np.isfinite(array))
+    if lost:
+        raise invalid(
+            field, f"has {lost} values of {array.size} that are NaN or infinite; replace them: numpy.nan_to_num"
+        )
     scaled = array * np.float64(factor)
     low, high = float(scaled.min()), float(scaled.max())
-    # Rounding errors of floats in [0,1] are no wrong values. NaN is below nothing and above nothing.
+    # Rounding errors of floats in [0,1] are no wrong values.
     if not (low > -0.5 and high < 255.5):
+        fitting = "1 takes these" if low >= 0 and high <= 255 * factor else "255 is for [0,1]"
         raise invalid(
-            field, f"times scale={factor:g} is from {low:g} to {high:g}; levels are 0 to 255: scale=255 is for [0,1]"
+            field, f"times scale={factor:g} is from {low:g} to {high:g}; levels are 0 to 255: scale={fitting}"
         )
     if high <= 1 and not (scaled == np.rint(scaled)).all():
         raise invalid(field, f"times scale={factor:g} is at most {high:g} of 255, all black; scale=255 is for [0,1]")
@@ -185,6 +226,23 @@ def image_batch(array: NDArray[_Scalar], shape: tuple[int, int, int]) -> NDArray
     return None
 
 
+def picture_batch(array: NDArray[np.uint8], shape: tuple[int, int, int]) -> NDArray[np.uint8] | None:
+    """As `image_batch`, of the pixels of pictures, whose channels become the model's: grey as three alike, colours as
+    their brightness, which a warning says.
+    """
+    batch = image_batch(array, shape)
+    if batch is None and shape[2] == 3 and array.shape[-2:] == shape[:2]:
+        return image_batch(np.repeat(array[..., np.newaxis], 3, axis=-1), shape)
+    if batch is None and array.ndim > 2 and array.shape[-3:] == (*shape[:2], 3) and shape[2] == 1:
+        from ancestral_client import pictures
+
+        many = array.reshape(-1, *array.shape[-3:])
+        if any(map(pictures.in_colour, many)):
+            warnings.warn("a picture in colour is read as grey", stacklevel=2)
+        return np.stack([pictures.with_channels(picture, 1) for picture in many])[..., np.newaxis]
+    return batch
+
+
 def mask_batch(array: NDArray[np.bool_], shape: tuple[int, int, int]) -> NDArray[np.bool_] | None:
     """`array` as [N,H,W,C], or None if it does not fit the model's `shape` (H, W, C).
 
@@ -197,16 +255,38 @@ def mask_batch(array: NDArray[np.bool_], shape: tuple[int, int, int]) -> NDArray
     return batch
 
 
+def images_of_any_size(array: NDArray[_Scalar], channels: int) -> NDArray[_Scalar] | None:
+    """`array` as [N,H',W',C] of whatever H' and W', or None if it does not have so many channels.
+
+    Takes [N,H',W',C], one image [H',W',C], and with C = 1 also [N,H',W'] and [H',W'], but no [.,.,3], which is rather
+    one image in colour than many that are 3 pixels wide.
+    """
+    if array.ndim in (3, 4) and array.shape[-1] == channels:
+        return array if array.ndim == 4 else array[np.newaxis]
+    if channels == 1 and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] not in (3, 4))):
+        return (array if array.ndim == 3 else array[np.newaxis])[..., np.newaxis]
+    return None
+
+
 def wrong_shape(field: str, array: NDArray[np.generic], shape: tuple[int, int, int], model: str) -> InvalidArgument:
     """The error for images that `image_batch` cannot fit, or a mask that `mask_batch` cannot."""
+    hint = ""
+    if array.dtype != np.bool_ and images_of_any_size(array, shape[2]) is not None:
+        hint = "; ancestral_client.pictures.resized brings an image to another size"
+    return invalid(field, misfit(array, shape, model) + hint)
+
+
+def misfit(array: NDArray[np.generic], shape: tuple[int, int, int], model: str) -> str:
+    """What is wrong with the shape of images, or of a mask, for a model of `shape` (H, W, C)."""
     height, width, channels = shape
     accepted = [f"[N,{height},{width},{channels}]", f"[{height},{width},{channels}]"]
     if channels == 1 or array.dtype == np.bool_:
         accepted += [f"[N,{height},{width}]", f"[{height},{width}]"]
     hint = ""
-    if array.shape[-3:] == (channels, height, width) and array.ndim in (3, 4):
+    # Three axes with one channel are rather [N,H,W].
+    if array.ndim in ((4,) if channels == 1 else (3, 4)) and array.shape[-3] == channels != array.shape[-1]:
         hint = "; its channels stand first (CHW): move them last with numpy.moveaxis(images, -3, -1)"
-    return invalid(field, f"has shape {list(array.shape)}; {model} takes {', '.join(accepted)}{hint}")
+    return f"has shape {list(array.shape)}; {model} takes {', '.join(accepted)}{hint}"
 
 
 def latent_batch(latents: ArrayLike) -> NDArray[np.float32]:
@@ -342,6 +422,31 @@ def priority_of(priority: Priority) -> priority_pb2.Priority.ValueType:
     if not isinstance(priority, str) or priority not in _PRIORITIES:
         raise invalid("priority", f"is {_told(priority)}; must be one of {', '.join(map(repr, _PRIORITIES))}")
     return _PRIORITIES[priority]
+
+
+def compression_of(compression: Compression) -> Compression:
+    """How requests are compressed."""
+    allowed = get_args(Compression)
+    if not isinstance(compression, str) or compression not in allowed:
+        raise invalid("compression", f"is {_told(compression)}; must be one of {', '.join(map(repr, allowed))}")
+    return compression
+
+
+def proxy_of(proxy: object) -> str | None:
+    """The URL of a proxy; "" for none, None for what the environment says."""
+    if proxy is None or proxy == "":
+        return None if proxy is None else ""
+    try:
+        if not isinstance(proxy, str):
+            raise TypeError(proxy)
+        url = proxy if "://" in proxy else f"http://{proxy}"
+        parts = urlsplit(url)
+        if parts.scheme != "http" or not parts.hostname or not parts.port or parts.path not in ("", "/"):
+            raise ValueError(proxy)
+    except (TypeError, ValueError):
+        # Not all of it: a password may stand in it.
+        raise invalid("proxy", 'must be HOST:PORT or http://[USER:PASSWORD@]HOST:PORT, or "" for none') from None
+    return url
 
 
 def name_of(field: str, name: object) -> str:

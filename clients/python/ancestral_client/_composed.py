@@ -31,6 +31,7 @@ async def reconstruct(
     """What a model makes of images by way of its latents: `decode` of the means of `encode`, [N,H,W,C].
 
     `timeout` is that of each of the two calls; `progress` tells of each image when it is decoded.
+    RoleNotSupported where the model does not both encode and decode.
     """
     _checks.progress_of(progress)
     posterior = await encode(calls, model, images, scale=scale, version=version, timeout=timeout)
@@ -54,7 +55,7 @@ async def interpolate(
     """The way from one image to another, through their latents: `steps` images [steps,H,W,C], both ends included.
 
     The latents of a normal prior lie near a sphere; "spherical" stays at the ends' distance from 0, "linear" cuts
-    through the inside. `timeout` is that of each of the three calls.
+    through the inside. `timeout` is that of each of the three calls. Errors as of `reconstruct`.
     """
     steps, curve = _checks.steps_of(steps), paths.curve(path)
     begin = await _one_latent(calls, "first", model, first, scale, version, timeout)
@@ -78,6 +79,7 @@ async def traverse(
     """What one latent dimension means for an image: [steps,H,W,C], with it going from -`span` to `span`.
 
     `dimension` is 0 to Z - 1; the others stay as `encode` has them. `span` is in standard deviations of the prior.
+    Errors as of `reconstruct`.
     """
     steps, span = _checks.steps_of(steps), _checks.span_of(span)
     posterior = await _one_latent(calls, "image", model, image, scale, version, timeout)
@@ -98,6 +100,7 @@ async def manifold(
 
     Each row and each column is as likely as the others: the points are quantiles of the normal prior. The first
     dimension grows to the right, the second downwards; all others are 0.
+    RoleNotSupported where the model does not decode.
     """
     steps = _checks.steps_of(steps, most=100)  # of each row and each column
     found = await calls.model(_checks.name_of("model", model), version, timeout=timeout)

@@ -11,8 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from ancestral.text import shown
-from ancestral_client import _commands as commands
-from ancestral_client._commands import (
+from ancestral_client import _inputs as inputs
+from ancestral_client import _outputs as outputs
+from ancestral_client import _reaching as reaching
+from ancestral_client._options import (
     TIMEOUT,
     Address,
     AsJson,
@@ -23,6 +25,8 @@ from ancestral_client._commands import (
     ModelName,
     OnError,
     Priority,
+    Resize,
+    Scale,
     Timeout,
     Version,
 )
@@ -40,6 +44,8 @@ def encode(
         int | None, typer.Option(help="Also draw one z per image, with this seed; needs --out .npz or .parquet.")
     ] = None,
     on_error: OnError = "fail",
+    resize: Resize = None,
+    scale: Scale = None,
     form: Format = None,
     as_json: AsJson = False,
     priority: BulkPriority = "batch",
@@ -50,14 +56,14 @@ def encode(
     """Map images to the mean and log-variance of q(z|x)."""
     written = target(out, ARRAYS, form, as_json=as_json)
     written.needs("--draw-seed", draw_seed is not None)
-    with commands.client(context, address, timeout, bulk_priority=priority) as client:
-        read = commands.images(client, model, version, images, on_error)
+    with reaching.client(context, address, timeout, bulk_priority=priority) as client:
+        read = inputs.images(client, model, version, images, "encode", on_error=on_error, resize=resize, scale=scale)
         parts = client.encode_stream(model, read.array, draw_seed=draw_seed, version=version)
-        posterior = commands.joined(parts, len(read.array))
+        posterior = outputs.joined(parts, len(read.array))
     count, size = posterior.mean.shape
     arrays = {"mean": posterior.mean, "log_variance": posterior.log_variance, "latent": posterior.latent}
     written.write(arrays, names=read.names)
-    commands.done(written, f"{count} × {size} latents", posterior.info, as_json, **read.facts, latents=size)
+    outputs.done(written, f"{count} × {size} latents", posterior.info, as_json, **read.facts, latents=size)
 
 
 def features(
@@ -72,6 +78,8 @@ def features(
     ] = False,
     labels: Labels = None,
     on_error: OnError = "fail",
+    resize: Resize = None,
+    scale: Scale = None,
     form: Format = None,
     as_json: AsJson = False,
     priority: Priority = "interactive",
@@ -82,15 +90,15 @@ def features(
     """Map images to a hidden layer of a model."""
     written = target(out, ARRAYS, form, as_json=as_json)
     written.needs("--map", include_map)
-    with commands.client(context, address, timeout, priority) as client, commands.wanting_labels(labels):
-        read = commands.images(client, model, version, images, on_error)
-        classes = commands.labels(labels, read)
+    with reaching.client(context, address, timeout, priority) as client, inputs.wanting_labels(labels):
+        read = inputs.images(client, model, version, images, "features", on_error=on_error, resize=resize, scale=scale)
+        classes = inputs.labels(labels, read)
         hidden = client.features(
             model, read.array, include_map=include_map, labels=classes, progress=True, version=version
         )
     count, size = hidden.features.shape
     written.write({"features": hidden.features, "feature_map": hidden.feature_map}, names=read.names)
-    commands.done(written, f"{count} × {size} features", hidden.info, as_json, **read.facts, features=size)
+    outputs.done(written, f"{count} × {size} features", hidden.info, as_json, **read.facts, features=size)
 
 
 def classify(
@@ -101,6 +109,8 @@ def classify(
         Path | None, typer.Option(help="Also write logits, probabilities and labels to this .npz or .parquet.")
     ] = None,
     on_error: OnError = "fail",
+    resize: Resize = None,
+    scale: Scale = None,
     as_json: AsJson = False,
     priority: Priority = "interactive",
     version: Version = 0,
@@ -109,8 +119,8 @@ def classify(
 ) -> None:
     """Tell which class images are of."""
     written = None if out is None else target(out, FULL)
-    with commands.client(context, address, timeout, priority) as client:
-        read = commands.images(client, model, version, images, on_error)
+    with reaching.client(context, address, timeout, priority) as client:
+        read = inputs.images(client, model, version, images, "classify", on_error=on_error, resize=resize, scale=scale)
         found = client.classify(model, read.array, progress=True, version=version)
     if written is not None:
         chances = {"logits": found.logits, "probabilities": found.probabilities}
@@ -139,6 +149,8 @@ def score(
     seed: Annotated[int, typer.Option(help="Seed of the draws that a stochastic bound needs.")] = 0,
     labels: Labels = None,
     on_error: OnError = "fail",
+    resize: Resize = None,
+    scale: Scale = None,
     priority: BulkPriority = "batch",
     version: Version = 0,
     as_json: AsJson = False,
@@ -148,13 +160,13 @@ def score(
     """Print how likely a model finds images."""
     written = None if out is None else target(out, FULL)
     with (
-        commands.client(context, address, timeout, bulk_priority=priority) as client,
-        commands.wanting_labels(labels),
+        reaching.client(context, address, timeout, bulk_priority=priority) as client,
+        inputs.wanting_labels(labels),
     ):
-        read = commands.images(client, model, version, images, on_error)
-        classes = commands.labels(labels, read)
+        read = inputs.images(client, model, version, images, "score", on_error=on_error, resize=resize, scale=scale)
+        classes = inputs.labels(labels, read)
         parts = client.score_stream(model, read.array, draws=draws, seed=seed, labels=classes, version=version)
-        scores = commands.joined(parts, len(read.array))
+        scores = outputs.joined(parts, len(read.array))
     arrays = {"log_likelihood": scores.log_likelihood, "bits_per_dim": scores.bits_per_dim}
     if written is not None:
         written.write(arrays, names=read.names)
@@ -167,7 +179,7 @@ def score(
     kind = "exact" if scores.exact else f"bounds{_of_draws(scores.draws)}: at least these nats, at most these bits"
     error = f" ± {bits.std(ddof=1) / math.sqrt(count):.3f}" if count > 1 else ""
     print(f"{bits.mean():.3f}{error} bits/dim, {nats.mean():.2f} nats per image, {count} images ({kind})")
-    commands.about(scores.info)
+    outputs.about(scores.info)
 
 
 def _of_draws(draws: int) -> str:

@@ -8,9 +8,12 @@ from typing import Annotated, Literal
 import numpy as np
 import typer
 
-from ancestral_client import _commands as commands
+from ancestral_client import _inputs as inputs
+from ancestral_client import _outputs as outputs
+from ancestral_client import _reaching as reaching
 from ancestral_client import errors
-from ancestral_client._commands import (
+from ancestral_client._joining import joined
+from ancestral_client._options import (
     ONE_IMAGE,
     TIMEOUT,
     Address,
@@ -21,10 +24,12 @@ from ancestral_client._commands import (
     ModelName,
     OnError,
     Priority,
+    Resize,
+    Scale,
     Timeout,
     Version,
 )
-from ancestral_client._joining import joined
+from ancestral_client.fitting import Fit
 from ancestral_client.results import Decoding
 from ancestral_client.targets import IMAGES, target
 
@@ -57,10 +62,10 @@ def decode(
     """Map latents to images."""
     written = target(out, IMAGES, form, as_json=as_json)
     written.needs("--variance", include_variance)
-    array = commands.array(latents, ("latent", "latents", "mean"))
-    with commands.client(context, address, timeout, priority) as client:
+    array = inputs.array(latents, ("latent", "latents", "mean"))
+    with reaching.client(context, address, timeout, priority) as client:
         decoded = client.decode(model, array, include_variance=include_variance, progress=True, version=version)
-    commands.write_decoded(written, decoded, as_json=as_json)
+    outputs.write_decoded(written, decoded, as_json=as_json)
 
 
 def reconstruct(
@@ -69,6 +74,8 @@ def reconstruct(
     images: ImageFiles,
     out: ImagesOut,
     on_error: OnError = "fail",
+    resize: Resize = None,
+    scale: Scale = None,
     form: Format = None,
     as_json: AsJson = False,
     priority: Priority = "interactive",
@@ -81,11 +88,13 @@ def reconstruct(
     In a picture grid each image stands left of its reconstruction; other files hold the reconstructions.
     """
     written = target(out, IMAGES, form, as_json=as_json)
-    with commands.client(context, address, timeout, priority) as client:
-        read = commands.images(client, model, version, images, on_error)
+    with reaching.client(context, address, timeout, priority) as client:
+        read = inputs.images(
+            client, model, version, images, "encode", "decode", on_error=on_error, resize=resize, scale=scale
+        )
         rebuilt = client.reconstruct(model, read.array, progress=True, version=version)
     pairs = np.stack([read.array, rebuilt.images], axis=1).reshape(-1, *rebuilt.images.shape[1:])
-    commands.write_decoded(
+    outputs.write_decoded(
         written, rebuilt, as_json=as_json, grid=pairs, columns=2 * min(_PAIRS, len(read.array)), names=read.names
     )
 
@@ -101,6 +110,8 @@ def interpolate(
         Literal["spherical", "linear"],
         typer.Option(help="spherical keeps the distance from 0 that latents have; linear cuts through the inside."),
     ] = "spherical",
+    resize: Resize = None,
+    scale: Scale = None,
     form: Format = None,
     as_json: AsJson = False,
     priority: Priority = "interactive",
@@ -110,11 +121,11 @@ def interpolate(
 ) -> None:
     """Go from one image to another through the model's latents."""
     written = target(out, IMAGES, form, as_json=as_json)
-    with commands.client(context, address, timeout, priority) as client:
-        shape = commands.served(client, model, version).image_shape
-        begin, end = commands.image(first, shape), commands.image(last, shape)
+    with reaching.client(context, address, timeout, priority) as client:
+        fit = Fit(model, reaching.served(client, model, version).image_shape, resize, scale)
+        begin, end = inputs.image(first, fit), inputs.image(last, fit)
         way = client.interpolate(model, begin, end, steps=steps, path=path, version=version)
-    commands.write_decoded(written, way, as_json=as_json, columns=steps)
+    outputs.write_decoded(written, way, as_json=as_json, columns=steps)
 
 
 def traverse(
@@ -128,6 +139,8 @@ def traverse(
     ] = None,
     steps: Steps = 8,
     span: Annotated[float, typer.Option(help="How far to go each way, in standard deviations of the prior.")] = 3.0,
+    resize: Resize = None,
+    scale: Scale = None,
     form: Format = None,
     as_json: AsJson = False,
     priority: Priority = "interactive",
@@ -140,16 +153,16 @@ def traverse(
     A picture grid has a row for each dimension.
     """
     written = target(out, IMAGES, form, as_json=as_json)
-    with commands.client(context, address, timeout, priority) as client:
-        found = commands.served(client, model, version)
-        start = commands.image(image, found.image_shape)
+    with reaching.client(context, address, timeout, priority) as client:
+        found = reaching.served(client, model, version)
+        start = inputs.image(image, Fit(model, found.image_shape, resize, scale))
         if not found.latent_size:
             raise errors.RoleNotSupported(f"model {model} has no latents to go along; it has {', '.join(found.roles)}")
         dimensions = range(found.latent_size) if dimension is None else (dimension,)
         ways: list[Decoding] = [
             client.traverse(model, start, each, steps=steps, span=span, version=found.version) for each in dimensions
         ]
-    commands.write_decoded(written, joined(ways), as_json=as_json, columns=steps)
+    outputs.write_decoded(written, joined(ways), as_json=as_json, columns=steps)
 
 
 def manifold(
@@ -169,6 +182,6 @@ def manifold(
 ) -> None:
     """Show the plane of two latent dimensions: quantiles of the prior, all others 0."""
     written = target(out, IMAGES, form, as_json=as_json)
-    with commands.client(context, address, timeout, priority) as client:
+    with reaching.client(context, address, timeout, priority) as client:
         plane = client.manifold(model, steps=steps, dimensions=dimensions, version=version)
-    commands.write_decoded(written, plane, as_json=as_json, columns=steps)
+    outputs.write_decoded(written, plane, as_json=as_json, columns=steps)

@@ -11,8 +11,9 @@ import typer
 from rich.table import Table
 
 from ancestral.text import shown
-from ancestral_client import _commands as commands
-from ancestral_client._commands import TIMEOUT, Address, AsJson, ModelName, Timeout
+from ancestral_client import _outputs as outputs
+from ancestral_client import _reaching as reaching
+from ancestral_client._options import TIMEOUT, Address, AsJson, ModelName, Timeout
 from ancestral_client.results import RoleForm
 from ancestral_client.terminal import console
 
@@ -25,7 +26,7 @@ def models(
     context: typer.Context, as_json: AsJson = False, address: Address = None, timeout: Timeout = TIMEOUT
 ) -> None:
     """List the models, what each can do and how good it is."""
-    with commands.client(context, address, timeout) as client:
+    with reaching.client(context, address, timeout) as client:
         found = client.models()
     if as_json:
         print(json.dumps([asdict(model) for model in found], indent=2))
@@ -45,7 +46,7 @@ def models(
         size = "×".join(map(str, model.image_shape)) if any(model.image_shape) else "?"
         if model.label_count:
             size += f", {model.label_count} classes"
-        cells = (model.name, model.version, size, ", ".join(model.roles), commands.bits(model), state)
+        cells = (model.name, model.version, size, ", ".join(model.roles), outputs.bits(model), state)
         table.add_row(*map(shown, cells))
     # A pipe has no width to fit into: let every row be one line.
     stdout = console() if sys.stdout.isatty() else console(width=500)
@@ -67,7 +68,7 @@ def load(
     timeout: Timeout = TIMEOUT,
 ) -> None:
     """Have the server load a version from its folder, or load it anew; what serves goes on until it is done."""
-    with commands.client(context, address, timeout) as client:
+    with reaching.client(context, address, timeout) as client:
         loaded = client.load(model, version)
     print(shown(f"{loaded.name} version {loaded.version} serves on {loaded.device}"))
 
@@ -80,7 +81,7 @@ def unload(
     timeout: Timeout = TIMEOUT,
 ) -> None:
     """Have the server take a version out of service, or all; it ends when their running calls have."""
-    with commands.client(context, address, timeout) as client:
+    with reaching.client(context, address, timeout) as client:
         client.unload(model, version)
     print(shown(f"{model} {f'version {version}' if version else 'at every version'} is unloaded"))
     print(

@@ -8,9 +8,12 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from ancestral_client import _commands as commands
+from ancestral_client import _inputs as inputs
+from ancestral_client import _outputs as outputs
+from ancestral_client import _reaching as reaching
 from ancestral_client import pictures
-from ancestral_client._commands import (
+from ancestral_client._options import (
+    ONE_IMAGE,
     TIMEOUT,
     Address,
     AsJson,
@@ -19,6 +22,8 @@ from ancestral_client._commands import (
     Label,
     ModelName,
     Priority,
+    Resize,
+    Scale,
     Seed,
     Temperature,
     Timeout,
@@ -26,6 +31,7 @@ from ancestral_client._commands import (
 )
 from ancestral_client._progress import told
 from ancestral_client.client import Client
+from ancestral_client.fitting import Fit
 from ancestral_client.results import SampledImage, Samples
 from ancestral_client.targets import IMAGES, target
 
@@ -50,12 +56,12 @@ def sample(
     """Draw images from a model; .npz and .parquet also hold their log-likelihoods."""
     written = target(out, IMAGES, form, as_json=as_json)
     asked: dict[str, Any] = {"seed": seed, "first_index": first_index, "temperature": temperature, "label": label}
-    with commands.client(context, address, timeout, priority) as client:
+    with reaching.client(context, address, timeout, priority) as client:
         if progress:
             drawn = _sample_with_bar(client, model, n, version=version, **asked)
         else:
             drawn = client.sample(model, n, version=version, **asked)
-    commands.write_samples(written, drawn, as_json=as_json)
+    outputs.write_samples(written, drawn, as_json=as_json)
 
 
 def _sample_with_bar(client: Client, model: str, n: int, **asked: Any) -> Samples:
@@ -80,10 +86,12 @@ def _sample_with_bar(client: Client, model: str, n: int, **asked: Any) -> Sample
 def complete(
     context: typer.Context,
     model: ModelName,
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help=f"The image: {commands.ONE_IMAGE}.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help=f"The image: {ONE_IMAGE}.")],
     mask: Annotated[Path, typer.Option(help="White (in a .npy: True) keeps a pixel, black (False) draws it.")],
     out: ImagesOut,
     n: Annotated[int, typer.Option("-n", "--count", help="How many completions.")] = 8,
+    resize: Resize = None,
+    scale: Scale = None,
     seed: Seed = None,
     temperature: Temperature = None,
     label: Label = None,
@@ -100,11 +108,12 @@ def complete(
     a picture grid the image stands first.
     """
     written = target(out, IMAGES, form, as_json=as_json)
-    with commands.client(context, address, timeout, priority) as client:
-        found = commands.served(client, model, version)
-        given, known = commands.image(image, found.image_shape), commands.mask(mask, found.image_shape)
+    with reaching.client(context, address, timeout, priority) as client:
+        found = reaching.served(client, model, version)
+        fit = Fit(model, found.image_shape, resize, scale)
+        given, known = inputs.image(image, fit), inputs.mask(mask, fit)
         drawn = client.sample(
             model, n, seed=seed, temperature=temperature, label=label, given=given, known=known, version=version
         )
     kept = np.where(known, given, np.uint8(pictures.GREY))
-    commands.write_samples(written, drawn, first=kept, as_json=as_json)
+    outputs.write_samples(written, drawn, first=kept, as_json=as_json)

@@ -16,6 +16,11 @@ STDIN = Path("-")
 _SUFFIXES = {b"\x93NUMPY": ".npy", b"PK": ".npz", b"PAR1": ".parquet"}
 
 
+def name_of(path: Path) -> str:
+    """What a file is called where people read it."""
+    return "stdin" if path == STDIN else str(path)
+
+
 @contextmanager
 def as_file(path: Path) -> Iterator[Path]:
     """The path; of `-` that of a file with all that stdin holds. A FileProblem speaks of it as stdin."""

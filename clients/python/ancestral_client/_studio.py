@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from ancestral.commands import naming_the_extra
-from ancestral_client import _commands as commands
+from ancestral_client import _reaching as reaching
 from ancestral_client import errors
-from ancestral_client._commands import Address
+from ancestral_client._options import Address
 
 # Seconds until a call of the page has failed: people wait no longer.
 _TIMEOUT = 30.0
@@ -36,7 +36,7 @@ def studio(
     """
     with naming_the_extra("ancestral studio", extra="studio"):
         serving = import_module("ancestral_studio.serving")
-    client = commands.async_client(context, address, _TIMEOUT, _RETRY_SECONDS)
+    client = reaching.async_client(context, address, _TIMEOUT, _RETRY_SECONDS)
     with _listening(host, port) as listening:
         shown_host = f"[{host}]" if ":" in host else host
         url = f"http://{shown_host}:{listening.getsockname()[1]}"

@@ -21,6 +21,7 @@ from google.protobuf.message import Message
 from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2_grpc
 from ancestral_client import _channel
 from ancestral_client._access import Entry
+from ancestral_client._channel import Way
 from ancestral_client._grpc_workarounds import kept_status
 from ancestral_client._rpcs import Rpc
 from ancestral_client.errors import Unavailable
@@ -120,8 +121,8 @@ class Blocking:
 
     awaits = False
 
-    def __init__(self, address: str, max_message_bytes: int, entry: Entry) -> None:
-        self._stubs = _Stubs(_channel.blocking(address, max_message_bytes, entry))
+    def __init__(self, way: Way, entry: Entry) -> None:
+        self._stubs = _Stubs(_channel.blocking(way, entry))
         self._is_closed = False
 
     def _call(self, rpc: Rpc[Any, Any]) -> Any:
@@ -189,8 +190,8 @@ class Asyncio:
 
     awaits = True
 
-    def __init__(self, address: str, max_message_bytes: int, entry: Entry) -> None:
-        self._address, self._max_message_bytes, self._entry = address, max_message_bytes, entry
+    def __init__(self, way: Way, entry: Entry) -> None:
+        self._way, self._entry = way, entry
         self._stubs: _Stubs | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
@@ -200,7 +201,7 @@ class Asyncio:
             raise _closed()
         loop = asyncio.get_running_loop()
         if self._stubs is None or self._loop is not loop:
-            channel = _channel.asynchronous(self._address, self._max_message_bytes, self._entry)
+            channel = _channel.asynchronous(self._way, self._entry)
             self._stubs, self._loop = _Stubs(channel), loop
         return self._stubs.call(rpc)
 

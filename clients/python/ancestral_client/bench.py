@@ -19,8 +19,8 @@ import numpy as np
 import typer
 
 from ancestral_client import _checks, _load, errors
-from ancestral_client import _commands as commands
-from ancestral_client._commands import TIMEOUT, Address, AsJson, ModelName, Priority, Timeout, Version
+from ancestral_client import _reaching as reaching
+from ancestral_client._options import TIMEOUT, Address, AsJson, ModelName, Priority, Timeout, Version
 from ancestral_client._progress import told
 from ancestral_client.client import AsyncClient
 from ancestral_client.replacing import FileProblem, check_writable, replacing
@@ -81,8 +81,8 @@ def bench(
             check_writable(path)
     if plot is not None:
         _check_plot(plot)
-    with commands.client(context, address, timeout, priority) as client:
-        found = commands.served(client, model, version)
+    with reaching.client(context, address, timeout, priority) as client:
+        found = reaching.served(client, model, version)
         settings = client.__getstate__() | {"retry_seconds": 0}
     asked = _asked(found, call)
     random = np.random.default_rng(_checks.seed_of("seed", seed))

@@ -1,6 +1,6 @@
 """One cell of a table, or one file of a folder, as an image of the model: what is read, and what is refused.
 
-Shapes: H rows, W columns, C channels of the model's images; H', W' of an image that may be of another size.
+Shapes: H rows, W columns, C channels of the model's images; H', W' of a picture.
 """
 
 from __future__ import annotations
@@ -9,17 +9,16 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ancestral_client import _checks, pictures
-from ancestral_client.errors import InvalidArgument
+from ancestral_client import pictures
+from ancestral_client.fitting import Fit, Misfit
 from ancestral_client.replacing import reason
 
 # Raw pixels begin as they like, so only what a picture's file must begin with tells it from raw pixels of that length.
@@ -43,81 +42,46 @@ def quiet_pictures() -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """How cells become images [H,W,C] uint8 of a model."""
+def image_of(cell: Cell, fit: Fit) -> tuple[NDArray[np.uint8], bool]:
+    """The image [H,W,C] of a cell, and whether it is in colour and was read as grey. BadCell where it makes none."""
+    try:
+        return _image_of(cell, fit)
+    except Misfit as error:
+        raise BadCell(str(error)) from None
 
-    model: str
-    shape: tuple[int, int, int]
-    scale: float | None
-    resize: Literal["crop", "fit", "stretch"] | None
 
-    def image(self, cell: Cell) -> tuple[NDArray[np.uint8], bool]:
-        """The image, and whether it is in colour and was read as grey. BadCell where it cannot be made one."""
-        if isinstance(cell, np.ndarray):
-            return self._of_size(self._levels(cell)), False
-        content = content_of(cell)
-        if len(content) == math.prod(self.shape) and not isinstance(cell, Path):
-            raw = np.frombuffer(content, np.uint8).reshape(self.shape)
-            if not content.startswith(_SIGNATURES):
-                return raw, False
-            try:
-                return self._picture(content)
-            except BadCell:
-                return raw, False
-        return self._picture(content)
-
-    def _picture(self, content: bytes) -> tuple[NDArray[np.uint8], bool]:
-        levels = self._decoded(content)
-        in_colour = self.shape[2] == 1 and pictures.in_colour(levels)
-        return self._of_size(pictures.with_channels(levels, self.shape[2])), in_colour
-
-    def _decoded(self, content: bytes) -> NDArray[np.uint8]:
-        """A picture's file as grey [H',W'] or RGB [H',W',3]."""
+def _image_of(cell: Cell, fit: Fit) -> tuple[NDArray[np.uint8], bool]:
+    pixels = math.prod(fit.shape)
+    if isinstance(cell, np.ndarray):
+        return fit.image(cell.reshape(fit.shape) if cell.shape == (pixels,) else cell), False
+    content = content_of(cell)
+    if len(content) == pixels and not isinstance(cell, Path):
+        raw = np.frombuffer(content, np.uint8).reshape(fit.shape)
+        if not content.startswith(_SIGNATURES):
+            return raw, False
         try:
-            with Image.open(BytesIO(content)) as image:
-                if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                    raise BadCell(f"has more than {Image.MAX_IMAGE_PIXELS} pixels")
-                return pictures.pixels(image)
-        except (BadCell, pictures.UnclearPicture) as error:
-            raise BadCell(str(error)) from None
-        except UnidentifiedImageError:
-            height, width, channels = self.shape
-            raise BadCell(
-                f"holds {len(content)} bytes, which are no picture, nor the {math.prod(self.shape)} pixels of "
-                f"{height}×{width}×{channels}"
-            ) from None
-        except Exception as error:  # readers of pictures raise nearly anything
-            raise BadCell(f"is a picture that cannot be read: {reason(error)}") from error
+            return fit.picture(_decoded(content, fit.shape))
+        except (BadCell, Misfit):
+            return raw, False
+    return fit.picture(_decoded(content, fit.shape))
 
-    def _levels(self, array: NDArray[Any]) -> NDArray[np.uint8]:
-        try:
-            levels = _checks.image_array("image", array, self.scale)
-        except InvalidArgument as error:
-            whole = "; --scale 1 takes them as levels of 0 to 255" if array.dtype.kind in "iu" else ""
-            raise BadCell(error.violations[0].problem.replace("scale=", "--scale ") + whole) from None
-        return levels.reshape(self.shape) if levels.shape == (math.prod(self.shape),) else levels
 
-    def _of_size(self, levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Of [H',W'] or [H',W',C] the image [H,W,C]."""
-        batch = _checks.image_batch(levels, self.shape)
-        height, width, channels = self.shape
-        if batch is None and levels.shape == (channels, height, width):
-            raise BadCell(f"has shape {list(levels.shape)}: its channels stand first, and must stand last")
-        if batch is None and self.resize is not None and levels.ndim in (2, 3):
-            try:
-                batch = _checks.image_batch(pictures.resized(levels, (height, width), self.resize), self.shape)
-            except pictures.UnclearPicture as error:
-                raise BadCell(str(error)) from None
-        if batch is not None and len(batch) == 1:
-            image: NDArray[np.uint8] = batch[0]
-            return image
-        if levels.ndim in (2, 3) and levels.shape[:2] != (height, width):
-            raise BadCell(
-                f"is {levels.shape[0]}×{levels.shape[1]}, {self.model} takes {height}×{width}; --resize crop, fit or "
-                "stretch makes it so"
-            )
-        raise BadCell(f"has shape {list(levels.shape)}, {self.model} takes {[height, width, channels]}")
+def _decoded(content: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """A picture's file as grey [H',W'] or RGB [H',W',3]."""
+    try:
+        with Image.open(BytesIO(content)) as image:
+            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise BadCell(f"has more than {Image.MAX_IMAGE_PIXELS} pixels")
+            return pictures.pixels(image)
+    except (BadCell, pictures.UnclearPicture) as error:
+        raise BadCell(str(error)) from None
+    except UnidentifiedImageError:
+        raise BadCell(
+            f"holds {len(content)} bytes, which are no picture, nor the {math.prod(shape)} pixels of "
+            f"{'×'.join(map(str, shape))}"
+        ) from None
+    except Exception as error:  # readers of pictures raise nearly anything
+        raise BadCell(f"is a picture that cannot be read: {reason(error)}") from error
 
 
 def content_of(cell: bytes | Path | BadCell | None) -> bytes:

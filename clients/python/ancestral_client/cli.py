@@ -10,19 +10,21 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from io import TextIOWrapper
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-from ancestral_client import _commands as commands
 from ancestral_client import _images as images
 from ancestral_client import _latents as latents
 from ancestral_client import _manage as manage
+from ancestral_client import _outputs as outputs
+from ancestral_client import _reaching as reaching
 from ancestral_client import _sampling as sampling
 from ancestral_client import _studio as studio
+from ancestral_client import _traced as traced
 from ancestral_client import errors
-from ancestral_client._commands import VARIABLE
 from ancestral_client.bench import bench
 from ancestral_client.bulk_jobs.command import bulk
 from ancestral_client.doctor import doctor
@@ -59,7 +61,7 @@ def _with_connection(register: Callable[[Any], Any]) -> Callable[[_Command], _Co
     """Registers what takes these options too, and leaves what it was made of as it is."""
 
     def decorator(command: _Command) -> _Command:
-        register(commands.connecting(command))
+        register(reaching.connecting(command))
         return command
 
     return decorator
@@ -77,27 +79,33 @@ app = _App(
 )
 
 
+def tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ancestral {metadata.version('ancestral')}")
+        raise typer.Exit
+
+
 @app.callback()
 def connect(
     context: typer.Context,
     address: Annotated[
-        str, typer.Option(metavar="HOST:PORT", envvar=VARIABLE, help="Where the server listens.")
+        str, typer.Option(metavar="HOST:PORT", envvar=reaching.VARIABLE, help="Where the server listens.")
     ] = "localhost:8500",
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=commands.tell_version, help="Print the version.")
+        bool, typer.Option("--version", is_eager=True, callback=tell_version, help="Print the version.")
     ] = False,
     otlp: Annotated[
         str,
-        typer.Option(metavar="URL", envvar=list(commands.COLLECTORS), help="Trace the command: where a collector is."),
+        typer.Option(metavar="URL", envvar=list(traced.COLLECTORS), help="Trace the command: where a collector is."),
     ] = "",
 ) -> None:
     # --address may stand before the command or after it; after it wins. What is wrong with it names where it stands.
     source = context.get_parameter_source("address")
     given_by_variable = source is not None and source.name == "ENVIRONMENT"
-    context.obj = (VARIABLE if given_by_variable else "--address", address)
-    commands.warn_of_near_variables(os.environ)
+    context.obj = (reaching.VARIABLE if given_by_variable else "--address", address)
+    reaching.warn_of_near_variables(os.environ)
     if otlp:
-        commands.trace(context, otlp)
+        traced.trace(context, otlp)
 
 
 app.command()(manage.models)
@@ -133,7 +141,7 @@ def main() -> None:
         finally:
             sys.stdout.flush()  # here, where a full disk can still be told
     except (errors.AncestralError, FileProblem) as error:
-        print(f"ancestral: {commands.told(error)}", file=sys.stderr)
+        print(f"ancestral: {outputs.told(error)}", file=sys.stderr)
         sys.exit(next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), 1))
     except OSError as error:
         # Files of ours are FileProblems. What could not be written is thrown away, or Python would try it again.

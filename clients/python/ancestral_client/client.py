@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 from ancestral_client import _channel, _checks, _composed
 from ancestral_client._access import Access
 from ancestral_client._calls import Calls, Settings
-from ancestral_client._checks import Priority
+from ancestral_client._checks import Compression, Priority
 from ancestral_client._roles import classify as _classify
 from ancestral_client._roles import decode as _decode
 from ancestral_client._roles import encode as _encode
@@ -50,6 +50,8 @@ class _Configured:
         priority: Priority = "interactive",
         bulk_priority: Priority = "batch",
         max_message_bytes: int = _channel.MAX_MESSAGE_BYTES,
+        proxy: str | None = None,
+        compression: Compression = "none",
         tls: bool | None = None,
         tls_ca: str | PathLike[str] | None = None,
         tls_cert: str | PathLike[str] | None = None,
@@ -62,7 +64,16 @@ class _Configured:
         _checks.transport_of(transport)
         access = Access(tls, tls_ca, tls_cert, tls_key, tls_name, token, token_file)
         self._settings = Settings(
-            address, timeout, retry_seconds, hedge_seconds, priority, bulk_priority, max_message_bytes, access
+            address=address,
+            timeout=timeout,
+            retry_seconds=retry_seconds,
+            hedge_seconds=hedge_seconds,
+            priority=priority,
+            bulk_priority=bulk_priority,
+            max_message_bytes=max_message_bytes,
+            proxy=proxy,
+            compression=compression,
+            access=access,
         )
         self._given_transport = transport
         self._calls = Calls(self._settings, transport or self._transport)
@@ -161,7 +172,9 @@ class Client(_Configured):
     first, and the server refuses one that would wait for long; "batch" takes what those leave over and may wait.
 
     `address` is HOST:PORT, or a target of gRPC such as dns:///replicas:8500. What is on this machine is reached without
-    the proxy that `http_proxy` and the like may name, other hosts by it, unless `no_proxy` has them.
+    the proxy that `http_proxy` and the like may name, other hosts by it. `proxy` is another one, http://HOST:PORT, or
+    "" for none; what `no_proxy` has is reached without any. `compression`, "gzip" or "deflate", is that of requests:
+    for slow networks, since most images of a fast one are sent sooner than they are compressed.
 
     `tls` is whether to speak TLS: by default where one of the `tls_...` is given, or a token is and the server is not
     on this machine. `tls_ca` is a file of the certificates that the server's is signed by (default: those that gRPC

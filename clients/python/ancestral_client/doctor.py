@@ -11,10 +11,11 @@ from rich.text import Text
 
 from ancestral.text import shown
 from ancestral_client import _checks, _diagnosis
-from ancestral_client import _commands as commands
+from ancestral_client import _reaching as reaching
 from ancestral_client._access import Access
-from ancestral_client._commands import Address, AsJson, Version
-from ancestral_client._diagnosis import Asked, Finding
+from ancestral_client._diagnosis import Asked
+from ancestral_client._faults import Finding
+from ancestral_client._options import Address, AsJson, Version
 from ancestral_client.terminal import console
 
 # What stands before a finding, and in which colour; rich leaves out the colour where NO_COLOR says so.
@@ -25,7 +26,7 @@ def doctor(
     context: typer.Context,
     model: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL", help="A model that is needed.", autocompletion=commands.complete_model),
+        typer.Argument(metavar="MODEL", help="A model that is needed.", autocompletion=reaching.complete_model),
     ] = None,
     version: Version = 0,
     as_json: AsJson = False,
@@ -38,7 +39,7 @@ def doctor(
     limit of messages and the latency. The exit code is 0 where all is well, else that of a call that fails for the
     first problem.
     """
-    with commands.client(context, address, timeout) as client:  # which says what is wrong with these
+    with reaching.client(context, address, timeout) as client:  # which says what is wrong with these
         settings = client.__getstate__()
     asked = Asked(
         settings["address"],

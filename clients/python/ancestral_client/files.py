@@ -6,7 +6,6 @@ Shapes: N images, H rows, W columns, C channels.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import stat
 import warnings
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 from zipfile import ZipFile, is_zipfile
 
 import numpy as np
@@ -22,11 +21,9 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ancestral.text import shown
-from ancestral_client import _checks, idx, pictures
+from ancestral_client import idx, pictures
+from ancestral_client.fitting import Fit, Misfit
 from ancestral_client.replacing import FileProblem, check_writable, reason, replacing
-
-_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 _ARRAYS = (".npy", ".npz")  # any other file is a picture, or by its first bytes idx
 # An array in an archive that would fill the memory, and is packed as only one of nearly equal values is.
@@ -57,16 +54,20 @@ def read_array(path: Path, names: tuple[str, ...]) -> NDArray[Any]:
 
 def read_images(path: Path) -> NDArray[np.uint8]:
     """The images in a .npy, .npz or idx file, of any shape; or the one of a picture, [H,W] if it is grey and [H,W,3] if
-    not. `fit_channels` makes of a picture what a model takes.
+    not. `fitting.Fit` makes of them what a model takes.
     """
-    return read_levels(path)[0]
+    array, _ = read_array_or_picture(path)
+    if array.dtype != np.uint8:
+        # Numbers of another type may be meant from 0 to 1, to 16 or to 255.
+        raise FileProblem(f"{path}: holds {array.dtype}, must be uint8 with values 0 to 255; scale, round, and convert")
+    return array
 
 
-def read_levels(path: Path) -> tuple[NDArray[np.uint8], bool]:
-    """As `read_images`, and whether it is a picture."""
+def read_array_or_picture(path: Path, names: tuple[str, ...] = ("images", "image", "x")) -> tuple[NDArray[Any], bool]:
+    """As `read_images`, and whether it is a picture. An array may be of any numbers, and have one of these names."""
     with _reading(path):
         if is_array(path):
-            return _levels(path, ("images", "image", "x")), False
+            return _stored(path, names), False
         if idx.is_idx(path):
             return idx.read(path), False
         return _picture(path), True
@@ -78,19 +79,14 @@ def decoded(name: str, content: bytes) -> NDArray[np.uint8]:
         return pictures.pixels(image)
 
 
-def read_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """The one image of a file, as the model's [H,W,C] uint8. FileProblem if its size is another."""
-    with _reading(path):
-        if is_array(path):
-            array = _levels(path, ("given", "image", "images"))
-        elif idx.is_idx(path):
-            array = idx.read(path)
-        else:
-            array = fit_channels(path, _picture(path), shape[2])
-    return _only(path, array, _checks.image_batch(array, shape), shape)
+def read_image(path: Path, fit: Fit) -> tuple[NDArray[np.uint8], bool]:
+    """The one image of a file, as the model's [H,W,C], and whether it lost its colours. FileProblem if it is none."""
+    levels, is_picture = read_array_or_picture(path, ("given", "image", "images"))
+    with _fitting(path):
+        return fit.picture(levels) if is_picture else (fit.image(levels), False)
 
 
-def read_mask(path: Path, shape: tuple[int, int, int]) -> NDArray[np.bool_]:
+def read_mask(path: Path, fit: Fit) -> NDArray[np.bool_]:
     """Which pixels to keep, [H,W,C]: white in a picture, True in a .npy or .npz file, which may lack the channels.
 
     FileProblem if that is none or all: such a mask was meant otherwise, as one whose white is 1 and not 255.
@@ -99,7 +95,8 @@ def read_mask(path: Path, shape: tuple[int, int, int]) -> NDArray[np.bool_]:
         mask = _stored(path, ("known", "mask")) if is_array(path) else _brightness(path) > 127
     if mask.dtype != np.bool_:
         raise FileProblem(f"{path}: holds {mask.dtype}, must be bool, True for the pixels to keep")
-    known = _only(path, mask, _checks.mask_batch(mask, shape), shape)
+    with _fitting(path):
+        known = fit.mask(mask)
     if not known.any():
         raise FileProblem(f"{path}: keeps no pixel, so nothing is given; white pixels (True in an array) are kept")
     if known.all():
@@ -107,33 +104,26 @@ def read_mask(path: Path, shape: tuple[int, int, int]) -> NDArray[np.bool_]:
     return known
 
 
-def fit_channels(path: Path, levels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
-    """The pixels of a picture, [H,W] or [H,W,3], for a model with so many channels; says so where colours are lost."""
-    if channels == 1 and pictures.in_colour(levels):
-        # Nobody set up logging in a command: it goes to stderr as it is.
-        logging.getLogger(__name__).warning("%s: is in colour and is read as grey", shown(path))
-    return pictures.with_channels(levels, channels)
-
-
-def _only(
-    path: Path, array: NDArray[Any], batch: NDArray[_Scalar] | None, shape: tuple[int, int, int]
-) -> NDArray[_Scalar]:
-    """The image of the `batch` that `array` makes; FileProblem unless it fits the `shape` and holds one."""
-    if batch is None or len(batch) != 1:
-        raise FileProblem(f"{path}: has shape {list(array.shape)}, the model's images have {list(shape)}")
-    image: NDArray[_Scalar] = batch[0]
-    return image
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """Makes a FileProblem about a file of what does not fit."""
+    try:
+        yield
+    except Misfit as error:
+        raise FileProblem(f"{path}: {error}") from None
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """What is read is a file, and whatever goes wrong a FileProblem."""
     with _told(path):
-        found = path.stat().st_mode
-        if stat.S_ISDIR(found):
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
             raise FileProblem(f"{path}: is a folder, not a file")
-        if not stat.S_ISREG(found):
+        if not stat.S_ISREG(found.st_mode):
             raise FileProblem(f"{path}: is a pipe or a device; save what it holds to a file first, or pipe it into -")
+        if not found.st_size:
+            raise FileProblem(f"{path}: is empty")
         yield
 
 
@@ -169,15 +159,6 @@ def _picture(path: Path) -> NDArray[np.uint8]:
 def _brightness(path: Path) -> NDArray[np.uint8]:
     """A picture as grey [H,W]."""
     return pictures.with_channels(_picture(path), 1)
-
-
-def _levels(path: Path, names: tuple[str, ...]) -> NDArray[np.uint8]:
-    """The array of 8-bit images in a file."""
-    array = _stored(path, names)
-    if array.dtype != np.uint8:
-        # Numbers of another type may be meant from 0 to 1, to 16 or to 255.
-        raise FileProblem(f"{path}: holds {array.dtype}, must be uint8 with values 0 to 255; scale, round, and convert")
-    return array
 
 
 def _stored(path: Path, names: tuple[str, ...]) -> NDArray[Any]:

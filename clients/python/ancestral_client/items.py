@@ -5,7 +5,6 @@ Shapes: N images, H rows, W columns, C channels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ancestral_client import _checks, _stdin, files, parquet, pictures
+from ancestral_client import _stdin, files, parquet
 from ancestral_client.cells import BadCell, Cell, content_of
+from ancestral_client.fitting import Fit, Misfit
 from ancestral_client.folders import files_below
 from ancestral_client.replacing import FileProblem
 
@@ -25,17 +25,15 @@ from ancestral_client.replacing import FileProblem
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
 """Endings of what is read of a folder."""
 
-Shape = tuple[int, int, int]
-
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A picture, or a file of images. `load` gives the levels, of a picture [H,W] or [H,W,3], and whether it is one;
-    FileProblem, beginning with `name`, where they cannot be read.
+    """A picture, or a file of images. `load` gives its array, of a picture levels [H,W] or [H,W,3], and whether it is
+    one; FileProblem, beginning with `name`, where it cannot be read.
     """
 
     name: str
-    load: Callable[[], tuple[NDArray[np.uint8], bool]]
+    load: Callable[[], tuple[NDArray[Any], bool]]
 
 
 @dataclass(slots=True)
@@ -86,15 +84,14 @@ def check(paths: Sequence[Path]) -> None:
 
 def read(
     paths: Sequence[Path],
-    shape: Shape,
-    model: str,
+    fit: Fit,
     *,
     skip: bool = False,
     watched: Callable[[Iterable[Item]], Iterable[Item]] = iter,
 ) -> Images:
-    """All images of files and folders, in order, as a model of that shape (H, W, C) takes them.
+    """All images of files and folders, in order, as a model takes them.
 
-    FileProblem names the first that cannot be read or has another size; with `skip` such ones are left out, and it is
+    FileProblem names the first that cannot be read or does not fit; with `skip` such ones are left out, and it is
     raised where none is left. `watched` is given the items as they are gone through.
     """
     parts: list[NDArray[np.uint8]] = []
@@ -108,15 +105,15 @@ def read(
 
         for item in watched(items(there)):
             try:
-                levels, is_picture = item.load()
-                batch = _fitted(item.name, levels, is_picture, shape, model)
+                batch, in_colour = _fitted(item, fit)
             except FileProblem as error:
                 if not skip:
-                    raise
+                    going_on = "; --on-error skip goes on without it" if found.named else ""
+                    raise FileProblem(f"{error}{going_on}") from None
                 found.problems.append(called(str(error)))
                 found.total += 1
                 continue
-            if is_picture and shape[2] == 1 and pictures.in_colour(levels):
+            if in_colour:
                 found.coloured.append(called(item.name))
             parts.append(batch)
             found._sources.append((called(item.name), len(batch)))
@@ -139,7 +136,7 @@ def items(paths: Iterable[Path]) -> Iterator[Item]:
                 name = f"{path}: row {row}"
                 yield Item(name, partial(_of_row, name, cell))
         else:
-            yield Item(str(path), partial(files.read_levels, path))
+            yield Item(str(path), partial(files.read_array_or_picture, path))
 
 
 def _have_names(paths: Sequence[Path]) -> bool:
@@ -163,19 +160,19 @@ def _folder(folder: Path) -> Iterator[Item]:
     for path in files_below(folder):
         if path.suffix.lower() in PICTURES:
             empty = False
-            yield Item(str(path), partial(files.read_levels, path))
+            yield Item(str(path), partial(files.read_array_or_picture, path))
     if empty:
         endings = ", ".join(sorted(PICTURES))
         raise FileProblem(f"{folder}: holds no picture ({endings}); name a file of arrays itself")
 
 
-def _fitted(name: str, levels: NDArray[np.uint8], is_picture: bool, shape: Shape, model: str) -> NDArray[np.uint8]:
-    """[N,H,W,C] of a picture or an array; FileProblem if it has another size."""
-    fitting = pictures.with_channels(levels, shape[2]) if is_picture else levels
-    if fitting.size == 0:
-        raise FileProblem(f"{name}: has shape {list(fitting.shape)}: no image in it")
-    batch = _checks.image_batch(fitting, shape) if math.prod(shape) else None
-    if batch is None:
-        (violation,) = _checks.wrong_shape("images", fitting, shape, model).violations
-        raise FileProblem(f"{name}: {violation.problem}")
-    return batch
+def _fitted(item: Item, fit: Fit) -> tuple[NDArray[np.uint8], bool]:
+    """[N,H,W,C] of a picture or an array, and whether it lost its colours; FileProblem where it does not fit."""
+    levels, is_picture = item.load()
+    try:
+        if not is_picture:
+            return fit.images(levels), False
+        image, lost = fit.picture(levels)
+    except Misfit as error:
+        raise FileProblem(f"{item.name}: {error}") from None
+    return image[np.newaxis], lost

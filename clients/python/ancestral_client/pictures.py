@@ -1,6 +1,6 @@
 """What the pixels of a picture mean: 8 bits, grey or RGB, where that is obvious; otherwise what to do about it.
 
-The README has the table of what is taken and what is refused. Shapes: H rows, W columns.
+clients/python/docs/pictures.md has the table of what is taken and what is refused. Shapes: H rows, W columns.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ancestral_client import files, pictures
+from ancestral_client import files
+from ancestral_client.fitting import Fit
 from ancestral_studio.pixels import Shape
 
 MOST_BYTES = 20 << 20
@@ -17,14 +18,12 @@ def image_of(name: str, content: bytes, shape: Shape) -> tuple[NDArray[np.uint8]
 
     What has another size is cut to the middle and scaled, colours become grey for a grey model.
     """
-    height, width, channels = shape
+    height, width, _ = shape
     levels = files.decoded(name, content)
     rows, columns = levels.shape[:2]
-    grey = channels == 1 and pictures.in_colour(levels)
-    image = pictures.with_channels(levels, channels)
+    image, grey = Fit("the model", shape, "crop").picture(levels)
     done = ["its colours are grey now"] if grey else []
     if (rows, columns) != (height, width):
-        image = pictures.resized(image, (height, width), "crop")
         cut = "its middle, " if rows * width != columns * height else ""
         done.append(f"{columns}×{rows} pixels, {cut}scaled to {width}×{height}")
-    return image.reshape(shape), f"{name}: {'; '.join(done) or 'taken as it is'}"
+    return image, f"{name}: {'; '.join(done) or 'taken as it is'}"

@@ -11,7 +11,7 @@ import pytest
 import toybundle
 from ancestral_client import Client
 from ancestral_demo import processes
-from ancestral_demo.processes import RECIPES, DemoError, Server, has_any_bundle, sampling_model, train_missing
+from ancestral_demo.processes import DEFAULTS, RECIPES, DemoError, Server, has_any_bundle, sampling_model, train_missing
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ folder.mkdir(parents=True)
 
 def test_what_is_missing_is_trained_once(exporter: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = exporter / "models"
-    assert train_missing(models) == list(RECIPES)
-    assert capsys.readouterr().out.startswith(f"no {' and no '.join(RECIPES)} in {models}: training takes minutes")
+    assert train_missing(models) == list(DEFAULTS)
+    assert capsys.readouterr().out.startswith(f"no {' and no '.join(DEFAULTS)} in {models}: training takes minutes")
     assert train_missing(models) == []
     (models / "digits-vae" / "1" / "bundle.json").unlink()  # a folder without a manifest is no bundle
     (models / "digits-vae" / "1").rmdir()

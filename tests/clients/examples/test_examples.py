@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import entrypoints  # noqa: F401 - what torch brings adds to the filters of warnings, which no test may
 import notebooks
 from ancestral_client import Client
 from running import ServerProcess

@@ -101,6 +101,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "include_variance": NO_FLAGS,
     "progress": NO_FLAGS,
     "transport": (5, "fake", [], {}),
+    "compression": ("zip", None, 1, True, [], {}),
+    "proxy": ("proxy.example", "https://p:1", "http://p:port", "http://p:1/x", "p:99999", 5, b"p:1", [], {}),
 }
 # What an argument is called on the wire.
 FIELDS = {"n": "count", "bulk_priority": "priority"}
@@ -173,7 +175,10 @@ def test_a_wrong_value_is_an_error_of_ours_that_names_the_argument(client: Clien
 
 @pytest.mark.parametrize(
     "argument",
-    ["timeout", "retry_seconds", "hedge_seconds", "priority", "bulk_priority", "max_message_bytes", "transport"],
+    [
+        *("timeout", "retry_seconds", "hedge_seconds", "priority", "bulk_priority", "max_message_bytes"),
+        *("transport", "compression", "proxy"),
+    ],
 )
 def test_so_is_a_wrong_setting_of_a_client(argument: str) -> None:
     for value in WRONG[argument]:
@@ -275,6 +280,10 @@ class Exchanged:
         lambda: IMAGES.data,
         lambda: Exchanged(torch.from_numpy(IMAGES)),
         lambda: [Exchanged(torch.from_numpy(image)) for image in IMAGES],
+        lambda: [Image.fromarray(image[..., 0]).convert("RGB") for image in IMAGES],
+        lambda: [
+            Image.fromarray(image[..., 0]).convert(mode) for image, mode in zip(IMAGES, ("L", "RGB"), strict=True)
+        ],
         lambda: torch.from_numpy(IMAGES).requires_grad_(False).permute(0, 3, 1, 2).permute(0, 2, 3, 1),
     ],
     ids=[
@@ -289,6 +298,8 @@ class Exchanged:
         "buffer",
         "DLPack",
         "DLPacks",
+        "RGB pictures",
+        "grey and RGB pictures",
         "permuted",
     ],
 )

@@ -26,8 +26,9 @@ from ancestral_client import Client, Overloaded, RoleNotSupported, Unavailable
 from ancestral_client.bulk_jobs import progress
 from ancestral_client.bulk_jobs.job import RowProblem
 from ancestral_client.bulk_jobs.servers import Elsewhere, Servers
-from ancestral_client.cells import BadCell, Fit
+from ancestral_client.cells import BadCell, image_of
 from ancestral_client.errors import invalid
+from ancestral_client.fitting import Fit
 from running import PATIENT, ServerProcess
 from shared import TrainedVae
 from waiting import PATIENCE, until
@@ -238,7 +239,7 @@ def test_a_bad_row_is_named_and_is_skipped_where_asked(run: Run, tmp_path: Path,
         (structs("bytes", [None]), "is null"),
         (pa.array([[1] * 12], pa.list_(pa.int64())), "must be uint8 with values 0 to 255, not int64; --scale 1 takes"),
         (pa.array([[0.5] * 12]), "must be uint8 with values 0 to 255, not double"),
-        (pa.array([[1] * 11], pa.list_(pa.uint8())), "has shape [11], tally takes [4, 3, 1]"),
+        (pa.array([[1] * 11], pa.list_(pa.uint8())), "has shape [11]; tally takes [N,4,3,1], [4,3,1]"),
         (pa.array([[[1, 2], [3]]], pa.list_(pa.list_(pa.uint8()))), "holds lists of different lengths"),
         (pa.array([[None] * 12], pa.list_(pa.uint8())), "holds numbers that are null"),
         (pa.array([png(np.zeros((6, 3, 1), np.uint8))]), "is 6×3, tally takes 4×3"),
@@ -254,8 +255,8 @@ def test_what_is_wrong_with_a_cell_is_said_of_the_cell(run: Run, tmp_path: Path,
 
 
 def test_channels_that_stand_first_are_told() -> None:
-    with pytest.raises(BadCell, match="its channels stand first, and must stand last"):
-        Fit("rgb", (4, 5, 3), None, None).image(np.zeros((3, 4, 5), np.uint8))
+    with pytest.raises(BadCell, match=r"its channels stand first \(CHW\)"):
+        image_of(np.zeros((3, 4, 5), np.uint8), Fit("rgb", (4, 5, 3)))
 
 
 def test_pictures_are_resized_and_read_as_grey_where_asked(run: Run, tmp_path: Path) -> None:
@@ -317,7 +318,7 @@ def test_a_row_that_the_model_fails_on_is_found_among_its_company(run: Run, tmp_
         (("encode", "tally", "in.parquet", "out", "--workers", "0"), 2, "--workers: is 0"),
         (("encode", "tally", "in.parquet", "out", "--part-rows", "0"), 2, "--part-rows: is 0"),
         (("encode", "tally", "in.parquet", "out", "--wait", "-1"), 2, "--wait: is -1"),
-        (("encode", "tally", "in.parquet", "out", "--scale", "0"), 2, "--scale: is 0; must be above 0"),
+        (("encode", "tally", "in.parquet", "out", "--scale", "0"), 2, "--scale: is 0.0; must be above 0"),
         (("encode", "tally", "in.parquet", "out", "--timeout", "0"), 2, "timeout: is 0"),
         (("encode", "tally", "in.parquet", "out", "--address", "127.0.0.1:1"), 7, "nothing listens at 127.0.0.1:1"),
         (("encode", "tally", "in.parquet", "out", "--address", "nowhere"), 2, "--address: is 'nowhere'"),

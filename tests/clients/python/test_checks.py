@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ancestral_client import InvalidArgument, _checks
 
@@ -95,9 +97,56 @@ def test_wrong_labels_are_refused(labels: Any, said: str) -> None:
         _checks.labels_of(labels)
 
 
+@pytest.mark.parametrize(
+    ("images", "scale", "said"),
+    [
+        ([], None, "images: has shape [0]: no image in it"),
+        ("a.png", None, "not <U5; open the file first, with PIL.Image.open or numpy.load"),
+        (Path("a.png"), None, "not PosixPath; open the file first, with PIL.Image.open or numpy.load"),
+        (np.zeros((8, 8), int), None, "not int64; scale=1 takes whole numbers of 0 to 255"),
+        (np.array([[0.5, np.nan], [np.inf, 0]]), 255, "has 2 values of 4 that are NaN or infinite; replace them"),
+        (np.full((8, 8), 200, np.uint8), 255, "is from 51000 to 51000; levels are 0 to 255: scale=1 takes these"),
+        (np.full((8, 8), 2.5), 255, "levels are 0 to 255: scale=1 takes these"),
+        (np.full((8, 8), -0.1), 255, "levels are 0 to 255: scale=255 is for [0,1]"),
+        (
+            [np.zeros((4, 3)), np.zeros((5, 3))],
+            None,
+            "have different shapes, [4, 3] and [5, 3]; make them ali",
+        ),
+        ([Image.new("L", (3, 4)), Image.new("L", (3, 5))], None, "different shapes, [4, 3] and [5, 3]"),
+    ],
+)
+def test_what_makes_no_images_is_told_with_the_remedy(images: Any, scale: float | None, said: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        _checks.image_array("images", images, scale)
+    assert said in str(caught.value)
+
+
+def test_pictures_get_the_channels_of_the_model() -> None:
+    grey = np.arange(48, dtype=np.uint8).reshape(2, 4, 6)
+    alike = grey[..., np.newaxis].repeat(3, -1)
+    for array, shape, expected in (
+        (grey, (4, 6, 3), alike),
+        (grey[0], (4, 6, 3), alike[:1]),
+        (alike, (4, 6, 1), grey[..., np.newaxis]),
+        (alike[0], (4, 6, 1), grey[:1, ..., np.newaxis]),
+        (grey, (4, 6, 1), grey[..., np.newaxis]),
+    ):
+        found = _checks.picture_batch(array, shape)
+        assert found is not None
+        np.testing.assert_array_equal(found, expected)
+    assert _checks.picture_batch(grey, (6, 4, 1)) is None
+    red = alike * np.array([1, 0, 0], np.uint8)
+    with pytest.warns(UserWarning, match="a picture in colour is read as grey"):
+        _checks.picture_batch(red, (4, 6, 1))
+
+
 def test_the_error_for_a_wrong_shape_names_what_is_accepted() -> None:
     grey = _checks.wrong_shape("images", np.zeros((2, 7, 7), np.uint8), (8, 8, 1), "digits-vae")
-    assert str(grey) == "images: has shape [2, 7, 7]; digits-vae takes [N,8,8,1], [8,8,1], [N,8,8], [8,8]"
+    assert str(grey) == (
+        "images: has shape [2, 7, 7]; digits-vae takes [N,8,8,1], [8,8,1], [N,8,8], [8,8]; "
+        "ancestral_client.pictures.resized brings an image to another size"
+    )
     assert grey.violations[0].field == "images"
     colour = _checks.wrong_shape("images", np.zeros((2, 7, 7), np.uint8), (8, 8, 3), "m")
     assert str(colour).endswith("m takes [N,8,8,3], [8,8,3]")
@@ -198,6 +247,8 @@ def test_what_no_scale_makes_levels_of_is_refused(images: Any, scale: float | No
         ((5, 1, 8, 8), (8, 8, 1), True),
         ((5, 7, 7), (8, 8, 1), False),
         ((5, 2, 4, 6), (4, 6, 3), False),
+        ((5, 4, 6, 1), (4, 6, 3), False),
+        ((3, 9, 7), (4, 6, 3), True),
     ],
 )
 def test_channels_that_stand_first_are_called_so(
@@ -207,7 +258,8 @@ def test_channels_that_stand_first_are_called_so(
     assert _checks.image_batch(array, model) is None
     told = str(_checks.wrong_shape("images", array, model, "m"))
     assert ("channels stand first (CHW): move them last with numpy.moveaxis(images, -3, -1)" in told) == hinted
-    assert not hinted or _checks.image_batch(np.moveaxis(array, -3, -1), model) is not None
+    moved = np.moveaxis(array, -3, -1)
+    assert not hinted or _checks.images_of_any_size(moved, model[2]) is not None
 
 
 class Exported:

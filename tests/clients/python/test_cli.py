@@ -15,7 +15,7 @@ from PIL import Image
 
 import toybundle
 from ancestral.v1 import bundle_pb2, model_service_pb2
-from ancestral_client import Client, _commands
+from ancestral_client import Client, _reaching
 from fakeserver import FakeServer
 from running import ServerProcess
 
@@ -222,7 +222,7 @@ def test_bulk_stands_back_unless_it_is_told_not_to(
         asked.append(options["bulk_priority"])
         return Client(address, **options)
 
-    monkeypatch.setattr(_commands, "Client", client)
+    monkeypatch.setattr(_reaching, "Client", client)
     name, *options = command
     for priority in ([], ["--priority", "interactive"], ["--priority", "batch"]):
         done = run(name, "tally", "images.npy", *options, *priority)

@@ -97,8 +97,8 @@ def test_the_address_may_stand_before_or_after_the_command(run: Run, toy_server:
     ("image", "mask", "says"),
     [
         ("missing.png", "mask.npy", "missing.png: no such file"),
-        ("wide.png", "mask.npy", "wide.png: has shape [4, 4], the model's images have [4, 3, 1]"),
-        ("float.npy", "mask.npy", "float.npy: holds float64, must be uint8"),
+        ("wide.png", "mask.npy", "wide.png: is 4×4, tally takes 4×3; --resize crop, fit or stretch makes it so"),
+        ("float.npy", "mask.npy", "float.npy: must be uint8 with values 0 to 255, not float64; "),
         ("image.npy", "tall.npy", "tall.npy: has shape [5, 3], the model's images have [4, 3, 1]"),
         ("image.npy", "numbers.npy", "numbers.npy: holds int64, must be bool"),
         ("image.npy", "text.png", "text.png: not a .npy, a .npz or a picture"),

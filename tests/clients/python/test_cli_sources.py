@@ -17,6 +17,8 @@ import pytest
 from PIL import Image
 
 import toybundle
+from ancestral_client import items
+from ancestral_client.fitting import Fit
 
 Run = Callable[..., Any]  # the fixture of conftest.py
 Array = np.ndarray[Any, np.dtype[np.uint8]]
@@ -153,11 +155,15 @@ def test_one_bad_image_is_named_and_may_be_left_out(run: Run, tmp_path: Path, so
     done = run("encode", "tally", "folder", "--out", "z.npz")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("ancestral: folder/1.PNG: cannot be read: ")
+    assert done.stderr.endswith("; --on-error skip goes on without it\n")
     assert not (tmp_path / "z.npz").exists()
     done = run("encode", "tally", "folder", "--on-error", "skip", "--out", "z.npz")
     assert done.returncode == 0, done.stderr
     assert "ancestral: left out: folder/1.PNG: cannot be read: " in done.stderr
-    assert "ancestral: left out: folder/b/3.png: has shape [5, 5]; tally takes [N,4,3,1]" in done.stderr
+    assert (
+        "ancestral: left out: folder/b/3.png: is 5×5, tally takes 4×3; --resize crop, fit or stretch makes it so"
+        in done.stderr
+    )
     assert "ancestral: 2 of 5 images are left out\n" in done.stderr
     with np.load(tmp_path / "z.npz") as archive:
         assert archive["files"].tolist() == ["folder/0.png", "folder/b/2.bmp", "folder/b/4.png"]
@@ -173,12 +179,10 @@ def test_one_bad_image_is_named_and_may_be_left_out(run: Run, tmp_path: Path, so
 
 
 def test_labels_follow_the_images_that_are_kept(images: Array, tmp_path: Path) -> None:
-    from ancestral_client import items
-
     for index in range(4):
         (tmp_path / f"{index}.png").write_bytes(png(images[index])[: 20 if index == 1 else None])
     paths = [tmp_path / f"{index}.png" for index in range(4)]
-    read = items.read(paths, (4, 3, 1), "m", skip=True)
+    read = items.read(paths, Fit("m", (4, 3, 1)), skip=True)
     assert read.of_kept([7, 8, 9, 10]).tolist() == [7, 9, 10]
     assert read.of_kept(5) == 5
     assert read.of_kept([1, 2]).tolist() == [1, 2], "a wrong number of labels is the server's to refuse"
@@ -249,3 +253,38 @@ def test_shells_complete_commands_and_the_names_of_models(
     assert completed("ancestral recon") == ["reconstruct"]
     assert completed("ancestral encode ta") == ["tally"]
     assert completed("ancestral encode --address 127.0.0.1:1 ta") == []
+
+
+def test_numbers_are_scaled_where_asked_and_a_role_is_missed_before_images_are_read(run: Run, sources: Array) -> None:
+    np.save("numbers.npy", sources / 255)
+    assert "--scale 255 for images in [0,1]" in run("encode", "tally", "numbers.npy", "--out", "z.npy").stderr
+    done = run("encode", "tally", "numbers.npy", "--scale", "255", "--out", "z.npy")
+    assert done.returncode == 0, done.stderr
+    assert np.allclose(np.load("z.npy"), toybundle.encode(sources), atol=1e-5)
+    done = run("encode", "tally", "numbers.npy", "--scale", "-1", "--out", "z.npy")
+    assert done.stderr.startswith("ancestral: --scale: is -1.0; must be above 0")
+    Path("broken.png").write_text("no picture")
+    done = run("features", "tally", "broken.png", "--out", "f.npz")
+    assert (done.returncode, "has no role 'features'; it has encode, sample, score" in done.stderr) == (4, True)
+    Path("empty.png").touch()
+    assert run("score", "tally", "empty.png").stderr == "ancestral: empty.png: is empty\n"
+
+
+def test_images_of_another_size_are_resized_where_asked(run: Run, tmp_path: Path, sources: Array) -> None:
+    large = sources.repeat(2, 1).repeat(2, 2)
+    (tmp_path / "large").mkdir()
+    for index, image in enumerate(large):
+        Image.fromarray(image[..., 0]).save(tmp_path / "large" / f"{index}.png")
+    np.save(tmp_path / "large.npy", large)
+    expected = toybundle.encode(Fit("tally", (4, 3, 1), "crop").images(large))
+    for given in ("large", "large.npy"):
+        assert "--resize crop, fit or stretch makes it so" in run("encode", "tally", given, "--out", "z.npy").stderr
+        done = run("encode", "tally", given, "--resize", "crop", "--out", "z.npy")
+        assert done.returncode == 0, done.stderr
+        assert np.allclose(np.load(tmp_path / "z.npy"), expected, atol=1e-5)
+    np.save(tmp_path / "top.npy", np.repeat([True, False], 4)[:, None].repeat(6, 1))
+    assert "8×6" in run("complete", "tally", "large/0.png", "--mask", "top.npy", "--out", "c.npy").stderr
+    done = run("complete", "tally", "large/0.png", "--mask", "top.npy", "--resize", "stretch", "--out", "c.npy")
+    assert done.returncode == 0, done.stderr
+    kept = Fit("tally", (4, 3, 1), "stretch").images(large[0])[0, :2]
+    assert (np.load(tmp_path / "c.npy")[:, :2] == kept).all()

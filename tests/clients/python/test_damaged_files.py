@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from ancestral_client import files
+from ancestral_client.fitting import Fit
 from ancestral_client.replacing import FileProblem
 
 Run = Callable[..., Any]  # the fixture of conftest.py
@@ -189,7 +190,7 @@ def test_endings_may_be_large_letters(tmp_path: Path) -> None:
     (tmp_path / "A.NpZ").write_bytes(npz(npy(images)))
     Image.fromarray(images[0, ..., 0]).save(tmp_path / "A.PNG")
     for name in ("A.NPY", "A.NpZ", "A.PNG"):
-        assert np.array_equal(files.read_image(tmp_path / name, (4, 3, 1)), images[0])
+        assert np.array_equal(files.read_image(tmp_path / name, Fit("toy", (4, 3, 1)))[0], images[0])
     files.check_target(tmp_path / "B.NPY", ".npy")
     files.write_images(tmp_path / "B.NPZ", images, {})
     assert np.array_equal(files.read_images(tmp_path / "B.NPZ"), images)

@@ -21,7 +21,8 @@ import toybundle
 from ancestral.v1 import model_service_pb2
 from ancestral_client import _diagnosis, _probes
 from ancestral_client._access import Access
-from ancestral_client._diagnosis import Asked, Finding, diagnose
+from ancestral_client._diagnosis import Asked, diagnose
+from ancestral_client._faults import Finding
 from ancestral_client._probes import Identity
 from ancestral_client._proxies import proxy_of
 from ancestral_server.access.callers import hashed

@@ -7,7 +7,10 @@ import pytest
 from PIL import Image
 
 from ancestral_client import files, pictures
+from ancestral_client.fitting import Fit
 from ancestral_client.replacing import FileProblem
+
+FIT = Fit("toy", (4, 6, 1))
 
 
 def test_small_images_are_enlarged() -> None:
@@ -47,21 +50,33 @@ def test_what_is_written_can_be_read(tmp_path: Path) -> None:
 def test_an_array_may_lack_axes_and_holds_one_image(tmp_path: Path, shape: tuple[int, ...]) -> None:
     array = np.arange(24, dtype=np.uint8)
     np.save(tmp_path / "a.npy", array.reshape(shape))
-    assert np.array_equal(files.read_image(tmp_path / "a.npy", (4, 6, 1)), array.reshape(4, 6, 1))
+    assert np.array_equal(files.read_image(tmp_path / "a.npy", FIT)[0], array.reshape(4, 6, 1))
     np.savez(tmp_path / "a.npz", known=array.reshape(shape) > 5, other=array)
-    assert np.array_equal(files.read_mask(tmp_path / "a.npz", (4, 6, 1)), array.reshape(4, 6, 1) > 5)
+    assert np.array_equal(files.read_mask(tmp_path / "a.npz", FIT), array.reshape(4, 6, 1) > 5)
 
 
-@pytest.mark.parametrize("shape", [(6, 4), (2, 4, 6, 1), (4, 6, 3), (24,), ()])
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ((6, 4), "is 6×4, toy takes 4×6; --resize crop, fit or stretch makes it so"),
+        ((2, 4, 6, 1), "holds 2 images, one is wanted"),
+        ((4, 6, 3), "has shape [4, 6, 3]; toy takes [N,4,6,1], [4,6,1], [N,4,6], [4,6]"),
+        ((5, 6, 4, 1), "holds images of 6×4, toy takes 4×6; --resize crop, fit or stretch makes it so"),
+        ((24,), "has shape [24]; toy takes [N,4,6,1], [4,6,1], [N,4,6], [4,6]"),
+        ((), "has shape []; toy takes [N,4,6,1], [4,6,1], [N,4,6], [4,6]"),
+    ],
+)
 def test_what_is_not_one_image_of_the_models_size_is_told_with_both_sizes(
-    tmp_path: Path, shape: tuple[int, ...]
+    tmp_path: Path, shape: tuple[int, ...], said: str
 ) -> None:
     np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
     np.save(tmp_path / "m.npy", np.zeros(shape, bool))
-    for read, name in ((files.read_image, "a.npy"), (files.read_mask, "m.npy")):
-        with pytest.raises(FileProblem) as caught:
-            read(tmp_path / name, (4, 6, 1))
-        assert str(caught.value) == (f"{tmp_path / name}: has shape {list(shape)}, the model's images have [4, 6, 1]")
+    with pytest.raises(FileProblem) as caught:
+        files.read_image(tmp_path / "a.npy", FIT)
+    assert str(caught.value) == f"{tmp_path / 'a.npy'}: {said}"
+    with pytest.raises(FileProblem) as caught:
+        files.read_mask(tmp_path / "m.npy", FIT)
+    assert str(caught.value) == f"{tmp_path / 'm.npy'}: has shape {list(shape)}, the model's images have [4, 6, 1]"
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
@@ -70,7 +85,7 @@ def test_white_pixels_are_kept_of_all_channels(tmp_path: Path, mode: str) -> Non
     black_and_white[:2] = 255
     Image.fromarray(black_and_white).convert(mode).save(tmp_path / "m.png")
     for channels in (1, 3):
-        mask = files.read_mask(tmp_path / "m.png", (4, 6, channels))
+        mask = files.read_mask(tmp_path / "m.png", Fit("toy", (4, 6, channels)))
         assert mask.shape == (4, 6, channels)
         assert np.array_equal(mask.all(-1), black_and_white == 255)
         assert np.array_equal(mask.any(-1), black_and_white == 255)
@@ -81,10 +96,10 @@ def test_a_mask_of_one_value_was_meant_otherwise(tmp_path: Path) -> None:
     ones[:2] = 1
     Image.fromarray(ones).save(tmp_path / "m.png")
     with pytest.raises(FileProblem, match=r"m\.png: keeps no pixel.*white pixels"):
-        files.read_mask(tmp_path / "m.png", (4, 6, 1))
+        files.read_mask(tmp_path / "m.png", FIT)
     np.save(tmp_path / "m.npy", np.ones((4, 6), bool))
     with pytest.raises(FileProblem, match=r"m\.npy: keeps every pixel"):
-        files.read_mask(tmp_path / "m.npy", (4, 6, 1))
+        files.read_mask(tmp_path / "m.npy", FIT)
 
 
 def test_a_single_array_needs_no_name(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral_client._access import Access, Entry
+from ancestral_client._channel import Way
 from ancestral_client._grpc_workarounds import kept_status
 from ancestral_client._rpcs import Rpc
 from ancestral_client._transport import Asyncio
@@ -40,7 +41,7 @@ def test_a_stream_that_is_refused_while_it_is_written_to_keeps_its_status() -> N
         server.add_generic_rpc_handlers((Refusing(),))
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
-        transport = Asyncio(address, 2**20, Entry(Access(tls=False), address))
+        transport = Asyncio(Way(address, 2**20), Entry(Access(tls=False), address))
         stream: Rpc[pb.EncodeStreamRequest, pb.EncodeStreamResponse] = Rpc("inference", "EncodeStream")
         heard: Counter[Any] = Counter()
         for _ in range(30):

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from ancestral_client import items
+from ancestral_client.fitting import Fit
 from ancestral_client.replacing import FileProblem
 
 LEVELS = np.arange(12, dtype=np.uint8).reshape(4, 3) * 20
@@ -43,7 +44,7 @@ def test_pictures_in_a_column(kind: str, suffix: str, tmp_path: Path) -> None:
     (tmp_path / "one.png").write_bytes(PICTURE)
     path = tmp_path / f"in{suffix}"
     pq.write_table(pa.table({"id": [1], "image": COLUMNS[kind]}), path)
-    read = items.read([path], (4, 3, 1), "toy")
+    read = items.read([path], Fit("toy", (4, 3, 1)))
     assert np.array_equal(read.array, LEVELS[np.newaxis, :, :, np.newaxis])
     assert read.names == [f"{path}: row 0"]
 
@@ -60,18 +61,21 @@ def test_pictures_in_a_column(kind: str, suffix: str, tmp_path: Path) -> None:
 def test_bytes_that_are_no_picture_stand_before_one(other: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "in.parquet"
     pq.write_table(pa.table({**other, "photo": COLUMNS["bytes"]}), path)
-    assert np.array_equal(items.read([path], (4, 3, 1), "toy").array, LEVELS[np.newaxis, :, :, np.newaxis])
+    assert np.array_equal(items.read([path], Fit("toy", (4, 3, 1))).array, LEVELS[np.newaxis, :, :, np.newaxis])
 
 
 def test_a_column_of_raw_pixels_is_not_chosen_by_its_name(tmp_path: Path) -> None:
     path = tmp_path / "in.parquet"
     pq.write_table(pa.table({"photo": COLUMNS["bytes"], "pixels": pa.array([LEVELS.tobytes()])}), path)
-    assert np.array_equal(items.read([path], (4, 3, 1), "toy").array, LEVELS[np.newaxis, :, :, np.newaxis])
+    assert np.array_equal(items.read([path], Fit("toy", (4, 3, 1))).array, LEVELS[np.newaxis, :, :, np.newaxis])
 
 
 def test_a_file_that_a_cell_names_and_that_is_not_there(tmp_path: Path) -> None:
     path = tmp_path / "in.parquet"
     pq.write_table(pa.table({"image": COLUMNS["a file beside it"]}), path)
     with pytest.raises(FileProblem) as refused:
-        items.read([path], (4, 3, 1), "toy")
-    assert str(refused.value) == f"{path}: row 0: names {tmp_path / 'one.png'}, and there is no such file"
+        items.read([path], Fit("toy", (4, 3, 1)))
+    assert (
+        str(refused.value)
+        == f"{path}: row 0: names {tmp_path / 'one.png'}, and there is no such file; --on-error skip goes on without it"
+    )

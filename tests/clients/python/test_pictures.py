@@ -16,6 +16,7 @@ from PIL import Image, ImageCms, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from ancestral_client import files
+from ancestral_client.fitting import Fit
 from ancestral_client.replacing import FileProblem
 
 GREY = np.random.default_rng(5).integers(2, 256, (4, 6), dtype=np.uint8)
@@ -177,9 +178,9 @@ def test_what_may_mean_several_things_is_refused_by_every_reader(tmp_path: Path,
     path = _write(tmp_path / "picture", make())
     for read in (
         lambda: files.read_images(path),
-        lambda: files.read_image(path, (4, 6, 1)),
-        lambda: files.read_image(path, (4, 6, 3)),
-        lambda: files.read_mask(path, (4, 6, 1)),
+        lambda: files.read_image(path, Fit("toy", (4, 6, 1))),
+        lambda: files.read_image(path, Fit("toy", (4, 6, 3))),
+        lambda: files.read_mask(path, Fit("toy", (4, 6, 1))),
     ):
         with pytest.raises(FileProblem) as caught:
             read()
@@ -209,15 +210,15 @@ def test_a_preview_beside_a_photograph_does_not_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["grey", "RGB of equal channels", "palette", "colours"])
-def test_channels_become_those_of_the_model(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_channels_become_those_of_the_model(tmp_path: Path, kind: str) -> None:
     array = {"grey": GREY, "RGB of equal channels": REPEATED, "colours": RGB}
     path = _write(tmp_path / "p.png", palette(GREY) if kind == "palette" else Image.fromarray(array[kind]))
-    grey, colour = files.read_image(path, (4, 6, 1)), files.read_image(path, (4, 6, 3))
+    grey, lost = files.read_image(path, Fit("toy", (4, 6, 1)))
+    colour, lost_in_colour = files.read_image(path, Fit("toy", (4, 6, 3)))
+    assert (lost, lost_in_colour) == (kind == "colours", False)
     if kind == "colours":
         assert np.array_equal(colour, RGB)
         assert np.array_equal(grey[..., 0], np.asarray(Image.fromarray(RGB).convert("L")))
-        assert caplog.messages == [f"{path}: is in colour and is read as grey"]
     else:
         assert np.array_equal(grey[..., 0], GREY)
         assert np.array_equal(colour, REPEATED)
-        assert caplog.messages == []

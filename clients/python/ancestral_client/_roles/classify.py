@@ -31,7 +31,8 @@ async def classify(
 ) -> Classes:
     """Which class each image is of: logits and probabilities [N,K], and the most probable label [N].
 
-    `scale`, `progress`, and more images than one call takes, as in `encode`.
+    `scale`, `progress`, and more images than one call takes, as in `encode`. RoleNotSupported where the model does not
+    classify.
     """
 
     def request(batch: NDArray[np.uint8], first: int) -> pb.ClassifyRequest:

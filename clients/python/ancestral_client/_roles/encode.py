@@ -37,6 +37,7 @@ async def encode(
 
     The draws are those at `first_index` to `first_index + N - 1` of the seed's sequence. Images are uint8, 0 to
     255; with `scale` any real numbers, which times that are these levels: `scale=255` for images in [0,1].
+    RoleNotSupported where the model has no encoder.
 
     More images than one call takes, or an iterator of arrays, are sent as `encode_stream` does, in order and in
     bounded memory; `timeout` is then that of each answer.

@@ -35,7 +35,7 @@ async def features(
     """A hidden layer for each image, [N,F]; with `include_map` also the whole map [N,H',W',F'].
 
     `labels` are the images' classes, [N] or one for all. `scale`, `progress`, and more images than one call takes,
-    as in `encode`.
+    as in `encode`. RoleNotSupported where the model shows no layer.
     """
     classes = _checks.labels_of(labels)
     include_map = _checks.flag_of("include_map", include_map)

@@ -44,6 +44,8 @@ async def sample(
     `given` and `known` complete images: where the bool mask `known` is True the pixels of `given` stay, the others
     are drawn. Each is one for all samples or [n,H,W,C]; the mask may lack the channels. A pixel is conditioned on
     what comes before it in raster order, so keep the top and draw the bottom rather than the other way round.
+
+    RoleNotSupported where the model does not sample.
     """
     request = _request(
         calls.requests,
@@ -78,7 +80,7 @@ def sample_stream(
 
     With `progress` also the rows of each image as they are painted, from models that paint row by row. `timeout`
     is that of the whole stream. To stop early, leave the loop, or better the `with` block of the stream (`async
-    with` and `async for` of an AsyncClient's):
+    with` and `async for` of an AsyncClient's). Errors are those of `sample`, raised in the loop.
 
     >>> with client.sample_stream("digits-pixelcnn", 16, seed=7) as events:  # doctest: +SKIP
     ...     first = next(events)
@@ -117,7 +119,8 @@ async def complete(
 ) -> Samples:
     """Fills in the missing pixels of images: those of `given` where the bool mask `known` is False.
 
-    `given` is one image, completed in `n` ways, or [N,H,W,C], each completed once. Otherwise as `sample`.
+    `given` is one image, completed in `n` ways, or [N,H,W,C], each completed once. Otherwise as `sample`, errors
+    among it.
     """
     name, number = _checks.name_of("model", model), _checks.version_of(version)
     given = await calls.batches.images("given", given, name, number, timeout)

@@ -46,7 +46,8 @@ async def score(
     `draws` says how many each bound is made of. The mean of bounds of one draw is the ELBO; those of more are
     importance-weighted, and rise towards the likelihood (Burda et al. 2016). An exact likelihood needs none.
 
-    `scale`, `progress`, and more images than one call takes, as in `encode`.
+    `scale`, `progress`, and more images than one call takes, as in `encode`. RoleNotSupported where the model has no
+    likelihood.
     """
     role = _scoring(calls.requests, model, draws, seed, first_index, labels, version)
     return await calls.whole(role, calls.fit(model, scale, version, timeout), images, timeout, progress)
@@ -65,7 +66,7 @@ def score_stream(
     version: int = 0,
     timeout: float | None = None,
 ) -> BulkAnswers[Scores]:
-    """`score` of any number of images in one call; as `encode_stream`. `labels`: one for all, or one per image.
+    """`score` of any number of images in one call; errors as of `encode_stream`. `labels`: one for all, or [N].
 
     Unless `message_size` says otherwise a message holds 64 images, or fewer that together have as many draws.
     """

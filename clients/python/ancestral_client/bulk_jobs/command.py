@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import time
@@ -17,8 +16,8 @@ import typer
 
 from ancestral.text import shown
 from ancestral_client import _checks, errors
-from ancestral_client import _commands as commands
-from ancestral_client._commands import AsJson, BulkPriority, Version
+from ancestral_client import _reaching as reaching
+from ancestral_client._options import AsJson, BulkPriority, Resize, Scale, Version
 from ancestral_client.replacing import FileProblem
 
 if TYPE_CHECKING:
@@ -57,13 +56,8 @@ def bulk(
         str | None, typer.Option(help="Column of IN with the images: pictures' bytes or paths, pixels, numbers.")
     ] = None,
     keep_images: Annotated[bool, typer.Option("--keep-images", help="Also keep the column of images.")] = False,
-    resize: Annotated[
-        Literal["crop", "fit", "stretch"] | None,
-        typer.Option(help="Bring images to the model's size: crop what is beyond, fit on black, or stretch."),
-    ] = None,
-    scale: Annotated[
-        float | None, typer.Option(help="Images are numbers, which times this are levels of 0 to 255: 255 for [0,1].")
-    ] = None,
+    resize: Resize = None,
+    scale: Scale = None,
     labels: Annotated[
         str | None,
         typer.Option(metavar="CLASS|COLUMN", help="score, features: class of all images, or the column with each's."),
@@ -131,8 +125,8 @@ def bulk(
     _checks.count_of("--part-rows", part_rows)
     _checks.count_of("--draws", draws)
     _checks.timeout_of(timeout)
-    if scale is not None and not 0 < scale < math.inf:
-        raise errors.invalid("--scale", f"is {scale:g}; must be above 0: 255 for images in [0,1]")
+    if scale is not None:
+        _checks.scale_of(scale, "--scale")
     if not wait >= 0:
         raise errors.invalid("--wait", f"is {wait:g}; must be at least 0 seconds")
     _need("pyarrow")
@@ -156,7 +150,7 @@ def bulk(
             places = [OwnServer(bundle, timeout, threads=1 if engine == "ray" else None)]
         else:
             addresses: Sequence[str | None] = address or [None]
-            places = [Elsewhere(commands.client(context, at, timeout, priority, retry_seconds=0)) for at in addresses]
+            places = [Elsewhere(reaching.client(context, at, timeout, priority, retry_seconds=0)) for at in addresses]
         servers = Servers(places, wait)
         ending.callback(servers.stop)
         asked = Asked(

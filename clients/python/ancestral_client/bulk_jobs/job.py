@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from ancestral_client.bulk_jobs.servers import Place
 from ancestral_client.bulk_jobs.sources import Part, Source
+from ancestral_client.fitting import Resize
 from ancestral_client.replacing import FileProblem
 
 RoleName = Literal["encode", "score", "features", "classify"]
-Resize = Literal["crop", "fit", "stretch"]
 OnError = Literal["fail", "skip"]
 
 # A call holds as many images as the server runs in a few batches, and not so many bytes that those in flight count.

@@ -16,8 +16,9 @@ from ancestral_client.bulk_jobs.job import Asked, Job, OnError
 from ancestral_client.bulk_jobs.output import Output
 from ancestral_client.bulk_jobs.servers import Place, Servers
 from ancestral_client.bulk_jobs.sources import ArrayFile, Source, source_of
-from ancestral_client.cells import BadCell, Fit
+from ancestral_client.cells import BadCell, image_of
 from ancestral_client.client import Client
+from ancestral_client.fitting import Fit
 from ancestral_client.replacing import FileProblem
 from ancestral_client.results import Model
 
@@ -46,7 +47,7 @@ def planned(
             "their names"
         )
     if isinstance(source, ArrayFile):
-        _check_array(source, Fit(model.name, model.image_shape, asked.scale, asked.resize))
+        _check_array(source, Fit(model.name, model.image_shape, asked.resize, asked.scale))
     return Job(
         asked=asked,
         version=model.version,
@@ -120,6 +121,6 @@ def _check_array(source: ArrayFile, fit: Fit) -> None:
     """Rows of an array are all alike: what is wrong with the first is wrong with the file."""
     chunk = next(source.open().chunks(source.parts(source.rows)[0], 1))
     try:
-        fit.image(chunk.cells[0])
+        image_of(chunk.cells[0], fit)
     except BadCell as error:
         raise FileProblem(f"{source.path}: each of its images {error}") from None

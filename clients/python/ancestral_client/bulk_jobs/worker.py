@@ -23,7 +23,8 @@ from ancestral_client.bulk_jobs.job import Done, Job, RowProblem, name_of
 from ancestral_client.bulk_jobs.output import footer
 from ancestral_client.bulk_jobs.servers import Servers, about_images
 from ancestral_client.bulk_jobs.sources import Chunk, Part
-from ancestral_client.cells import BadCell, Fit
+from ancestral_client.cells import BadCell, image_of
+from ancestral_client.fitting import Fit
 from ancestral_client.replacing import replacing
 
 # Calls of one worker: one is run, one waits for its turn, one is being made, one written.
@@ -50,7 +51,7 @@ class Worker:
         self._servers = servers
         self._rows = rows
         self._reader = job.source.open()
-        self._fit = Fit(job.asked.model, job.image_shape, job.asked.scale, job.asked.resize)
+        self._fit = Fit(job.asked.model, job.image_shape, job.asked.resize, job.asked.scale)
         self._pool = ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="bulk")
 
     def close(self) -> None:
@@ -101,7 +102,7 @@ class Worker:
         in_colour = 0
         for i, cell in enumerate(chunk.cells):
             try:
-                images[i], lost = self._fit.image(cell)
+                images[i], lost = image_of(cell, self._fit)
                 in_colour += lost
             except BadCell as error:
                 self._note(chunk, problems, i, str(error))

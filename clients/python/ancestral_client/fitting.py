@@ -1,0 +1,90 @@
+"""Images as a model takes them: their layout, their channels and, where the caller says how, their size. Pure.
+
+Shapes: N images, H rows, W columns, C channels of the model's images; H', W' of images that may be of another size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ancestral_client import _checks, pictures
+from ancestral_client.errors import InvalidArgument
+
+Resize = Literal["crop", "fit", "stretch"]
+"""How an image gets another size; `pictures.resized` says what each does."""
+
+
+class Misfit(ValueError):
+    """What makes no image of the model; the message says why, and goes on after the name of what it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The images [H,W,C] that a model takes, `shape` being (H, W, C), and what becomes of those of another size."""
+
+    model: str
+    shape: tuple[int, int, int]
+    resize: Resize | None = None
+    """None: they are refused."""
+    scale: float | None = None
+    """What makes levels of 0 to 255 of arrays of other numbers; None: these are refused."""
+
+    def picture(self, levels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool]:
+        """The image [H,W,C] of a picture's pixels [H',W'] or [H',W',3], and whether it lost its colours."""
+        lost = self.shape[2] == 1 and pictures.in_colour(levels)
+        return Fit(self.model, self.shape, self.resize).image(pictures.with_channels(levels, self.shape[2])), lost
+
+    def image(self, array: NDArray[Any]) -> NDArray[np.uint8]:
+        """The one image [H,W,C] of an array; Misfit as `images`, and where there are several."""
+        batch = self.images(array)
+        if len(batch) != 1:
+            raise Misfit(f"holds {len(batch)} images, one is wanted")
+        image: NDArray[np.uint8] = batch[0]
+        return image
+
+    def images(self, array: NDArray[Any]) -> NDArray[np.uint8]:
+        """[N,H,W,C] of an array, [N,H',W',C] or one [H',W',C], for C = 1 also without the channel.
+
+        Misfit where it is none of these or empty, and for another size and other numbers where these are refused.
+        """
+        try:
+            levels = _checks.image_array("images", array, self.scale)
+        except InvalidArgument as error:
+            raise Misfit(error.violations[0].problem.replace("scale=", "--scale ")) from None
+        batch = _checks.image_batch(levels, self.shape)
+        if batch is not None:
+            return batch
+        other = _checks.images_of_any_size(levels, self.shape[2])
+        if other is None:
+            raise Misfit(_checks.misfit(levels, self.shape, self.model))
+        if self.resize is None:
+            held = "is" if len(other) == 1 else "holds images of"
+            raise Misfit(
+                f"{held} {other.shape[1]}×{other.shape[2]}, {self.model} takes {self.shape[0]}×{self.shape[1]}; "
+                "--resize crop, fit or stretch makes it so"
+            )
+        try:
+            return np.stack(
+                [pictures.resized(image, self.shape[:2], self.resize).reshape(self.shape) for image in other]
+            )
+        except pictures.UnclearPicture as error:
+            raise Misfit(str(error)) from None
+
+    def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """[H,W,C] of one mask, True for the pixels to keep; without channels it holds for all of them.
+
+        One of another size is resized as its image is, and keeps nothing of what that adds around it.
+        """
+        batch = _checks.mask_batch(mask, self.shape)
+        plain = _checks.images_of_any_size(mask, 1)
+        if batch is None and self.resize is not None and plain is not None:
+            grey = Fit(self.model, (*self.shape[:2], 1), self.resize)
+            batch = _checks.mask_batch(grey.images(plain * np.uint8(255)) > 127, self.shape)
+        if batch is None or len(batch) != 1:
+            raise Misfit(f"has shape {list(mask.shape)}, the model's images have {list(self.shape)}")
+        known: NDArray[np.bool_] = batch[0]
+        return known
