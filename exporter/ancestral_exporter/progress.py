@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ancestral.text import shown
 from ancestral_exporter.models.base import Figure
-from ancestral_exporter.terminal import console
+from ancestral.terminal import console
 
 _LOGGERS = ("lightning.pytorch", "lightning.fabric")
 # Lines of progress over a whole training, where there is no terminal.

@@ -27,7 +27,7 @@ from ancestral_exporter.make import WORK, make
 from ancestral_exporter.models.base import Positive
 from ancestral_exporter.progress import Announcer
 from ancestral_exporter.recipes import Recipe, find, from_settings, section
-from ancestral_exporter.terminal import console
+from ancestral.terminal import console
 from ancestral_exporter.training import Interrupted, Options
 
 LIST = "zoo.toml"

@@ -22,7 +22,7 @@ from ancestral_exporter.errors import UsageError
 from ancestral_exporter.make import WORK
 from ancestral_exporter.progress import Announcer
 from ancestral_exporter.recipes import find
-from ancestral_exporter.terminal import console
+from ancestral.terminal import console
 from ancestral_exporter.training import Options, fit
 from running import ServerProcess
 from shared import TrainedVae

@@ -5,21 +5,23 @@ A collector that is away, or slow, costs spans and never a call: what finds too 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import RandomIdGenerator, ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import Tracer
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, Tracer
 
 from ancestral_server.metrics import Metrics
 
@@ -27,12 +29,18 @@ log = structlog.get_logger()
 
 # Spans that wait for the collector, at most, those of some 300 calls: OpenTelemetry's own bound.
 MOST_WAITING = 2048
+# Who says so in a span.
+_SCOPE = "ancestral_server"
 # Of the end: a collector that is there has the last spans within milliseconds.
 FLUSH_SECONDS = 2.0
 
 
+# Calls that a span links, at most: OpenTelemetry's own bound.
+MOST_LINKS = 128
+
+
 class Collector:
-    """Where spans go. `tracer` makes those that do.
+    """Where spans go. `tracer` makes those that have to begin before they end, and `add` takes the others.
 
     Where the collector is, and whether by TLS, is `endpoint`'s, an URL; everything else about it, as headers and
     certificates, OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_*) say, and OTEL_SERVICE_NAME and
@@ -49,14 +57,40 @@ class Collector:
             # One of several processes, too.
             "service.instance.id": f"{socket.gethostname()}:{os.getpid()}",
         }
+        self._resource = _Resource(Resource.create(ours).merge(OTELResourceDetector().detect()))
         # Its calls decide by themselves whether they are traced: see `tracing`.
-        provider = TracerProvider(
-            sampler=ALWAYS_ON,
-            resource=Resource.create(ours).merge(OTELResourceDetector().detect()),
-            shutdown_on_exit=False,
-        )
+        provider = TracerProvider(sampler=ALWAYS_ON, resource=self._resource, shutdown_on_exit=False)
         provider.add_span_processor(self._processor)
-        self.tracer: Tracer = provider.get_tracer("ancestral_server", version)
+        self.tracer: Tracer = provider.get_tracer(_SCOPE, version)
+        self._scope = InstrumentationScope(_SCOPE, version)
+        self._ids = RandomIdGenerator()
+
+    def add(
+        self,
+        parent: SpanContext,
+        name: str,
+        began: int,
+        ended: int,
+        attributes: Mapping[str, int],
+        links: Iterable[SpanContext],
+    ) -> None:
+        """Take a span that is over, below another one of ours. began, ended: nanoseconds of the epoch.
+
+        The tracer would make the same one, with a lock, a sampler and copies that nobody needs of what is over.
+        """
+        span_id = self._ids.generate_span_id()
+        span = ReadableSpan(
+            name,
+            SpanContext(parent.trace_id, span_id, False, parent.trace_flags, parent.trace_state),
+            parent,
+            self._resource,
+            attributes,
+            links=[Link(each) for each in itertools.islice(links, MOST_LINKS)],
+            start_time=began,
+            end_time=ended,
+            instrumentation_scope=self._scope,
+        )
+        self._processor.on_end(span)
 
     def close(self, seconds: float) -> None:
         """Bring what waits to the collector, for so long at most, and no more."""
@@ -66,6 +100,17 @@ class Collector:
         if last.is_alive():
             # It is waiting to try again.
             self._exporter.shutdown()
+
+
+class _Resource(Resource):
+    """What hashes itself once: the exporter asks for it by the span, and the SDK writes all of it as JSON each time."""
+
+    def __init__(self, same: Resource) -> None:
+        super().__init__(same.attributes, same.schema_url)
+        self._hash = super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 class Bounded(SpanProcessor):

@@ -1,7 +1,7 @@
 """Traces of calls: a span for each, with children for where its time went. Only where `--otlp-endpoint` is set.
 
 Children are made when a call has ended, from the points in time that the engine has anyway, so that nothing is measured
-twice and together they are as long as their call. What is not traced costs a random number.
+twice and together they are as long as their call. Of what is not traced nothing is remembered: it costs a random number.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from typing import Any, NamedTuple
 import grpc
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ancestral_server.engine.job import Job, RasterJob
 from ancestral_server.engine.watch import Watch
 from ancestral_server.metrics import Metrics
 from ancestral_server.rpc.collector import Collector
-from ancestral_server.rpc.recording import Call, CallRecorder, End, Headers
+from ancestral_server.rpc.recording import Call, End, Headers, SomeCalls
 
 _W3C = TraceContextTextMapPropagator()
-_HEADERS = frozenset(_W3C.fields)
+# What says, among the headers, that a caller traces its call; and that with what others say of the same trace.
+_PARENT = "traceparent"
+_TRACE = (_PARENT, "tracestate")
 # Jobs of a call that have spans, of a stream its first messages: a trace of thousands of spans is of no use to anybody.
 MOST_JOBS = 64
 # Ends that are the server's fault, by OpenTelemetry's conventions for RPC; the others are the caller's.
@@ -132,7 +134,7 @@ def _of_job(watch: Watch, times: JobTimes, ended: float) -> Iterator[Stage]:
 
 @dataclass(slots=True, eq=False)
 class CallTrace:
-    """A call that is traced. Spans are on the clock of the day, which may be set while a call goes on."""
+    """A call that was chosen. Spans are on the clock of the day, which may be set while a call goes on."""
 
     parent: Context
     span: Span = trace.INVALID_SPAN
@@ -147,7 +149,7 @@ class CallTrace:
         return self.epoch + int(seconds * 1e9)
 
 
-class Tracing(CallRecorder):
+class Tracing(SomeCalls):
     """Makes spans of calls that their callers trace, and of a share of those that bring no trace."""
 
     def __init__(self, collector: Collector, ratio: float, metrics: Metrics) -> None:
@@ -160,23 +162,24 @@ class Tracing(CallRecorder):
         """Bring what waits to the collector, for so long at most; blocks."""
         self._collector.close(seconds)
 
-    def arrived(self, call: Call, headers: Headers) -> None:
-        traced = [(name, value) for name, value in headers if name in _HEADERS]
-        parent = Context()
-        if traced:
-            parent = _W3C.extract({name: str(value) for name, value in traced})
-            brought = trace.get_current_span(parent).get_span_context()
-            if brought.is_valid:
-                if brought.trace_flags.sampled:
-                    call.trace = CallTrace(parent)
-                return
-        if random.random() < self._ratio:
-            call.trace = CallTrace(parent)
+    def chooses(self, call: Call, headers: Headers) -> bool:
+        # A loop and a random number: nearly every call pays for this, and for nothing else here.
+        for name, _ in headers:
+            if name == _PARENT:
+                parent = _W3C.extract({name: str(value) for name, value in headers if name in _TRACE})
+                brought = trace.get_current_span(parent).get_span_context()
+                if brought.is_valid:
+                    if brought.trace_flags.sampled:
+                        call.trace = CallTrace(parent)
+                    return brought.trace_flags.sampled
+                break
+        if random.random() >= self._ratio:
+            return False
+        call.trace = CallTrace(Context())
+        return True
 
     def begin(self, call: Call) -> None:
-        traced: CallTrace | None = call.trace
-        if traced is None:
-            return
+        traced: CallTrace = call.trace
         traced.epoch = time.time_ns() - time.monotonic_ns()
         method = call.method
         traced.span = self._tracer.start_span(
@@ -191,19 +194,15 @@ class Tracing(CallRecorder):
                 "ancestral.request_id": call.request_id,
             },
         )
-        if not traced.span.is_recording():
-            # OTEL_SDK_DISABLED, as the operator said.
-            call.trace = None
-            return
         call.trace_id = trace.format_trace_id(traced.span.get_span_context().trace_id)
 
     def asked(self, call: Call, job: Job) -> None:
-        traced: CallTrace | None = call.trace
-        if traced is not None and len(traced.jobs) < MOST_JOBS:
+        traced: CallTrace = call.trace
+        if len(traced.jobs) < MOST_JOBS:
             job.watch = Watch(traced.span.get_span_context())
 
     def admitted(self, call: Call, job: Job) -> None:
-        if call.trace is not None and job.watch is None:
+        if job.watch is None:
             call.trace.left_out += 1
         self._look(call, job)
 
@@ -215,31 +214,25 @@ class Tracing(CallRecorder):
 
     def _look(self, call: Call, job: Job, lost: float = 0.0) -> None:
         """Remember what a job says now, and not the job, which holds images."""
-        if job.watch is not None and call.trace is not None:
+        if job.watch is not None:
             call.trace.jobs[job.watch] = JobTimes.of(job, lost)
 
     def sent(self, call: Call) -> None:
-        traced: CallTrace | None = call.trace
-        if traced is not None and call.method.kind != "unary":
+        traced: CallTrace = call.trace
+        if call.method.kind != "unary":
             if not traced.messages:
                 traced.span.add_event("first message", timestamp=traced.at(time.monotonic()))
             traced.messages += 1
 
     def ended(self, call: Call, end: End) -> None:
-        traced: CallTrace | None = call.trace
-        if traced is None:
-            return
+        traced: CallTrace = call.trace
         ended = call.began + end.seconds
-        inside = trace.set_span_in_context(traced.span, Context())
+        mine = traced.span.get_span_context()
         for stage in stages(traced.jobs, call.began, ended, left_out=traced.left_out):
-            span = self._tracer.start_span(
-                stage.name,
-                context=inside,
-                start_time=traced.at(stage.began),
-                attributes=stage.attributes,
-                links=[Link(context) for context in {each.span_id: each for each in stage.company}.values()],
+            linked = {each.span_id: each for each in stage.company}.values()
+            self._collector.add(
+                mine, stage.name, traced.at(stage.began), traced.at(stage.ended), stage.attributes, linked
             )
-            span.end(traced.at(stage.ended))
         traced.span.set_attributes(_attributes(call, end, traced))
         if end.code in _FAULTS:
             traced.span.set_status(Status(StatusCode.ERROR, end.details))
@@ -250,7 +243,7 @@ class Tracing(CallRecorder):
         """Have the histograms of what took so long show this trace."""
         now, method = time.time(), call.method
         self._metrics.method(method.kind, method.service, method.name).seconds.show(end.seconds, call.trace_id, now)
-        lane = None if call.subject is None else self._metrics.shown(*call.subject)
+        lane = None if call.subject is None else self._metrics.lanes.shown(*call.subject)
         if lane is None:
             return
         for submitted, started, finished, *_ in traced.jobs.values():

@@ -99,7 +99,7 @@ def test_a_span_names_who_calls_and_no_more_of_them() -> None:
     trace = CallTrace(Context())
     call = Call(Method("unary", "service", "Encode", guarded=True), "id", CallRecorder(), authorization="Bearer secret")
     assert "ancestral.caller" not in _attributes(call, end, trace)
-    meter, metrics = Meter(Quota(), 0.0), Metrics("1").caller("shop", lambda: 0)
+    meter, metrics = Meter(Quota(), 0.0), Metrics("1").access.caller("shop", lambda: 0)
     call.visit = Visit("shop", meter, metrics, stream=False)
     said = _attributes(call, end, trace)
     assert said["ancestral.caller"] == "shop"
