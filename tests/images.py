@@ -1,7 +1,8 @@
 """What the Dockerfiles of the images say, and their commands run as a container engine would run them.
 
-There is no engine here. In its place a container has namespaces of its own for mounts and the network, a root that
-holds the system, Python and the image's environment, and any user; for that a test has to be root.
+There is no engine here. In its place a `Container` has namespaces of its own for mounts and the network, a root that
+holds the system, Python and the image's environment, and any user; for that a test has to be root. Who is not runs them
+`InPlace`, with less that is as it will be.
 """
 
 from __future__ import annotations
@@ -10,21 +11,25 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import venv
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import distributions
-from waiting import PATIENCE
 
 ROOT = Path(__file__).parents[1]
 BASE = Path(sys.base_prefix)
+# A training on a busy machine.
+LONGEST_SECONDS = 500
 PACKAGES = Path("lib", f"python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
 
 
@@ -99,7 +104,14 @@ def install(folder: Path) -> None:
         else:
             sources.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, sources)
-    flags = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--ignore-installed", "--no-warn-script-location"]
+    flags = [
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "--ignore-installed",
+        "--no-warn-script-location",
+    ]
     command = [sys.executable, "-m", "pip", "install", *flags, "--prefix", str(folder / "installed"), str(sources)]
     subprocess.run(command, check=True, timeout=500)
 
@@ -165,10 +177,40 @@ sys.stdin.read()
 _SYSTEM = ("bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "sbin", "sys", "usr")
 
 
-class Container:
-    """A context manager. Commands run as user `uid`, who is in no list of users, without HOME.
+class Commands(ABC):
+    """Runs commands of an image; a context manager. They have the image's variables, and no HOME."""
 
-    volumes: by where they are. temporary: folders that are empty and anybody's to write. beside: whose network it shares.
+    # What is not as in a container; empty where nothing is.
+    lacks = ""
+
+    @abstractmethod
+    def start(self, command: Sequence[str]) -> subprocess.Popen[str]: ...
+
+    def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        with self.start(command) as process:
+            try:
+                said, complained = process.communicate(timeout=LONGEST_SECONDS)
+            except BaseException:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(command, process.returncode, said, complained)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def _end(self) -> None:  # of what runs in place nothing is left
+        return
+
+
+class Container(Commands):
+    """Commands run as user `uid`, who is in no list of users.
+
+    volumes: by where they are. temporary: folders, empty and anybody's to write to. beside: who shares its network.
     """
 
     def __init__(
@@ -181,7 +223,7 @@ class Container:
         *,
         read_only: bool,
         temporary: Sequence[str] = ("/tmp",),
-        beside: Container | None = None,
+        beside: Commands | None = None,
     ) -> None:
         self._image = image
         self._uid = uid
@@ -197,7 +239,11 @@ class Container:
             "folders": [image.folder],
             "read_only": read_only,
         }
-        network = ["unshare", "--net"] if beside is None else ["nsenter", "--net", "--target", str(beside._pid)]
+        network = (
+            ["nsenter", "--net", "--target", str(beside._pid)]
+            if isinstance(beside, Container)
+            else ["unshare", "--net"]
+        )
         command = [*network, "unshare", "--mount", sys.executable, "-c", _MAKE, json.dumps(asked)]
         self._holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -205,7 +251,7 @@ class Container:
     def _pid(self) -> int:
         return self._holder.pid
 
-    def __enter__(self) -> Container:
+    def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.callback(self._end)
             assert self._holder.stdout is not None
@@ -213,34 +259,71 @@ class Container:
             stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end()
-
     def _end(self) -> None:
-        """What was mounted goes with the last process."""
+        # What was mounted goes with the last process.
         self._holder.communicate()
 
-    def start(self, command: Sequence[str], **environment: str) -> subprocess.Popen[str]:
-        """A command, with the image's variables and these."""
-        variables = {**self._image.environment, **environment}
+    def start(self, command: Sequence[str]) -> subprocess.Popen[str]:
         user = ["setpriv", f"--reuid={self._uid}", f"--regid={self._uid}", "--clear-groups", "--no-new-privs"]
-        enter = ["nsenter", "--mount", "--net", "--root", f"--wd={self._image.folder}", "--target", str(self._pid)]
+        enter = ["nsenter", "--mount", "--net", "--root", "--wd=/", "--target", str(self._pid)]
         # Each of these becomes the next one: signals reach the command.
-        line = [*enter, *user, "env", "-i", *(f"{name}={value}" for name, value in variables.items()), *command]
-        return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def run(self, command: Sequence[str], **environment: str) -> subprocess.CompletedProcess[str]:
-        with self.start(command, **environment) as process:
-            try:
-                said, complained = process.communicate(timeout=PATIENCE)
-            except BaseException:
-                process.kill()
-                raise
-        return subprocess.CompletedProcess(command, process.returncode, said, complained)
+        return _popen([*enter, *user], self._image.environment, command, self._image.folder)
 
 
-def may_contain() -> bool:
-    """Whether this process may make containers."""
-    return os.geteuid() == 0
+class InPlace(Commands):
+    """Commands run as this user, in a folder that cannot be written to, with volumes where they are and ports that are
+    free.
+    """
+
+    lacks = "as another user and on a read-only root: for that one has to be root"
+
+    def __init__(
+        self,
+        image: Image,
+        environment: Path,
+        folder: Path,
+        uid: int,
+        volumes: Mapping[str, Volume],
+        *,
+        read_only: bool,
+        temporary: Sequence[str] = ("/tmp",),
+        beside: Commands | None = None,
+    ) -> None:
+        self._programs = environment / "bin"
+        self._folder = folder / "read-only"
+        self._folder.mkdir(parents=True)
+        self._folder.chmod(0o555)
+        self._moved = {image.home: environment} | {target: volume.source for target, volume in volumes.items()}
+        if isinstance(beside, InPlace):
+            self.port = beside.port
+        else:
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                self.port: int = free.getsockname()[1]
+        self._variables = {name: self._where(value) for name, value in image.environment.items()}
+        self._variables |= {"TMPDIR": str(folder), "ANCESTRAL_ADDRESS": f"localhost:{self.port}"}
+        self._variables |= {"ANCESTRAL_SERVER_PORT": str(self.port), "ANCESTRAL_SERVER_METRICS_PORT": "0"}
+
+    def _where(self, text: str) -> str:
+        """A text of the image with its folders where they are."""
+        for target, source in self._moved.items():
+            text = re.sub(rf"(?<![\w/]){re.escape(target)}(?=/|:|$)", str(source), text)
+        return text
+
+    def start(self, command: Sequence[str]) -> subprocess.Popen[str]:
+        program, *arguments = command
+        python = [str(self._programs / "python"), str(self._programs / program)]
+        return _popen([], self._variables, [*python, *map(self._where, arguments)], str(self._folder))
+
+
+def _popen(
+    before: Sequence[str], variables: Mapping[str, str], command: Sequence[str], folder: str
+) -> subprocess.Popen[str]:
+    # As all processes of tests: several threads of several tests would wait for each other.
+    variables = {"OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"], **variables}
+    environment = [f"{name}={value}" for name, value in variables.items()]
+    line = [*before, "env", "-i", f"--chdir={folder}", *environment, *command]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+# What a test runs commands in.
+Contained: type[Container] | type[InPlace] = Container if os.geteuid() == 0 else InPlace

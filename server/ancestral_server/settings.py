@@ -236,7 +236,9 @@ class Settings(BaseModel):
             return value
         last = first + value - 1
         if last > LAST_PORT:
-            raise ValueError(f"needs the ports {first} to {last} for metrics, {LAST_PORT} is the last: choose a lower --metrics-port")
+            raise ValueError(
+                f"needs the ports {first} to {last} for metrics, {LAST_PORT} is the last: choose a lower --metrics-port"
+            )
         taken = [name for name in _PORTS if first < (info.data.get(name) or 0) <= last]
         if taken:
             raise ValueError(f"needs the ports {first} to {last} for metrics, and {_flags(taken)} is one of them")

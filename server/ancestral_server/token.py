@@ -49,9 +49,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check_new(asked: argparse.Namespace) -> None:
-    """WrongUsage where the file of callers has the caller already, is none, or is written in a way that what is appended
-    would spoil.
-    """
+    """WrongUsage where the file of callers has the caller already, is none, or would be spoilt by what is appended."""
     if asked.callers is None or not os.path.exists(asked.callers):
         return
     try:
@@ -69,8 +67,8 @@ def _check_new(asked: argparse.Namespace) -> None:
     except ValueError as error:
         # As in callers = {...}, which TOML does not let anybody add to.
         raise WrongUsage(
-            f"--callers: {asked.callers}: a table [callers.{asked.name}] cannot be added to it ({error}); leave --callers "
-            "out, and add what is printed by hand"
+            f"--callers: {asked.callers}: a table [callers.{asked.name}] cannot be added to it ({error}); leave "
+            "--callers out, and add what is printed by hand"
         ) from error
 
 

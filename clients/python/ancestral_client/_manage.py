@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from ancestral.terminal import console
 from ancestral.text import shown
 from ancestral_client import _commands as commands
 from ancestral_client._commands import TIMEOUT, Address, AsJson, ModelName, Timeout
 from ancestral_client.results import RoleForm
-from ancestral.terminal import console
 
 # The form that every role has.
 GRAPH = "onnx"

@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from ancestral.terminal import console
 from ancestral.text import shown
 from ancestral_client import _checks, _diagnosis
 from ancestral_client import _commands as commands
 from ancestral_client._access import Access
 from ancestral_client._commands import Address, AsJson, Version
 from ancestral_client._diagnosis import Asked, Finding
-from ancestral.terminal import console
 
 # What stands before a finding, and in which colour; rich leaves out the colour where NO_COLOR says so.
 _MARKS = {"ok": ("ok", "green"), "problem": ("PROBLEM", "red"), "unknown": ("unknown", "yellow")}

@@ -320,7 +320,9 @@ class Catalog:
         self._serving.set(key, now if now is not None and now.serving else None)
         gone = now is None or now.state is State.NOT_SERVING
         self._shown.set(key, next(reversed(leaving)) if leaving and gone else now)
-        self._metrics.models.state(*key, None if now is None or now.unloaded or now.state is State.LOADING else now.serving)
+        self._metrics.models.state(
+            *key, None if now is None or now.unloaded or now.state is State.LOADING else now.serving
+        )
         self._metrics.models.draining(*key, len(leaving or ()))
         if key[0] not in self._shown:
             self._metrics.models.forget(key[0])

@@ -82,7 +82,9 @@ class Metrics:
 
     def method(self, kind: str, service: str, method: str) -> MethodMetrics:
         """Visible at zero from now on."""
-        return self._series.methods.setdefault((kind, service, method), MethodMetrics())
+        methods = self._series.methods
+        found = methods.get((kind, service, method))
+        return found or methods.setdefault((kind, service, method), MethodMetrics())
 
     def scrape(self, open_metrics: bool) -> bytes:
         """All series as they are now, in one of the two formats of text."""

@@ -96,8 +96,8 @@ class SomeCalls(CallRecorder):
     for it.
     """
 
-    def chooses(self, call: Call, headers: Headers) -> bool:
-        """Whether to record a call whose headers are here."""
+    def choose(self, with_it: CallRecorder, call: Call, headers: Headers) -> None:
+        """The headers of a call are here: have `with_it` record it from now on, if it is to be told of."""
         raise NotImplementedError
 
 
@@ -115,7 +115,7 @@ class Recorders(CallRecorder):
             nothing = getattr(CallRecorder, event)
             tell = [getattr(each, event) for each in recorders if getattr(type(each), event) is not nothing]
             if event == "arrived" and some is not None:
-                tell.insert(0, partial(_choose, some, Recorders([some, *recorders])))
+                tell.insert(0, partial(some.choose, Recorders([some, *recorders])))
             if tell:
                 # Most events have one recorder, which is told without anything in between.
                 setattr(self, event, tell[0] if len(tell) == 1 else partial(_tell_all, tell))
@@ -124,11 +124,6 @@ class Recorders(CallRecorder):
 def _tell_all(recorders: Sequence[Callable[..., None]], *event: Any) -> None:
     for tell in recorders:
         tell(*event)
-
-
-def _choose(some: SomeCalls, with_some: CallRecorder, call: Call, headers: Headers) -> None:
-    if some.chooses(call, headers):
-        call.recorder = with_some
 
 
 @dataclass(slots=True)

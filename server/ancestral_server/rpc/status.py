@@ -34,7 +34,7 @@ from ancestral_server.errors import (
 DOMAIN = "ancestral"
 # Of each text of an error. Clients refuse more than 8 KiB of metadata, and there are up to six texts in there.
 MOST_BYTES = 800
-# The longest delay that is told, 24 days: a pushback of gRPC has 32 bits of milliseconds, and a Duration has its end, too.
+# The longest delay that is told, 24 days: a pushback of gRPC has 32 bits of milliseconds, and a Duration ends, too.
 LONGEST_RETRY_SECONDS = (2**31 - 1) // 1000
 
 CODES: dict[type[ServerError], grpc.StatusCode] = {

@@ -1,7 +1,7 @@
 """Traces of calls: a span for each, with children for where its time went. Only where `--otlp-endpoint` is set.
 
 Children are made when a call has ended, from the points in time that the engine has anyway, so that nothing is measured
-twice and together they are as long as their call. Of what is not traced nothing is remembered: it costs a random number.
+twice and together they are as long as their call. What is not traced costs a random number.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 
 import grpc
 from opentelemetry import trace
-from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.sdk.trace import Event
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ancestral_server.engine.job import Job, RasterJob
 from ancestral_server.engine.watch import Watch
 from ancestral_server.metrics import Metrics
-from ancestral_server.rpc.collector import Collector
-from ancestral_server.rpc.recording import Call, End, Headers, SomeCalls
+from ancestral_server.rpc.collector import UNSET, Collector
+from ancestral_server.rpc.recording import Call, CallRecorder, End, Headers, SomeCalls
 
 _W3C = TraceContextTextMapPropagator()
 # What says, among the headers, that a caller traces its call; and that with what others say of the same trace.
@@ -134,15 +134,19 @@ def _of_job(watch: Watch, times: JobTimes, ended: float) -> Iterator[Stage]:
 
 @dataclass(slots=True, eq=False)
 class CallTrace:
-    """A call that was chosen. Spans are on the clock of the day, which may be set while a call goes on."""
+    """A call that was chosen, below a span of its caller's or none. Spans are on the clock of the day, which may be set
+    while a call goes on.
+    """
 
-    parent: Context
-    span: Span = trace.INVALID_SPAN
+    parent: SpanContext | None
+    span: SpanContext
     # Nanoseconds from time.monotonic() to the epoch.
     epoch: int = 0
     jobs: dict[Watch, JobTimes] = field(default_factory=dict)
     left_out: int = 0
     messages: int = 0
+    # Of a stream that has sent one, when it sent the first, in nanoseconds of the epoch.
+    first_message: int = 0
 
     def at(self, seconds: float) -> int:
         """A point in time.monotonic() seconds, in nanoseconds of the epoch."""
@@ -154,7 +158,6 @@ class Tracing(SomeCalls):
 
     def __init__(self, collector: Collector, ratio: float, metrics: Metrics) -> None:
         self._collector = collector
-        self._tracer = collector.tracer
         self._ratio = ratio
         self._metrics = metrics
 
@@ -162,44 +165,25 @@ class Tracing(SomeCalls):
         """Bring what waits to the collector, for so long at most; blocks."""
         self._collector.close(seconds)
 
-    def chooses(self, call: Call, headers: Headers) -> bool:
+    def choose(self, with_it: CallRecorder, call: Call, headers: Headers) -> None:
         # A loop and a random number: nearly every call pays for this, and for nothing else here.
+        parent = None
         for name, _ in headers:
             if name == _PARENT:
-                parent = _W3C.extract({name: str(value) for name, value in headers if name in _TRACE})
-                brought = trace.get_current_span(parent).get_span_context()
-                if brought.is_valid:
-                    if brought.trace_flags.sampled:
-                        call.trace = CallTrace(parent)
-                    return brought.trace_flags.sampled
-                break
-        if random.random() >= self._ratio:
-            return False
-        call.trace = CallTrace(Context())
-        return True
+                parent = _brought(headers)
+        if random.random() < self._ratio if parent is None else parent.trace_flags.sampled:
+            call.trace = CallTrace(parent, self._collector.below(parent))
+            call.recorder = with_it
 
     def begin(self, call: Call) -> None:
         traced: CallTrace = call.trace
         traced.epoch = time.time_ns() - time.monotonic_ns()
-        method = call.method
-        traced.span = self._tracer.start_span(
-            f"{method.service}/{method.name}",
-            context=traced.parent,
-            kind=SpanKind.SERVER,
-            start_time=traced.at(call.began),
-            attributes={
-                "rpc.system": "grpc",
-                "rpc.service": method.service,
-                "rpc.method": method.name,
-                "ancestral.request_id": call.request_id,
-            },
-        )
-        call.trace_id = trace.format_trace_id(traced.span.get_span_context().trace_id)
+        call.trace_id = trace.format_trace_id(traced.span.trace_id)
 
     def asked(self, call: Call, job: Job) -> None:
         traced: CallTrace = call.trace
         if len(traced.jobs) < MOST_JOBS:
-            job.watch = Watch(traced.span.get_span_context())
+            job.watch = Watch(traced.span)
 
     def admitted(self, call: Call, job: Job) -> None:
         if job.watch is None:
@@ -220,23 +204,35 @@ class Tracing(SomeCalls):
     def sent(self, call: Call) -> None:
         traced: CallTrace = call.trace
         if call.method.kind != "unary":
-            if not traced.messages:
-                traced.span.add_event("first message", timestamp=traced.at(time.monotonic()))
+            traced.first_message = traced.first_message or traced.at(time.monotonic())
             traced.messages += 1
 
     def ended(self, call: Call, end: End) -> None:
         traced: CallTrace = call.trace
         ended = call.began + end.seconds
-        mine = traced.span.get_span_context()
         for stage in stages(traced.jobs, call.began, ended, left_out=traced.left_out):
-            linked = {each.span_id: each for each in stage.company}.values()
+            linked = {each.span_id: each for each in stage.company}.values() if stage.company else ()
             self._collector.add(
-                mine, stage.name, traced.at(stage.began), traced.at(stage.ended), stage.attributes, linked
+                stage.name,
+                self._collector.below(traced.span),
+                traced.span,
+                traced.at(stage.began),
+                traced.at(stage.ended),
+                stage.attributes,
+                links=linked,
             )
-        traced.span.set_attributes(_attributes(call, end, traced))
-        if end.code in _FAULTS:
-            traced.span.set_status(Status(StatusCode.ERROR, end.details))
-        traced.span.end(traced.at(ended))
+        method = call.method
+        self._collector.add(
+            f"{method.service}/{method.name}",
+            traced.span,
+            traced.parent,
+            traced.at(call.began),
+            traced.at(ended),
+            _attributes(call, end, traced),
+            kind=SpanKind.SERVER,
+            events=[Event("first message", {}, traced.first_message)] if traced.first_message else (),
+            status=Status(StatusCode.ERROR, end.details) if end.code in _FAULTS else UNSET,
+        )
         self._show(call, end, traced)
 
     def _show(self, call: Call, end: End, traced: CallTrace) -> None:
@@ -253,9 +249,22 @@ class Tracing(SomeCalls):
                 lane.request_seconds.show((started - submitted) + (finished - started), call.trace_id, now)
 
 
+def _brought(headers: Headers) -> SpanContext | None:
+    """The span that a caller's headers name; None where they name none, whatever else they hold."""
+    found = _W3C.extract({name: str(value) for name, value in headers if name in _TRACE})
+    span = trace.get_current_span(found).get_span_context()
+    return span if span.is_valid else None
+
+
 def _attributes(call: Call, end: End, traced: CallTrace) -> dict[str, Any]:
     """What the span of a call says when it has ended; nothing of its images."""
-    said: dict[str, Any] = {"rpc.grpc.status_code": end.code.value[0]}
+    said: dict[str, Any] = {
+        "rpc.system": "grpc",
+        "rpc.service": call.method.service,
+        "rpc.method": call.method.name,
+        "ancestral.request_id": call.request_id,
+        "rpc.grpc.status_code": end.code.value[0],
+    }
     if call.peer:
         said["ancestral.peer"] = call.peer
     if call.visit is not None:

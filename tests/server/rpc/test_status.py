@@ -58,7 +58,8 @@ def test_no_error_is_more_than_a_client_takes(error: InvalidArgument | NotFound 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.0123, 3600.0, 1e7, 1e300, math.inf])
 @pytest.mark.parametrize(
-    "made", [lambda s: Overloaded("a", "b", s), lambda s: QuotaExceeded("a", "b", "c", s), lambda s: Unavailable("a", "b", s)]
+    "made",
+    [lambda s: Overloaded("a", "b", s), lambda s: QuotaExceeded("a", "b", "c", s), lambda s: Unavailable("a", "b", s)],
 )
 def test_a_delay_is_told_however_long_it_is(made: Callable[[float], ServerError], seconds: float) -> None:
     told = min(seconds, LONGEST_RETRY_SECONDS)
