@@ -33,7 +33,7 @@ def link(names: Iterable[str], folder: Path) -> None:
     """Have a folder of packages hold these distributions as links to what is installed here; nothing of another one is
     found there. KeyError if one is not installed.
     """
-    files = {canonicalize_name(each.name): _files(each) for each in metadata.distributions()}
+    files: dict[str, list[Path]] = {canonicalize_name(each.name): _files(each) for each in metadata.distributions()}
     wanted = set(names)
     # What holds something of another distribution is made anew, as the package `google` of several; the rest is linked.
     shared = {parent for name in files.keys() - wanted for file in files[name] for parent in file.parents}

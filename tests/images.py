@@ -294,11 +294,8 @@ class InPlace(Commands):
         self._folder.mkdir(parents=True)
         self._folder.chmod(0o555)
         self._moved = {image.home: environment} | {target: volume.source for target, volume in volumes.items()}
-        if isinstance(beside, InPlace):
-            self.port = beside.port
-        else:
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                self.port: int = free.getsockname()[1]
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = beside.port if isinstance(beside, InPlace) else free.getsockname()[1]
         self._variables = {name: self._where(value) for name, value in image.environment.items()}
         self._variables |= {"TMPDIR": str(folder), "ANCESTRAL_ADDRESS": f"localhost:{self.port}"}
         self._variables |= {"ANCESTRAL_SERVER_PORT": str(self.port), "ANCESTRAL_SERVER_METRICS_PORT": "0"}

@@ -20,9 +20,15 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import SpanFlags
+from opentelemetry.proto.trace.v1.trace_pb2 import Status as WrittenStatus
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import SpanContext, StatusCode
 
+_CODES = {
+    StatusCode.UNSET: WrittenStatus.STATUS_CODE_UNSET,
+    StatusCode.OK: WrittenStatus.STATUS_CODE_OK,
+    StatusCode.ERROR: WrittenStatus.STATUS_CODE_ERROR,
+}
 _LOCAL = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 _REMOTE = _LOCAL | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
 
@@ -63,7 +69,7 @@ def encode(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
             )
         for event in span.events:
             _write(one.events.add(name=event.name, time_unix_nano=event.timestamp).attributes, event.attributes or {})
-        one.status.code = span.status.status_code.value
+        one.status.code = _CODES[span.status.status_code]
         if span.status.description:
             one.status.message = span.status.description
     return request
