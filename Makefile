@@ -139,6 +139,9 @@ fuzz: $(INSTALLED) ## 100,000 malformed requests over all RPCs and 2,000 corrupt
 kernel-check: $(INSTALLED) ## Compile and run the GPU kernel without a GPU: random nets, barriers, all targets; 15 minutes
 	@PYTHONPATH=tests $(BIN)/python tests/benchmarks/kernel_check.py $(ARGS)
 
+image-check: $(INSTALLED) ## Run each image's command as any user on a read-only root, a training too; as root, a minute
+	@IMAGE_CHECK=1 $(BIN)/python -m pytest -n 0 tests/deploy/test_images.py $(ARGS)
+
 lock: $(INSTALLED) ## Write requirements.lock from what .venv holds
 	@.ci/lock >requirements.lock.new
 	@mv requirements.lock.new requirements.lock
@@ -176,6 +179,6 @@ $(TOOLS): .ci/tools .ci/triton-env .ci/kubernetes-env .ci/perf-analyzer clients/
 	@.ci/tools
 	@touch $@
 
-.PHONY: studio-pictures results train-zoo ablation bench bench-front-end bench-perf-analyzer bench-isolation bench-raster-loop bench-telemetry soak overload restarts bulk-check million fuzz demo pictures serve studio install tools protos generated check format test gpu-check kernel-check perf-analyzer lock clean help
+.PHONY: studio-pictures results train-zoo ablation bench bench-front-end bench-perf-analyzer bench-isolation bench-raster-loop bench-telemetry soak overload restarts bulk-check million fuzz demo pictures serve studio install tools protos generated check format test gpu-check image-check kernel-check perf-analyzer lock clean help
 # What only other targets ask for.
 .PHONY: both

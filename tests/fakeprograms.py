@@ -255,7 +255,7 @@ def batch_lane(
         seats=seats,
         fixed=fixed,
     )
-    stats = LaneStats(Metrics("test").lane("toy", 1, "encode"))
+    stats = LaneStats(Metrics("test").lanes.make("toy", 1, "encode"))
     lane = Lane("toy", scheduler, runner or ThreadRunner(), probe=program.probe, stats=stats)
     lane.start()
     yield lane
@@ -278,7 +278,7 @@ def painting_lane(
         seats=workers,
         fixed=fixed,
     )
-    stats = LaneStats(Metrics("test").lane("toy", 1, "sample"))
+    stats = LaneStats(Metrics("test").lanes.make("toy", 1, "sample"))
     lane = Lane("toy", scheduler, PoolRunner(WorkerPool(workers)), probe=program.probe, stats=stats)
     endpoint = RasterEndpoint(stats, lane, scheduler)
     endpoint.start()

@@ -62,7 +62,7 @@ def raster_lane(bundle_folder: Path, *, slots: int, workers: int) -> Iterator[Ra
     role = next(role for role in bundle.manifest.roles if role.name == "sample")
     program = OnnxRasterProgram(role, Runtime("cpu", 1).open(bundle.graph(role), on_caller=True), bundle.manifest)
     settings = EndpointSettings(UNBOUNDED, max_batch=1, slots=slots, policy=Immediate, pool=WorkerPool(workers))
-    endpoint = raster_endpoint("toy", program, Metrics("test").lane("toy", 1, "sample"), settings)
+    endpoint = raster_endpoint("toy", program, Metrics("test").lanes.make("toy", 1, "sample"), settings)
     endpoint.start()
     try:
         yield endpoint

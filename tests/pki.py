@@ -32,6 +32,8 @@ def _name(text: str) -> x509.Name:
 
 
 def _alternative(text: str) -> x509.GeneralName:
+    if text.startswith("/"):
+        return x509.DirectoryName(_name(text[1:]))
     try:
         return x509.IPAddress(ipaddress.ip_address(text))
     except ValueError:
@@ -53,8 +55,8 @@ class Authority:
     def issue(
         self, file: str, *names: str, common: str = "somebody", expired: bool = False, early: bool = False
     ) -> Pair:
-        """A certificate of these alternative names (DNS, IP, URI), or of the common one alone; the key is the owner's
-        to read.
+        """A certificate of these alternative names (DNS, IP, URI, /DIRECTORY), or of the common one alone; the key is
+        the owner's to read.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         more: list[tuple[x509.ExtensionType, bool]] = [(x509.BasicConstraints(ca=False, path_length=None), True)]

@@ -14,11 +14,11 @@ import typer
 from rich.table import Column, Table
 from rich.text import Text
 
+from ancestral.terminal import console
 from ancestral.text import one_line, short, shown, shown_lines
 from ancestral_exporter.errors import ExporterError, UsageError
 from ancestral_exporter.files import check_place, write_whole
 from ancestral_exporter.foreign.commands import app as import_app
-from ancestral_exporter.terminal import console
 
 if TYPE_CHECKING:
     from ancestral_exporter.make import Made

@@ -13,9 +13,9 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ancestral.terminal import console
 from ancestral.text import shown
 from ancestral_exporter.models.base import Figure
-from ancestral_exporter.terminal import console
 
 _LOGGERS = ("lightning.pytorch", "lightning.fabric")
 # Lines of progress over a whole training, where there is no terminal.

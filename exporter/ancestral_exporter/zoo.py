@@ -18,6 +18,7 @@ import torch
 from annotated_types import Gt
 
 from ancestral.bundle.manifest import MANIFEST
+from ancestral.terminal import console
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle.manifest import read_manifest
 from ancestral_exporter.bundle.promote import promote_bundle
@@ -27,7 +28,6 @@ from ancestral_exporter.make import WORK, make
 from ancestral_exporter.models.base import Positive
 from ancestral_exporter.progress import Announcer
 from ancestral_exporter.recipes import Recipe, find, from_settings, section
-from ancestral_exporter.terminal import console
 from ancestral_exporter.training import Interrupted, Options
 
 LIST = "zoo.toml"

@@ -45,6 +45,8 @@ log = structlog.get_logger()
 LAG_SECONDS = 0.25
 # Connections, to begin with: 1,024 file descriptors, the usual bound, are soon taken by callers that stay.
 OPEN_FILES = 65_536
+# OpenTelemetry's own variable to switch all of it off.
+NO_SDK = "OTEL_SDK_DISABLED"
 # The exit code of a server that has lost its GPU: whoever looks after it starts it again, unlike after 1 and 2.
 DEVICE_LOST = 3
 
@@ -97,16 +99,15 @@ async def serve(settings: Settings) -> int:
 
     for each in devices:
         each.on_lost = on_any_thread
-    metrics.machine(device=device, threads=settings.threads, cpus=usable_cpus(), memory_bytes=memory.total())
+    metrics.machine.runs_on(device=device, threads=settings.threads, cpus=usable_cpus(), memory_bytes=memory.total())
     if gpus := {each.gpu: partial(uuid_of, each.gpu, each.library) for each in devices if each.gpu is not None}:
-        metrics.gpus(Gpus(gpus).read)
+        metrics.machine.gpus(Gpus(gpus).read)
     arrivals = Arrivals()
     catalog = Catalog(settings, devices[0], metrics, arrivals, RoleMaker(settings), devices[1:])
     tracing = _tracing(settings, metrics)
     # The server first: a port in use should be said before models are loaded for a minute. It answers only when open.
     door = None if access.is_open else Door(access, metrics)
-    recorders = [tracing] if tracing else []
-    server = GrpcServer(catalog, metrics, arrivals, settings, credentials.of(access), recorders, door)
+    server = GrpcServer(catalog, metrics, arrivals, settings, credentials.of(access), door=door, some=tracing)
     endpoint = _metrics_endpoint(metrics, settings, access)
     watching = [loop.create_task(_watch_lag(metrics)), loop.create_task(access.watch())]
     try:
@@ -178,6 +179,9 @@ def _tracing(settings: Settings, metrics: Metrics) -> Tracing | None:
     """What records traces, if anything does; else nothing of OpenTelemetry is imported."""
     if not settings.otlp_endpoint:
         return None
+    if os.environ.get(NO_SDK, "").strip().lower() == "true":
+        log.warning(f"nothing is traced, since {NO_SDK} is true", otlp_endpoint=settings.otlp_endpoint)
+        return None
     from ancestral_server.rpc.collector import Collector
     from ancestral_server.rpc.tracing import Tracing
 
@@ -190,11 +194,11 @@ def _tracing(settings: Settings, metrics: Metrics) -> Tracing | None:
 
 
 def _show_certificate(metrics: Metrics, access: Access) -> None:
-    metrics.certificate_expires(0 if access.certificates is None else access.certificates.expires)
+    metrics.access.certificate_expires(0 if access.certificates is None else access.certificates.expires)
 
 
 def _access_changed(metrics: Metrics, access: Access, what: str, *, fit: bool) -> None:
-    metrics.reloaded(what, fit=fit)
+    metrics.access.reloaded(what, fit=fit)
     _show_certificate(metrics, access)
 
 

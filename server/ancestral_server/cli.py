@@ -43,8 +43,9 @@ def _serve(settings: Settings, remarks: list[str]) -> None:
     from ancestral_server.rpc.grpc_workarounds import leaving
 
     logs.configure(settings.log_format)
-    for remark in remarks:
-        log.warning(remark)
+    if not settings.share_port:  # of several processes the one that starts them has said it
+        for remark in remarks:
+            log.warning(remark)
     with asyncio.Runner(loop_factory=event_loop) as runner:
         try:
             extras.check(settings)

@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from ancestral_server.settings import PREFIX, Settings
+from ancestral_server.settings import PREFIX, Settings, flag_of
 
 _VARIABLES = {f"{PREFIX}{field.upper()}": field for field in Settings.model_fields}
 # Kubernetes tells each container of the Services beside it. One called ancestral-server, or ancestral-server-metrics,
@@ -53,11 +53,13 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[Sett
         raise WrongUsage("\n".join(map(_unknown, unknown)))
     given: dict[str, str] = vars(flags)
     values = {field: value for field, (_, value) in variables.items()} | given
+    names = {field: flag_of(field) for field in Settings.model_fields}
+    names |= {field: name for field, (name, _) in variables.items() if field not in given}
     try:
-        return Settings.model_validate(values), remarks
+        settings = Settings.model_validate(values)
+        remarks += [f"{names[idle]} does nothing without {flag_of(needed)}" for idle, needed in settings.idle.items()]
+        return settings, remarks
     except ValidationError as error:
-        names = {field: _flag(field) for field in Settings.model_fields}
-        names |= {field: name for field, (name, _) in variables.items() if field not in given}
         raise WrongUsage("\n".join(_complaint(names[str(p["loc"][0])], p) for p in error.errors())) from error
 
 
@@ -91,15 +93,11 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]}?" if near else "ancestral-server --help lists them all"
 
 
-def _flag(field: str) -> str:
-    return f"--{field.replace('_', '-')}"
-
-
 def _unknown(text: str) -> str:
     name = text.partition("=")[0]
     if not name.startswith("-"):
         return f"{text}: only flags are taken; ancestral-server --help lists them all"
-    return f"{name}: there is no such flag; {_nearest(name, map(_flag, Settings.model_fields))}"
+    return f"{name}: there is no such flag; {_nearest(name, map(flag_of, Settings.model_fields))}"
 
 
 class Parser(argparse.ArgumentParser):
@@ -126,7 +124,7 @@ def _parser() -> Parser:
     for name, field in Settings.model_fields.items():
         # A flag alone is a yes.
         alone: dict[str, Any] = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
-        parser.add_argument(_flag(name), metavar=_metavar(name, field), help=_help(field), **alone)
+        parser.add_argument(flag_of(name), metavar=_metavar(name, field), help=_help(field), **alone)
     return parser
 
 

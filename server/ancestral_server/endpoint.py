@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from typing import Any, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
@@ -39,6 +40,9 @@ SHARE = 0.1
 LONGEST_PAUSE_SECONDS = 1.0
 # After an accept that failed, as it does while the process has no file descriptor left.
 RETRY_SECONDS = 0.2
+
+# Alternative names of a certificate that gRPC tells of, as Python calls them; of a directory's name it does not.
+_ALTERNATIVES = ("DNS", "email", "URI", "IP Address")
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -140,11 +144,17 @@ def _restricted(text: bytes, names: frozenset[str]) -> bytes:
 
 
 def _names(certificate: Mapping[str, Any] | None) -> list[str]:
-    """Of the certificate that somebody brings: its alternative names, or else its common one, as gRPC has it."""
+    """Of the certificate that somebody brings: its alternative names, or else its common one, as gRPC has them: whoever
+    is known at one port is at the other.
+    """
     found = certificate or {}
-    return [name for _, name in found.get("subjectAltName", ())] or [
-        name for part in found.get("subject", ()) for kind, name in part if kind == "commonName"
+    names = [
+        # Python writes all eight groups of an IPv6 address.
+        str(ip_address(name)) if kind == "IP Address" else name
+        for kind, name in found.get("subjectAltName", ())
+        if kind in _ALTERNATIVES
     ]
+    return names or [name for part in found.get("subject", ()) for kind, name in part if kind == "commonName"]
 
 
 def pause(seconds: float) -> float:

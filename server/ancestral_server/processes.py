@@ -24,14 +24,13 @@ from ancestral_server.access import Access
 from ancestral_server.addresses import bound, joined
 from ancestral_server.backoff import SOUND_SECONDS, restart_delay
 from ancestral_server.errors import StartupError
-from ancestral_server.settings import PREFIX, Settings
+from ancestral_server.settings import PREFIX, Settings, flag_of
 
 log = structlog.get_logger()
 
 # Exit codes of a process that cannot start as asked: the first time, nor could another. One that comes in another's
 # place is tried again, and so is one that ran: Python ends with 1 for an accident too.
 _CANNOT_START = (1, 2)
-LAST_PORT = 65535
 
 
 async def serve_all(settings: Settings) -> int:
@@ -39,12 +38,6 @@ async def serve_all(settings: Settings) -> int:
 
     Returns the exit code: 0 if all ended gracefully. StartupError if nothing can listen on the port.
     """
-    last = settings.metrics_port + settings.processes - 1
-    if settings.metrics_port and last > LAST_PORT:
-        raise StartupError(
-            f"--metrics-port {settings.metrics_port}: {settings.processes} processes need the ports up to {last}, "
-            f"{LAST_PORT} is the last"
-        )
     for remark in Access(settings).remarks():  # said once, as is what is wrong with the files
         log.warning(remark)
     with ExitStack() as reserved:
@@ -86,7 +79,8 @@ def _command(settings: Settings, ports: Mapping[str, int], number: int) -> list[
         "threads": max(1, settings.threads // settings.processes),
     }
     flags = {**settings.model_dump(exclude_none=True), **own}
-    arguments = [text for name, value in flags.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    # In one word each: a folder may be called like a flag.
+    arguments = [f"{flag_of(name)}={value}" for name, value in flags.items()]
     return [sys.executable, "-m", "ancestral_server", *arguments]
 
 

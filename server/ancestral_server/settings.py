@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +17,11 @@ PREFIX = "ANCESTRAL_SERVER_"
 
 LogFormat = Literal["auto", "text", "json"]
 
+LAST_PORT = 65535
+# Settings that are ports, all on the same host.
+_PORTS = ("port", "metrics_port", "health_port")
+# What each of these settings is of no use without.
+IDLE_WITHOUT = {"metrics_tls": "tls_cert", "log_ratio": "log_calls", "trace_ratio": "otlp_endpoint"}
 
 _DEVICE = re.compile(r"auto|cpu|cuda|cuda:all|cuda:[0-9]{1,3}(,cuda:[0-9]{1,3})*")
 
@@ -35,6 +41,15 @@ def device_of(text: str) -> str:
     return text
 
 
+def flag_of(field: str) -> str:
+    """How a setting is given on the command line."""
+    return f"--{field.replace('_', '-')}"
+
+
+def _flags(fields: Iterable[str]) -> str:
+    return " and ".join(map(flag_of, fields))
+
+
 class Settings(BaseModel):
     """Serve the image models in a folder over gRPC."""
 
@@ -50,12 +65,19 @@ class Settings(BaseModel):
         default="127.0.0.1",
         description="Address or name to listen on, for both ports; 0.0.0.0 or :: to be reached from elsewhere.",
     )
-    port: int = Field(default=8500, ge=0, le=65535, description="gRPC port; 0 takes a free one and prints it.")
-    metrics_port: int = Field(default=9464, ge=0, le=65535, description="Prometheus port; 0 takes a free one.")
+    port: int = Field(default=8500, ge=0, le=LAST_PORT, description="gRPC port; 0 takes a free one and prints it.")
+    metrics_port: int = Field(
+        default=9464,
+        ge=0,
+        le=LAST_PORT,
+        # --port may be that of the default.
+        validate_default=True,
+        description="Prometheus port; 0 takes a free one.",
+    )
     health_port: int | None = Field(
         default=None,
         ge=0,
-        le=65535,
+        le=LAST_PORT,
         description="One more port, for health only, in plain text and for anybody who reaches it: for probes, where "
         "TLS or callers close the first to them. 0 takes a free one.",
     )
@@ -203,12 +225,38 @@ class Settings(BaseModel):
             raise ValueError("is of no use without --tls-cert, which turns TLS on")
         return value
 
-    @field_validator("health_port")
+    @field_validator("metrics_port", "health_port")
     @classmethod
-    def _has_the_health_port_for_itself(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value and value in (info.data.get("port"), info.data.get("metrics_port")):
-            raise ValueError("must be another port than --port and --metrics-port")
+    def _is_a_port_of_its_own(cls, value: int | None, info: ValidationInfo) -> int | None:
+        taken = [name for name in _PORTS if value and name != info.field_name and info.data.get(name) == value]
+        if taken:
+            raise ValueError(f"must be another port than {_flags(taken)}")
         return value
+
+    @field_validator("processes")
+    @classmethod
+    def _leaves_the_ports_of_its_metrics_free(cls, value: int, info: ValidationInfo) -> int:
+        first = info.data.get("metrics_port")
+        if not first:
+            return value
+        last = first + value - 1
+        if last > LAST_PORT:
+            raise ValueError(
+                f"needs the ports {first} to {last} for metrics, {LAST_PORT} is the last: choose a lower --metrics-port"
+            )
+        taken = [name for name in _PORTS if first < (info.data.get(name) or 0) <= last]
+        if taken:
+            raise ValueError(f"needs the ports {first} to {last} for metrics, and {_flags(taken)} is one of them")
+        return value
+
+    @property
+    def idle(self) -> dict[str, str]:
+        """Settings that are not as by default and do nothing, and for each the one that would have to be set, too."""
+        return {
+            field: needed
+            for field, needed in IDLE_WITHOUT.items()
+            if getattr(self, field) != type(self).model_fields[field].default and not getattr(self, needed)
+        }
 
     @property
     def model_folders(self) -> dict[str, Path]:

@@ -49,18 +49,27 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check_new(asked: argparse.Namespace) -> None:
-    """WrongUsage where the file of callers has the caller already, or is none: what is appended would spoil it."""
+    """WrongUsage where the file of callers has the caller already, is none, or would be spoilt by what is appended."""
     if asked.callers is None or not os.path.exists(asked.callers):
         return
     try:
         with open(asked.callers, "rb") as file:
-            known = tomllib.load(file).get("callers", {})
+            text = file.read().decode()
+        known = tomllib.loads(text).get("callers", {})
     except (OSError, ValueError) as error:
         raise WrongUsage(f"--callers: {asked.callers}: {getattr(error, 'strerror', None) or error}") from error
     if asked.name in known:
         raise WrongUsage(
             f"NAME: {asked.name} is in {asked.callers} already; leave --callers out, and add the hash to its tokens"
         )
+    try:
+        tomllib.loads(f"{text}\n[callers.{asked.name}]\n")
+    except ValueError as error:
+        # As in callers = {...}, which TOML does not let anybody add to.
+        raise WrongUsage(
+            f"--callers: {asked.callers}: a table [callers.{asked.name}] cannot be added to it ({error}); leave "
+            "--callers out, and add what is printed by hand"
+        ) from error
 
 
 def _write(path: str, text: str, how: int) -> None:

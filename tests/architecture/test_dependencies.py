@@ -11,6 +11,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from distributions import closure
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -23,25 +25,6 @@ def locked() -> dict[str, str]:
         for requirement in requirements
         if requirement.marker is None or requirement.marker.evaluate()
     }
-
-
-def closure(extra: str) -> set[str]:
-    """Every distribution that installing ancestral[extra] needs on this machine."""
-    found: set[str] = set()
-    todo = [Requirement(f"ancestral[{extra}]")]
-    while todo:
-        wanted = todo.pop()
-        extras = sorted(wanted.extras) or [""]
-        for text in metadata.requires(wanted.name) or ():
-            requirement = Requirement(text)
-            marker = requirement.marker
-            if marker is not None and not any(marker.evaluate({"extra": name}) for name in extras):
-                continue
-            key = canonicalize_name(requirement.name)
-            if key not in found or requirement.extras:
-                found.add(key)
-                todo.append(requirement)
-    return found - {"ancestral"}
 
 
 def test_what_is_installed_is_what_is_locked() -> None:

@@ -13,6 +13,7 @@ SERVER = ROOT / "server/ancestral_server"
 CLIENT = ROOT / "clients/python/ancestral_client"
 ROOMS = (
     SERVER / "rpc/grpc_workarounds",
+    SERVER / "rpc/opentelemetry_workarounds",
     SERVER / "runtime/onnxruntime_workarounds",
     CLIENT / "_grpc_workarounds",
 )

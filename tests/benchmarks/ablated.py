@@ -95,7 +95,7 @@ def malloc(replace: Replace) -> None:
 
 def metrics(replace: Replace) -> None:
     """Nothing is counted, timed or logged of calls, nor of what lanes do for them."""
-    replace(module("rpc.server"), "Recorders", lambda recorders: module("rpc.recording").CallRecorder())
+    replace(module("rpc.server"), "Recorders", lambda *_: module("rpc.recording").CallRecorder())
     replace(module("metrics").LaneMetrics, "record_request", lambda *_: None)
     stats = module("engine.stats").LaneStats
     # But for the rows of samplers: that is how these are measured here.

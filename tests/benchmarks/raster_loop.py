@@ -106,7 +106,7 @@ def lane(*, overlaps: bool) -> RasterEndpoint:
     unbounded = Limits(images=10**7, calls=10**7, seconds=math.inf)
     settings = EndpointSettings(unbounded, max_batch=1, slots=SLOTS, policy=Immediate, pool=WorkerPool(1))
     program = AtOnce(overlaps=overlaps)
-    return raster_endpoint("none", program, Metrics("bench").lane("none", 1, "sample"), settings)
+    return raster_endpoint("none", program, Metrics("bench").lanes.make("none", 1, "sample"), settings)
 
 
 async def milliseconds(endpoint: RasterEndpoint, count: int, seed: int) -> float:

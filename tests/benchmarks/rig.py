@@ -78,7 +78,7 @@ class Rig:
             memory=BatchSizeLimit(buckets(slots)),
             seats=CORES,
         )
-        stats = LaneStats(Metrics("bench").lane("static", 1, "sample"))
+        stats = LaneStats(Metrics("bench").lanes.make("static", 1, "sample"))
         runner = PoolRunner(WorkerPool(CORES))
         lane: Lane[RasterJob] = Lane("static", StaticScheduler(scheduler), runner, probe=lambda: None, stats=stats)
         endpoint = RasterEndpoint(stats, lane, scheduler)

@@ -76,6 +76,19 @@ def test_the_override_for_tls_names_settings_that_the_server_has(run_tool: RunTo
     assert given.health_port
 
 
+def test_what_prometheus_needs_for_tls_is_in_its_container(run_tool: RunTool) -> None:
+    files = ("-f", "docker-compose.yml", "-f", "deploy/docker-compose.tls.yml")
+    prometheus = yaml.safe_load(run_tool("docker-compose", *files, "config").stdout)["services"]["prometheus"]
+    mounts = {volume.split(":")[1] for volume in prometheus["volumes"]}
+    text = (ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text()
+    # The lines that the override tells to take in.
+    taken = re.sub(r"^( +)# (scheme|tls_config|authorization):", r"\1\2:", text, flags=re.MULTILINE)
+    (job,) = yaml.safe_load(taken)["scrape_configs"]
+    assert job["scheme"] == "https"
+    needed = [job["tls_config"]["ca_file"], job["authorization"]["credentials_file"]]
+    assert {str(Path(file).parent) for file in needed} <= mounts
+
+
 def test_the_healthcheck_tells_a_serving_server_from_none(compose: dict[str, Any], toy_server: ServerProcess) -> None:
     # The image's own, which Kubernetes and plain Docker have as well.
     assert "healthcheck" not in compose["services"]["server"]
@@ -151,7 +164,8 @@ def test_an_image_installs_its_own_part_as_a_plain_user(name: str) -> None:
     assert named == {{"clients": "client"}.get(name.split("/")[0], name.split("/")[0])}
     assert named <= tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].keys()
     assert "-c requirements.lock" in text
-    assert re.search(r"^USER ancestral$", text, re.MULTILINE)
+    # A number, by which Kubernetes knows that it is not root.
+    assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
     assert "--uid 10001" in text, "the images share files through volumes"
 
 

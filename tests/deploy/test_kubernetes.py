@@ -148,6 +148,13 @@ def test_with_tls_and_callers_the_server_reads_what_is_mounted_and_probes_ask_wh
     assert {str(path.parent) for path in (given.tls_cert, given.tls_key, given.callers) if path} == mounted
     assert {secret["defaultMode"] for secret in secrets.values()} == {0o400}
     assert {container(found)[probe]["grpc"]["port"] for probe in PROBES} == {given.health_port}
+    # The metrics' port speaks TLS as well, and asks who scrapes.
+    assert given.metrics_tls
+    (endpoint,) = found["ServiceMonitor"]["spec"]["endpoints"]
+    assert endpoint["scheme"] == "https"
+    assert endpoint["tlsConfig"]["ca"]["secret"]["name"] == secrets["tls"]["secretName"]
+    assert endpoint["tlsConfig"]["serverName"] == found["Service"]["metadata"]["name"]
+    assert endpoint["authorization"]["credentials"]["name"] in (KUBERNETES / "tls" / "kustomization.yaml").read_text()
     (tmp_path / "own.yaml").write_text(
         yaml.safe_dump_all([each for each in found.values() if not each["apiVersion"].startswith(OPERATORS)])
     )
@@ -184,3 +191,8 @@ def test_kserve_runs_the_same_server(run_tool: RunTool) -> None:
     assert service["model"]["runtime"] == manifests["ServingRuntime"]["metadata"]["name"]
     assert service["model"]["modelFormat"]["name"] in {each["name"] for each in runtime["supportedModelFormats"]}
     assert service["model"]["protocolVersion"] in runtime["protocolVersions"]
+    # Nobody says otherwise, so a pod has Kubernetes' own 30 s to end, and no list of users to find the image's in.
+    assert given.drain_seconds + 2 <= 30
+    assert server["securityContext"]["runAsNonRoot"]
+    assert server["securityContext"]["readOnlyRootFilesystem"]
+    assert {mount["mountPath"] for mount in server["volumeMounts"]} == {"/tmp"}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from ancestral.terminal import console
 from ancestral_client import Client
 from ancestral_exporter import zoo
 from ancestral_exporter.bundle import verify_bundle
@@ -22,7 +23,6 @@ from ancestral_exporter.errors import UsageError
 from ancestral_exporter.make import WORK
 from ancestral_exporter.progress import Announcer
 from ancestral_exporter.recipes import find
-from ancestral_exporter.terminal import console
 from ancestral_exporter.training import Options, fit
 from running import ServerProcess
 from shared import TrainedVae

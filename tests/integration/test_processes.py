@@ -129,7 +129,7 @@ def test_models_change_by_their_folder_and_not_by_a_call(server: ServerProcess) 
     ("flags", "code", "said"),
     [
         (["--port", "TAKEN"], 1, "cannot listen on 127.0.0.1:TAKEN"),
-        (["--port", "0", "--metrics-port", "65535"], 1, "--metrics-port 65535: 2 processes need the ports up to 65536"),
+        (["--port", "0", "--metrics-port", "65535"], 2, "--processes: needs the ports 65535 to 65536 for metrics"),
         (["--port", "0", "--processes", "0"], 2, "--processes: Input should be greater than or equal to 1"),
     ],
 )

@@ -50,7 +50,7 @@ certificates = ["infer.example"]
 [callers.observe]
 roles = ["observe"]
 tokens = ["{hashed("observe")}"]
-certificates = ["spiffe://example/observe"]
+certificates = ["spiffe://example/observe", "2001:db8::1"]
 
 [callers.admin]
 roles = ["admin"]
@@ -68,7 +68,7 @@ quota = {{calls_per_second = 0.001}}
 [callers.images]
 roles = ["infer"]
 tokens = ["{hashed("images")}"]
-quota = {{images_per_second = 0.001}}
+quota = {{images_per_second = 1e-300}}
 
 [callers.compute]
 roles = ["infer"]
@@ -145,6 +145,9 @@ def start(folder: Path, models: Path, kind: str, *flags: str) -> Guarded:
         # Its common name counts for nothing beside another one.
         "stranger": authority.issue("stranger", "nobody.example", common="infer.example"),
         "common": authority.issue("common", common="infer.example"),
+        "address": authority.issue("address", "2001:db8::1"),
+        # No name of those that gRPC tells of, so that the common one counts.
+        "directory": authority.issue("directory", "/somewhere", common="infer.example"),
         "expired": authority.issue("expired", "infer.example", expired=True),
     }
     given = ["--callers", str(callers), *(own.flags() if tls else ())]
@@ -232,6 +235,8 @@ EVERYTHING = INFER | OBSERVE | {"unload", "open unload", "open load"}
         pytest.param("", "infer", INFER, CODE.PERMISSION_DENIED, 403, id="certificate of infer"),
         pytest.param("", "common", INFER, CODE.PERMISSION_DENIED, 403, id="certificate with a common name alone"),
         pytest.param("", "observe", OBSERVE, CODE.PERMISSION_DENIED, 200, id="certificate of observe"),
+        pytest.param("", "address", OBSERVE, CODE.PERMISSION_DENIED, 200, id="certificate with an IPv6 address"),
+        pytest.param("", "directory", INFER, CODE.PERMISSION_DENIED, 403, id="certificate with a directory's name"),
     ],
 )
 def test_the_right_get_in_and_the_others_hear_why_not(

@@ -133,6 +133,20 @@ def test_a_variable_of_our_prefix_that_is_none_is_named_with_the_nearest(name: s
         (["--log-calls", "maybe"], {}, ["--log-calls: Input should be a valid boolean"]),
         (["--otlp-endpoint", "ftp://x"], {}, ["--otlp-endpoint: must be where a collector takes OTLP over gRPC"]),
         (["--trace-ratio=1.1"], {"LOG_RATIO": "nan"}, ["ANCESTRAL_SERVER_LOG_RATIO: Input", "--trace-ratio: Input"]),
+        (["--port", "9464"], {}, ["--metrics-port: must be another port than --port (got 9464)"]),
+        (["--port=1"], {"METRICS_PORT": "1"}, ["ANCESTRAL_SERVER_METRICS_PORT: must be another port than --port (got"]),
+        (["--port=1", "--health-port=1"], {}, ["--health-port: must be another port than --port (got"]),
+        (["--health-port=9464"], {}, ["--health-port: must be another port than --metrics-port (got"]),
+        (
+            ["--port=9466", "--processes=4"],
+            {},
+            ["--processes: needs the ports 9464 to 9467 for metrics, and --port is one of them (got"],
+        ),
+        (
+            ["--metrics-port=65535"],
+            {"PROCESSES": "2"},
+            ["ANCESTRAL_SERVER_PROCESSES: needs the ports 65535 to 65536 for metrics, 65535 is the last: choose"],
+        ),
         (["--threads=0", "--slots=x"], {}, ["--threads: Input should be greater", "--slots: Input should be a valid"]),
     ],
 )
@@ -179,3 +193,28 @@ def test_help_shows_each_setting_its_unit_and_its_default(
     assert f"(default here: {cpus.usable_cpus()})" in text
     assert "factory" not in text
     assert "bool" not in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--log-ratio=0.1"], ["--log-ratio does nothing without --log-calls"]),
+        (["--log-ratio=0.1", "--log-calls"], []),
+        (["--log-ratio=1"], []),
+        (
+            ["--trace-ratio=1", "--metrics-tls=false"],
+            ["--metrics-tls does", "--trace-ratio does nothing without --otlp-"],
+        ),
+        (["--trace-ratio=1", "--otlp-endpoint=localhost"], []),
+        (["--port=0", "--metrics-port=0", "--health-port=0", "--processes=4"], []),
+    ],
+)
+def test_a_setting_that_does_nothing_without_another_is_told(flags: list[str], said: list[str]) -> None:
+    _, remarks = read([*MODELS, *flags], {})
+    assert len(remarks) == len(said)
+    assert all(map(str.startswith, remarks, said)), remarks
+
+
+def test_what_does_nothing_is_told_as_it_was_given() -> None:
+    _, remarks = read(MODELS, {"ANCESTRAL_SERVER_LOG_RATIO": "0.5"})
+    assert remarks == ["ANCESTRAL_SERVER_LOG_RATIO does nothing without --log-calls"]

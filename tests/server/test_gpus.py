@@ -42,7 +42,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch, fake_cuda: FakeCuda) -> None:
 def shown_by(gpus: Gpus, gpu: str = "0") -> Shown:
     """Reads the values of the series of one GPU in a scrape, by name."""
     metrics = Metrics("1")
-    metrics.gpus(gpus.read)
+    metrics.machine.gpus(gpus.read)
 
     def shown() -> dict[str, float]:
         text = metrics.scrape(False).decode()

@@ -31,7 +31,7 @@ def samples(metrics: Metrics, open_metrics: bool) -> dict[str, dict[tuple[str, .
 def test_a_server_at_rest_shows_its_counters_and_no_histogram(open_metrics: bool) -> None:
     metrics = Metrics("1")
     metrics.method(*RPC)
-    metrics.show("m", 1, "encode", metrics.lane("m", 1, "encode"))
+    metrics.lanes.show("m", 1, "encode", metrics.lanes.make("m", 1, "encode"))
     at_rest = samples(metrics, open_metrics)
     for name in ("started", "msg_received", "msg_sent"):
         assert at_rest[f"grpc_server_{name}_total"] == {RPC: 0}
@@ -48,8 +48,8 @@ def test_a_histogram_is_there_with_its_first_value(open_metrics: bool) -> None:
     metrics = Metrics("1")
     metrics.method(*RPC).seconds.observe(0.001)
     metrics.method("unary", "ancestral.v1.InferenceService", "Decode")
-    lane = metrics.lane("m", 1, "encode")
-    metrics.show("m", 1, "encode", lane)
+    lane = metrics.lanes.make("m", 1, "encode")
+    metrics.lanes.show("m", 1, "encode", lane)
     lane.record_request(1, 0.5, 1e9)
     lane.batch_size.observe(3)
     found = samples(metrics, open_metrics)
@@ -91,8 +91,8 @@ def test_a_bucket_shows_the_trace_of_its_last_value_to_who_can_read_it() -> None
 @pytest.mark.parametrize("open_metrics", [False, True])
 def test_names_of_any_letters_are_written_so_that_they_can_be_read(open_metrics: bool) -> None:
     metrics, role = Metrics("1"), 'a"b\\c\nd\\n'
-    lane = metrics.lane("m", 1, role)
-    metrics.show("m", 1, role, lane)
+    lane = metrics.lanes.make("m", 1, role)
+    metrics.lanes.show("m", 1, role, lane)
     lane.record_request(1, 0.5, 0.5)
     assert samples(metrics, open_metrics)["ancestral_request_queue_seconds_count"] == {("m", "1", role): 1}
 

@@ -50,6 +50,10 @@ def test_entries_are_appended_and_tokens_are_files_of_their_own(
     with pytest.raises(WrongUsage, match=r"NAME: ops is in .* already; leave --callers out"):
         token.main(["ops", "--callers", str(callers)])
     assert callers.read_text() == before
+    # A table cannot be added to what is written like this.
+    callers.write_text(f"callers = {{photos = {{roles = ['infer'], tokens = ['sha256:{'0' * 64}']}}}}")
+    with pytest.raises(WrongUsage, match=r"--callers: .*: a table \[callers\.more\] cannot be added to it"):
+        token.main(["more", "--callers", str(callers)])
     callers.write_text("[callers")
     with pytest.raises(WrongUsage, match=r"--callers: .*callers\.toml: "):
         token.main(["more", "--callers", str(callers)])

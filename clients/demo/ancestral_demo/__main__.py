@@ -13,10 +13,10 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from ancestral.terminal import console
 from ancestral.text import shown, shown_lines
 from ancestral_client import AncestralError
 from ancestral_client.replacing import FileProblem
-from ancestral_client.terminal import console
 from ancestral_demo import demo
 from ancestral_demo.processes import (
     LISTENING,

@@ -10,12 +10,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from ancestral.terminal import console
 from ancestral.text import shown
 from ancestral_client import _outputs as outputs
 from ancestral_client import _reaching as reaching
 from ancestral_client._options import TIMEOUT, Address, AsJson, ModelName, Timeout
 from ancestral_client.results import RoleForm
-from ancestral_client.terminal import console
 
 # The form that every role has.
 GRAPH = "onnx"

@@ -31,7 +31,7 @@ def _bar(what: str) -> Iterator[Tell]:
     # Who asks for no bar does not wait for the import.
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
-    from ancestral_client.terminal import console
+    from ancestral.terminal import console
 
     stderr = console(stderr=True)
     watched = stderr.is_terminal or stderr.is_jupyter

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from ancestral.terminal import console
 from ancestral.text import shown
 from ancestral_client import _checks, _diagnosis
 from ancestral_client import _reaching as reaching
@@ -16,7 +17,6 @@ from ancestral_client._access import Access
 from ancestral_client._diagnosis import Asked
 from ancestral_client._faults import Finding
 from ancestral_client._options import Address, AsJson, Version
-from ancestral_client.terminal import console
 
 # What stands before a finding, and in which colour; rich leaves out the colour where NO_COLOR says so.
 _MARKS = {"ok": ("ok", "green"), "problem": ("PROBLEM", "red"), "unknown": ("unknown", "yellow")}

@@ -140,14 +140,27 @@ class Access:
             return []
         plain = settings.tls_cert is None
         if settings.callers is None and settings.tls_client_ca is None:
+            remedy = "--callers says who may" + (", --tls-cert turns TLS on" if plain else "")
             return [
-                f"whoever reaches {settings.host} may call: --callers says who may, --tls-cert turns TLS on; nobody is "
-                "named admin, so LoadModel and UnloadModel are closed"
+                f"whoever reaches {settings.host} may call: {remedy}; nobody is named admin, so LoadModel and "
+                "UnloadModel are closed"
             ]
+        remarks = []
+        if "admin" in self.callers.anonymous.roles:
+            remarks.append(
+                f"whoever reaches {settings.host} may load and unload models: [{ANONYMOUS}] of --callers has the role "
+                "admin"
+            )
         if self.callers.have_tokens and (plain or not settings.metrics_tls):
-            where = "" if plain else " to the metrics' port"
-            return [f"tokens come{where} in plain text, for all who share the network to read: --tls-cert turns TLS on"]
-        return []
+            where, remedy = (
+                ("", "--tls-cert turns TLS on") if plain else (" to the metrics' port", "--metrics-tls true")
+            )
+            remarks.append(f"tokens come{where} in plain text, for all who share the network to read: {remedy}")
+        elif settings.tls_client_ca is not None and not settings.metrics_tls and settings.callers is None:
+            remarks.append(
+                f"whoever reaches {settings.host} may read the metrics, without a certificate: --metrics-tls true"
+            )
+        return remarks
 
     async def watch(self) -> None:
         """Look at the files, for ever."""

@@ -4,6 +4,7 @@ seconds of any one clock, and say yes, or no and how long that will hold.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -36,7 +37,7 @@ class Quota(BaseModel):
 
 @dataclass(frozen=True)
 class Over:
-    """A no: the part of the quota that it is for, why, and after how many seconds it may be a yes."""
+    """A no: the part of the quota that it is for, why, and after how many seconds it may be a yes; infinite: never."""
 
     limit: str
     problem: str
@@ -91,9 +92,9 @@ class Meter:
         """Let a call in, which `leave` ends; or say why not."""
         quota = self.quota
         if quota.in_flight is not None and self.in_flight >= quota.in_flight:
-            return Over("in_flight", f"{self.in_flight} calls go on, of {quota.in_flight} at a time", OWN_CALL_SECONDS)
+            return _too_many("in_flight", "calls", self.in_flight, quota.in_flight)
         if stream and quota.streams is not None and self.streams >= quota.streams:
-            return Over("streams", f"{self.streams} streams go on, of {quota.streams} at a time", OWN_CALL_SECONDS)
+            return _too_many("streams", "streams", self.streams, quota.streams)
         if (over := self.over(now)) is not None:
             return over
         if self._calls is not None:
@@ -121,6 +122,12 @@ class Meter:
         for bucket, amount in zip(self._work.values(), (images, seconds), strict=True):
             if bucket is not None:
                 bucket.take(amount, now)
+
+
+def _too_many(limit: str, what: str, there_are: int, most: int) -> Over:
+    if not most:
+        return Over(limit, f"the quota has none: no {what} are let in", math.inf)
+    return Over(limit, f"{there_are} {what} go on, of {most} at a time", OWN_CALL_SECONDS)
 
 
 def _bucket(rate: float | None, now: float, least: float = 0.0) -> Bucket | None:

@@ -316,7 +316,7 @@ class Catalog:
         now = self.versions.get(key)
         lanes = now is not None and now.state is not State.NOT_SERVING
         if not lanes and key not in self._leaving:
-            self._metrics.forget_lanes(*key)
+            self._metrics.lanes.forget(*key)
 
     def _changed(self, key: Key) -> None:
         """Let calls find what is there of a version now, and tell whoever wants to know."""
@@ -324,10 +324,12 @@ class Catalog:
         self._serving.set(key, now if now is not None and now.serving else None)
         gone = now is None or now.state is State.NOT_SERVING
         self._shown.set(key, next(reversed(leaving)) if leaving and gone else now)
-        self._metrics.model(*key, None if now is None or now.unloaded or now.state is State.LOADING else now.serving)
-        self._metrics.draining(*key, len(leaving or ()))
+        self._metrics.models.state(
+            *key, None if now is None or now.unloaded or now.state is State.LOADING else now.serving
+        )
+        self._metrics.models.draining(*key, len(leaving or ()))
         if key[0] not in self._shown:
-            self._metrics.forget_model(key[0])
+            self._metrics.models.forget(key[0])
         self._changes += 1
         self.on_change([key])
 

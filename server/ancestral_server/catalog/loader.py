@@ -120,7 +120,7 @@ class Loader:
             for each in runtimes
         ]
         # Where there are several.
-        self._devices = [Device(metrics.device(each.device)) for each in runtimes] if others else []
+        self._devices = [Device(metrics.machine.device(each.device)) for each in runtimes] if others else []
         self._looks = Looks()
         self._loads: dict[Key, Load] = {}
 
@@ -186,15 +186,15 @@ class Loader:
             session.loaded()
         for role, endpoint in model.endpoints.items():
             metrics = endpoint.stats.metrics
-            self._metrics.show(model.name, model.version, role, metrics)
+            self._metrics.lanes.show(model.name, model.version, role, metrics)
             samplers = [lane.scheduler for lane in endpoint.lanes if isinstance(lane.scheduler, RasterScheduler)]
             if samplers:
                 metrics.watch_slots(sum(each.capacity for each in samplers), _slots_in_use(samplers))
-        self._metrics.about(model.name, model.version, _about(model))
+        self._metrics.models.about(model.name, model.version, _about(model))
         for role, form in model.forms.items():
-            self._metrics.form(model.name, model.version, role, form.name)
+            self._metrics.lanes.form(model.name, model.version, role, form.name)
         model.state = State.SERVING
-        self._metrics.loaded(model.name, seconds, ok=True)
+        self._metrics.models.loaded(model.name, seconds, ok=True)
         log.info(
             "model serves",
             model=model.name,
@@ -223,7 +223,7 @@ class Loader:
         if model.passing and self._settings.poll_seconds:
             model.problem += "; the server tries it again by itself"
         model.close()
-        self._metrics.loaded(model.name, time.monotonic() - began, ok=False)
+        self._metrics.models.loaded(model.name, time.monotonic() - began, ok=False)
         log.error(
             "bundle refused",
             model=model.name,
@@ -258,16 +258,16 @@ class Loader:
                 programs = placed.programs.items()
                 replay(bundle, {name: each for name, each in programs if not isinstance(each, KernelProgram)})
         except BundleError:
-            self._metrics.verified(model.name, time.monotonic() - began, ok=False)
+            self._metrics.models.verified(model.name, time.monotonic() - began, ok=False)
             raise
-        self._metrics.verified(model.name, time.monotonic() - began, ok=True)
+        self._metrics.models.verified(model.name, time.monotonic() - began, ok=True)
 
     def _serve_role(self, load: Load, bundle: Bundle, role: str) -> None:
         """Make the lanes of a role, warm, and what calls see of it. OutOfMemory if not even one row fits."""
         model = load.model
         program = model.programs[role]
         name = f"{model.name}:{model.version} {role}"
-        metrics = self._metrics.lane(model.name, model.version, role, raster=isinstance(program, RasterProgram))
+        metrics = self._metrics.lanes.make(model.name, model.version, role, raster=isinstance(program, RasterProgram))
         quality = Quality(metrics.quality, bundle.manifest, program.role, self._looks)
         stats, pairs = LaneStats(metrics, quality=quality), list(zip(self._places, model.placed, strict=True))
         if isinstance(program, RasterProgram):

@@ -82,10 +82,12 @@ class LaneStats:
         with self._lock:
             self.requests += len(answers.finished)
             for job in answers.finished:
+                # Each of them once: nearly every call comes by here.
+                queued, computed = job.started - job.submitted, job.finished - job.started
                 self.rows += job.rows
-                self.queue_seconds += job.queue_seconds
-                self.total_seconds += job.finished - job.submitted
-                self.metrics.record_request(job.rows, job.queue_seconds, job.compute_seconds)
+                self.queue_seconds += queued
+                self.total_seconds += queued + computed
+                self.metrics.record_request(job.rows, queued, computed)
             self.failures += len(answers.failed)
             for job, error in answers.failed:
                 self.failure_seconds += now - job.submitted

@@ -5,43 +5,55 @@ A collector that is away, or slow, costs spans and never a call: what finds too 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import Event, ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import Tracer
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from ancestral_server.metrics import Metrics
+from ancestral_server.rpc.opentelemetry_workarounds.encoding import Exporter
 
 log = structlog.get_logger()
 
 # Spans that wait for the collector, at most, those of some 300 calls: OpenTelemetry's own bound.
 MOST_WAITING = 2048
+# Calls that a span links, at most: OpenTelemetry's own bound.
+MOST_LINKS = 128
+# Of a span that says nothing of how it went.
+UNSET = Status(StatusCode.UNSET)
+# Of a trace that begins here: it is sampled, and its id is random, which others may rely on.
+_NEW_TRACE = TraceFlags(TraceFlags.SAMPLED | TraceFlags.RANDOM_TRACE_ID)
 # Of the end: a collector that is there has the last spans within milliseconds.
 FLUSH_SECONDS = 2.0
 
 
 class Collector:
-    """Where spans go. `tracer` makes those that do.
+    """Where spans go.
 
     Where the collector is, and whether by TLS, is `endpoint`'s, an URL; everything else about it, as headers and
     certificates, OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_*) say, and OTEL_SERVICE_NAME and
     OTEL_RESOURCE_ATTRIBUTES what the server is called.
+
+    Spans are made when they are over, and not by OpenTelemetry's tracer: for a call of six it takes 310 µs of CPU, and
+    this 66, since what is over needs no sampler, no locks and no copies. tests/server/rpc/test_tracing.py holds them
+    against the tracer's.
     """
 
     def __init__(self, endpoint: str, version: str, metrics: Metrics) -> None:
         metrics.traces()
-        self._exporter = OTLPSpanExporter(endpoint=endpoint)
+        self._exporter = Exporter(endpoint=endpoint)
         self._processor = Bounded(Told(self._exporter, endpoint, metrics), metrics)
         ours = {
             "service.name": "ancestral-server",
@@ -49,14 +61,49 @@ class Collector:
             # One of several processes, too.
             "service.instance.id": f"{socket.gethostname()}:{os.getpid()}",
         }
-        # Its calls decide by themselves whether they are traced: see `tracing`.
-        provider = TracerProvider(
-            sampler=ALWAYS_ON,
-            resource=Resource.create(ours).merge(OTELResourceDetector().detect()),
-            shutdown_on_exit=False,
+        self._resource = Resource.create(ours).merge(OTELResourceDetector().detect())
+        self._scope = InstrumentationScope("ancestral_server", version)
+        self._ids = RandomIdGenerator()
+
+    def below(self, parent: SpanContext | None) -> SpanContext:
+        """The name of a new span, in its parent's trace or in one of its own."""
+        if parent is None:
+            trace_id, flags, state = self._ids.generate_trace_id(), _NEW_TRACE, None
+        else:
+            trace_id, flags, state = parent.trace_id, parent.trace_flags, parent.trace_state
+        return SpanContext(trace_id, self._ids.generate_span_id(), False, flags, state)
+
+    def add(
+        self,
+        name: str,
+        span: SpanContext,
+        parent: SpanContext | None,
+        began: int,
+        ended: int,
+        attributes: Mapping[str, str | int],
+        *,
+        kind: SpanKind = SpanKind.INTERNAL,
+        links: Iterable[SpanContext] = (),
+        events: Sequence[Event] = (),
+        status: Status = UNSET,
+    ) -> None:
+        """Take a span that is over. began, ended: nanoseconds of the epoch."""
+        self._processor.on_end(
+            ReadableSpan(
+                name,
+                span,
+                parent,
+                self._resource,
+                attributes,
+                events,
+                [Link(each) for each in itertools.islice(links, MOST_LINKS)] if links else (),
+                kind,
+                status=status,
+                start_time=began,
+                end_time=ended,
+                instrumentation_scope=self._scope,
+            )
         )
-        provider.add_span_processor(self._processor)
-        self.tracer: Tracer = provider.get_tracer("ancestral_server", version)
 
     def close(self, seconds: float) -> None:
         """Bring what waits to the collector, for so long at most, and no more."""

@@ -81,7 +81,7 @@ class Door:
         try:
             return self._enter(path, authorization, context, stream=stream)
         except ServerError as error:
-            self._metrics.denied(error.reason)
+            self._metrics.access.denied(error.reason)
             raise
 
     def _enter(self, path: str, authorization: str | None, context: Context, *, stream: bool) -> Visit:
@@ -114,11 +114,11 @@ class Door:
         now = time.monotonic()
         for name in self._meters.keys() - callers.all.keys():
             del self._meters[name]
-            self._metrics.forget_caller(name)
+            self._metrics.access.forget_caller(name)
         for name, caller in callers.all.items():
             if name not in self._meters:
                 meter = Meter(caller.quota, now)
-                self._meters[name] = meter, self._metrics.caller(name, partial(getattr, meter, "in_flight"))
+                self._meters[name] = meter, self._metrics.access.caller(name, partial(getattr, meter, "in_flight"))
             elif (meter := self._meters[name][0]).quota != caller.quota:
                 meter.limit(caller.quota, now)
         self._known = callers

@@ -91,16 +91,31 @@ class CallRecorder:
         """The call has ended, well or not."""
 
 
+class SomeCalls(CallRecorder):
+    """A recorder of those calls that it chooses when they arrive. Of the others it is told nothing, and they do not pay
+    for it.
+    """
+
+    def choose(self, with_it: CallRecorder, call: Call, headers: Headers) -> None:
+        """The headers of a call are here: have `with_it` record it from now on, if it is to be told of."""
+        raise NotImplementedError
+
+
 EVENTS = ("serve", "arrived", "begin", "received", "asked", "admitted", "ran", "lost", "sent", "failed", "ended")
 
 
 class Recorders(CallRecorder):
-    """Several recorders, told one after another; of each event only those that record it."""
+    """Several recorders, told one after another; of each event only those that record it.
 
-    def __init__(self, recorders: Sequence[CallRecorder]) -> None:
+    some: one more, before them, of the calls that it chooses.
+    """
+
+    def __init__(self, recorders: Sequence[CallRecorder], some: SomeCalls | None = None) -> None:
         for event in EVENTS:
             nothing = getattr(CallRecorder, event)
             tell = [getattr(each, event) for each in recorders if getattr(type(each), event) is not nothing]
+            if event == "arrived" and some is not None:
+                tell.insert(0, partial(some.choose, Recorders([some, *recorders])))
             if tell:
                 # Most events have one recorder, which is told without anything in between.
                 setattr(self, event, tell[0] if len(tell) == 1 else partial(_tell_all, tell))
@@ -131,6 +146,7 @@ class Call:
     method: Method
     # Its x-request-id, or one of ours.
     request_id: str
+    # Whoever is told of it, from `arrived` on.
     recorder: CallRecorder
     # When it began, time.monotonic() seconds.
     began: float = 0.0

@@ -30,7 +30,7 @@ from ancestral_server.rpc.interceptor import CallInterceptor
 from ancestral_server.rpc.models import ModelServicer
 from ancestral_server.rpc.open_inference.servicer import OpenInferenceServicer
 from ancestral_server.rpc.recorders import CallerAccounts, CallLog, CallMetrics, FailureLog
-from ancestral_server.rpc.recording import CallRecorder, Recorders
+from ancestral_server.rpc.recording import CallRecorder, Recorders, SomeCalls
 from ancestral_server.rpc.refusals import RefusalLog
 from ancestral_server.settings import Settings
 from inference import open_inference_service_pb2, open_inference_service_pb2_grpc
@@ -80,7 +80,8 @@ def why_not(host: str, port: int) -> str:
 class GrpcServer:
     """The listening server and its health.
 
-    recorders: who is told what becomes of calls, beside metrics and the log. door: who lets calls in; None: all.
+    recorders: who is told what becomes of calls, beside metrics and the log. door: who lets calls in; None: all. some:
+    who is told of those calls alone that it chooses.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class GrpcServer:
         credentials: Credentials,
         recorders: Sequence[CallRecorder] = (),
         door: Door | None = None,
+        some: SomeCalls | None = None,
     ) -> None:
         self._catalog = catalog
         self._settings = settings
@@ -106,7 +108,7 @@ class GrpcServer:
         lines = CallLog(self._refusals, settings.log_ratio) if settings.log_calls else FailureLog(self._refusals)
         # Those that come with it first: what they know of a call the log tells.
         told = [*recorders, CallMetrics(metrics), lines]
-        recorder = Recorders(told if door is None else [*told, CallerAccounts()])
+        recorder = Recorders(told if door is None else [*told, CallerAccounts()], some)
         ours: Any = CallInterceptor(recorder, arrivals, self._draining, door)
         # Any: its methods are those that the roles name.
         inference: Any = InferenceServicer(catalog, settings, self._draining)

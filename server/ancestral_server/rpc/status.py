@@ -34,6 +34,8 @@ from ancestral_server.errors import (
 DOMAIN = "ancestral"
 # Of each text of an error. Clients refuse more than 8 KiB of metadata, and there are up to six texts in there.
 MOST_BYTES = 800
+# The longest delay that is told, 24 days: a pushback of gRPC has 32 bits of milliseconds, and a Duration ends, too.
+LONGEST_RETRY_SECONDS = (2**31 - 1) // 1000
 
 CODES: dict[type[ServerError], grpc.StatusCode] = {
     InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
@@ -137,7 +139,7 @@ def _retry_seconds(error: ServerError) -> float | None:
     """When to try again, where the server knows."""
     match error:
         case Overloaded() | Unavailable():
-            return error.retry_seconds
+            return None if error.retry_seconds is None else min(error.retry_seconds, LONGEST_RETRY_SECONDS)
         case Drained():
             return 0.0  # another replica, or whoever comes after this one, answers at once
     return None

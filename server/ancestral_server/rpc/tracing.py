@@ -15,18 +15,20 @@ from typing import Any, NamedTuple
 
 import grpc
 from opentelemetry import trace
-from opentelemetry.context import Context
-from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.sdk.trace import Event
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ancestral_server.engine.job import Job, RasterJob
 from ancestral_server.engine.watch import Watch
 from ancestral_server.metrics import Metrics
-from ancestral_server.rpc.collector import Collector
-from ancestral_server.rpc.recording import Call, CallRecorder, End, Headers
+from ancestral_server.rpc.collector import UNSET, Collector
+from ancestral_server.rpc.recording import Call, CallRecorder, End, Headers, SomeCalls
 
 _W3C = TraceContextTextMapPropagator()
-_HEADERS = frozenset(_W3C.fields)
+# What says, among the headers, that a caller traces its call; and that with what others say of the same trace.
+_PARENT = "traceparent"
+_TRACE = (_PARENT, "tracestate")
 # Jobs of a call that have spans, of a stream its first messages: a trace of thousands of spans is of no use to anybody.
 MOST_JOBS = 64
 # Ends that are the server's fault, by OpenTelemetry's conventions for RPC; the others are the caller's.
@@ -132,27 +134,30 @@ def _of_job(watch: Watch, times: JobTimes, ended: float) -> Iterator[Stage]:
 
 @dataclass(slots=True, eq=False)
 class CallTrace:
-    """A call that is traced. Spans are on the clock of the day, which may be set while a call goes on."""
+    """A call that was chosen, below a span of its caller's or none. Spans are on the clock of the day, which may be set
+    while a call goes on.
+    """
 
-    parent: Context
-    span: Span = trace.INVALID_SPAN
+    parent: SpanContext | None
+    span: SpanContext
     # Nanoseconds from time.monotonic() to the epoch.
     epoch: int = 0
     jobs: dict[Watch, JobTimes] = field(default_factory=dict)
     left_out: int = 0
     messages: int = 0
+    # Of a stream that has sent one, when it sent the first, in nanoseconds of the epoch.
+    first_message: int = 0
 
     def at(self, seconds: float) -> int:
         """A point in time.monotonic() seconds, in nanoseconds of the epoch."""
         return self.epoch + int(seconds * 1e9)
 
 
-class Tracing(CallRecorder):
+class Tracing(SomeCalls):
     """Makes spans of calls that their callers trace, and of a share of those that bring no trace."""
 
     def __init__(self, collector: Collector, ratio: float, metrics: Metrics) -> None:
         self._collector = collector
-        self._tracer = collector.tracer
         self._ratio = ratio
         self._metrics = metrics
 
@@ -160,50 +165,28 @@ class Tracing(CallRecorder):
         """Bring what waits to the collector, for so long at most; blocks."""
         self._collector.close(seconds)
 
-    def arrived(self, call: Call, headers: Headers) -> None:
-        traced = [(name, value) for name, value in headers if name in _HEADERS]
-        parent = Context()
-        if traced:
-            parent = _W3C.extract({name: str(value) for name, value in traced})
-            brought = trace.get_current_span(parent).get_span_context()
-            if brought.is_valid:
-                if brought.trace_flags.sampled:
-                    call.trace = CallTrace(parent)
-                return
-        if random.random() < self._ratio:
-            call.trace = CallTrace(parent)
+    def choose(self, with_it: CallRecorder, call: Call, headers: Headers) -> None:
+        # A loop and a random number: nearly every call pays for this, and for nothing else here.
+        parent = None
+        for name, _ in headers:
+            if name == _PARENT:
+                parent = _brought(headers)
+        if random.random() < self._ratio if parent is None else parent.trace_flags.sampled:
+            call.trace = CallTrace(parent, self._collector.below(parent))
+            call.recorder = with_it
 
     def begin(self, call: Call) -> None:
-        traced: CallTrace | None = call.trace
-        if traced is None:
-            return
+        traced: CallTrace = call.trace
         traced.epoch = time.time_ns() - time.monotonic_ns()
-        method = call.method
-        traced.span = self._tracer.start_span(
-            f"{method.service}/{method.name}",
-            context=traced.parent,
-            kind=SpanKind.SERVER,
-            start_time=traced.at(call.began),
-            attributes={
-                "rpc.system": "grpc",
-                "rpc.service": method.service,
-                "rpc.method": method.name,
-                "ancestral.request_id": call.request_id,
-            },
-        )
-        if not traced.span.is_recording():
-            # OTEL_SDK_DISABLED, as the operator said.
-            call.trace = None
-            return
-        call.trace_id = trace.format_trace_id(traced.span.get_span_context().trace_id)
+        call.trace_id = trace.format_trace_id(traced.span.trace_id)
 
     def asked(self, call: Call, job: Job) -> None:
-        traced: CallTrace | None = call.trace
-        if traced is not None and len(traced.jobs) < MOST_JOBS:
-            job.watch = Watch(traced.span.get_span_context())
+        traced: CallTrace = call.trace
+        if len(traced.jobs) < MOST_JOBS:
+            job.watch = Watch(traced.span)
 
     def admitted(self, call: Call, job: Job) -> None:
-        if call.trace is not None and job.watch is None:
+        if job.watch is None:
             call.trace.left_out += 1
         self._look(call, job)
 
@@ -215,42 +198,48 @@ class Tracing(CallRecorder):
 
     def _look(self, call: Call, job: Job, lost: float = 0.0) -> None:
         """Remember what a job says now, and not the job, which holds images."""
-        if job.watch is not None and call.trace is not None:
+        if job.watch is not None:
             call.trace.jobs[job.watch] = JobTimes.of(job, lost)
 
     def sent(self, call: Call) -> None:
-        traced: CallTrace | None = call.trace
-        if traced is not None and call.method.kind != "unary":
-            if not traced.messages:
-                traced.span.add_event("first message", timestamp=traced.at(time.monotonic()))
+        traced: CallTrace = call.trace
+        if call.method.kind != "unary":
+            traced.first_message = traced.first_message or traced.at(time.monotonic())
             traced.messages += 1
 
     def ended(self, call: Call, end: End) -> None:
-        traced: CallTrace | None = call.trace
-        if traced is None:
-            return
+        traced: CallTrace = call.trace
         ended = call.began + end.seconds
-        inside = trace.set_span_in_context(traced.span, Context())
         for stage in stages(traced.jobs, call.began, ended, left_out=traced.left_out):
-            span = self._tracer.start_span(
+            linked = {each.span_id: each for each in stage.company}.values() if stage.company else ()
+            self._collector.add(
                 stage.name,
-                context=inside,
-                start_time=traced.at(stage.began),
-                attributes=stage.attributes,
-                links=[Link(context) for context in {each.span_id: each for each in stage.company}.values()],
+                self._collector.below(traced.span),
+                traced.span,
+                traced.at(stage.began),
+                traced.at(stage.ended),
+                stage.attributes,
+                links=linked,
             )
-            span.end(traced.at(stage.ended))
-        traced.span.set_attributes(_attributes(call, end, traced))
-        if end.code in _FAULTS:
-            traced.span.set_status(Status(StatusCode.ERROR, end.details))
-        traced.span.end(traced.at(ended))
+        method = call.method
+        self._collector.add(
+            f"{method.service}/{method.name}",
+            traced.span,
+            traced.parent,
+            traced.at(call.began),
+            traced.at(ended),
+            _attributes(call, end, traced),
+            kind=SpanKind.SERVER,
+            events=[Event("first message", {}, traced.first_message)] if traced.first_message else (),
+            status=Status(StatusCode.ERROR, end.details) if end.code in _FAULTS else UNSET,
+        )
         self._show(call, end, traced)
 
     def _show(self, call: Call, end: End, traced: CallTrace) -> None:
         """Have the histograms of what took so long show this trace."""
         now, method = time.time(), call.method
         self._metrics.method(method.kind, method.service, method.name).seconds.show(end.seconds, call.trace_id, now)
-        lane = None if call.subject is None else self._metrics.shown(*call.subject)
+        lane = None if call.subject is None else self._metrics.lanes.shown(*call.subject)
         if lane is None:
             return
         for submitted, started, finished, *_ in traced.jobs.values():
@@ -260,9 +249,22 @@ class Tracing(CallRecorder):
                 lane.request_seconds.show((started - submitted) + (finished - started), call.trace_id, now)
 
 
+def _brought(headers: Headers) -> SpanContext | None:
+    """The span that a caller's headers name; None where they name none, whatever else they hold."""
+    found = _W3C.extract({name: str(value) for name, value in headers if name in _TRACE})
+    span = trace.get_current_span(found).get_span_context()
+    return span if span.is_valid else None
+
+
 def _attributes(call: Call, end: End, traced: CallTrace) -> dict[str, Any]:
     """What the span of a call says when it has ended; nothing of its images."""
-    said: dict[str, Any] = {"rpc.grpc.status_code": end.code.value[0]}
+    said: dict[str, Any] = {
+        "rpc.system": "grpc",
+        "rpc.service": call.method.service,
+        "rpc.method": call.method.name,
+        "ancestral.request_id": call.request_id,
+        "rpc.grpc.status_code": end.code.value[0],
+    }
     if call.peer:
         said["ancestral.peer"] = call.peer
     if call.visit is not None:

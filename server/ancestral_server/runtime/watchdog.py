@@ -40,9 +40,7 @@ class Watchdog:
     def _start(self) -> None:
         with self._starting:
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=_look, args=(weakref.ref(self),), name="watchdog", daemon=True
-                )
+                self._thread = threading.Thread(target=_look, args=(weakref.ref(self),), name="watchdog", daemon=True)
                 self._thread.start()
 
     def look(self) -> None:

@@ -11,7 +11,7 @@ import pytest
 import toybundle
 from ancestral_client import Client
 from ancestral_demo import processes
-from ancestral_demo.processes import DEFAULTS, RECIPES, DemoError, Server, has_any_bundle, sampling_model, train_missing
+from ancestral_demo.processes import DEFAULTS, DemoError, Server, has_any_bundle, sampling_model, train_missing
 
 
 @pytest.fixture

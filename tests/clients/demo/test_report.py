@@ -4,7 +4,7 @@ import json
 from io import StringIO
 from pathlib import Path
 
-from ancestral_client.terminal import console
+from ancestral.terminal import console
 from ancestral_demo.digits import LABELLED, Accuracy
 from ancestral_demo.latency import Latency
 from ancestral_demo.report import Likelihood, Report

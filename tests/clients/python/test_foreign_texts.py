@@ -14,9 +14,9 @@ import grpc
 import numpy as np
 import pytest
 
+from ancestral.terminal import console
 from ancestral.text import shown, shown_lines
 from ancestral.v1 import bundle_pb2, model_service_pb2
-from ancestral_client.terminal import console
 from fakeserver import FakeServer
 
 Run = Callable[..., Any]  # the fixture of conftest.py

@@ -125,7 +125,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, wrong: Callable[[Authority, Path
         ({"tls_key": "k"}, "is of no use without --tls-cert"),
         ({"tls_client_ca": "c"}, "is of no use without --tls-cert"),
         ({"health_port": 8500}, "must be another port than --port"),
-        ({"health_port": 9464}, "must be another port than --port"),
+        ({"health_port": 9464}, "must be another port than --metrics-port"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(given: dict[str, Any], said: str) -> None:
@@ -176,6 +176,10 @@ def test_what_has_changed_is_read_again_and_what_is_not_fit_is_not_used(tmp_path
             "tokens come to the metrics' port in plain",
             False,
         ),
+        ("0.0.0.0", {"tls": True}, "whoever reaches 0.0.0.0 may call: --callers says who may; nobody", False),
+        ("0.0.0.0", {"tls": True, "ca": True}, "", False),
+        ("0.0.0.0", {"tls": True, "ca": True, "metrics_tls": False}, "whoever reaches 0.0.0.0 may read the", False),
+        ("0.0.0.0", {"callers": True, "tls": True, "anybody": True}, "whoever reaches 0.0.0.0 may load and", False),
         ("127.0.0.1", {"callers": True}, "", False),
         ("127.0.0.1", {"tls": True, "ca": True}, "", False),
     ],
@@ -186,7 +190,8 @@ def test_who_may_do_what_where_nothing_says_so(
     authority = Authority(tmp_path)
     pair, callers = authority.issue("server", "a"), tmp_path / "callers.toml"
     callers.touch(0o600)
-    callers.write_text(f'[callers.a]\nroles = ["admin"]\ntokens = ["sha256:{"0" * 64}"]\n')
+    text = f'[callers.a]\nroles = ["admin"]\ntokens = ["sha256:{"0" * 64}"]\n'
+    callers.write_text(text + ('[anonymous]\nroles = ["admin"]\n' if given.get("anybody") else ""))
     more: dict[str, object] = {"host": host, "metrics_tls": given.get("metrics_tls", True)}
     if given.get("callers"):
         more["callers"] = callers

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from ancestral_server.access.quota import OWN_CALL_SECONDS, Bucket, Meter, Over, Quota
@@ -73,6 +75,15 @@ def test_what_goes_on_is_counted_until_it_ends() -> None:
     meter.leave(stream=True)
     assert meter.enter(0, stream=True) is None
     assert (meter.in_flight, meter.streams) == (2, 1)
+
+
+def test_what_the_quota_has_none_of_is_never_let_in() -> None:
+    meter = Meter(Quota(streams=0), now=0)
+    assert meter.enter(0, stream=False) is None
+    assert meter.enter(0, stream=True) == Over("streams", "the quota has none: no streams are let in", math.inf)
+    meter.limit(Quota(in_flight=0), 0)
+    meter.leave(stream=False)
+    assert meter.enter(0, stream=False) == Over("in_flight", "the quota has none: no calls are let in", math.inf)
 
 
 def test_nothing_is_counted_of_what_is_refused() -> None:

@@ -63,7 +63,7 @@ def made(
     settings = EndpointSettings(
         OPEN, max_batch=max_batch, slots=8, policy=Immediate, pool=WorkerPool(threads), fixed=fixed
     )
-    metrics = Metrics("test").lane("toy", 1, "encode")
+    metrics = Metrics("test").lanes.make("toy", 1, "encode")
     program, other = cast(OneShotProgram, together), cast(OneShotProgram, alone)
     return one_shot_endpoint("toy", program, lambda: other, metrics, settings)
 
@@ -143,7 +143,7 @@ def test_a_sampler_has_a_seat_for_each_worker(painter: Painter) -> None:
             assert job.images.tobytes() == expected_images(job.seed, 0, job.rows).tobytes()
 
     settings = EndpointSettings(OPEN, max_batch=8, slots=4, policy=Immediate, pool=WorkerPool(3))
-    metrics = Metrics("test").lane("toy", 1, "sample")
+    metrics = Metrics("test").lanes.make("toy", 1, "sample")
     endpoint = raster_endpoint("toy", cast(RasterProgram, painter), metrics, settings)
     assert endpoint.lane.seats == 3
     endpoint.start()

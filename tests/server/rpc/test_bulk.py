@@ -139,7 +139,7 @@ def test_a_stream_over_its_callers_quota_is_held_back_and_not_refused(
     lane: Lane[OneShotJob], doubler: Doubler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, waited = [0.0], []
-    caller = Metrics("test").caller("photos", lambda: 0)
+    caller = Metrics("test").access.caller("photos", lambda: 0)
     meter = Meter(Quota(images_per_second=BATCH), now=0)
     visit = door.Visit("photos", meter, caller, stream=True)
     monkeypatch.setattr(door, "time", SimpleNamespace(monotonic=lambda: now[0]))

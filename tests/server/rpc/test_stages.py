@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import grpc
 import pytest
-from opentelemetry.context import Context
+from opentelemetry.trace import SpanContext
 
 from ancestral_server.access import Meter, Quota
 from ancestral_server.engine.watch import MOST_RUNS, Run, Watch
@@ -96,10 +96,10 @@ def test_runs_that_are_too_many_to_be_told_singly_are_told_as_one() -> None:
 
 def test_a_span_names_who_calls_and_no_more_of_them() -> None:
     end = End(grpc.StatusCode.OK, 0.1)
-    trace = CallTrace(Context())
+    trace = CallTrace(None, SpanContext(1, 1, is_remote=False))
     call = Call(Method("unary", "service", "Encode", guarded=True), "id", CallRecorder(), authorization="Bearer secret")
     assert "ancestral.caller" not in _attributes(call, end, trace)
-    meter, metrics = Meter(Quota(), 0.0), Metrics("1").caller("shop", lambda: 0)
+    meter, metrics = Meter(Quota(), 0.0), Metrics("1").access.caller("shop", lambda: 0)
     call.visit = Visit("shop", meter, metrics, stream=False)
     said = _attributes(call, end, trace)
     assert said["ancestral.caller"] == "shop"

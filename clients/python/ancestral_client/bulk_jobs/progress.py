@@ -9,7 +9,7 @@ from datetime import timedelta
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
-from ancestral_client.terminal import console
+from ancestral.terminal import console
 
 
 class _Rate(ProgressColumn):

@@ -1,0 +1,1 @@
+"""What OpenTelemetry does not do, or does wrongly."""
