@@ -13,8 +13,8 @@ LOOK_SECONDS = 0.25
 
 
 class Watchdog:
-    """One thread, from the first `watch` on until this object is gone. Whoever begins something says when it has to end, and how it is ended, and
-    says so when it has: two writes to a dictionary, which need no lock.
+    """One thread, from the first `watch` on until this object is gone. Whoever begins something says when it has to end,
+    and how it is ended, and says so when it has: two writes to a dictionary, which need no lock.
     """
 
     def __init__(self) -> None:
