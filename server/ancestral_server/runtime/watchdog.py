@@ -13,7 +13,7 @@ LOOK_SECONDS = 0.25
 
 
 class Watchdog:
-    """One thread, from the first `watch` on until this object is gone. Whoever begins something says when it has to end,
+    """One thread, from the first `watch` on until this object is gone. Who begins something says when it has to end,
     and how it is ended, and says so when it has: two writes to a dictionary, which need no lock.
     """
 
