@@ -170,7 +170,8 @@ def _end_at(when: float, code: int = 1) -> None:
         log.error("the end took too long, and is broken off")
         os._exit(code)
 
-    last = threading.Timer(when - time.monotonic(), end)
+    # --drain-seconds may be more than a thread can wait, 292 years.
+    last = threading.Timer(min(when - time.monotonic(), threading.TIMEOUT_MAX), end)
     last.daemon = True
     last.start()
 

@@ -148,13 +148,14 @@ def _names(certificate: Mapping[str, Any] | None) -> list[str]:
     is known at one port is at the other.
     """
     found = certificate or {}
-    names = [
+    if "subjectAltName" not in found:
+        return [name for part in found.get("subject", ()) for kind, name in part if kind == "commonName"]
+    return [
         # Python writes all eight groups of an IPv6 address.
         str(ip_address(name)) if kind == "IP Address" else name
-        for kind, name in found.get("subjectAltName", ())
+        for kind, name in found["subjectAltName"]
         if kind in _ALTERNATIVES
     ]
-    return names or [name for part in found.get("subject", ()) for kind, name in part if kind == "commonName"]
 
 
 def pause(seconds: float) -> float:

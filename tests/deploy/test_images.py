@@ -15,7 +15,7 @@ import yaml
 
 import images
 from images import Commands, Contained, Image, Volume
-from shared import Shared
+from shared import Shared, TrainedVae
 from waiting import PATIENCE, until
 
 ROOT = Path(__file__).parents[2]
@@ -101,17 +101,18 @@ def test_the_server_serves_is_healthy_and_ends_and_the_client_reaches_it(
 
 
 def test_the_exporter_verifies_what_is_there_and_trains_into_its_volume(
-    run: Run, compose: dict[str, Any], toy_models: Path, volume: Volume
+    run: Run, compose: dict[str, Any], trained_vae: TrainedVae, volume: Volume
 ) -> None:
     image = Image.read("exporter/Dockerfile")
     assert compose["exporter"]["volumes"] == ["models:/models"]
-    readable(toy_models / "tally", volume.source / "tally")
+    # Where the next version goes.
+    readable(trained_vae.models / "digits-vae", volume.source / "digits-vae").chmod(0o777)
     with run(image, {"/models": volume}, read_only=True) as exporter:
-        said = exporter.run([*image.command, "verify", "/models/tally/1"])
+        said = exporter.run([*image.command, "verify", "/models/digits-vae/1"])
         assert (said.returncode, said.stderr) == (0, ""), said
         if TRAINS:
             small = ["--epochs", "1", "--set", "model.channels=8", "--set", "model.features=16"]
             said = exporter.run([*image.command, "train", "digits-vae", "--models", "/models", *small])
             assert (said.returncode, said.stderr) == (0, ""), said
-            assert os.access(volume.source / "digits-vae" / "1" / "bundle.json", os.R_OK)
+            assert os.access(volume.source / "digits-vae" / "2" / "bundle.json", os.R_OK)
         done(exporter)

@@ -146,7 +146,7 @@ def start(folder: Path, models: Path, kind: str, *flags: str) -> Guarded:
         "stranger": authority.issue("stranger", "nobody.example", common="infer.example"),
         "common": authority.issue("common", common="infer.example"),
         "address": authority.issue("address", "2001:db8::1"),
-        # No name of those that gRPC tells of, so that the common one counts.
+        # No name of those that gRPC tells of; and its common name counts for nothing beside any other.
         "directory": authority.issue("directory", "/somewhere", common="infer.example"),
         "expired": authority.issue("expired", "infer.example", expired=True),
     }
@@ -236,7 +236,7 @@ EVERYTHING = INFER | OBSERVE | {"unload", "open unload", "open load"}
         pytest.param("", "common", INFER, CODE.PERMISSION_DENIED, 403, id="certificate with a common name alone"),
         pytest.param("", "observe", OBSERVE, CODE.PERMISSION_DENIED, 200, id="certificate of observe"),
         pytest.param("", "address", OBSERVE, CODE.PERMISSION_DENIED, 200, id="certificate with an IPv6 address"),
-        pytest.param("", "directory", INFER, CODE.PERMISSION_DENIED, 403, id="certificate with a directory's name"),
+        pytest.param("", "directory", set(), CODE.UNAUTHENTICATED, 401, id="certificate with a directory's name"),
     ],
 )
 def test_the_right_get_in_and_the_others_hear_why_not(

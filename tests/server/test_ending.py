@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ancestral_server import app
 from ancestral_server.catalog import Catalog, ModelVersion, State
 from ancestral_server.ending import Ending
 from ancestral_server.engine.arrivals import Arrivals
@@ -104,3 +106,13 @@ def test_those_who_go_on_sending_on_other_connections_are_not_waited_for_to_the_
     monkeypatch.setattr(sockets, "unsent", lambda: 0)
     monkeypatch.setattr(sockets, "quiet_seconds", lambda: 0.0)
     assert elapsed(lambda: draining.heard(time.monotonic() + 30), monkeypatch) == pytest.approx(5.1)
+
+
+def test_an_end_that_may_take_for_ever_is_watched_too() -> None:
+    before = set(threading.enumerate())
+    app._end_at(time.monotonic() + 1e18)
+    (watching,) = set(threading.enumerate()) - before
+    assert isinstance(watching, threading.Timer)
+    watching.cancel()
+    # It ends by that, and not by an error.
+    watching.join()
