@@ -107,7 +107,7 @@ def test_wrong_labels_are_refused(labels: Any, said: str) -> None:
         (
             np.array([[0.5, np.nan], [np.inf, 0]]),
             255,
-            "has NaN or infinity 2 times among 4 numbers; put levels in their place",
+            "has NaN or infinity 2 times among 4 numbers; put",
         ),
         (np.full((8, 8), 200, np.uint8), 255, "is from 51000 to 51000; levels are 0 to 255: scale=1 takes these"),
         (np.full((8, 8), 2.5), 255, "levels are 0 to 255: scale=1 takes these"),
