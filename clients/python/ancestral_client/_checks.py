@@ -163,9 +163,8 @@ def _levels(field: str, array: NDArray[Any], kind: str, scale: float) -> NDArray
         raise invalid(field, f"has shape {list(array.shape)}: no image in it")
     lost = array.size - np.count_nonzero(np.isfinite(array))
     if lost:
-        raise invalid(
-            field, f"has {lost} values of {array.size} that are NaN or infinite; replace them: numpy.nan_to_num"
-        )
+        of_all = f"NaN or infinity {lost} times among {array.size} numbers"
+        raise invalid(field, f"has {of_all}; put levels in their place first: numpy.nan_to_num")
     scaled = array * np.float64(factor)
     low, high = float(scaled.min()), float(scaled.max())
     # Rounding errors of floats in [0,1] are no wrong values.

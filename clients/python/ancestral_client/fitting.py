@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from ancestral_client import _checks, pictures
 from ancestral_client.errors import InvalidArgument
 
+# How an image gets another size; `pictures.resized` says what each does.
 Resize = Literal["crop", "fit", "stretch"]
-"""How an image gets another size; `pictures.resized` says what each does."""
 
 
 class Misfit(ValueError):

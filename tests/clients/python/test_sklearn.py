@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import unittest
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ import toybundle
 from ancestral.v1 import bundle_pb2
 from ancestral_client.sklearn import DensityScorer, EncodeFeatures
 from running import PATIENT, ServerProcess
+from shared import TrainedVae
 
 # A model takes images of one size, and scikit-learn's checks bring X of several: each meets the model of its size.
 USUAL = 3
@@ -136,6 +138,20 @@ def test_a_scorer_finds_what_is_least_likely(address: str) -> None:
     scorer = DensityScorer("row3", address=address, contamination=0.1).fit(X)
     assert np.allclose(scorer.score_samples(X), -X.sum(1) / 255, atol=1e-5)
     assert set(np.flatnonzero(scorer.predict(X) == -1)) == set(np.argsort(X.sum(1))[-4:])
+
+
+def test_the_pipeline_of_the_readme_is_as_accurate_as_it_says(
+    trained_vae: TrainedVae, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[3] / "clients" / "python" / "README.md").read_text()
+    (block,) = (
+        block for block in re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S) if "EncodeFeatures" in block
+    )
+    stated = re.search(r"more than (0\.\d+) after two epochs", page)
+    assert stated is not None
+    with ServerProcess(trained_vae.models, *PATIENT) as server:
+        exec(compile(block.replace("localhost:8500", server.address), "README.md", "exec"), {})
+    assert float(capsys.readouterr().out) > float(stated[1])
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def sample_stream(
     version: int = 0,
     timeout: float | None = None,
 ) -> SampleEvents:
-    """The images of `sample` with the same arguments, each as soon as it is finished, in that order.
+    """The images of `sample` with the same arguments, each [H,W,C], as soon as it is finished, in that order.
 
     With `progress` also the rows of each image as they are painted, from models that paint row by row. `timeout`
     is that of the whole stream. To stop early, leave the loop, or better the `with` block of the stream (`async
