@@ -115,6 +115,10 @@ def _forking() -> socket.socket:
 
 def _fork_servers(asked: socket.socket) -> bool:
     """True in each process that is to become a server; False once nobody will ask for any more."""
+    before = dict(os.environ)
+    for module in _MODULES:
+        importlib.import_module(module)
+    imported = {name: value for name, value in os.environ.items() if before.get(name) != value}
     woken, wake = socket.socketpair()
     for end in (woken, wake):
         end.setblocking(False)
@@ -145,7 +149,7 @@ def _fork_servers(asked: socket.socket) -> bool:
                     end.close()
                 for other in running.values():
                     os.close(other)
-                _become(*json.loads(message), *descriptors)
+                _become(imported, *json.loads(message), *descriptors)
                 return True
             *outputs, running[pid] = descriptors
             for descriptor in outputs:
@@ -165,9 +169,15 @@ def _tell_ended(running: dict[int, int]) -> None:
 
 
 def _become(
-    arguments: list[str], environment: dict[str, str], folder: str, stdout: int, stderr: int, status: int
+    imported: dict[str, str],
+    arguments: list[str],
+    environment: dict[str, str],
+    folder: str,
+    stdout: int,
+    stderr: int,
+    status: int,
 ) -> None:
-    """Make this process what it would be had it been started so."""
+    """Make this process what it would be had it been started so. imported: variables that imports have set."""
     for number, descriptor in ((1, stdout), (2, stderr)):
         os.dup2(descriptor, number)
         os.close(descriptor)
@@ -176,14 +186,12 @@ def _become(
     for output in outputs:
         output.reconfigure(write_through=True)
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(imported | environment)
     os.chdir(folder)
     sys.argv[:] = ["ancestral-server", *arguments]
 
 
 if __name__ == "__main__":
-    for module in _MODULES:
-        importlib.import_module(module)
     if _fork_servers(socket.socket(fileno=int(sys.argv[1]))):
         from ancestral.commands import server
 

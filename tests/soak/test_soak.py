@@ -52,8 +52,8 @@ def test_a_short_soak(tmp_path: Path) -> None:
 
 def test_a_short_overload(tmp_path: Path) -> None:
     """Every call ends in a way that is expected. How many are served, and how fast, `make overload` says."""
-    traffic.write_version(tmp_path, 1, layers=run_overload.LAYERS // 4)
-    report = run_overload.overload(tmp_path, seconds=1, usual_seconds=0.5, rounds=1)
+    traffic.write_version(tmp_path, 1, layers=run_overload.LAYERS // 8)
+    report = run_overload.overload(tmp_path, seconds=1, usual_seconds=1, rounds=1)
     assert report["unexpected"] == []
     assert len(report["peaks"]) == 2
     (each,) = report["rounds"]
