@@ -19,7 +19,7 @@ from ancestral_server.rpc.asking import ask
 from pixelcnns import exported, raster_lane, sharp_pixelcnn
 from shared import Shared
 
-SAMPLES = 15_000
+SAMPLES = 50_000
 SIDE = 3
 # Every image of 3×3 bits, [512,3,3,1] levels.
 EVERY = np.array(list(itertools.product((0, 1), repeat=SIDE * SIDE))).reshape(-1, SIDE, SIDE, 1)
