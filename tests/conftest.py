@@ -21,7 +21,8 @@ import structlog
 import fakecuda
 import toybundle
 from fakecuda import FakeCuda
-from running import PATIENT, ServerProcess
+from preloaded import Forked
+from running import COMMAND, PATIENT, ServerProcess
 from shared import Shared, TrainedVae
 
 # Background jobs of a script (`make test &`) ignore Ctrl-C, and so would their children, which some tests interrupt.
@@ -72,6 +73,9 @@ def leaves_the_process_as_it_was() -> Iterator[None]:
     assert not changed, f"left behind in the process, before and after: {changed}"
 
 
+# A tenth of the processor time. `toy_server`, and tests of starting, do as users do.
+ServerProcess.usual = Forked
+
 # All that tests reach is on this machine: a proxy has no part in it.
 for name in ("grpc_proxy", "https_proxy", "http_proxy", "all_proxy"):
     os.environ.pop(name, None)
@@ -103,23 +107,26 @@ def trained_vae(once: Shared) -> TrainedVae:
 
 @pytest.fixture(scope="session")
 def untrained_models(once: Shared) -> Path:
-    """The models that the server's benchmarks serve, the sampler small; only to be read."""
+    """The models that the server's benchmarks serve, both small; only to be read."""
 
     def write(folder: Path) -> None:
         # They import torch, which takes seconds, and most tests need none.
         import isolation
         from rig import untrained
 
-        untrained(isolation.ENCODER, folder)
-        small = ("channels=8", "vertical_layers=2", "horizontal_layers=1")
-        untrained(isolation.SAMPLER, folder, [f"model.{setting}" for setting in small])
+        small = {
+            isolation.ENCODER: ("channels=8", "features=16", "blocks=0", "encoder_widths=[8,8]"),
+            isolation.SAMPLER: ("channels=8", "vertical_layers=2", "horizontal_layers=1"),
+        }
+        for recipe, settings in small.items():
+            untrained(recipe, folder, [f"model.{setting}" for setting in settings])
 
     return once("untrained", write)
 
 
 @pytest.fixture(scope="session")
 def digits_models(trained_vae: TrainedVae, once: Shared) -> Path:
-    """Bundles of the demo's recipes, made by the real exporter: the VAE trained a little, the others not."""
+    """Bundles of the demo's recipes, made by the real exporter: the VAE trained a little, the others small and not."""
 
     def make(folder: Path) -> None:
         # They import torch, which takes seconds, and most tests need none.
@@ -129,7 +136,9 @@ def digits_models(trained_vae: TrainedVae, once: Shared) -> Path:
         shutil.copytree(trained_vae.models, folder, dirs_exist_ok=True)
         for recipe in DEFAULTS:
             if not (folder / recipe).exists():
-                call("ancestral-exporter", "train", recipe, "--models", str(folder), "--epochs", "0")
+                part = "vertical_layers=2" if "pixelcnn" in recipe else "features=32"
+                small = ("--set", "model.channels=16", "--set", f"model.{part}")
+                call("ancestral-exporter", "train", recipe, "--models", str(folder), "--epochs", "0", *small)
 
     return once("digits-models", make)
 
@@ -152,7 +161,7 @@ def toy_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def toy_server(toy_models: Path) -> Iterator[ServerProcess]:
     """The real server, serving `tally`; shared, so leave it as you found it."""
-    with ServerProcess(toy_models, *PATIENT) as server:
+    with ServerProcess(toy_models, *PATIENT, program=COMMAND) as server:
         yield server
 
 

@@ -11,12 +11,16 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from preloaded import Forked
 from waiting import PATIENCE
 
+Process = subprocess.Popen[str] | Forked
+# What Python runs where a server is started as users do.
+COMMAND = ("-m", "ancestral_server")
 # Flags of a server that refuses nobody for being slow, nor lets anybody wait in vain when it stops: on a busy machine a
 # slow moment is no overload.
 PATIENT = ("--max-queue-ms", "3600000", "--drain-seconds", "600")
@@ -34,6 +38,20 @@ def _has_ipv6() -> bool:
 HAS_IPV6 = _has_ipv6()
 
 
+def by_command(
+    arguments: Sequence[str], environment: Mapping[str, str], log: int | None, program: Sequence[str] = COMMAND
+) -> Process:
+    return subprocess.Popen(
+        [sys.executable, *program, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if log is None else log,
+        text=True,
+        # What gRPC itself logs may hold bytes of a caller.
+        errors="replace",
+        env=dict(environment),
+    )
+
+
 class ServerProcess:
     """`ancestral-server` on free ports; a context manager that stops it gracefully.
 
@@ -41,33 +59,23 @@ class ServerProcess:
     environment: variables beside those of this process.
     """
 
+    usual: Callable[[Sequence[str], Mapping[str, str], int | None], Process] = staticmethod(by_command)
+    """Starts it where neither is given. The suite forks it, see preloaded.py."""
+
     def __init__(
         self,
         models: Path,
         *flags: str,
         log: int | None = None,
-        program: Sequence[str] = ("-m", "ancestral_server"),
+        program: Sequence[str] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        command = [
-            sys.executable,
-            *program,
-            "--models",
-            str(models),
-            "--port",
-            "0",
-            "--metrics-port",
-            "0",
-        ]
-        self.process = subprocess.Popen(
-            [*command, "--device", "cpu", *flags],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if log is None else log,
-            text=True,
-            # What gRPC itself logs may hold bytes of a caller.
-            errors="replace",
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
-        )
+        arguments = ["--models", str(models), "--port", "0", "--metrics-port", "0", "--device", "cpu", *flags]
+        variables = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
+        if program is None and environment is None:
+            self.process = self.usual(arguments, variables, log)
+        else:
+            self.process = by_command(arguments, variables, log, program or COMMAND)
         # Drained all the time: a full pipe would stop the server.
         self.log: list[str] = []
         self._drain = threading.Thread(target=self._read_log, daemon=True)

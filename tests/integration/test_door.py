@@ -17,7 +17,7 @@ import messages
 import toybundle
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc
-from running import PATIENT, ServerProcess
+from running import COMMAND, PATIENT, ServerProcess
 from waiting import PATIENCE
 from wire import inference, tensor, toy_images
 
@@ -157,7 +157,10 @@ def test_grpcs_event_engine_still_wakes_a_thread_for_every_call(
     """Fails where `grpc_workarounds.event_engine` may go."""
     monkeypatch.setenv("GRPC_EXPERIMENTS", "")
     calls, request = 100, pb.EncodeRequest(model="tally", images=tensor(toy_images(1)))
-    with ServerProcess(toy_models, *PATIENT) as server, grpc.insecure_channel(server.address) as channel:
+    with (
+        ServerProcess(toy_models, *PATIENT, program=COMMAND) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
         stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
         stub.Encode(request, timeout=PATIENCE)
         before = sleeps(server.process.pid, "event_engine")

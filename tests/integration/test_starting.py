@@ -20,7 +20,7 @@ import hostile
 import toybundle
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import model_service_pb2, model_service_pb2_grpc
-from running import PATIENT, ServerProcess
+from running import COMMAND, PATIENT, ServerProcess
 from waiting import PATIENCE, until
 from wire import inference
 
@@ -107,7 +107,7 @@ def test_the_same_call_gives_the_same_bytes_after_a_restart(tmp_path: Path) -> N
     toybundle.write(tmp_path)
     replies = []
     for _ in range(2):
-        with ServerProcess(tmp_path) as server:
+        with ServerProcess(tmp_path, program=COMMAND) as server:
             replies.append(inference(server).Sample(pb.SampleRequest(model="tally", count=16, seed=7), timeout=30))
     assert replies[0].images.data == replies[1].images.data
     assert replies[0].log_likelihood.data == replies[1].log_likelihood.data
@@ -116,7 +116,7 @@ def test_the_same_call_gives_the_same_bytes_after_a_restart(tmp_path: Path) -> N
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_running_calls_finish_before_the_server_stops(tmp_path: Path, number: signal.Signals) -> None:
     toybundle.write(tmp_path)
-    with ServerProcess(tmp_path, *PATIENT) as server:
+    with ServerProcess(tmp_path, *PATIENT, program=COMMAND) as server:
         stub = inference(server)
         stub.Sample(pb.SampleRequest(model="tally", count=1), timeout=30)
         calls = [stub.Sample.future(pb.SampleRequest(model="tally", count=5000, seed=s), timeout=600) for s in range(4)]

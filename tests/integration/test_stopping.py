@@ -67,7 +67,7 @@ def logged(server: ServerProcess, event: str) -> list[dict[str, str]]:
 def test_stops_under_load_lose_nobody(toy_models: Path) -> None:
     """`make restarts` does it twenty times."""
     encoders, samplers = 24, 8
-    for _ in range(5):
+    for _ in range(2):
         with ServerProcess(toy_models, "--log-calls", "true", *PATIENT) as server:
             with Callers(server.address, {1: {0}}, encoders, samplers) as callers:
                 until(lambda: len(callers.calls) > 2 * (encoders + samplers))

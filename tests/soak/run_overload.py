@@ -90,7 +90,7 @@ def overload(models: Path, seconds: float, usual_seconds: float, rounds: int) ->
             phases = [(USUAL_SHARE * peak, 2 * usual_seconds)]
             usual = one_report(server.address, **opened, phases=phases, deadline_seconds=10)
             usual_p99 = quantiles([took for _, took, code in usual["calls"] if code == "OK"], 0.99)[0]
-            phases = [(OVERLOAD * peak, seconds), (USUAL_SHARE * peak, max(5.0, usual_seconds))]
+            phases = [(OVERLOAD * peak, seconds), (USUAL_SHARE * peak, usual_seconds)]
             # What callers under overload are willing to wait, so also the bound on the latency of the accepted.
             job = {**opened, "phases": phases, "deadline_seconds": 2 * usual_p99}
             with Watch(server.process.pid) as watch, Generator(server.address, **job) as generator:

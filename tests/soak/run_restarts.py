@@ -111,15 +111,18 @@ def kills(models: Path, times: int, seed: int = 1) -> Report:
     return {"failures": failures + ["wrong samples"] * done["wrong"], "calls": done}
 
 
-def reloads(models: Path, times: int) -> Report:
-    """Each version is published, takes over, and the one before is withdrawn, all under load."""
+def reloads(models: Path, times: int, looks: int = 10) -> Report:
+    """Each version is published, takes over, and the one before is withdrawn, all under load.
+
+    looks: at the load, each half a second, before a first version is replaced: until then pools grow.
+    """
     versions.publish(models, 1)
     with ServerProcess(models, *versions.FLAGS) as server:
         # Memory is looked at when at rest, before and after, and not before a first reload: until then pools grow, and
         # nothing has made the server give back what calls have left.
-        first, _ = _under_load(server, models, range(2, 3))
+        first, _ = _under_load(server, models, range(2, 3), looks)
         before = run_soak.settled(server)
-        last, slowest = _under_load(server, models, range(3, times + 3))
+        last, slowest = _under_load(server, models, range(3, times + 3), looks)
         after = run_soak.settled(server)
     return {
         "failures": first["problems"] + last["problems"],
@@ -132,13 +135,13 @@ def reloads(models: Path, times: int) -> Report:
     }
 
 
-def _under_load(server: ServerProcess, models: Path, replacements: range) -> tuple[Report, float]:
+def _under_load(server: ServerProcess, models: Path, replacements: range, looks: int) -> tuple[Report, float]:
     """Replace version by version while calls come: what became of them, and the seconds of the slowest takeover."""
     job = {**JOB, "seconds": 36_000, "workers": 16, "seed": replacements.start, "interval": 0.5, "calls": True}
     slowest = 0.0
     with Generator(server.address, **job) as load:
         reports = load.reports()
-        for _ in range(10):
+        for _ in range(looks):
             next(reports)
         for version in replacements:
             began = time.monotonic()

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnx_ir
 import torch
+import torch._dynamo.config
 from onnx_ir.passes import common as passes
 from torch import Tensor, nn
 
@@ -55,7 +56,9 @@ def trace(graphs: Sequence[OneShotGraph]) -> Iterator[onnx.ModelProto]:
     batch = torch.export.Dim("batch")
     inputs = [f"input/{i}" for i in range(len(together.feeds))]
     outputs = [[f"output/{graph.file}/{name}" for name in output_names(graph)] for graph in graphs]
-    with _quiet(), _one_registry() as known, torch.no_grad():
+    # What a trace remembers of each operator's shapes costs a quarter of it, and hardly one occurs twice.
+    forgetful = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
+    with _quiet(), _one_registry() as known, forgetful, torch.no_grad():
         captured = torch.export.export(
             together.eval(), (together.feeds,), dynamic_shapes=(tuple({0: batch} for _ in inputs),)
         )

@@ -42,6 +42,7 @@ def test_the_table_of_operators_is_made_once_and_torch_is_left_as_it_was(
     registration.ONNXRegistry.from_torchlib()
     assert made
     assert vars(registration.ONNXRegistry)["from_torchlib"] is before
+    assert torch._dynamo.config.fake_tensor_cache_enabled
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.onnx", "second.onnx"]
 
 
