@@ -86,6 +86,8 @@ def find_results(folders: Sequence[Path], evaluated: Path | None = None) -> list
 
 def _evaluations(evaluated: Path) -> Iterator[tuple[tuple[str, int], Path]]:
     """Name and version of every bundle that was evaluated on test images, and the folder of what was found."""
+    if not evaluated.is_dir():
+        raise UsageError(f"{evaluated}: there is no such folder of evaluations")
     for path in sorted(evaluated.glob(f"*/{EVALUATION}")):
         try:
             found = json.loads(path.read_text(encoding="utf-8"))

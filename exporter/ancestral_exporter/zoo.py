@@ -24,6 +24,7 @@ from ancestral_exporter.bundle.promote import promote_bundle
 from ancestral_exporter.checkpoints import CHECKPOINT, finished
 from ancestral_exporter.errors import ExporterError, UsageError
 from ancestral_exporter.make import WORK, make
+from ancestral_exporter.models import families
 from ancestral_exporter.models.base import Positive
 from ancestral_exporter.progress import Announcer
 from ancestral_exporter.recipes import Recipe, data_from, find, from_settings, section
@@ -108,8 +109,10 @@ def _serves(before: dict[str, Any], recipe: Recipe) -> bool:
 
 
 def figure(manifest: bundle_pb2.Bundle) -> float:
-    """The first validation metric, which chooses a family's weights: the smaller, the better."""
-    return next((metric.value for metric in manifest.metrics if metric.split == "validation"), float("inf"))
+    """The validation figure that chooses the weights of its family: the smaller, the better."""
+    name = families.find(manifest.family, Path()).model_type.figure.name
+    found = (metric.value for metric in manifest.metrics if (metric.split, metric.name) == ("validation", name))
+    return next(found, float("inf"))
 
 
 def better(bundle: Path, zoo: Path) -> bool:

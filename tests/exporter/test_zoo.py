@@ -134,6 +134,22 @@ def test_a_longer_training_counts_for_a_shorter_one(trained_vae: TrainedVae) -> 
     assert zoo.trained(trained_vae.models, find("digits-vae", ["schedule.epochs=1", "model.beta=0.5"])) is None
 
 
+def test_a_bundle_from_before_a_setting_was_there_has_its_default(trained_vae: TrainedVae, tmp_path: Path) -> None:
+    shutil.copytree(trained_vae.models / "digits-vae" / "1", tmp_path / "digits-vae" / "1")
+    manifest = read_manifest(tmp_path / "digits-vae" / "1")
+    settings = json.loads(manifest.provenance["settings"])
+    del settings["data"]["labelled_copies"], settings["model"]["view_shift"]
+    manifest.provenance["settings"] = json.dumps(settings)
+    write_manifest(tmp_path / "digits-vae" / "1", manifest)
+    recipe = find("digits-vae", ["schedule.epochs=1"])
+    assert zoo.trained(tmp_path, recipe)
+    assert zoo.trained(tmp_path, find("digits-vae", ["schedule.epochs=1", "model.view_shift=1"])) is None
+    # One of long ago said its data by their name alone.
+    manifest.provenance["settings"] = json.dumps(settings | {"data": "digits"})
+    write_manifest(tmp_path / "digits-vae" / "1", manifest)
+    assert zoo.trained(tmp_path, recipe) is None
+
+
 def test_bad_lists_are_named(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match="has no mnist-vae"):
         train(own, monkeypatch, "mnist-vae")

@@ -92,6 +92,8 @@ def labelled_only(train: Split) -> Split:
 
 def repeated(train: Split, copies: int) -> Split:
     """The split with every image that has a label there so many times."""
+    if copies == 1:
+        return train
     kept = np.repeat(np.arange(len(train)), np.where(train.labels >= 0, copies, 1))
     return Split(train.images[kept], train.labels[kept], train.binarise)
 
