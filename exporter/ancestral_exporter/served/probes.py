@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -23,7 +25,8 @@ DRAWS = 10
 LINEAR, NEAREST, SVM, SPREADING = "linear probe", "nearest neighbours", "SVM", "label spreading"
 # Fewer than the images of a class there are at 50 labels of 10 classes.
 _NEIGHBOURS = 3
-_PENALTY = 10.0
+# Of the SVM: C (of 3 and 10 the better one on the validation images of MNIST), and images that it classifies at a time.
+_PENALTY, _AT_ONCE = 3.0, 1000
 # Label spreading (Zhou et al. 2003, equation 4): neighbours of an image, and the share of its scores that it gets from
 # them. After so many steps what comes from further away weighs 1 / 150 of what it did, and the classes do not change.
 _GRAPH, _SPREAD, _STEPS = 10, 0.95, 100
@@ -35,8 +38,8 @@ class Probe:
     """Share of images that a classifier gets right, over several choices of so many labelled training images.
 
     encoding: what the classifier sees. classifier: "linear probe", a logistic regression on standardised numbers;
-    "nearest neighbours"; "SVM" with a radial kernel, on standardised numbers; or "label spreading", which also sees the
-    training images that have no label.
+    "nearest neighbours"; "SVM" with a radial kernel; or "label spreading", which also sees the training images that have
+    no label.
     """
 
     encoding: str
@@ -91,9 +94,22 @@ def _accuracy(kind: str, train: Array, train_labels: Array, test: Array, test_la
     classifier = {
         LINEAR: lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
         NEAREST: lambda: KNeighborsClassifier(_NEIGHBOURS),
-        SVM: lambda: make_pipeline(StandardScaler(), SVC(C=_PENALTY)),
+        SVM: _RadialSVM,
     }[kind]()
     return float(classifier.fit(train, train_labels).score(test, test_labels))
+
+
+class _RadialSVM(ClassifierMixin, BaseEstimator):
+    """SVC with its default kernel, whose values BLAS computes: ten times as fast as libsvm on hundreds of numbers."""
+
+    def fit(self, numbers: Array, labels: Array) -> _RadialSVM:
+        self.seen_, self.gamma_ = numbers, 1 / (numbers.shape[1] * (numbers.var() or 1))
+        self.machine_ = SVC(C=_PENALTY, kernel="precomputed").fit(rbf_kernel(numbers, gamma=self.gamma_), labels)
+        return self
+
+    def predict(self, numbers: Array) -> Array:
+        parts = np.array_split(numbers, -(-len(numbers) // _AT_ONCE))
+        return np.concatenate([self.machine_.predict(rbf_kernel(part, self.seen_, gamma=self.gamma_)) for part in parts])
 
 
 class _Spreading:
@@ -104,13 +120,12 @@ class _Spreading:
 
     def __init__(self, train: Array, test: Array, classes: Array) -> None:
         count = min(_GRAPH, len(train) - 1)
-        scaler = StandardScaler().fit(train)
-        near = NearestNeighbors(n_neighbors=count).fit(scaler.transform(train))
+        near = NearestNeighbors(n_neighbors=count).fit(train)
         links = near.kneighbors_graph()
         links = links.maximum(links.T)
         root = 1 / np.sqrt(np.asarray(links.sum(axis=1)).ravel())
         self.links = links.multiply(root[:, None]).multiply(root).tocsr().astype(np.float32)  # [N,N]
-        self.of_test = near.kneighbors(scaler.transform(test), return_distance=False)  # [M,neighbours]
+        self.of_test = near.kneighbors(test, return_distance=False)  # [M,neighbours]
         self.classes = classes
 
     def accuracies(self, choices: Sequence[Array], train_labels: Array, test_labels: Array) -> list[float]:
