@@ -28,7 +28,7 @@ def shifted(images: Tensor, most: int) -> Tensor:
 
 
 def turned(images: Tensor, most: float) -> Tensor:
-    """Images [N,H,W,C] uint8, each turned about its middle by its own -most to `most` degrees, with 0 where nothing was.
+    """Images [N,H,W,C] uint8, each turned about its middle by its own -most to `most` degrees; 0 comes in.
 
     What lies between pixels is interpolated, so a byte of the result need not be that of a level: models take the
     nearest one.

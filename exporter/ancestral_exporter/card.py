@@ -168,8 +168,8 @@ def _labels(model: ImageModel, agreement: Agreement | None) -> list[str]:
     if agreement:
         lines.append(
             f"Of {agreement.samples} samples drawn at temperature 1, {agreement.share:.1%} are what their label says "
-            f"by five nearest neighbours among the {agreement.among} images (chance: {1 / model.label_count:.0%}), which get "
-            f"{agreement.accuracy:.1%} of the real test images right."
+            f"by five nearest neighbours among the {agreement.among} images (chance: {1 / model.label_count:.0%}), "
+            f"which get {agreement.accuracy:.1%} of the real test images right."
         )
     return [*lines, ""]
 

@@ -260,7 +260,7 @@ def results(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="A folder with what `evaluate` found out about some: DIR/MODEL/evaluation.json, and pictures beside it.",
+            help="A folder with what `evaluate` found out: DIR/MODEL/evaluation.json, and its pictures beside it.",
         ),
     ] = None,
 ) -> None:

@@ -82,8 +82,8 @@ class Agreement:
 def label_agreement(model: ImageModel, folder: Path, data: Dataset, seed: int = 1) -> Agreement | None:
     """Classify samples of the exported graph in `folder`; None for a model without labels or samples.
 
-    The classifier is five nearest neighbours among the training images: nothing to tune, and good at small digits. Where
-    the training has not all of their labels, it takes the validation images, which do.
+    The classifier is five nearest neighbours among the training images: nothing to tune, and good at small digits.
+    Where the training has not all of their labels, it takes the validation images, which do.
     """
     from sklearn.neighbors import KNeighborsClassifier  # slow to import
 

@@ -25,7 +25,7 @@ def rows(page: str) -> dict[str, list[str]]:
 def test_a_page_holds_bundles_against_what_is_published(trained_vae: TrainedVae, tmp_path: Path) -> None:
     models = tmp_path / "models"
     shutil.copytree(trained_vae.models, models)
-    results = find_results([models, ZOO / "mnist-pixelcnn" / "1"])
+    results = find_results([models, ZOO / "mnist-pixelcnn-dilated" / "1"])
     assert [result.source for result in results] == ["digits", "mnist"]
     page = results_page(results, tmp_path)
     found = rows(page)
@@ -37,7 +37,7 @@ def test_a_page_holds_bundles_against_what_is_published(trained_vae: TrainedVae,
     assert found[name][5] == manifest["provenance"]["machine"]
     assert found["published VAE, bound (jmtomczak/intro_dgm)"][0] == "2.27"
     # The zoo lies elsewhere: no link, and no picture.
-    assert found["mnist-pixelcnn"][:3] == ["0.1575", "85.58", "exact"]
+    assert found["mnist-pixelcnn-dilated"][:3] == ["0.1537", "83.51", "exact"]
     assert "![samples of digits-vae](models/digits-vae/1/samples.png)" in page
     assert "samples of mnist-pixelcnn" not in page
 
@@ -76,7 +76,9 @@ def test_what_was_evaluated_stands_there_with_its_pictures(trained_vae: TrainedV
 def test_an_evaluation_that_is_none_is_named(trained_vae: TrainedVae, tmp_path: Path, content: str) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "evaluation.json").write_text(content)
-    with pytest.raises(UsageError, match=r"one/evaluation.json: is not what `ancestral-exporter evaluate --json` write"):
+    with pytest.raises(
+        UsageError, match=r"one/evaluation.json: is not what `ancestral-exporter evaluate --json` write"
+    ):
         find_results([trained_vae.models], tmp_path)
     with pytest.raises(UsageError, match=r"nowhere: there is no such folder of evaluations"):
         find_results([trained_vae.models], tmp_path / "nowhere")
@@ -91,7 +93,9 @@ def test_how_often_a_classifier_errs_is_said(trained_vae: TrainedVae, tmp_path: 
     settings["data"]["labelled"] = 1000
     manifest["provenance"]["settings"] = json.dumps(settings)
     path.write_text(json.dumps(manifest))
-    (how,) = (row[2] for name, row in rows(results_page(find_results([tmp_path]), tmp_path)).items() if "[digits" in name)
+    (how,) = (
+        row[2] for name, row in rows(results_page(find_results([tmp_path]), tmp_path)).items() if "[digits" in name
+    )
     assert how == "bound, ELBO; classifies 4.32% wrong after 1,000 labels"
 
 

@@ -115,9 +115,7 @@ def test_every_figure_of_a_vae(vae: Path, run: Callable[..., Any], tmp_path: Pat
         assert f"wrote {tmp_path / 'new' / 'pictures' / name}" in out
 
 
-def test_validation_images_and_counts_of_labels_by_choice(
-    vae: Path, run: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_validation_images_and_counts_of_labels_by_choice(vae: Path, run: Callable[..., Any], tmp_path: Path) -> None:
     amounts = ("--images", IMAGES, "--samples", SAMPLES, "--draws", 1)
     told = {}
     for part in ("test", "validation"):

@@ -38,8 +38,8 @@ GOLDEN_TOLERANCE = Tolerance(1e-4, 0.002)
 _PARTIAL = ".partial-"
 # The manifest and the server hold versions in 64 bits with a sign.
 LAST_VERSION = 2**63 - 1
-# Images recorded of a raster role: its replay costs H runs at any batch, its recording tens of passes. Of other roles as
-# many as _RECORDED_BYTES hold, but no fewer: a PixelCNN's features of 28×28 pixels would be most of its bundle.
+# Images recorded of a raster role: its replay costs H runs at any batch, its recording tens of passes. Of other roles
+# as many as _RECORDED_BYTES hold, but no fewer: a PixelCNN's features of 28×28 pixels would be most of its bundle.
 _FEW_IMAGES = 4
 _RECORDED_BYTES = 2**18
 

@@ -42,8 +42,8 @@ from ancestral_exporter.models.quantise import inverse_cdf
 from ancestral_exporter.models.roles import RoleGraph, image_tensor, one_shot, tensor
 from ancestral_exporter.models.vae import Decoder, Encoder, FeaturesGraph
 
-# An image whose class the classifier gives more than this counts as known in its other view (Sohn et al. 2020, FixMatch,
-# table 4).
+# An image whose class the classifier gives more than this counts as known in its other view (FixMatch, Sohn et al.
+# 2020, table 4).
 SURE = 0.95
 
 

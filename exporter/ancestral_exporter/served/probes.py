@@ -38,8 +38,8 @@ class Probe:
     """Share of images that a classifier gets right, over several choices of so many labelled training images.
 
     encoding: what the classifier sees. classifier: "linear probe", a logistic regression on standardised numbers;
-    "nearest neighbours"; "SVM" with a radial kernel; or "label spreading", which also sees the training images that have
-    no label.
+    "nearest neighbours"; "SVM" with a radial kernel; or "label spreading", which also sees the training images that
+    have no label.
     """
 
     encoding: str
@@ -109,7 +109,9 @@ class _RadialSVM(ClassifierMixin, BaseEstimator):
 
     def predict(self, numbers: Array) -> Array:
         parts = np.array_split(numbers, -(-len(numbers) // _AT_ONCE))
-        return np.concatenate([self.machine_.predict(rbf_kernel(part, self.seen_, gamma=self.gamma_)) for part in parts])
+        return np.concatenate(
+            [self.machine_.predict(rbf_kernel(part, self.seen_, gamma=self.gamma_)) for part in parts]
+        )
 
 
 class _Spreading:

@@ -125,9 +125,8 @@ def _percent(entry: Probe) -> str:
 
 
 def _classes(found: Classes, names: tuple[str, ...], part: str) -> Rows:
-    title = (
-        f"Classes of {found.images} samples, by a classifier that is right on {found.test_accuracy:.1%} of {part} images"
-    )
+    right = f"{found.test_accuracy:.1%} of {part} images"
+    title = f"Classes of {found.images} samples, by a classifier that is right on {right}"
     total, test_total = sum(found.histogram), sum(found.test_histogram)
     rows = [
         (names[i] if i < len(names) else str(i), f"{count / total:.1%}", f"{test / test_total:.1%}")

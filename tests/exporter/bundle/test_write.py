@@ -62,7 +62,7 @@ def test_golden_holds_whole_images_of_the_raster_role(pristine: Path) -> None:
 
 
 def test_golden_holds_fewer_images_of_large_answers(tmp_path: Path) -> None:
-    """256 KiB of a role, but no fewer than four: here 4 of 100 × 100 × 8 floats and of the features, 16 of the score."""
+    """256 KiB of a role, but no fewer than four: here of 100 × 100 × 8 floats beside the features; 16 of the score."""
     torch.manual_seed(0)
     net = PixelCNNSettings(channels=8, vertical_layers=1, horizontal_layers=1, head_channels=4)
     graphs = GatedPixelCNN(ImageShape(100, 100, 1, 2), net).eval().graphs()

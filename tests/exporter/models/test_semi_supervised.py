@@ -75,7 +75,9 @@ def test_at_first_the_bound_teaches_the_classifier_nothing() -> None:
         model.zero_grad()
         bound = model.unlabelled_bound(images, model.encoder(images), torch.zeros(6, 2), taught=taught)
         bound.sum().backward()
-        slopes[taught] = torch.cat([weight.grad.flatten() for weight in model.classifier.parameters() if weight.grad is not None])
+        slopes[taught] = torch.cat(
+            [weight.grad.flatten() for weight in model.classifier.parameters() if weight.grad is not None]
+        )
         decoder = torch.cat([weight.grad.flatten() for weight in model.decoder.parameters() if weight.grad is not None])
         assert float(decoder.abs().max()) > 0
     assert float(slopes[1.0].abs().max()) > 0
