@@ -108,8 +108,8 @@ ablation: $(INSTALLED) ## What each heuristic, and a change, is worth, in pairs;
 train-zoo: $(INSTALLED) ## Train what the zoo lacks, on a GPU where there is one: DATA=DIR of MNIST, ARGS="--minutes 60"
 	@$(BIN)/python -m ancestral_exporter.zoo --zoo exporter/zoo --models $(MODELS) --data $(DATA) $(ARGS)
 
-results: $(INSTALLED) ## Write exporter/RESULTS.md from the bundles of the zoo and of models/
-	@$(BIN)/ancestral-exporter results exporter/zoo $(wildcard $(MODELS)) --out exporter/RESULTS.md
+results: $(INSTALLED) ## Write exporter/RESULTS.md from the bundles of the zoo and of models/, and what lies in exporter/evaluated
+	@$(BIN)/ancestral-exporter results exporter/zoo $(wildcard $(MODELS)) --evaluated exporter/evaluated --out exporter/RESULTS.md
 
 perf-analyzer: $(INSTALLED) ## Fetch NVIDIA's perf_analyzer into .tools/bin, to measure this server and others alike
 	@.ci/perf-analyzer

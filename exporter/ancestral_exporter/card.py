@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ancestral.v1 import bundle_pb2
+from ancestral_exporter.bundle.export import graph_roles
 from ancestral_exporter.cost import SamplingCost
 from ancestral_exporter.evaluate import Evaluation
 from ancestral_exporter.models.base import ImageModel
@@ -120,6 +121,7 @@ def card(
         "",
         *_figures(measured, recipe),
         "",
+        *_classification(measured.evaluations),
         *_latents(measured.latents),
         *_labels(model, measured.agreement),
         *_sampling(measured),
@@ -158,14 +160,29 @@ def _labels(model: ImageModel, agreement: Agreement | None) -> list[str]:
     """The section on classes, if the model has any."""
     if not model.label_count:
         return []
-    lines = ["## Classes", "", f"Conditioned on a label, 0 to {model.label_count - 1}; the likelihoods are given it."]
+    inputs = [spec for graph in model.graphs() for role in graph_roles(graph) if role.name == "score"
+              for spec in role.inputs]  # fmt: skip
+    given = any(spec.meaning == bundle_pb2.MEANING_LABEL for spec in inputs)
+    which = "samples are of it, and the likelihoods are given it" if given else "samples are of it; no likelihood is"
+    lines = ["## Classes", "", f"Conditioned on a label, 0 to {model.label_count - 1}: {which}."]
     if agreement:
         lines.append(
             f"Of {agreement.samples} samples drawn at temperature 1, {agreement.share:.1%} are what their label says "
-            f"by five nearest neighbours among the training images (chance: {1 / model.label_count:.0%}), which get "
-            f"{agreement.accuracy:.1%} of the real test images right."
+            f"by five nearest neighbours among the {agreement.among} images (chance: {1 / model.label_count:.0%}), "
+            f"which get {agreement.accuracy:.1%} of the real test images right."
         )
     return [*lines, ""]
+
+
+def _classification(evaluations: Sequence[Evaluation]) -> list[str]:
+    """The section on what the model takes images for, if it says so itself."""
+    if not evaluations or not {"error", "label_nats"} <= evaluations[0].terms.keys():
+        return []
+    rows = [
+        f"| {found.split}, {found.images} images | {found.terms['error']:.2%} | {found.terms['label_nats']:.4f} |"
+        for found in evaluations
+    ]
+    return ["## Classification", "", "| | wrong | −log p(class), nats |", "|---|---|---|", *rows, ""]
 
 
 def _sampling(measured: Measured) -> list[str]:

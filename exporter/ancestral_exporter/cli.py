@@ -41,6 +41,11 @@ class Precision(StrEnum):
     HALF = "16"
 
 
+class Part(StrEnum):
+    TEST = "test"
+    VALIDATION = "validation"
+
+
 def tell_version(wanted: bool) -> None:
     if wanted:
         print(f"ancestral-exporter {metadata.version('ancestral')}")
@@ -197,7 +202,16 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Option(help="Where the images are, where the bundle's own data are not included.")
     ] = None,
-    images: Annotated[int, typer.Option(min=2, help="Test images that are measured, the first ones.")] = 1000,
+    images: Annotated[int, typer.Option(min=2, help="Images that are measured, the first ones.")] = 1000,
+    part: Annotated[
+        Part, typer.Option(help="Which images: look at those of validation while you choose, at those of test once.")
+    ] = Part.TEST,
+    labels: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="COUNT", help="Labelled images to classify by, 50, 100 and 1000 by default; may be given again."
+        ),
+    ] = None,
     samples: Annotated[int, typer.Option(min=2, help="Images that are drawn.")] = 1000,
     draws: Annotated[int, typer.Option(min=1, help="Draws for each image of a bound of the likelihood.")] = 50,
     json: Annotated[Path | None, typer.Option(help="A file for every figure.")] = None,
@@ -223,7 +237,11 @@ def evaluate(
     from ancestral_exporter.served.tables import print_evaluation
 
     found, served, seen = evaluate_bundle(
-        bundle, data, Amounts(images, samples, draws), lambda what: typer.echo(shown(what), err=True)
+        bundle,
+        data,
+        Amounts(images, samples, draws, tuple(dict.fromkeys(labels)) if labels else None),
+        lambda what: typer.echo(shown(what), err=True),
+        "validation" if part is Part.VALIDATION else "test",
     )
     print_evaluation(found, console())
     if json is not None:
@@ -238,16 +256,23 @@ def results(
         list[Path], typer.Argument(help="Bundles, or folders of models: of a model the latest version.")
     ],
     out: Annotated[Path | None, typer.Option(help="The page, RESULTS.md say; by default it is printed.")] = None,
+    evaluated: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A folder with what `evaluate` found out: DIR/MODEL/evaluation.json, and its pictures beside it.",
+        ),
+    ] = None,
 ) -> None:
     """Write a page of Markdown from bundles: test figures, published ones, parameters, training time, samples.
 
-    Nothing is measured anew: the figures are those of the manifests.
+    Nothing is measured anew: the figures are those of the manifests, and of evaluations where they are named.
     """
     from ancestral_exporter.results import find_results, results_page
 
     if out is not None:
         check_place(out)
-    found = find_results(folders)
+    found = find_results(folders, evaluated)
     page = results_page(found, Path.cwd() if out is None else out.parent)
     if out is None:
         typer.echo(page, nl=False)

@@ -1,4 +1,4 @@
-"""What trained bundles reach, beside published figures: a page of Markdown, from their manifests alone."""
+"""What trained bundles reach, beside published figures: a page of Markdown, from their manifests and evaluations."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ from ancestral_exporter.bundle.manifest import read_manifest
 from ancestral_exporter.card import CARD
 from ancestral_exporter.errors import UsageError
 from ancestral_exporter.plots import SAMPLES
+from ancestral_exporter.served.pictures import MANIFOLD, RECONSTRUCTIONS, TRAVERSALS
+from ancestral_exporter.served.probes import SPREADING, SVM
+from ancestral_exporter.served.samples import SURE
+
+# What `evaluate --json` is to write in the folder of a bundle's evaluation.
+EVALUATION = "evaluation.json"
 
 _INTRODUCTION = """\
 Figures are of test images, looked at once, after validation had chosen the weights. Nats are the negative
@@ -25,11 +31,15 @@ bundles that do not say it.
 
 @dataclass(frozen=True)
 class Result:
-    """A bundle's folder and manifest, and the settings of the recipe that it was trained by."""
+    """A bundle's folder and manifest, and the settings of the recipe that it was trained by.
+
+    evaluated: the folder of what `evaluate` found out about it, None where there is none.
+    """
 
     folder: Path
     manifest: bundle_pb2.Bundle
     settings: Mapping[str, Any]
+    evaluated: Path | None = None
 
     @property
     def source(self) -> str:
@@ -38,17 +48,28 @@ class Result:
         # Bundles of before 0.2 have no more than the name.
         return str(data.get("source", "") if isinstance(data, dict) else data)
 
+    @property
+    def evaluation(self) -> Mapping[str, Any]:
+        """What `evaluate --json` wrote; nothing where it did not."""
+        if self.evaluated is None:
+            return {}
+        found: dict[str, Any] = json.loads((self.evaluated / EVALUATION).read_text(encoding="utf-8"))
+        return found
+
     def test_metric(self, *names: str) -> bundle_pb2.Metric | None:
         """The first metric of the test images, by one of these names, or by any."""
         found = (m for m in self.manifest.metrics if m.split == "test" and (not names or m.name in names))
         return next(found, None)
 
 
-def find_results(folders: Sequence[Path]) -> list[Result]:
+def find_results(folders: Sequence[Path], evaluated: Path | None = None) -> list[Result]:
     """The bundles in these folders: each a bundle, or a folder of models, of which the latest version counts.
 
-    Raises UsageError for a folder with neither. A bundle that was never tested is left out.
+    evaluated: a folder that has NAME/evaluation.json, and pictures beside it, of some of them.
+    Raises UsageError for a folder with neither, and for an evaluation that cannot be read. A bundle that was never
+    tested is left out.
     """
+    evaluations = dict(_evaluations(evaluated)) if evaluated else {}
     found = []
     for folder in folders:
         bundles = [folder] if (folder / MANIFEST).exists() else list(_latest(folder))
@@ -56,10 +77,25 @@ def find_results(folders: Sequence[Path]) -> list[Result]:
             raise UsageError(f"{folder}: is neither a bundle nor a folder of models (MODEL/VERSION/{MANIFEST})")
         for path in bundles:
             manifest = read_manifest(path)
-            result = Result(path, manifest, json.loads(manifest.provenance.get("settings", "{}")))
+            settings = json.loads(manifest.provenance.get("settings", "{}"))
+            result = Result(path, manifest, settings, evaluations.get((manifest.name, manifest.version)))
             if result.test_metric():
                 found.append(result)
     return sorted(found, key=lambda result: (result.source, result.manifest.name))
+
+
+def _evaluations(evaluated: Path) -> Iterator[tuple[tuple[str, int], Path]]:
+    """Name and version of every bundle that was evaluated on test images, and the folder of what was found."""
+    if not evaluated.is_dir():
+        raise UsageError(f"{evaluated}: there is no such folder of evaluations")
+    for path in sorted(evaluated.glob(f"*/{EVALUATION}")):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            name, version, part = found["bundle"], found["version"], found["part"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{path}: is not what `ancestral-exporter evaluate --json` writes ({error!r})") from error
+        if part == "test":
+            yield (name, version), path.parent
 
 
 def _latest(folder: Path) -> Iterator[Path]:
@@ -78,7 +114,7 @@ def results_page(results: Sequence[Result], home: Path) -> str:
         lines += ["| | bits/dim | nats | | parameters | trained for | on |", "|---|---:|---:|---|---:|---:|---|"]
         lines += [_row(result, home) for result in of_source]
         lines += _published(of_source)
-        lines += ["", *_pictures(of_source, home)]
+        lines += ["", *_few_labels(of_source), *_judged(of_source), *_pictures(of_source, home)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -93,6 +129,9 @@ def _row(result: Result, home: Path) -> str:
         nats, how = density, "bound of a density: compares with nothing above"
     elif (other := result.test_metric()) is not None:
         how = f"no likelihood; {other.name.replace('_', ' ')} {other.value:.4g} {other.unit}".rstrip()
+    if (error := result.test_metric("error")) is not None:
+        labelled = result.settings.get("data", {}).get("labelled")
+        how += f"; classifies {error.value:.2%} wrong" + (f" after {labelled:,} labels" if labelled else "")
     name = result.manifest.name
     seconds = about.get("training_seconds")
     cells = [
@@ -114,13 +153,57 @@ def _published(results: Sequence[Result]) -> Iterator[str]:
         yield f"| {text} | {bits:.4g} | | | | | |"
 
 
+def _few_labels(results: Sequence[Result]) -> Iterator[str]:
+    """A table of what classifiers that know few labels make of the encodings of each bundle."""
+    for result in results:
+        evaluation = result.evaluation
+        rows: dict[tuple[str, str], dict[int, float]] = {}
+        for entry in evaluation.get("probes", ()):
+            if entry["classifier"] in (SVM, SPREADING):
+                errors = rows.setdefault((entry["classifier"], entry["encoding"]), {})
+                errors[entry["labelled"]] = 1 - entry["accuracy"]
+        if not rows:
+            continue
+        counts = sorted({count for errors in rows.values() for count in errors})
+        yield f"Test images that a classifier of few labels gets wrong, by what it sees: `{result.manifest.name}`"
+        yield ""
+        yield f"| {' | '.join(['', *(f'{count:,} labels' for count in counts)])} |"
+        yield f"|---|{'---:|' * len(counts)}"
+        for (classifier, encoding), errors in sorted(rows.items(), key=lambda row: row[0][0]):
+            yield f"| {' | '.join([f'{classifier}, {encoding}', *(f'{errors[count]:.2%}' for count in counts)])} |"
+        yield ""
+
+
+def _judged(results: Sequence[Result]) -> Iterator[str]:
+    """A table of the samples that a classifier is sure of."""
+    judged = [(result.manifest.name, classes) for result in results if (classes := result.evaluation.get("classes"))]
+    if not judged:
+        return
+    yield f"How many samples, not picked, a classifier is sure of (p > {SURE}), and how many test images:"
+    yield ""
+    yield "| | samples | sure of | of test images | it gets right of these |"
+    yield "|---|---:|---:|---:|---:|"
+    for name, classes in judged:
+        shares = (f"{classes[key]:.1%}" for key in ("sure", "test_sure", "test_accuracy"))
+        yield f"| {' | '.join([name, str(classes['images']), *shares])} |"
+    yield ""
+
+
 def _pictures(results: Sequence[Result], home: Path) -> Iterator[str]:
     for result in results:
-        if link := _link(result.folder / SAMPLES, home):
-            yield f"Samples of `{result.manifest.name}`, not picked:"
-            yield ""
-            yield f"![samples of {result.manifest.name}]({link})"
-            yield ""
+        pictures = {result.folder / SAMPLES: "Samples of `{}`, not picked:"}
+        if result.evaluated is not None:
+            pictures |= {
+                result.evaluated / MANIFOLD: "The manifold of `{}`: its two latents along the two axes.",
+                result.evaluated / TRAVERSALS: "Traversals of `{}`: in each row one latent changes, the others are 0.",
+                result.evaluated / RECONSTRUCTIONS: "Test images as `{}` decodes what it encodes them to:",
+            }
+        for path, caption in pictures.items():
+            if link := _link(path, home):
+                yield caption.format(result.manifest.name)
+                yield ""
+                yield f"![{path.stem} of {result.manifest.name}]({link})"
+                yield ""
 
 
 def _link(path: Path, home: Path) -> str:

@@ -67,11 +67,13 @@ class Agreement:
 
     samples: images drawn at temperature 1, as many of each class. share: of them, those that the classifier and the
     label call the same. accuracy: the classifier's share on the real test images, which a perfect model would reach.
+    among: the part of the data that its neighbours are of, in a word.
     """
 
     samples: int
     share: float
     accuracy: float
+    among: str
 
     def metric(self) -> bundle_pb2.Metric:
         return bundle_pb2.Metric(name="label_agreement", value=self.share, unit="share of samples")
@@ -81,6 +83,7 @@ def label_agreement(model: ImageModel, folder: Path, data: Dataset, seed: int = 
     """Classify samples of the exported graph in `folder`; None for a model without labels or samples.
 
     The classifier is five nearest neighbours among the training images: nothing to tune, and good at small digits.
+    Where the training has not all of their labels, it takes the validation images, which do.
     """
     from sklearn.neighbors import KNeighborsClassifier  # slow to import
 
@@ -89,9 +92,11 @@ def label_agreement(model: ImageModel, folder: Path, data: Dataset, seed: int = 
         return None
     count = _PER_CLASS * model.label_count
     images = draw_samples(model, role, folder, count, seed, temperature=1)
-    classifier = KNeighborsClassifier(5).fit(_flat(data.train.images), data.train.labels)
+    known = data.train if (data.train.labels >= 0).all() else data.validation
+    classifier = KNeighborsClassifier(5).fit(_flat(known.images), known.labels)
     share = classifier.score(_flat(images), round_labels(model, count))
-    return Agreement(count, float(share), float(classifier.score(_flat(data.test.images), data.test.labels)))
+    accuracy = classifier.score(_flat(data.test.images), data.test.labels)
+    return Agreement(count, float(share), float(accuracy), "training" if known is data.train else "validation")
 
 
 def _flat(images: Array) -> Array:

@@ -26,7 +26,7 @@ from ancestral_exporter.augmentation import shifted
 from ancestral_exporter.checkpoints import CHECKPOINT, Made, Memory, ReplacingIO, resumable, saved_state, slim
 from ancestral_exporter.compiling import Compiling
 from ancestral_exporter.data import Dataset as ImageData
-from ancestral_exporter.data import Split
+from ancestral_exporter.data import Split, repeated
 from ancestral_exporter.errors import ExporterError, UsageError
 from ancestral_exporter.machine import machine, rounding
 from ancestral_exporter.models.base import OBJECTIVE, ImageModel
@@ -146,7 +146,8 @@ class Fitting(lightning.LightningModule):
             return self.seed + self.trainer.current_epoch
 
         # A compiled step is of one shape.
-        return self._batches(self.data.train, self.recipe.schedule.batch_size, seed, whole=self.whole_batches)
+        split = repeated(self.data.train, self.recipe.data.labelled_copies)
+        return self._batches(split, self.recipe.schedule.batch_size, seed, whole=self.whole_batches)
 
     def attempt(self) -> None:
         """One batch forth and back, so that every error shows before a step is made of it."""

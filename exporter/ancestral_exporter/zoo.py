@@ -25,9 +25,10 @@ from ancestral_exporter.bundle.promote import promote_bundle
 from ancestral_exporter.checkpoints import CHECKPOINT, finished
 from ancestral_exporter.errors import ExporterError, UsageError
 from ancestral_exporter.make import WORK, make
+from ancestral_exporter.models import families
 from ancestral_exporter.models.base import Positive
 from ancestral_exporter.progress import Announcer
-from ancestral_exporter.recipes import Recipe, find, from_settings, section
+from ancestral_exporter.recipes import Recipe, data_from, find, from_settings, section
 from ancestral_exporter.training import Interrupted, Options
 
 LIST = "zoo.toml"
@@ -94,16 +95,24 @@ def fitted(models: Path, recipe: Recipe) -> tuple[Recipe, Options] | None:
 
 
 def _serves(before: dict[str, Any], recipe: Recipe) -> bool:
-    """Whether settings are of the same model of the same data, by as many epochs or more: however it was trained."""
-    now = json.loads(json.dumps(recipe.settings()))
-    return before.get("schedule", {}).get("epochs", 0) >= recipe.schedule.epochs and all(
-        before.get(key) == now[key] for key in ("family", "data", "model")
-    )
+    """Whether settings are of the same model of the same data, by as many epochs or more: however it was trained.
+
+    What they do not say was not there to be said when they were written, and is what a recipe gets that says nothing.
+    """
+    kind = recipe.model_type.settings_type
+    try:
+        model, data = section(before.get("model", {}), kind, "a bundle", "[model]"), data_from(before)
+    except UsageError:
+        return False
+    enough = before.get("schedule", {}).get("epochs", 0) >= recipe.schedule.epochs
+    return enough and (before.get("family"), model, data) == (recipe.family, recipe.model, recipe.data)
 
 
 def figure(manifest: bundle_pb2.Bundle) -> float:
-    """The first validation metric, which chooses a family's weights: the smaller, the better."""
-    return next((metric.value for metric in manifest.metrics if metric.split == "validation"), float("inf"))
+    """The validation figure that chooses the weights of its family: the smaller, the better."""
+    name = families.find(manifest.family, Path()).model_type.figure.name
+    found = (metric.value for metric in manifest.metrics if (metric.split, metric.name) == ("validation", name))
+    return next(found, float("inf"))
 
 
 def better(bundle: Path, zoo: Path) -> bool:

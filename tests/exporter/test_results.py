@@ -25,7 +25,7 @@ def rows(page: str) -> dict[str, list[str]]:
 def test_a_page_holds_bundles_against_what_is_published(trained_vae: TrainedVae, tmp_path: Path) -> None:
     models = tmp_path / "models"
     shutil.copytree(trained_vae.models, models)
-    results = find_results([models, ZOO / "mnist-pixelcnn" / "1"])
+    results = find_results([models, ZOO / "mnist-pixelcnn-dilated" / "1"])
     assert [result.source for result in results] == ["digits", "mnist"]
     page = results_page(results, tmp_path)
     found = rows(page)
@@ -37,9 +37,66 @@ def test_a_page_holds_bundles_against_what_is_published(trained_vae: TrainedVae,
     assert found[name][5] == manifest["provenance"]["machine"]
     assert found["published VAE, bound (jmtomczak/intro_dgm)"][0] == "2.27"
     # The zoo lies elsewhere: no link, and no picture.
-    assert found["mnist-pixelcnn"][:3] == ["0.1575", "85.58", "exact"]
+    assert found["mnist-pixelcnn-dilated"][:3] == ["0.1537", "83.51", "exact"]
     assert "![samples of digits-vae](models/digits-vae/1/samples.png)" in page
     assert "samples of mnist-pixelcnn" not in page
+
+
+def test_what_was_evaluated_stands_there_with_its_pictures(trained_vae: TrainedVae, tmp_path: Path) -> None:
+    folder = tmp_path / "evaluated" / "digits-vae"
+    folder.mkdir(parents=True)
+    probes = [
+        {"encoding": encoding, "classifier": kind, "labelled": count, "accuracy": accuracy, "deviation": 0.0}
+        for encoding, kind, count, accuracy in (
+            ("features", "SVM", 50, 0.75), ("features", "SVM", 1000, 0.9), ("raw pixels", "SVM", 50, 0.5),
+            ("raw pixels", "SVM", 1000, 0.8), ("features", "linear probe", 50, 0.1),
+        )
+    ]  # fmt: skip
+    classes = {"images": 64, "sure": 0.875, "test_sure": 0.953125, "test_accuracy": 0.99}
+    found = {"bundle": "digits-vae", "version": 1, "part": "test", "probes": probes, "classes": classes}
+    (folder / "evaluation.json").write_text(json.dumps(found))
+    for picture in ("traversals.png", "reconstructions.png"):
+        (folder / picture).touch()
+    page = results_page(find_results([trained_vae.models], tmp_path / "evaluated"), tmp_path)
+    assert rows(page)["SVM, features"] == ["25.00%", "10.00%"]
+    assert rows(page)["SVM, raw pixels"] == ["50.00%", "20.00%"]
+    assert "linear probe" not in page
+    assert rows(page)["digits-vae"] == ["64", "87.5%", "95.3%", "99.0%"]
+    for picture in ("traversals", "reconstructions"):
+        assert f"![{picture} of digits-vae](evaluated/digits-vae/{picture}.png)" in page
+    assert "manifold" not in page
+    # Of another version, or of images that something was chosen by, nothing is said.
+    for other in ({"version": 2}, {"part": "validation"}):
+        (folder / "evaluation.json").write_text(json.dumps(found | other))
+        plain = results_page(find_results([trained_vae.models], tmp_path / "evaluated"), tmp_path)
+        assert plain == results_page(find_results([trained_vae.models]), tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"bundle": "digits-vae"}', "\x00"])
+def test_an_evaluation_that_is_none_is_named(trained_vae: TrainedVae, tmp_path: Path, content: str) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "evaluation.json").write_text(content)
+    with pytest.raises(
+        UsageError, match=r"one/evaluation.json: is not what `ancestral-exporter evaluate --json` write"
+    ):
+        find_results([trained_vae.models], tmp_path)
+    with pytest.raises(UsageError, match=r"nowhere: there is no such folder of evaluations"):
+        find_results([trained_vae.models], tmp_path / "nowhere")
+
+
+def test_how_often_a_classifier_errs_is_said(trained_vae: TrainedVae, tmp_path: Path) -> None:
+    shutil.copytree(trained_vae.models / "digits-vae" / "1", tmp_path / "digits-vae" / "1")
+    path = tmp_path / "digits-vae" / "1" / "bundle.json"
+    manifest = json.loads(path.read_text())
+    manifest["metrics"].append({"name": "error", "value": 0.0432, "unit": "share of images", "split": "test"})
+    settings = json.loads(manifest["provenance"]["settings"])
+    settings["data"]["labelled"] = 1000
+    manifest["provenance"]["settings"] = json.dumps(settings)
+    path.write_text(json.dumps(manifest))
+    (how,) = (
+        row[2] for name, row in rows(results_page(find_results([tmp_path]), tmp_path)).items() if "[digits" in name
+    )
+    assert how == "bound, ELBO; classifies 4.32% wrong after 1,000 labels"
 
 
 def test_of_a_model_the_latest_version_counts_and_what_was_never_tested_does_not(

@@ -75,7 +75,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(judge, "_STEPS", 20)
     monkeypatch.setattr(probes, "DRAWS", 2)
-    monkeypatch.setattr(probes, "LABELLED", (50,))
+    monkeypatch.setattr(evaluation, "LABELLED", (50,))
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["ancestral-exporter", "evaluate", *map(str, arguments)])
@@ -100,8 +100,9 @@ def test_every_figure_of_a_vae(vae: Path, run: Callable[..., Any], tmp_path: Pat
         "encode means", "features", "raw pixels", "PCA, 3 components", "untrained encoder",
     }  # fmt: skip
     assert {(entry["classifier"], entry["labelled"]) for entry in found["probes"]} == {
-        ("linear probe", 50), ("nearest neighbours", 50),
+        ("linear probe", 50), ("nearest neighbours", 50), ("SVM", 50), ("label spreading", 50),
     }  # fmt: skip
+    assert found["part"] == "test"
     assert sum(found["classes"]["histogram"]) == SAMPLES
     assert sum(found["classes"]["test_histogram"]) == IMAGES
     assert found["frechet"]["images"] == IMAGES
@@ -112,6 +113,25 @@ def test_every_figure_of_a_vae(vae: Path, run: Callable[..., Any], tmp_path: Pat
     assert pictures == {"samples.png", "neighbours.png", "reconstructions.png", "traversals.png"}
     for name in pictures:
         assert f"wrote {tmp_path / 'new' / 'pictures' / name}" in out
+
+
+def test_validation_images_and_counts_of_labels_by_choice(vae: Path, run: Callable[..., Any], tmp_path: Path) -> None:
+    amounts = ("--images", IMAGES, "--samples", SAMPLES, "--draws", 1)
+    told = {}
+    for part in ("test", "validation"):
+        code, out, err = run(
+            vae, *amounts, "--part", part, "--labels", 30, "--labels", 40, "--json", tmp_path / f"{part}.json"
+        )
+        assert code == 0, err
+        assert f"scoring {IMAGES} {part} images" in err
+        assert f"{part.capitalize()} images classified right, by few labels" in out
+        told[part] = json.loads((tmp_path / f"{part}.json").read_text())
+        assert told[part]["part"] == part
+        assert {entry["labelled"] for entry in told[part]["probes"]} == {30, 40}
+    digits = data.load(data.DataSettings("digits"))
+    for part, split in (("test", digits.test), ("validation", digits.validation)):
+        assert told[part]["classes"]["test_histogram"] == np.bincount(split.labels[:IMAGES], minlength=10).tolist()
+    assert "test image" not in out.replace("nearest test images", "")
 
 
 def test_the_likelihood_and_the_latents_are_those_of_the_graphs(vae: Path) -> None:
@@ -163,6 +183,10 @@ def test_what_a_bundle_has_no_role_for_is_named(gan: Path, own: Path, run: Calla
         (["{gan}"], "the bundle does not say what it was trained on; pass --data"),
         (["{gan}", "--data", "nowhere"], "nowhere"),
         (["{vae}", "--images", "1"], "--images"),
+        (["{vae}", "--labels", "9"], "--labels 9: must be 10, one of each class, to 1000, the training images"),
+        (["{vae}", "--labels", "50", "--labels", "1001"], "--labels 1001: must be 10, one of each class, to 1000"),
+        (["{vae}", "--part", "train"], "--part"),
+        (["{gan}", "--data", "{own}", "--labels", "2"], "--labels 2: must be 3, one of each class, to 240"),
         (["{vae}", "--json", "{tmp}"], "is a folder; give the name of a file in it"),
         (["{vae}", "--json", "{tmp}/no/file.json"], "there is no folder"),
         (["{vae}", "--pictures", "{own}"], "cannot be made a folder: File exists"),
@@ -234,15 +258,51 @@ def test_probes_tell_good_encodings_from_bad_ones(monkeypatch: pytest.MonkeyPatc
     labels, test_labels = np.arange(120) % 4, np.arange(60) % 4
     good = tuple(np.eye(4)[part] + 0.05 * random.standard_normal((len(part), 4)) for part in (labels, test_labels))
     bad = (random.standard_normal((120, 4)), random.standard_normal((60, 4)))
-    found = probes.probe({"good": (good[0], good[1]), "bad": bad}, labels, test_labels)
-    assert {entry.labelled for entry in found} == {50, 100}  # there are no 1,000
+    found = probes.probe({"good": (good[0], good[1]), "bad": bad}, labels, test_labels, (3, 50, 100, 1000))
+    assert [entry.labelled for entry in found] == [50] * 8 + [100] * 8  # four classes; and there are no 1,000
+    assert {entry.classifier for entry in found} == {"linear probe", "nearest neighbours", "SVM", "label spreading"}
     for entry in found:
         assert (entry.accuracy > 0.95) == (entry.encoding == "good"), entry
-    # A class that is rare is among the labels all the same.
-    rare = np.array([0] * 118 + [1, 2])
-    chosen = probes._choose(rare, np.unique(rare), 50, random)
-    assert len(set(chosen.tolist())) == 50
-    assert set(rare[chosen]) == {0, 1, 2}
+
+
+def test_labels_spread_along_what_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rings, one in the other, and a label or two of each: what is near in a ring is far along it."""
+    monkeypatch.setattr(probes, "DRAWS", 5)
+    random = np.random.default_rng(0)
+
+    def rings(count: int) -> tuple[Any, Any]:
+        labels = np.arange(count) % 2
+        angles = 2 * np.pi * random.random(count)
+        ways = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        return ways * (1 + 2 * labels[:, None]) + 0.05 * random.standard_normal((count, 2)), labels
+
+    (train, labels), (test, test_labels) = rings(600), rings(200)
+    found = {entry.classifier: entry.accuracy for entry in probes.probe({"": (train, test)}, labels, test_labels, (4,))}
+    assert found["label spreading"] > 0.99
+    assert max(accuracy for kind, accuracy in found.items() if kind != "label spreading") < 0.9
+
+
+@pytest.mark.parametrize(
+    ("of_classes", "count", "chosen"),
+    [
+        ((40, 40, 40), 30, (10, 10, 10)),
+        ((40, 40, 40), 31, (10, 10, 10)),  # and one more of any
+        ((118, 1, 2), 50, (47, 1, 2)),  # a class that is rare is there all the same
+        ((2, 2, 2), 6, (2, 2, 2)),
+    ],
+)
+def test_labelled_images_are_as_many_of_each_class(
+    of_classes: tuple[int, ...], count: int, chosen: tuple[int, ...]
+) -> None:
+    random = np.random.default_rng(0)
+    labels = random.permutation(np.repeat(np.arange(3), of_classes))
+    found = [probes._choose(labels, count, random) for _ in range(2)]
+    for index in found:
+        assert len(set(index.tolist())) == count
+        left = np.bincount(labels[index], minlength=3) - chosen
+        assert left.min() >= 0
+        assert left.sum() == count - sum(chosen)
+    assert (set(found[0].tolist()) == set(found[1].tolist())) == (count == len(labels))
 
 
 def test_labelled_rows_hold_every_image() -> None:

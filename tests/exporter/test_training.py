@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import os
 import resource
 import shutil
@@ -16,8 +17,7 @@ import pytest
 import torch
 
 from ancestral_exporter import checkpoints, progress, training
-from ancestral_exporter.augmentation import shifted
-from ancestral_exporter.data import Dataset, DataSettings, Split, load
+from ancestral_exporter.data import Dataset, DataSettings, Split, load, repeated
 from ancestral_exporter.errors import ExporterError, UsageError
 from ancestral_exporter.models.pixelcnn import GatedPixelCNN, PixelCNNSettings
 from ancestral_exporter.progress import Announcer
@@ -292,22 +292,20 @@ def test_a_checkpoint_that_does_not_fit_keeps_the_one_before(tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_each_image_is_moved_by_its_own_few_pixels() -> None:
-    images = torch.from_numpy(np.random.default_rng(0).integers(1, 256, (200, 4, 5, 3), dtype=np.uint8))
-    torch.manual_seed(0)
-    moved = shifted(images, 2)
-    found = set()
-    for image, after in zip(images, moved, strict=True):
-        padded = torch.zeros(8, 9, 3, dtype=torch.uint8)
-        padded[2:6, 2:7] = image
-        places = [(y, x) for y in range(5) for x in range(5) if torch.equal(padded[y : y + 4, x : x + 5], after)]
-        assert len(places) == 1
-        found.update(places)
-    assert len(found) == 25
-    assert shifted(images, 0) is images
-
-
 def test_a_shift_that_leaves_nothing_is_refused() -> None:
     recipe = find("digits-vae", ["data.shift=8"])
     with pytest.raises(UsageError, match=r"digits-vae: data.shift is 8, and images are 8×8: it must be smaller"):
         recipe.build(load(recipe.data).image)
+
+
+def test_an_epoch_has_a_labelled_image_as_often_as_the_recipe_says(tmp_path: Path, announcer: Announcer) -> None:
+    small = ["model.channels=2", "model.features=4", "schedule.epochs=1", "schedule.batch_size=100"]
+    recipe = find("digits-semi-supervised", ["data.labelled=50", "data.labelled_copies=4", *small])
+    data = load(recipe.data)
+    assert np.bincount(data.train.labels + 1).tolist() == [950, *[5] * 10]
+    often = repeated(data.train, 4)
+    assert np.bincount(often.labels + 1).tolist() == [950, *[20] * 10]
+    one, other = (np.unique(split.images[split.labels >= 0], axis=0) for split in (data.train, often))
+    np.testing.assert_array_equal(one, other)
+    assert repeated(data.train, 1) is data.train
+    assert fit(recipe, data, tmp_path, Options(), announcer).history[0]["step"] == math.ceil(len(often) / 100)

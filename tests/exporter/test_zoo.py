@@ -47,7 +47,7 @@ def test_their_digits_are_as_likely_as_their_cards_say() -> None:
     with ServerProcess(ZOO, "--max-batch", "32") as server, Client(server.address, timeout=120) as client:
         names = []
         for model in client.models():
-            samples = client.sample(model.name, 32, seed=1)
+            samples = client.sample(model.name, 32, seed=1, label=0 if model.label_count else None)
             if samples.log_likelihood is None:  # a VAE's has none
                 continue
             (test,) = (m.value for m in model.metrics if m.name == "negative_log_likelihood" and m.split == "test")
@@ -134,6 +134,22 @@ def test_a_longer_training_counts_for_a_shorter_one(trained_vae: TrainedVae) -> 
     assert zoo.trained(trained_vae.models, find("digits-vae", ["schedule.epochs=1"]))
     assert zoo.trained(trained_vae.models, find("digits-vae", ["schedule.epochs=3"])) is None
     assert zoo.trained(trained_vae.models, find("digits-vae", ["schedule.epochs=1", "model.beta=0.5"])) is None
+
+
+def test_a_bundle_from_before_a_setting_was_there_has_its_default(trained_vae: TrainedVae, tmp_path: Path) -> None:
+    shutil.copytree(trained_vae.models / "digits-vae" / "1", tmp_path / "digits-vae" / "1")
+    manifest = read_manifest(tmp_path / "digits-vae" / "1")
+    settings = json.loads(manifest.provenance["settings"])
+    del settings["data"]["labelled_copies"], settings["model"]["view_shift"]
+    manifest.provenance["settings"] = json.dumps(settings)
+    write_manifest(tmp_path / "digits-vae" / "1", manifest)
+    recipe = find("digits-vae", ["schedule.epochs=1"])
+    assert zoo.trained(tmp_path, recipe)
+    assert zoo.trained(tmp_path, find("digits-vae", ["schedule.epochs=1", "model.view_shift=1"])) is None
+    # One of long ago said its data by their name alone.
+    manifest.provenance["settings"] = json.dumps(settings | {"data": "digits"})
+    write_manifest(tmp_path / "digits-vae" / "1", manifest)
+    assert zoo.trained(tmp_path, recipe) is None
 
 
 def test_bad_lists_are_named(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import secrets
 import shutil
@@ -37,8 +38,10 @@ GOLDEN_TOLERANCE = Tolerance(1e-4, 0.002)
 _PARTIAL = ".partial-"
 # The manifest and the server hold versions in 64 bits with a sign.
 LAST_VERSION = 2**63 - 1
-# Images recorded of a raster role: its replay costs H runs at any batch, its recording tens of passes.
-_RASTER_IMAGES = 4
+# Images recorded of a raster role: its replay costs H runs at any batch, its recording tens of passes. Of other roles
+# as many as _RECORDED_BYTES hold, but no fewer: a PixelCNN's features of 28×28 pixels would be most of its bundle.
+_FEW_IMAGES = 4
+_RECORDED_BYTES = 2**18
 
 
 def write_bundle(
@@ -126,7 +129,7 @@ def _record(graphs: Sequence[Graph], folder: Path, subjects: Subjects) -> Arrays
             if isinstance(graph, RasterGraph):
                 session = open_session(folder / graph.file)
                 for seed in range(3):
-                    chosen = Subjects(subjects.images, subjects.labels, seed).first(_RASTER_IMAGES)
+                    chosen = Subjects(subjects.images, subjects.labels, seed).first(_FEW_IMAGES)
                     feeds = make_feeds(role, chosen)
                     answers = original_answers(graph, role, feeds)
                     trial = VerifyReport(graph.file)
@@ -134,6 +137,9 @@ def _record(graphs: Sequence[Graph], folder: Path, subjects: Subjects) -> Arrays
                     if len(trial.checks) == len(role.outputs):  # no sample had to be excused
                         break
             else:
+                # Every answer has 4 bytes a value, or 1.
+                size = sum(4 * math.prod(spec.shape) for spec in role.outputs)
+                chosen = subjects.first(min(len(subjects.images), max(_FEW_IMAGES, _RECORDED_BYTES // size)))
                 feeds = make_feeds(role, chosen)
                 answers = original_answers(graph, role, feeds)
             golden |= {f"{role.name}/in/{key}": value for key, value in feeds.items()}

@@ -22,6 +22,7 @@ from ancestral_exporter.data.dataset import (
     Split,
     binarise,
     labelled_only,
+    repeated,
     with_labels,
 )
 from ancestral_exporter.data.settings import DataSettings
@@ -29,7 +30,7 @@ from ancestral_exporter.errors import DataError, UsageError, nearest
 from ancestral_exporter.models.base import ImageShape
 
 __all__ = ["BINARISATION_SEED", "SOURCES", "DataSettings", "Dataset", "Images", "Labels", "Source", "Split", "binarise"]
-__all__ += ["labelled_only", "load", "shape"]
+__all__ += ["labelled_only", "load", "repeated", "shape"]
 
 
 @dataclass(frozen=True)

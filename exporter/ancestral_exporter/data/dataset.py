@@ -90,6 +90,14 @@ def labelled_only(train: Split) -> Split:
     return Split(train.images[train.labels >= 0], train.labels[train.labels >= 0], train.binarise)
 
 
+def repeated(train: Split, copies: int) -> Split:
+    """The split with every image that has a label there so many times."""
+    if copies == 1:
+        return train
+    kept = np.repeat(np.arange(len(train)), np.where(train.labels >= 0, copies, 1))
+    return Split(train.images[kept], train.labels[kept], train.binarise)
+
+
 def binarise(images: Images, rng: np.random.Generator) -> Images:
     """Each pixel drawn as 255 with probability byte / 255, else 0; shape kept."""
     # u is one of 0..254, so byte 0 never and byte 255 always gives 255.

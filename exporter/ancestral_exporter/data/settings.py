@@ -15,9 +15,10 @@ Part = Annotated[float, Gt(0), Lt(1)]
 @dataclass(frozen=True)
 class DataSettings:
     """source: "digits", "tiles", "mnist", "mnist-static", or "images" for a person's own, which `--data` names.
-    labelled: how many training images keep their label, as many of each class; the rest have -1. Unset: all do. shift:
-    pixels by which an image is moved, at most, up or down and to a side, anew each time that it is trained on; black
-    comes in.
+    labelled: how many training images keep their label, as many of each class; the rest have -1. Unset: all do.
+    labelled_copies: how often an epoch of training has each image that has a label, so that a few of them are seen
+    often enough among many that have none. shift: pixels by which an image is moved, at most, up or down and to a side,
+    anew each time that it is trained on; black comes in.
 
     The rest is of "images". size: (H, W) of what the model sees, and `resize` how an image gets there: `crop` its
     middle, `fit` all of it on black, or `stretch`. colour: "grey" or "rgb". Where size or colour are unset, the images
@@ -27,6 +28,7 @@ class DataSettings:
 
     source: str
     labelled: Positive | None = None
+    labelled_copies: Positive = 1
     shift: Count = 0
     size: tuple[Positive, Positive] | None = None
     resize: Literal["crop", "fit", "stretch"] = "crop"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 from torch import Tensor, nn
 
 from ancestral.v1 import bundle_pb2
@@ -26,6 +26,7 @@ Positive = Annotated[int, Ge(1)]
 Count = Annotated[int, Ge(0)]
 NotNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Lt(1)]
+Angle = Annotated[float, Ge(0), Le(180)]
 
 # Figures by name: one value per image [N], or one for the batch.
 Terms = dict[str, Tensor]

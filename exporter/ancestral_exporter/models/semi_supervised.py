@@ -3,7 +3,9 @@
 Kingma, Rezende, Mohamed & Welling 2014, "Semi-supervised Learning with Deep Generative Models" (arXiv 1406.5298), model
 M2: p(x|y,z) with z ~ N(0, I) and y uniform, q(y|x) and q(z|x,y) given by one encoder (section 3.1.2). A labelled image
 is trained by its bound L(x, y) (equation 6) and the classifier's log-loss (equation 9), an unlabelled one by the bound
-that sums over the classes (equation 7).
+that sums over the classes (equation 7). Two things of a recipe's choice make a classifier of a handful of labels good
+that the bound alone does not: it has to know an image again in another view, and it learns from the bound only when it
+is no beginner any more.
 
 Letters: N images, H, W, C image axes, K classes, Z latent dimensions, F features.
 """
@@ -20,8 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ancestral.v1 import bundle_pb2, tensor_pb2
+from ancestral_exporter.augmentation import View
 from ancestral_exporter.models.base import (
     OBJECTIVE,
+    Angle,
     Count,
     Figure,
     ImageShape,
@@ -38,6 +42,10 @@ from ancestral_exporter.models.quantise import inverse_cdf
 from ancestral_exporter.models.roles import RoleGraph, image_tensor, one_shot, tensor
 from ancestral_exporter.models.vae import Decoder, Encoder, FeaturesGraph
 
+# An image whose class the classifier gives more than this counts as known in its other view (FixMatch, Sohn et al.
+# 2020, table 4).
+SURE = 0.95
+
 
 @dataclass(frozen=True)
 class SemiSupervisedSettings:
@@ -45,6 +53,14 @@ class SemiSupervisedSettings:
 
     label_count: K. latent_size: Z. likelihood, mixtures, channels, features, blocks, start_channels, encoder_widths: as
     of the VAE. label_weight: of the classifier's log-loss of a labelled image (α of equation 9).
+
+    view_weight: of its log-loss of another view of each image, moved by up to view_shift pixels and turned by up to
+    view_rotation degrees, whose class is the image's label, or what the classifier is sure that the image shows, and
+    which counts for nothing while it is not (FixMatch, Sohn et al. 2020).
+    class_warmup_fraction: of all steps, over which what the bound tells the classifier grows from nothing to all:
+    before the decoder knows classes the bound is best where q(y|x) settles on any of them.
+    likely_classes: how many of an image's classes a training step sums over, the most probable by q(y|x), which is then
+    made of these alone: a bound as well, and a step costs the decoder so many times. Unset, it is all of them.
     """
 
     label_count: Positive
@@ -59,9 +75,20 @@ class SemiSupervisedSettings:
     encoder_dropout: Share = 0.0
     decoder_dropout: Share = 0.0
     label_weight: NotNegative = 50.0
+    view_weight: NotNegative = 0.0
+    view_shift: Count = 0
+    view_rotation: Angle = 0.0
+    class_warmup_fraction: Share = 0.0
+    likely_classes: Positive | None = None
 
     def __post_init__(self) -> None:
         check_mixtures(self.likelihood, self.mixtures)
+        if (self.likely_classes or 1) > self.label_count:
+            raise ValueError(f"likely_classes is {self.likely_classes}, more than label_count, {self.label_count}")
+        if self.view_weight and not (self.view_shift or self.view_rotation):
+            raise ValueError("view_weight needs a view_shift or a view_rotation: else a view is the image itself")
+        if (self.view_shift or self.view_rotation) and not self.view_weight:
+            raise ValueError("view_shift and view_rotation need a view_weight: without one no view is looked at")
 
 
 class SemiSupervisedVAE(LikelihoodModel):
@@ -78,6 +105,8 @@ class SemiSupervisedVAE(LikelihoodModel):
     def __init__(self, image: ImageShape, settings: SemiSupervisedSettings) -> None:
         super().__init__(image, settings)
         self.label_count, self.latent_size = settings.label_count, settings.latent_size
+        self.view = View(settings.view_shift, settings.view_rotation)
+        self.view.check(image)
         self.pixels: PixelLikelihood = likelihood(settings.likelihood, image, settings.mixtures)
         self.discrete = self.pixels.discrete
         widths = settings.encoder_widths or (settings.channels, 2 * settings.channels)
@@ -116,13 +145,23 @@ class SemiSupervisedVAE(LikelihoodModel):
         kl = 0.5 * (mean**2 + torch.exp(log_variance) - 1 - log_variance).sum(1)
         return self.pixels.log_prob(self.parameters_of(z, labels), images) - kl - math.log(self.label_count)
 
-    def unlabelled_bound(self, images: Tensor, features: Tensor, noise: Tensor) -> Tensor:
-        """A lower bound of log p(x) [N]: E_q(y|x)[−L(x, y)] and the entropy of q(y|x) (equation 7)."""
-        log_q = functional.log_softmax(self.classifier(features), dim=1)  # [N,K]
-        # Image 0 with each class, then image 1 with each class, ...
-        labels = torch.arange(self.label_count, device=images.device).expand(images.shape[0], -1).flatten()
-        joint = self.bound(self._repeated(images), self._repeated(features), labels, self._repeated(noise))
-        return (log_q.exp() * (joint.view(-1, self.label_count) - log_q)).sum(1)
+    def unlabelled_bound(
+        self, images: Tensor, features: Tensor, noise: Tensor, classes: int | None = None, taught: float = 1.0
+    ) -> Tensor:
+        """A lower bound of log p(x) [N]: E_q(y|x)[−L(x, y)] and the entropy of q(y|x) (equation 7).
+
+        classes: the most probable ones that q(y|x) is made of, all where None. taught: the share of its gradient that
+        the classifier gets.
+        """
+        logits = self.classifier(features)
+        logits = taught * logits + (1 - taught) * logits.detach()
+        best, labels = logits.topk(classes or self.label_count, dim=1)  # [N,classes]
+        log_q = functional.log_softmax(best, dim=1)
+        # Image 0 with each of its classes, then image 1 with each of its, ...
+        times = labels.shape[1]
+        repeated = [values.repeat_interleave(times, dim=0) for values in (images, features, noise)]
+        joint = self.bound(repeated[0], repeated[1], labels.flatten(), repeated[2])
+        return (log_q.exp() * (joint.view(-1, times) - log_q)).sum(1)
 
     def log_weight(self, images: Tensor, noise: Tensor, uniforms: Tensor) -> Tensor:
         """ln p(x,y,z) − ln q(y,z|x) [N], nats, at a class y and a z drawn from q.
@@ -140,21 +179,32 @@ class SemiSupervisedVAE(LikelihoodModel):
         log_ratio = 0.5 * (noise**2 + log_variance - z**2).sum(1) - math.log(self.label_count) - log_q
         return self.pixels.log_prob(self.parameters_of(z, labels), images) + log_ratio
 
-    def _repeated(self, values: Tensor) -> Tensor:
-        """[N,...] to [N·K,...], each entry K times."""
-        return values.unsqueeze(1).expand(-1, self.label_count, *values.shape[1:]).flatten(0, 1)
-
     def training_terms(self, images: Tensor, labels: Tensor, progress: float) -> Terms:
+        settings = self.settings
         features = self.encoder(images)
         noise = torch.randn(len(images), self.latent_size, device=images.device)
         known = labels >= 0
+        taught = min(1.0, progress / warmup) if (warmup := settings.class_warmup_fraction) else 1.0
         objective = torch.zeros(len(images), device=images.device)
-        objective[~known] = -self.unlabelled_bound(images[~known], features[~known], noise[~known])
+        objective[~known] = -self.unlabelled_bound(
+            images[~known], features[~known], noise[~known], settings.likely_classes, taught
+        )
         if bool(known.any()):
             nats = functional.cross_entropy(self.classifier(features[known]), labels[known], reduction="none")
             joint = self.bound(images[known], features[known], labels[known], noise[known])
-            objective[known] = self.settings.label_weight * nats - joint
+            objective[known] = settings.label_weight * nats - joint
+        if settings.view_weight:
+            objective = objective + settings.view_weight * self._view_nats(images, features, labels)
         return {OBJECTIVE: objective, "loss": objective}
+
+    def _view_nats(self, images: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+        """The classifier's log-loss [N] of another view of each image, 0 where nobody knows the class."""
+        share, guess = functional.softmax(self.classifier(features).detach(), dim=1).max(dim=1)
+        known = labels >= 0
+        nats = functional.cross_entropy(
+            self.classifier(self.encoder(self.view.of(images))), torch.where(known, labels, guess), reduction="none"
+        )
+        return nats * (known | (share > SURE))
 
     def negative_log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> Terms:
         features = self.encoder(images)

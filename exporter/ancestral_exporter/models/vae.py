@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ancestral.v1 import bundle_pb2
+from ancestral_exporter.augmentation import View
 from ancestral_exporter.models.base import (
     OBJECTIVE,
+    Angle,
     Count,
     ImageShape,
     LikelihoodModel,
@@ -161,6 +163,10 @@ class VAESettings:
     2016, appendix C.8). importance_samples: draws of z for each image and step; with more than one the bound of so many
     draws is maximised in place of the ELBO (Burda et al. 2016, "Importance Weighted Autoencoders", section 3), which
     knows no weight of the KL. A step costs the decoder so many times. Validation always measures the ELBO.
+
+    view_shift, view_rotation: in training the encoder sees each image moved by up to so many pixels and turned by up to
+    so many degrees, and the decoder is to draw it as it was: so z need not tell what a view changes, which few labels
+    would have to teach a classifier otherwise. As in a denoising autoencoder (Vincent et al. 2008).
     """
 
     latent_size: Positive
@@ -179,6 +185,8 @@ class VAESettings:
     beta: NotNegative = 1.0
     free_bits: NotNegative = 0.0
     importance_samples: Positive = 1
+    view_shift: Count = 0
+    view_rotation: Angle = 0.0
 
     def __post_init__(self) -> None:
         check_mixtures(self.likelihood, self.mixtures)
@@ -199,6 +207,8 @@ class VAE(LikelihoodModel):
     def __init__(self, image: ImageShape, settings: VAESettings) -> None:
         super().__init__(image, settings)
         self.latent_size = settings.latent_size
+        self.view = View(settings.view_shift, settings.view_rotation)
+        self.view.check(image)
         self.feature_count = settings.encoder_features or settings.features
         self.pixels: PixelLikelihood = likelihood(settings.likelihood, image, settings.mixtures)
         self.discrete = self.pixels.discrete
@@ -227,13 +237,14 @@ class VAE(LikelihoodModel):
         # A variance that over- or underflows ends a training: keep the standard deviation within 0.002 and 55.
         return mean, log_variance.clamp(-12, 8)
 
-    def evidence(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def evidence(self, images: Tensor, noise: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """log p(x|z) [N] at z = mean + std · noise, and each latent's KL(q(z|x) || p(z)) [N,Z], nats.
 
-        noise [N,Z] is standard normal. The first less the sum of the second estimates the ELBO with one draw of z and
-        the divergence in closed form (section 2.3 and appendix B).
+        noise [N,Z] is standard normal. seen: what q is given in place of the images, of the same shape. The first less
+        the sum of the second estimates the ELBO with one draw of z and the divergence in closed form (section 2.3 and
+        appendix B).
         """
-        mean, log_variance = self.encode(images)
+        mean, log_variance = self.encode(images if seen is None else seen)
         z = mean + torch.exp(0.5 * log_variance) * noise
         kl = 0.5 * (mean**2 + torch.exp(log_variance) - 1 - log_variance)
         return self.pixels.log_prob(self.decoder(z), images), kl
@@ -251,20 +262,21 @@ class VAE(LikelihoodModel):
         # Of both normals the squares and the logs of the deviations; what they share cancels.
         return self.pixels.log_prob(self.decoder(z), images) + 0.5 * (noise**2 + log_variance - z**2).sum(1)
 
-    def importance_weighted_bound(self, images: Tensor, noise: Tensor) -> Tensor:
-        """The bound of k draws [N], nats: ln of the mean weight, of noise [k,N,Z]."""
+    def importance_weighted_bound(self, images: Tensor, noise: Tensor, seen: Tensor | None = None) -> Tensor:
+        """The bound of k draws [N], nats: ln of the mean weight, of noise [k,N,Z]; seen: as of `evidence`."""
         draws = len(noise)
         # Each image is encoded once.
-        mean, log_variance = (moment.repeat(draws, 1) for moment in self.encode(images))
+        mean, log_variance = (moment.repeat(draws, 1) for moment in self.encode(images if seen is None else seen))
         weights = self._log_weight(images.repeat(draws, 1, 1, 1), mean, log_variance, noise.flatten(0, 1))
         return torch.logsumexp(weights.view(draws, -1), dim=0) - math.log(draws)
 
     def training_terms(self, images: Tensor, labels: Tensor, progress: float) -> Terms:
+        seen = self.view.of(images)
         if (draws := self.settings.importance_samples) > 1:
             noise = torch.randn(draws, len(images), self.latent_size, device=images.device)
-            terms = {"loss": -self.importance_weighted_bound(images, noise)}
+            terms = {"loss": -self.importance_weighted_bound(images, noise, seen)}
             return {OBJECTIVE: terms["loss"], **self.in_bits(terms)}
-        log_likelihood, kl = self.evidence(images, self._noise(images))
+        log_likelihood, kl = self.evidence(images, self._noise(images), seen)
         warmup, free = self.settings.kl_warmup_fraction, self.settings.free_bits
         weight = self.settings.beta * (min(1.0, progress / warmup) if warmup else 1.0)
         paid = kl.mean(0).clamp(min=free).sum() if free else kl.sum(1)

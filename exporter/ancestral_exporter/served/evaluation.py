@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,21 +39,27 @@ from ancestral_exporter.served.samples import (
     measure_memory,
 )
 
-# Training images that labelled ones are chosen from, and that PCA and the encoders see: ten times the most labels.
-_POOL = 10 * max(LABELLED)
+# Training images that labelled ones are chosen from, and that PCA and the encoders see: so many times the most labels.
+_POOL = 10
 _UNTRAINED_BATCH = 250
 # Another seed than that of the validation and test images, which are drawn once and for all.
 _BINARISATION_SEED = data.BINARISATION_SEED + 1
 _SAMPLE_SEED = 7
 
+Measured = Literal["test", "validation"]
+
 
 @dataclass(frozen=True)
 class Amounts:
-    """images: test images that are measured, at most. samples: images drawn. draws: k of a bound, for each image."""
+    """images: those that are measured, at most. samples: images drawn. draws: k of a bound, for each image. labelled:
+    how many labelled images the classifiers have that encodings are held against each other by; LABELLED, as far as
+    there are so many, where None.
+    """
 
     images: int = 1000
     samples: int = 1000
     draws: int = 50
+    labelled: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Classifier:
 @dataclass(frozen=True)
 class Evaluation:
     """Everything that was found out; what the bundle's roles or the data do not allow is in `not_applicable`, and None
-    or empty. data, binarisation: in words.
+    or empty. data, binarisation: in words. part: "test", or "validation" where something is still to be chosen.
     """
 
     bundle: str
@@ -84,6 +90,7 @@ class Evaluation:
     family: str
     data: str
     binarisation: str
+    part: str
     likelihood: Likelihood | None = None
     latents: Latents | None = None
     reconstruction: Reconstruction | None = None
@@ -127,13 +134,19 @@ class _Parts:
 
 
 class Evaluating:
-    """One evaluation; each method of it adds a figure, or says why there is none. `say` is told what takes seconds."""
+    """One evaluation; each method of it adds a figure, or says why there is none. `say` is told what takes seconds.
 
-    def __init__(self, folder: Path, data_path: Path | None, amounts: Amounts, say: Callable[[str], None]) -> None:
+    part: whose images are measured; those in the field `test` here and in what is found.
+    """
+
+    def __init__(
+        self, folder: Path, data_path: Path | None, amounts: Amounts, part: Measured, say: Callable[[str], None]
+    ) -> None:
         self.served, self.manifest = Served.open(folder)
         self.amounts, self.say = amounts, say
         images = _dataset(folder, self.manifest, self.served.image, data_path)
-        self.parts = _parts(folder, self.manifest, images, amounts.images)
+        self.parts = _parts(folder, self.manifest, images, part, amounts.images)
+        self._check_labelled(folder)
         self.seen = Seen()
         self.found: dict[str, Any] = {
             "bundle": self.manifest.name,
@@ -141,6 +154,7 @@ class Evaluating:
             "family": self.manifest.family,
             "data": images.description,
             "binarisation": images.binarisation,
+            "part": part,
             "class_names": tuple(self.manifest.class_names) or images.classes,
         }
         self.missing: dict[str, str] = {}
@@ -154,6 +168,30 @@ class Evaluating:
         self._samples()
         return Evaluation(**self.found, not_applicable=self.missing), self.seen
 
+    def _check_labelled(self, folder: Path) -> None:
+        """Raises UsageError where somebody asks for counts of labels that there cannot be."""
+        counts, classes, images = self.amounts.labelled, len(np.unique(self.parts.train_labels)), len(self.parts.train)
+        if counts is None:
+            return
+        if not self._encoders():
+            raise UsageError(f"{folder}: --labels has no effect: neither a role encode nor a role features")
+        if not self.parts.labelled:
+            raise UsageError("--labels has no effect: the images have no classes")
+        for count in counts:
+            if not classes <= count <= images:
+                raise UsageError(
+                    f"--labels {count}: must be {classes}, one of each class, to {images}, the training images"
+                )
+
+    def _encoders(self) -> dict[str, Callable[[Array], Array]]:
+        """What the bundle makes numbers of images [N,H,W,C] by, [N,D], by name."""
+        found: dict[str, Callable[[Array], Array]] = {}
+        if self.served.gives("encode", bundle_pb2.MEANING_MEAN):
+            found["encode means"] = self.served.means
+        if self.served.can("features"):
+            found["features"] = self.served.features
+        return found
+
     def _likelihood(self) -> None:
         if not self.served.can("score"):
             self.missing["likelihood"] = "no role score"
@@ -161,7 +199,7 @@ class Evaluating:
         if self.served.takes("score", bundle_pb2.MEANING_LABEL) and not self.parts.labelled:
             self.missing["likelihood"] = "it is of an image given its class, and the images have none"
             return
-        self.say(f"scoring {len(self.parts.test)} test images")
+        self.say(f"scoring {len(self.parts.test)} {self.found['part']} images")
         density = any(metric.name == "negative_log_density" for metric in self.manifest.metrics)
         self.found["likelihood"] = measure_likelihood(
             self.served, self.parts.test, self.parts.test_labels, self.amounts.draws, density=density
@@ -200,22 +238,18 @@ class Evaluating:
             )
 
     def _probes(self) -> None:
-        parts = self.parts
-        encoders: dict[str, Callable[[Array], Array]] = {}
-        if self.served.gives("encode", bundle_pb2.MEANING_MEAN):
-            encoders["encode means"] = self.served.means
-        if self.served.can("features"):
-            encoders["features"] = self.served.features
+        parts, encoders, counts = self.parts, self._encoders(), self.amounts.labelled or LABELLED
         if not encoders:
             self.missing["probes"] = "neither a role encode nor a role features"
         elif not parts.labelled:
             self.missing["probes"] = "the images have no classes"
-        elif len(parts.train) < LABELLED[0]:
-            self.missing["probes"] = f"{len(parts.train)} training images, {LABELLED[0]} are needed"
+        elif len(parts.train) < min(counts):
+            self.missing["probes"] = f"{len(parts.train)} training images, {min(counts)} are needed"
         if "probes" in self.missing:
             return
         self.say("classifying by few labels")
-        train, test = parts.train[:_POOL], parts.test
+        pool = _POOL * max(counts)
+        train, test = parts.train[:pool], parts.test
         found = {name: (encode(train), encode(test)) for name, encode in encoders.items()}
         pixels = [images.reshape(len(images), -1).astype(np.float32) / 255 for images in (train, test)]
         found["raw pixels"] = (pixels[0], pixels[1])
@@ -229,7 +263,8 @@ class Evaluating:
             self.missing["untrained encoder"] = str(error)
         else:
             found["untrained encoder"] = (untrained(train), untrained(test))
-        self.found["probes"] = tuple(probe(found, parts.train_labels[:_POOL], parts.test_labels))
+        train_labels = parts.train_labels[:pool]
+        self.found["probes"] = tuple(probe(found, train_labels, parts.test_labels, counts))
 
     def _samples(self) -> None:
         names = ("classes", "frechet", "memory")
@@ -253,7 +288,7 @@ class Evaluating:
 
     def _judged(self, judge: Judge, samples: Array, labels: Array) -> None:
         parts = self.parts
-        drawn, test, train = judge.look(samples), judge.look(parts.test), judge.look(parts.train[:_POOL])
+        drawn, test, train = judge.look(samples), judge.look(parts.test), judge.look(parts.train[: len(parts.test)])
         asked = labels if self.served.label_count else None
         self.found["classes"] = count_classes(drawn, test, parts.test_labels, asked)
         self.found["frechet"] = measure_frechet(drawn.features, train.features, test.features)
@@ -263,13 +298,17 @@ class Evaluating:
 
 
 def evaluate_bundle(
-    folder: Path, data_path: Path | None, amounts: Amounts, say: Callable[[str], None] = lambda _: None
+    folder: Path,
+    data_path: Path | None,
+    amounts: Amounts,
+    say: Callable[[str], None] = lambda _: None,
+    part: Measured = "test",
 ) -> tuple[Evaluation, Served, Seen]:
-    """Measure the bundle in a folder on the data of its recipe, or on those of `data_path`.
+    """Measure the bundle in a folder on the data of its recipe, or on those of `data_path`: on images of that part.
 
     Raises UsageError and DataError: no bundle, no data, or data of another shape or of other classes.
     """
-    evaluating = Evaluating(folder, data_path, amounts, say)
+    evaluating = Evaluating(folder, data_path, amounts, part, say)
     found, seen = evaluating.run()
     return found, evaluating.served, seen
 
@@ -308,11 +347,12 @@ def _settings(manifest: bundle_pb2.Bundle) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _parts(folder: Path, manifest: bundle_pb2.Bundle, images: data.Dataset, most: int) -> _Parts:
+def _parts(folder: Path, manifest: bundle_pb2.Bundle, images: data.Dataset, part: Measured, most: int) -> _Parts:
+    measured = images.test if part == "test" else images.validation
     train = images.train.images
     if images.train.binarise:
         train = data.binarise(train, np.random.default_rng(_BINARISATION_SEED))
-    train_labels, test_labels = images.train.labels, images.test.labels[:most]
+    train_labels, test_labels = images.train.labels, measured.labels[:most]
     labelled = len(np.unique(train_labels)) > 1
     known = [manifest.label_count] if manifest.label_count else []
     known += [spec.shape[0] for role in manifest.roles for spec in role.outputs
@@ -325,7 +365,7 @@ def _parts(folder: Path, manifest: bundle_pb2.Bundle, images: data.Dataset, most
             )
         if (most_label := int(max(train_labels.max(), test_labels.max()))) >= known[0]:
             raise DataError(f"{folder}: knows {known[0]} classes, and the data have {most_label + 1}")
-    return _Parts(train, train_labels, images.test.images[:most], test_labels, labelled)
+    return _Parts(train, train_labels, measured.images[:most], test_labels, labelled)
 
 
 def _listed(names: Any) -> str:

@@ -49,24 +49,24 @@ def print_evaluation(found: Evaluation, console: Console) -> None:
 
 def tables(found: Evaluation) -> Iterator[Rows]:
     if found.likelihood:
-        yield _likelihood(found.likelihood)
+        yield _likelihood(found.likelihood, found.part)
     if found.latents:
         yield _latents(found)
     about = tuple(_about(found))
     if about:
         yield Rows("Through encode, decode and classify", ("", "images", ""), about)
     if found.probes:
-        yield _probes(found.probes)
+        yield _probes(found.probes, found.part)
     if found.classes:
-        yield _classes(found.classes, found.class_names)
+        yield _classes(found.classes, found.class_names, found.part)
     samples = tuple(_samples(found))
     if samples:
         yield Rows("Samples", ("", "", "to hold it against"), samples)
 
 
-def _likelihood(found: Likelihood) -> Rows:
+def _likelihood(found: Likelihood, part: str) -> Rows:
     kind = "density" if found.density else "likelihood"
-    title = f"Negative log-{kind} of {found.images} test images, lower is better"
+    title = f"Negative log-{kind} of {found.images} {part} images, lower is better"
     if found.exact:
         rows = [("exact", *_nats(found.nats, found.nats_error, found.bits_per_dim))]
     else:
@@ -106,7 +106,7 @@ def _about(found: Evaluation) -> Iterator[tuple[str, str, str]]:
         yield "−log p(class), nats", str(found.classifier.images), f"{found.classifier.nats:.4f}"
 
 
-def _probes(probes: Iterable[Probe]) -> Rows:
+def _probes(probes: Iterable[Probe], part: str) -> Rows:
     by_row: dict[tuple[str, str], list[Probe]] = {}
     for entry in probes:
         by_row.setdefault((entry.classifier, entry.encoding), []).append(entry)
@@ -116,7 +116,7 @@ def _probes(probes: Iterable[Probe]) -> Rows:
         for (kind, encoding), entries in by_row.items():
             if kind == classifier:
                 rows.append((f"{classifier}, {encoding}", *(_percent(entry) for entry in entries)))
-    title = f"Test images classified right, by few labels (mean of {DRAWS} choices of them ± deviation)"
+    title = f"{part.capitalize()} images classified right, by few labels (mean of {DRAWS} choices of them ± deviation)"
     return Rows(title, ("", *(f"{count} labels" for count in counts)), tuple(rows))
 
 
@@ -124,10 +124,9 @@ def _percent(entry: Probe) -> str:
     return f"{entry.accuracy:.1%}" + (f" ± {100 * entry.deviation:.1f}" if entry.deviation else "")
 
 
-def _classes(found: Classes, names: tuple[str, ...]) -> Rows:
-    title = (
-        f"Classes of {found.images} samples, by a classifier that is right on {found.test_accuracy:.1%} of test images"
-    )
+def _classes(found: Classes, names: tuple[str, ...], part: str) -> Rows:
+    right = f"{found.test_accuracy:.1%} of {part} images"
+    title = f"Classes of {found.images} samples, by a classifier that is right on {right}"
     total, test_total = sum(found.histogram), sum(found.test_histogram)
     rows = [
         (names[i] if i < len(names) else str(i), f"{count / total:.1%}", f"{test / test_total:.1%}")
@@ -136,17 +135,17 @@ def _classes(found: Classes, names: tuple[str, ...]) -> Rows:
     rows.append((f"sure of (p > {SURE})", f"{found.sure:.1%}", f"{found.test_sure:.1%}"))
     if found.agreeing is not None:
         rows.append(("are what was asked for", f"{found.agreeing:.1%}", f"{found.test_accuracy:.1%}"))
-    return Rows(title, ("class", "samples", "test images"), tuple(rows))
+    return Rows(title, ("class", "samples", f"{part} images"), tuple(rows))
 
 
 def _samples(found: Evaluation) -> Iterator[tuple[str, str, str]]:
     if found.frechet:
         distance = found.frechet
         floor = f"{distance.floor:.3f} for training images; {distance.images} of each, by that classifier's features"
-        yield "Fréchet distance from test images", f"{distance.distance:.3f}", floor
+        yield f"Fréchet distance from {found.part} images", f"{distance.distance:.3f}", floor
     if found.memory:
         memory = found.memory
         of = f"nearest of {memory.pool} each; 1 without copying, 0 for copies"
-        yield "distance to a training image / to a test image, median", f"{memory.ratio:.3f}", of
-        yield "nearer to a training image than to a test image", f"{memory.nearer:.1%}", "50 % without copying"
+        yield f"distance to a training image / to a {found.part} image, median", f"{memory.ratio:.3f}", of
+        yield f"nearer to a training image than to a {found.part} image", f"{memory.nearer:.1%}", "50 % without copying"
         yield "copies of a training image", str(memory.copies), f"of {memory.samples} samples"

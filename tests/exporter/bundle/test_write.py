@@ -17,10 +17,11 @@ from google.protobuf import json_format
 
 from ancestral.v1 import bundle_pb2
 from ancestral_exporter.bundle import VerifyError, verify_model, write, write_bundle
+from ancestral_exporter.bundle.feeds import Subjects
 from ancestral_exporter.bundle.promote import promote_bundle
 from ancestral_exporter.errors import UsageError
-from ancestral_exporter.models.base import OneShotGraph, RasterGraph
-from ancestral_exporter.models.pixelcnn import GatedPixelCNN
+from ancestral_exporter.models.base import ImageShape, OneShotGraph, RasterGraph
+from ancestral_exporter.models.pixelcnn import GatedPixelCNN, PixelCNNSettings
 
 IMAGES = np.zeros((2, 5, 4, 1), np.uint8)
 LABELS = np.zeros(2, np.int64)
@@ -58,6 +59,18 @@ def test_golden_holds_whole_images_of_the_raster_role(pristine: Path) -> None:
     assert golden["score/in/image"].shape == (6, 5, 4, 1)
     assert not golden["sample/in/known"][0].any()
     assert golden["sample/in/known"][1].any()
+
+
+def test_golden_holds_fewer_images_of_large_answers(tmp_path: Path) -> None:
+    """256 KiB of a role, but no fewer than four: here of 100 × 100 × 8 floats beside the features; 16 of the score."""
+    torch.manual_seed(0)
+    net = PixelCNNSettings(channels=8, vertical_layers=1, horizontal_layers=1, head_channels=4)
+    graphs = GatedPixelCNN(ImageShape(100, 100, 1, 2), net).eval().graphs()
+    subjects = Subjects(np.zeros((16, 100, 100, 1), np.uint8), None, 0)
+    golden = write._record([graph for graph in graphs if not isinstance(graph, RasterGraph)], tmp_path, subjects)
+    assert {name: len(values) for name, values in golden.items() if "/out/" in name} == {
+        "score/out/log_likelihood": 16, "features/out/features": 4, "features/out/feature_map": 4,
+    }  # fmt: skip
 
 
 def test_the_umask_says_who_may_read(model: GatedPixelCNN, pristine: Path, tmp_path: Path) -> None:

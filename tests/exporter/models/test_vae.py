@@ -113,6 +113,32 @@ def test_an_importance_weighted_training_maximises_the_bound_of_its_draws() -> N
         assert bound.mean() > -model.negative_log_likelihood(images)["loss"].mean()
 
 
+@pytest.mark.parametrize("draws", [1, 3])
+def test_in_training_the_encoder_sees_a_view_and_the_decoder_draws_the_image(draws: int) -> None:
+    image = make().image
+    settings = VAESettings(
+        latent_size=3, channels=4, features=12, blocks=0, importance_samples=draws, view_shift=2, view_rotation=30
+    )
+    model = VAE(image, settings).eval()
+    images, labels = some_images(image, 4), torch.zeros(4, dtype=torch.int64)
+    with torch.no_grad():
+        torch.manual_seed(2)
+        found = model.training_terms(images, labels, 1.0)["objective"]
+        torch.manual_seed(2)
+        view = model.view.of(images)
+        assert not torch.equal(view, images)
+        mean, log_variance = model.encode(view)
+        noise = torch.randn(*((draws,) if draws > 1 else ()), 4, 3).view(draws, 4, 3)
+        z = mean + torch.exp(0.5 * log_variance) * noise
+        drawn = torch.stack([model.pixels.log_prob(model.decoder(part), images) for part in z])
+        if draws == 1:
+            expected = drawn[0] - 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1)
+        else:
+            weights = drawn + 0.5 * (noise**2 + log_variance - z**2).sum(2)
+            expected = weights.logsumexp(0) - math.log(draws)
+        torch.testing.assert_close(found, -expected)
+
+
 @pytest.mark.parametrize("setting", [{"beta": 0.5}, {"free_bits": 0.1}, {"kl_warmup_fraction": 0.1}])
 def test_an_importance_weighted_training_has_no_weight_of_the_divergence(setting: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="importance_samples is 5: above 1 the KL has no weight of its own"):
