@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ancestral_server import cpus
+from ancestral_server import cpus, processes
 from ancestral_server.command_line import WrongUsage, read
 from ancestral_server.settings import Settings
 
@@ -218,3 +218,10 @@ def test_a_setting_that_does_nothing_without_another_is_told(flags: list[str], s
 def test_what_does_nothing_is_told_as_it_was_given() -> None:
     _, remarks = read(MODELS, {"ANCESTRAL_SERVER_LOG_RATIO": "0.5"})
     assert remarks == ["ANCESTRAL_SERVER_LOG_RATIO does nothing without --log-calls"]
+
+
+def test_a_process_of_several_is_given_what_the_first_was_whatever_a_folder_is_called() -> None:
+    asked = Settings(models=Path("--port"), log_calls=True, processes=2, metrics_port=0)
+    _, _, _, *arguments = processes._command(asked, {"port": 7}, 1)
+    given = asked.model_dump() | {"processes": 1, "share_port": True, "port": 7}
+    assert read(arguments, {})[0].model_dump() == given | {"threads": max(1, asked.threads // 2)}
