@@ -56,7 +56,7 @@ def trace(graphs: Sequence[OneShotGraph]) -> Iterator[onnx.ModelProto]:
     batch = torch.export.Dim("batch")
     inputs = [f"input/{i}" for i in range(len(together.feeds))]
     outputs = [[f"output/{graph.file}/{name}" for name in output_names(graph)] for graph in graphs]
-    # What a trace remembers of each operator's shapes costs a quarter of it, and hardly one occurs twice.
+    # To remember the shapes that each operator gave costs a small net's export a quarter more than it saves.
     forgetful = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
     with _quiet(), _one_registry() as known, forgetful, torch.no_grad():
         captured = torch.export.export(
