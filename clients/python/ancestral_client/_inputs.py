@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ancestral_client import _checks, _progress, _stdin, errors, files, items
+from ancestral_client import _progress, _stdin, errors, files, items
 from ancestral_client._outputs import warn
 from ancestral_client.client import Client
 from ancestral_client.fitting import Fit, Resize
@@ -42,8 +42,6 @@ def images(
     if missing is not None:
         can = ", ".join(sorted(found.roles))
         raise errors.RoleNotSupported(f"model {model} (version {found.version}) has no role {missing!r}; it has {can}")
-    if scale is not None:
-        _checks.scale_of(scale, "--scale")
     read = items.read(paths, Fit(model, found.image_shape, resize, scale), skip=on_error == "skip", watched=_with_bar)
     for problem in read.problems[:_TOLD]:
         warn(f"left out: {problem}")

@@ -35,9 +35,15 @@ Resize = Annotated[
     fitting.Resize | None,
     typer.Option(help="Bring images to the model's size: crop what is beyond, fit on black, or stretch."),
 ]
+
+
+def _scale(given: float | None) -> float | None:
+    return None if given is None else _checks.scale_of(given, "--scale")
+
+
 Scale = Annotated[
     float | None,
-    typer.Option(help="Arrays are numbers, which times this are levels of 0 to 255: 255 for [0,1]."),
+    typer.Option(callback=_scale, help="Arrays are numbers, which times this are levels of 0 to 255: 255 for [0,1]."),
 ]
 Format = Annotated[
     str | None,

@@ -125,8 +125,6 @@ def bulk(
     _checks.count_of("--part-rows", part_rows)
     _checks.count_of("--draws", draws)
     _checks.timeout_of(timeout)
-    if scale is not None:
-        _checks.scale_of(scale, "--scale")
     if not wait >= 0:
         raise errors.invalid("--wait", f"is {wait:g}; must be at least 0 seconds")
     _need("pyarrow")
