@@ -15,7 +15,7 @@ from ancestral_exporter.card import CARD
 from ancestral_exporter.errors import UsageError
 from ancestral_exporter.plots import SAMPLES
 from ancestral_exporter.served.pictures import MANIFOLD, RECONSTRUCTIONS, TRAVERSALS
-from ancestral_exporter.served.probes import SPREADING, SVM
+from ancestral_exporter.served.probes import LINEAR, SPREADING, SVM
 from ancestral_exporter.served.samples import SURE
 
 # What `evaluate --json` is to write in the folder of a bundle's evaluation.
@@ -159,7 +159,7 @@ def _few_labels(results: Sequence[Result]) -> Iterator[str]:
         evaluation = result.evaluation
         rows: dict[tuple[str, str], dict[int, float]] = {}
         for entry in evaluation.get("probes", ()):
-            if entry["classifier"] in (SVM, SPREADING):
+            if entry["classifier"] in (LINEAR, SVM, SPREADING):
                 errors = rows.setdefault((entry["classifier"], entry["encoding"]), {})
                 errors[entry["labelled"]] = 1 - entry["accuracy"]
         if not rows:

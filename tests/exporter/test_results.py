@@ -49,7 +49,7 @@ def test_what_was_evaluated_stands_there_with_its_pictures(trained_vae: TrainedV
         {"encoding": encoding, "classifier": kind, "labelled": count, "accuracy": accuracy, "deviation": 0.0}
         for encoding, kind, count, accuracy in (
             ("features", "SVM", 50, 0.75), ("features", "SVM", 1000, 0.9), ("raw pixels", "SVM", 50, 0.5),
-            ("raw pixels", "SVM", 1000, 0.8), ("features", "linear probe", 50, 0.1),
+            ("raw pixels", "SVM", 1000, 0.8), ("features", "nearest neighbours", 50, 0.1),
         )
     ]  # fmt: skip
     classes = {"images": 64, "sure": 0.875, "test_sure": 0.953125, "test_accuracy": 0.99}
@@ -60,7 +60,7 @@ def test_what_was_evaluated_stands_there_with_its_pictures(trained_vae: TrainedV
     page = results_page(find_results([trained_vae.models], tmp_path / "evaluated"), tmp_path)
     assert rows(page)["SVM, features"] == ["25.00%", "10.00%"]
     assert rows(page)["SVM, raw pixels"] == ["50.00%", "20.00%"]
-    assert "linear probe" not in page
+    assert "nearest neighbours" not in page
     assert rows(page)["digits-vae"] == ["64", "87.5%", "95.3%", "99.0%"]
     for picture in ("traversals", "reconstructions"):
         assert f"![{picture} of digits-vae](evaluated/digits-vae/{picture}.png)" in page

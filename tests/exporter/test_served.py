@@ -186,7 +186,7 @@ def test_what_a_bundle_has_no_role_for_is_named(gan: Path, own: Path, run: Calla
         (["{vae}", "--labels", "9"], "--labels 9: must be 10, one of each class, to 1000, the training images"),
         (["{vae}", "--labels", "50", "--labels", "1001"], "--labels 1001: must be 10, one of each class, to 1000"),
         (["{vae}", "--part", "train"], "--part"),
-        (["{gan}", "--data", "{own}", "--labels", "2"], "--labels 2: must be 3, one of each class, to 240"),
+        (["{gan}", "--data", "{own}", "--labels", "2"], "--labels 2: must be 3, one of each class, to 250"),
         (["{vae}", "--json", "{tmp}"], "is a folder; give the name of a file in it"),
         (["{vae}", "--json", "{tmp}/no/file.json"], "there is no folder"),
         (["{vae}", "--pictures", "{own}"], "cannot be made a folder: File exists"),
