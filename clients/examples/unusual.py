@@ -10,7 +10,7 @@ what they don't know?"). Two corrections, both higher for what is unusual, as is
     complexity   these bits less those of a lossless compressor, which knows what is simple and nothing of the
                  model's images (Serrà et al. 2020, "Input complexity and out-of-distribution detection")
 
-With MNIST and Fashion-MNIST in `mnist/` and `fashion/`:  unusual.py --model mnist-pixelcnn
+With MNIST and Fashion-MNIST in `mnist/` and `fashion/`:  unusual.py --model mnist-pixelcnn-dilated
 --usual mnist/t10k-images-idx3-ubyte.gz --unusual fashion/t10k-images-idx3-ubyte.gz
 """
 
