@@ -134,11 +134,15 @@ def digits_models(trained_vae: TrainedVae, once: Shared) -> Path:
         from entrypoints import call
 
         shutil.copytree(trained_vae.models, folder, dirs_exist_ok=True)
+        small = {
+            "digits-pixelcnn": ("channels=16", "vertical_layers=2"),
+            "digits-classifier": ("encoder_widths=[8,8]", "features=32"),
+        }
         for recipe in DEFAULTS:
             if not (folder / recipe).exists():
-                part = "vertical_layers=2" if "pixelcnn" in recipe else "features=32"
-                small = ("--set", "model.channels=16", "--set", f"model.{part}")
-                call("ancestral-exporter", "train", recipe, "--models", str(folder), "--epochs", "0", *small)
+                settings = small.get(recipe, ("channels=16", "features=32"))
+                options = [option for setting in settings for option in ("--set", f"model.{setting}")]
+                call("ancestral-exporter", "train", recipe, "--models", str(folder), "--epochs", "0", *options)
 
     return once("digits-models", make)
 

@@ -114,7 +114,8 @@ def test_a_wrong_value_is_named(setting: str, message: str) -> None:
         ('family = "pixelcnn"\n[model]\nfirst_window = [2, 4]', r"\[data\] needs source"),
         ('family = "pixelcn"', r"unknown family 'pixelcn' \(did you mean 'pixelcnn'\?\); there are: vae"),
         (
-            'family = "vae"\n[data]\nsource = "digits"\n[model]\nlatent_size = 2\nbeta = inf',
+            'family = "vae"\n[data]\nsource = "digits"\n[model]\nlatent_size = 2\nbeta = inf\n'
+            "[schedule]\nepochs = 1\nbatch_size = 8\nlearning_rate = 1e-3",
             r"\[model\] beta = inf: must be a finite number",
         ),
     ],
