@@ -49,7 +49,7 @@ def run(models: Path, out: Path, console: Console) -> Report:
     """Train what is missing, serve, sample, encode, measure; leaves pictures and the report in `out`."""
     began = time.monotonic()
     _check_results(out)
-    if not train_missing(models):
+    if not train_missing(models, RECIPES):
         console.print(Text.assemble("Using the bundles in ", (f"{shown(models)}/", "bold"), "."))
     data = digits()
     console.print("Starting the server.")

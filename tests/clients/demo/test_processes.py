@@ -11,7 +11,7 @@ import pytest
 import toybundle
 from ancestral_client import Client
 from ancestral_demo import processes
-from ancestral_demo.processes import DEFAULTS, DemoError, Server, has_any_bundle, sampling_model, train_missing
+from ancestral_demo.processes import DEFAULTS, RECIPES, DemoError, Server, has_any_bundle, sampling_model, train_missing
 
 
 @pytest.fixture
@@ -42,6 +42,7 @@ def test_what_is_missing_is_trained_once(exporter: Path, capsys: pytest.CaptureF
     (models / "digits-vae" / "1" / "bundle.json").unlink()  # a folder without a manifest is no bundle
     (models / "digits-vae" / "1").rmdir()
     assert train_missing(models) == ["digits-vae"]
+    assert train_missing(exporter / "demo", RECIPES) == list(RECIPES)  # what the demo shows, and no more
 
 
 def put(models: Path, name: str, *roles: str, bits: float | None = None) -> None:
