@@ -29,8 +29,8 @@ RECIPES = {
     "digits-vae": "likelihood, samples, traversals",
     "digits-pixelcnn": "likelihood, samples, completions",
 }
-# What is served where nothing is there: with them what classifies drawings in the studio. The demo has no figures of it,
-# and ends half a minute sooner without.
+# What is served where nothing is there: with them what classifies drawings in the studio. The demo has no figures of
+# it, and ends half a minute sooner without.
 DEFAULTS = ("digits-classifier", *RECIPES)
 
 
