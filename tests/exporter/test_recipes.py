@@ -118,6 +118,11 @@ def test_a_wrong_value_is_named(setting: str, message: str) -> None:
             "[schedule]\nepochs = 1\nbatch_size = 8\nlearning_rate = 1e-3",
             r"\[model\] beta = inf: must be a finite number",
         ),
+        (
+            'family = "vae"\n[data]\nsource = "digits"\n[model]\nlatent_size = 99999999999999999999\n'
+            "[schedule]\nepochs = 1\nbatch_size = 8\nlearning_rate = 1e-3",
+            r"\[model\] latent_size = 99999999999999999999: Input should be less than or equal to 2147483647",
+        ),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 
 # What the values of a recipe's settings may be; pydantic checks them when a recipe is read.
-Positive = Annotated[int, Ge(1)]
-Count = Annotated[int, Ge(0)]
+# No net has sizes beyond 32 bits, and torch takes none beyond 64.
+Positive = Annotated[int, Ge(1), Le(2**31 - 1)]
+Count = Annotated[int, Ge(0), Le(2**31 - 1)]
 NotNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Lt(1)]
 Angle = Annotated[float, Ge(0), Le(180)]
