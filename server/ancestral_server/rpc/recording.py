@@ -6,6 +6,7 @@ A call goes on under one `Call`, which `current` gives to whatever works for it,
 from __future__ import annotations
 
 import contextvars
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -91,14 +92,14 @@ class CallRecorder:
         """The call has ended, well or not."""
 
 
-class SomeCalls(CallRecorder):
+class SomeCalls(CallRecorder, ABC):
     """A recorder of those calls that it chooses when they arrive. Of the others it is told nothing, and they do not pay
     for it.
     """
 
+    @abstractmethod
     def choose(self, with_it: CallRecorder, call: Call, headers: Headers) -> None:
         """The headers of a call are here: have `with_it` record it from now on, if it is to be told of."""
-        raise NotImplementedError
 
 
 EVENTS = ("serve", "arrived", "begin", "received", "asked", "admitted", "ran", "lost", "sent", "failed", "ended")

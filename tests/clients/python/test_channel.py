@@ -44,8 +44,8 @@ class Proxy:
             except OSError:  # it is over
                 return
             head = b""
-            while b"\r\n\r\n" not in head:
-                head += near.recv(1)
+            while not head.endswith(b"\r\n\r\n") and (byte := near.recv(1)):
+                head += byte
             self.asked.append(head.split(b"\r\n")[0].decode())
             far = socket.create_connection(self._server)
             self._ends += [near, far]
