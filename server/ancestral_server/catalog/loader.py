@@ -22,7 +22,7 @@ from ancestral_server.engine.admission import Limits
 from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.endpoint import EndpointSettings
 from ancestral_server.engine.policy import Adaptive, AdaptiveTuning
-from ancestral_server.engine.pool import INTERACTIVE_NICENESS, WorkerPool, lower_thread_priority
+from ancestral_server.engine.pool import WorkerPool
 from ancestral_server.engine.quality import Looks, Quality
 from ancestral_server.engine.raster import RasterScheduler
 from ancestral_server.engine.several import Device, one_shots, rasters
@@ -157,8 +157,6 @@ class Loader:
 
     def _load(self, load: Load) -> None:
         """Load, on a thread of its own."""
-        # The threads that onnxruntime makes for its runs inherit it.
-        lower_thread_priority(INTERACTIVE_NICENESS)
         model = load.model
         failure: Exception | None = None
         try:

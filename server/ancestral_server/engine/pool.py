@@ -1,8 +1,7 @@
 """Background work: a worker a core for bulk and the rows of samplers, of all lanes together, first come, first served.
 
-Everybody else goes before it. Its threads have a higher niceness than those that somebody waits for. And while single
-calls come they leave a core free, since niceness alone does not let the event loop have one when it wants it: between
-two ticks, 4 ms, Linux's scheduler may leave a thread that has just woken behind a run that it should go before.
+While single calls come, its threads leave a core free: between two ticks, 4 ms, Linux's scheduler may leave a thread
+that has just woken behind a run that it should go before.
 """
 
 from __future__ import annotations
@@ -18,12 +17,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ancestral_server.engine.scheduler import Wait
-
-# Steps of niceness above the process's own. What computes gives way to the event loop, which has to say yes or no at
-# once however busy the cores are; and background work to runs that somebody waits for. Introduced with ba62378; what it
-# brings by itself was not measured.
-INTERACTIVE_NICENESS = 5
-BACKGROUND_NICENESS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +122,6 @@ class WorkerPool:
     # ---- the workers' side
 
     def _work(self, team: _Team) -> None:
-        lower_thread_priority(BACKGROUND_NICENESS)
         left = 0
         while (found := self._next(team)) is not None:
             seat, spared = found
@@ -182,17 +174,6 @@ class WorkerPool:
         seat.busy, seat.woken, seat.due, seat.wake_at = True, False, math.inf, 1
         self._line.append(seat)
         self._changed.notify()
-
-
-def lower_thread_priority(niceness: int) -> None:
-    """Let the calling thread, and those that it starts, be nicer than the process by so much, where the system knows of
-    such a thing.
-    """
-    if sys.platform == "linux":
-        # On Linux niceness is a thread's own, and raising it needs no privileges.
-        with contextlib.suppress(OSError):
-            wanted = min(19, os.getpriority(os.PRIO_PROCESS, os.getpid()) + niceness)
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), wanted)
 
 
 def _keep_to(cores: Sequence[int]) -> None:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from ancestral_server.engine.pool import INTERACTIVE_NICENESS, Seat, WorkerPool, lower_thread_priority
+from ancestral_server.engine.pool import Seat, WorkerPool
 from ancestral_server.engine.scheduler import Wait
 
 log = structlog.get_logger()
@@ -186,7 +186,6 @@ class ThreadRunner:
             self._thread.join()
 
     def _take_turns(self, lane: Turns) -> None:
-        lower_thread_priority(INTERACTIVE_NICENESS)
         while not self._closed:
             wait = lane.turn()
             if (runner := self._successor()) is not None:

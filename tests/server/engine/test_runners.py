@@ -8,7 +8,6 @@ import asyncio
 import gc
 import math
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from ancestral_server.engine.arrivals import Arrivals
 from ancestral_server.engine.job import OneShotJob, Priority
 from ancestral_server.engine.lane import Lane
 from ancestral_server.engine.policy import Adaptive, AdaptiveTuning, BatchPolicy, Immediate
-from ancestral_server.engine.pool import BACKGROUND_NICENESS, INTERACTIVE_NICENESS, WorkerPool
+from ancestral_server.engine.pool import WorkerPool
 from ancestral_server.engine.runners import LoopRunner, LoopTuning, PoolRunner, Runner, ThreadRunner
 from ancestral_server.errors import DeadlineExceeded, Infeasible, Internal, OutOfMemory, Overloaded, Unavailable
 from ancestral_server.rpc.asking import ask
@@ -461,20 +460,6 @@ def test_while_calls_come_together_a_thread_runs_them_and_then_the_event_loop_ag
             assert set(program.threads) == {here}
 
     run(work())
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="niceness is a thread's own on Linux only")
-@pytest.mark.parametrize(
-    ("kind", "nicer"), [("loop", 0), ("thread", INTERACTIVE_NICENESS), ("pool", BACKGROUND_NICENESS)]
-)
-def test_what_computes_gives_way_to_the_event_loop_and_bulk_to_both(program: Watched, kind: str, nicer: int) -> None:
-    async def work() -> None:
-        with batch_lane(program, OPEN, runner=RUNNERS[kind](), policy=Immediate()) as lane:
-            await double(lane, 1)
-
-    mine = os.getpriority(os.PRIO_PROCESS, 0)
-    run(work())
-    assert program.niceness == [min(19, mine + nicer)]
 
 
 def test_two_workers_run_bulk_at_a_time(program: Watched) -> None:
