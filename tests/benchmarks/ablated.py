@@ -66,12 +66,6 @@ def bulk_workers(replace: Replace) -> None:
     replace(module("catalog.loader"), "WorkerPool", lambda threads: pool(1))
 
 
-def niceness(replace: Replace) -> None:
-    """All threads are as nice as the process."""
-    for name in ("engine.pool", "engine.runners", "catalog.loader"):
-        replace(module(name), "lower_thread_priority", lambda steps: None)
-
-
 def uvloop(replace: Replace) -> None:
     """The event loop is Python's own."""
     replace(module("cli"), "event_loop", asyncio.new_event_loop)
@@ -111,7 +105,6 @@ SWITCHES: dict[str, Callable[[Replace], None]] = {
     "fill": fill,
     "spare-core": spare_core,
     "bulk-workers": bulk_workers,
-    "niceness": niceness,
     "uvloop": uvloop,
     "event-engine": event_engine,
     "accepting": accepting,

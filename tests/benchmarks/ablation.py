@@ -6,8 +6,7 @@ mean ± standard error over pairs:
 
 - Encode and ModelInfer: both servers at once, on one core, as tests/soak/beside.py has it, since a shared machine is
   faster or slower by a fifth within seconds: two equal servers so differ by 3 %, their CPU per call by 2 %.
-- EncodeStream, and Encode beside a saturated sampler: in turn, since there a server wants all cores, and threads of
-  different niceness would share one core unequally.
+- EncodeStream, and Encode beside a saturated sampler: in turn, since there a server wants all cores.
 """
 
 from __future__ import annotations

@@ -64,10 +64,11 @@ def test_a_switch_replaces_what_is_there(switch: str, monkeypatch: pytest.Monkey
 
 def test_a_server_without_a_heuristic_is_the_checkouts_own(toy_models: Path) -> None:
     launcher = ROOT / "tests" / "benchmarks" / "ablated.py"
-    with ServerProcess(toy_models, program=(str(launcher), str(ROOT), "niceness")) as server:
+    with ServerProcess(toy_models, program=(str(launcher), str(ROOT), "uvloop")) as server:
         assert server.metric("ancestral_models_serving") >= 0
-        threads = os.listdir(f"/proc/{server.process.pid}/task")
-        assert {os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in threads} == {0}
+        loaded = Path(f"/proc/{server.process.pid}/maps").read_text()
+        assert "/grpc/" in loaded
+        assert "/uvloop/" not in loaded
 
 
 def test_the_server_that_is_traced_has_a_collector(toy_models: Path) -> None:

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -571,9 +570,7 @@ def test_on_a_gpu_every_role_runs_in_one_size_of_batch(tmp_path: Path) -> None:
     toybundle.write(tmp_path)
     settings = Settings(models=tmp_path, device="cpu", max_batch=16)
     loader = Loader(settings, Gpu(), Metrics("test"), Arrivals())
-    # On a thread of its own, whose niceness it changes.
-    with ThreadPoolExecutor(1) as thread:
-        model = thread.submit(loader.load, "tally", 1).result()
+    model = loader.load("tally", 1)
     try:
         encoder = model.endpoints["encode"]
         assert isinstance(encoder, OneShotEndpoint)

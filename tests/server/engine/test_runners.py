@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
-import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,12 +50,10 @@ class Watched(Doubler):
     def __init__(self) -> None:
         super().__init__()
         self.threads: list[int] = []
-        self.niceness: list[int] = []
         self.begun = threading.Semaphore(0)
 
     def run(self, inputs: Mapping[Meaning, Array], wanted: Sequence[Meaning]) -> dict[Meaning, Array]:
         self.threads.append(threading.get_ident())
-        self.niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
         self.begun.release()
         return super().run(inputs, wanted)
 
