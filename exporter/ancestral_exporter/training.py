@@ -30,6 +30,7 @@ from ancestral_exporter.data import Split, repeated
 from ancestral_exporter.errors import ExporterError, UsageError
 from ancestral_exporter.machine import machine, rounding
 from ancestral_exporter.models.base import OBJECTIVE, ImageModel
+from ancestral_exporter.optimiser import Muon
 from ancestral_exporter.pace import Pace
 from ancestral_exporter.progress import Announcer, ProgressBar, hushed
 from ancestral_exporter.recipes import Recipe
@@ -215,14 +216,18 @@ class Fitting(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         schedule = self.recipe.schedule
-        optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            schedule.learning_rate,
-            betas=schedule.betas,
-            weight_decay=schedule.weight_decay,
+        settings = {
+            "lr": schedule.learning_rate,
+            "betas": schedule.betas,
+            "weight_decay": schedule.weight_decay,
             # Fused saves a tenth of a small model's step. With float16 it would undo the loss's scale after the clip.
-            fused=self.trainer.precision != PRECISIONS["16"],
-        )
+            "fused": self.trainer.precision != PRECISIONS["16"],
+        }
+        optimizer: torch.optim.Optimizer
+        if schedule.matrix_learning_rate is None:
+            optimizer = torch.optim.AdamW(self.model.parameters(), **settings)
+        else:
+            optimizer = Muon(self.model, schedule.matrix_learning_rate, **settings)
         cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, self.pace.rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 

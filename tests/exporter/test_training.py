@@ -55,7 +55,9 @@ def test_same_seed_same_weights(tiny: Recipe, digits: Dataset, tmp_path: Path, a
     assert not same_weights(runs[0], runs[2])
 
 
+@pytest.mark.parametrize("matrix_rate", [None, 0.02], ids=["AdamW", "Muon"])
 def test_resumes_to_the_same_weights(
+    matrix_rate: float | None,
     tiny: Recipe,
     digits: Dataset,
     tmp_path: Path,
@@ -64,6 +66,7 @@ def test_resumes_to_the_same_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(checkpoints, "CHECKPOINT_EVERY_S", 0.0)
+    tiny = dataclasses.replace(tiny, schedule=dataclasses.replace(tiny.schedule, matrix_learning_rate=matrix_rate))
     whole = fit(tiny, digits, tmp_path / "whole", Options(), announcer)
 
     class Stop(progress.ProgressBar):

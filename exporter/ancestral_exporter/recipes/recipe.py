@@ -17,19 +17,21 @@ Rate = Annotated[float, Gt(0)]
 
 @dataclass(frozen=True)
 class Schedule:
-    """`[schedule]`: how a model is fitted, by AdamW on a one-cycle learning rate, with averaged weights.
+    """`[schedule]`: how a model is fitted, on a one-cycle learning rate, with averaged weights; by AdamW, or with Muon.
 
     What is validated, selected and exported are the weights' exponential average (Polyak & Juditsky 1992).
 
     epochs: passes over the training images; 0 exports an untrained model. batch_size: images per step, over all
-    devices. learning_rate: at the peak of the cycle. betas: AdamW's. warmup_fraction: of all steps, before the peak.
-    average_decay: of the averaged weights, per step. gradient_clip: largest norm of the gradient, times H·W·C; 0 for
-    no bound. patience: validations without a better one before stopping early; never where unset.
+    devices. learning_rate: AdamW's at the peak of the cycle, and betas its betas. matrix_learning_rate: Muon's, which
+    then moves the net's matrices (optimiser.py); AdamW moves all where unset. warmup_fraction: of all steps, before the
+    peak. average_decay: of the averaged weights, per step. gradient_clip: largest norm of the gradient, times H·W·C; 0
+    for no bound. patience: validations without a better one before stopping early; never where unset.
     """
 
     epochs: Count
     batch_size: Positive
     learning_rate: Rate
+    matrix_learning_rate: Rate | None = None
     weight_decay: NotNegative = 0.0
     betas: tuple[Share, Share] = (0.9, 0.99)
     warmup_fraction: Annotated[Share, Le(1)] = 0.1
