@@ -34,7 +34,8 @@ class Muon(torch.optim.AdamW):
         rest = {id(parameter): parameter for parameter in model.parameters()}
         for matrix in matrices:
             del rest[id(matrix)]
-        super().__init__([{"params": [*rest.values()]}, {"params": matrices, "lr": matrix_rate}], **adamw)
+        groups: list[dict[str, Any]] = [{"params": [*rest.values()]}, {"params": matrices, "lr": matrix_rate}]
+        super().__init__(groups, **adamw)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -73,7 +74,7 @@ class Muon(torch.optim.AdamW):
 def orthogonal(matrices: Tensor) -> Tensor:
     """Matrices [N,R,C] with the same singular vectors, and singular values of about 1, by Newton-Schulz iterations."""
     wide = matrices.shape[1] <= matrices.shape[2]
-    x = matrices if wide else matrices.mT
+    x: Tensor = matrices if wide else matrices.mT
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + _TINY)
     a, b, c = _COEFFICIENTS
     for _ in range(_STEPS):

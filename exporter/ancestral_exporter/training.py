@@ -216,7 +216,7 @@ class Fitting(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         schedule = self.recipe.schedule
-        settings = {
+        settings: dict[str, Any] = {
             "lr": schedule.learning_rate,
             "betas": schedule.betas,
             "weight_decay": schedule.weight_decay,
