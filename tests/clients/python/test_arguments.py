@@ -312,8 +312,12 @@ def test_palettes_of_pictures_are_not_taken_for_grey() -> None:
     image.putpalette([255 - index for index in range(256) for _ in range(3)])
     assert np.array_equal(_checks.image_array("images", [image])[0, ..., :1], IMAGES[0])
     image.info["transparency"] = int(255 - IMAGES[0, 0, 0, 0])
-    with pytest.raises(InvalidArgument, match=r"^images: is a picture that has transparent pixels; flatten it"):
-        _checks.image_array("images", image)
+    assert _checks.image_array("images", image)[0, 0].tolist() == [255, 255, 255], (
+        "the ground is white, as in a training"
+    )
+    float_picture: Any = Image.fromarray(IMAGES[0, ..., 0].astype(np.float32) / 2)
+    with pytest.raises(InvalidArgument, match=r"^images: is a picture that holds 32-bit floats from .*; scale them"):
+        _checks.image_array("images", float_picture)
 
 
 def test_tensors_are_taken_off_their_graph() -> None:
