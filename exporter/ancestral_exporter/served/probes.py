@@ -102,9 +102,9 @@ def _accuracy(kind: str, train: Array, train_labels: Array, test: Array, test_la
 def _svm_accuracy(train: Array, train_labels: Array, test: Array, test_labels: Array) -> float:
     """Of SVC with a radial kernel, whose values BLAS computes: ten times as fast as libsvm with many numbers.
 
-    The kernel's width is that of scikit-learn's gamma="scale" for numbers that are centred: 1 / gamma is the sum of the
-    variances of the D numbers. "scale" itself takes the variance of all numbers together, so that offsets of numbers from
-    each other would widen it, though distances know of none.
+    1 / gamma is the sum of the variances of the D numbers: scikit-learn's gamma="scale" of numbers that are centred.
+    "scale" itself takes the variance of all numbers together, so that their offsets from each other widen the kernel,
+    though distances know of none.
     """
     gamma = 1 / (float(train.var(axis=0, dtype=np.float64).sum()) or 1.0)
     machine = SVC(C=_PENALTY, kernel="precomputed").fit(rbf_kernel(train, gamma=gamma), train_labels)
