@@ -72,8 +72,10 @@ def names(module: ModuleType) -> list[str]:
         of_package = [name for name in getattr(package, "__all__", ()) if defined_in(module, name)]
         own = [name for name in vars(module) if not name.startswith("_") and defined_in(module, name)]
         return [name for name in own if name in of_package] or [*own, *constants(module)]
-    here = [name for name in offered if getattr(module, name).__module__ not in PAGES or defined_in(module, name)]
-    return sorted(here, key=lambda name: _place(getattr(module, name)))
+    values = [name for name in constants(module) if name in offered]
+    made = [name for name in offered if name not in values]
+    here = [name for name in made if getattr(module, name).__module__ not in PAGES or defined_in(module, name)]
+    return [*sorted(here, key=lambda name: _place(getattr(module, name))), *values]
 
 
 def defined_in(module: ModuleType, name: str) -> bool:

@@ -7,7 +7,6 @@ import io
 import os
 import shlex
 import shutil
-import struct
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from ancestral_exporter.cli import main
 from ancestral_exporter.data import Dataset, DataSettings, load, pictures
 from ancestral_exporter.errors import DataError
 from ancestral_exporter.recipes import find, new
+from picturefiles import tiff_of_12_bits
 from running import PATIENT, ServerProcess
 from waiting import until
 
@@ -131,16 +131,6 @@ def decoded(image: Image.Image, **options: object) -> np.ndarray:
     return np.asarray(pictures.decode(png(image, **options), "x"))
 
 
-def tiff_of_12_bits(row: list[int]) -> bytes:
-    """A grey picture of one row, as scanners write it."""
-    data = int("".join(f"{value:012b}" for value in row), 2).to_bytes(len(row) * 12 // 8, "big")
-    # Width, height, bits, no compression, black is 0, where the data begin, samples, rows a strip, bytes a strip.
-    tags = {256: len(row), 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: len(data)}
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
-    head = b"II*\0" + struct.pack("<I", 8 + len(data))
-    return head + data + struct.pack("<H", len(tags)) + entries + bytes(4)
-
-
 def test_pictures_are_read_as_people_see_them() -> None:
     colour = Image.fromarray(shapes(1)[0])
     np.testing.assert_array_equal(decoded(colour), np.asarray(colour))
@@ -170,25 +160,6 @@ def test_pictures_are_read_as_people_see_them() -> None:
     assert decoded(Image.new("LAB", (9, 8)), format="TIFF").shape == (8, 9, 3)
     jpeg = pictures.decode(png(colour.convert("CMYK"), format="JPEG", quality=100), "x")
     assert np.abs(np.asarray(jpeg).astype(int) - np.asarray(colour)).mean() < 12
-
-
-@pytest.mark.parametrize(
-    ("image", "options", "message"),
-    [
-        (Image.fromarray(np.array([[0.5]], np.float32)), {"format": "TIFF"}, "x: has floating-point intensities"),
-        (Image.fromarray(np.array([[-1]], np.int32)), {"format": "TIFF"}, "x: has intensities -1 to -1"),
-        (Image.fromarray(np.array([[0, 255]], np.uint16)), {}, "x: has intensities of at most 255 in 16 bits"),
-        (Image.fromarray(np.array([[7]], np.int32)), {"format": "TIFF"}, "x: has intensities of at most 7 in 16 bits"),
-        (
-            Image.new("L", (2, 2)),
-            {"format": "GIF", "save_all": True, "append_images": [Image.new("L", (2, 2), 9)]},
-            "x: has 2 frames",
-        ),
-    ],
-)
-def test_what_has_no_one_meaning_is_refused(image: Image.Image, options: dict[str, object], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        decoded(image, **options)
 
 
 @pytest.mark.parametrize(("how", "edge"), [("crop", 200), ("fit", 0), ("stretch", 200)])

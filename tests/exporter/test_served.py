@@ -265,6 +265,23 @@ def test_probes_tell_good_encodings_from_bad_ones(monkeypatch: pytest.MonkeyPatc
         assert (entry.accuracy > 0.95) == (entry.encoding == "good"), entry
 
 
+def test_numbers_may_lie_far_from_each_other_and_the_svm_tells_classes_all_the_same() -> None:
+    """As a PixelCNN's features do: offsets change no distance, so they must not change the kernel's width."""
+    random = np.random.default_rng(1)
+    labels = np.arange(400) % 4
+    numbers = (random.normal(size=(400, 6)) + 1.5 * np.eye(6)[labels]).astype(np.float32)
+    offsets = np.float32([0, 100, -100, 10, 50, 0])
+    train, test = slice(200), slice(200, 400)
+    wrong = [
+        1 - probes._svm_accuracy(given[train], labels[train], given[test], labels[test])
+        for given in (numbers, numbers + offsets, np.column_stack([numbers, np.full(400, 9, np.float32)]))
+    ]
+    assert wrong[0] < 0.45
+    assert np.ptp(wrong) <= 0.01, "but for the rounding of float32"
+    constant = np.ones((200, 6), np.float32)
+    assert probes._svm_accuracy(constant, labels[train], constant, labels[train]) == 0.25, "nothing varies"
+
+
 def test_labels_spread_along_what_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rings, one in the other, and a label or two of each: what is near in a ring is far along it."""
     monkeypatch.setattr(probes, "DRAWS", 5)

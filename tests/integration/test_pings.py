@@ -7,7 +7,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 import grpc
 import pytest
@@ -15,69 +14,35 @@ import pytest
 import messages
 from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc
+from link import Link
 from running import ServerProcess
 from wire import tensor, toy_images
 
 _PING, _GOAWAY, _ACK = 6, 7, 1
 
 
-class CountingLink:
-    """Forwards the one connection that comes to `address`. A context manager."""
+class Pongs:
+    """Counts the pings that the server answers on one connection."""
 
-    def __init__(self, address: str) -> None:
-        self._target = address.rpartition(":")
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._ends = [self._listener]
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self.answered = 0
+    def __init__(self) -> None:
+        self._pending = b""
+        self._count = 0
         self._changed = threading.Condition()
 
-    def wait_for_answers(self, count: int, seconds: float = 60) -> None:
-        """Until so many pings of the client have been answered."""
+    def heard(self, piece: bytes) -> None:
+        """What the server sent next, frames and parts of such."""
+        self._pending += piece
+        while len(self._pending) >= 9 and len(self._pending) >= (size := 9 + int.from_bytes(self._pending[:3], "big")):
+            frame, self._pending = self._pending[:size], self._pending[size:]
+            if frame[3] == _PING and frame[4] & _ACK:
+                with self._changed:
+                    self._count += 1
+                    self._changed.notify_all()
+
+    def wait_for(self, count: int, seconds: float = 60) -> None:
+        """Until there are so many."""
         with self._changed:
-            assert self._changed.wait_for(lambda: self.answered >= count, seconds), f"{self.answered} pings"
-
-    def __enter__(self) -> CountingLink:
-        threading.Thread(target=self._forward, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for end in self._ends:
-            end.close()
-
-    def _forward(self) -> None:
-        try:
-            near, _ = self._listener.accept()
-        except OSError:  # nobody came
-            return
-        host, _, port = self._target
-        far = socket.create_connection((host, int(port)))
-        self._ends += [near, far]
-        threading.Thread(target=self._carry, args=(near, far), daemon=True).start()
-        threading.Thread(target=self._carry_answers, args=(far, near), daemon=True).start()
-
-    def _carry(self, source: socket.socket, target: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
-        except OSError:  # either end is gone
-            return
-
-    def _carry_answers(self, source: socket.socket, target: socket.socket) -> None:
-        try:
-            with source.makefile("rb") as frames:
-                while head := frames.read(9):
-                    target.sendall(head + frames.read(int.from_bytes(head[:3], "big")))
-                    if head[3] == _PING and head[4] & _ACK:
-                        with self._changed:
-                            self.answered += 1
-                            self._changed.notify_all()
-            target.shutdown(socket.SHUT_WR)
-        except OSError:
-            return
+            assert self._changed.wait_for(lambda: self._count >= count, seconds), f"{self._count} pings"
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +53,9 @@ def lenient(toy_models: Path) -> Iterator[ServerProcess]:
 
 def test_a_client_that_pings_on_a_quiet_stream_is_served(lenient: ServerProcess) -> None:
     often = [("grpc.keepalive_time_ms", 100), ("grpc.http2.max_pings_without_data", 0), ("grpc.enable_retries", 0)]
+    pongs = Pongs()
     with (
-        CountingLink(lenient.address) as link,
+        Link(lenient.address, heard=pongs.heard) as link,
         grpc.insecure_channel(link.address, options=often) as channel,
     ):
         messages_to_send: queue.Queue[pb.EncodeStreamRequest | None] = queue.Queue()
@@ -99,7 +65,7 @@ def test_a_client_that_pings_on_a_quiet_stream_is_served(lenient: ServerProcess)
         messages_to_send.put(images)
         next(stream)
         # gRPC forgives two, and ends the connection at the third.
-        link.wait_for_answers(4)
+        pongs.wait_for(4)
         messages_to_send.put(images)
         next(stream)
         messages_to_send.put(None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import shutil
 import signal
 import socket
@@ -24,8 +23,8 @@ from ancestral.v1 import inference_service_pb2 as pb
 from ancestral.v1 import inference_service_pb2_grpc, tensor_pb2
 from ancestral_client import AsyncClient, Client, NotFound, PaintedRow, SampledImage, Samples
 from ancestral_client._attempts import Attempts
+from link import Link
 from running import PATIENT, ServerProcess
-from slowlink import SlowLink
 from waiting import PATIENCE, until
 
 Array = np.ndarray[Any, Any]
@@ -210,7 +209,7 @@ def test_calls_and_streams_wait_out_a_long_drain(place: Replaceable, expected: S
     with (
         ThreadPoolExecutor(4) as pool,
         patient(place) as client,
-        SlowLink(place.address, math.inf) as link,
+        Link(place.address) as link,
         grpc.insecure_channel(link.address) as channel,
     ):
         whole = client.encode("tally", images).mean

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import signal
 import subprocess
 import sys
@@ -27,8 +26,8 @@ from ancestral.v1 import inference_service_pb2_grpc, model_service_pb2, model_se
 from callers import Callers
 from inference import open_inference_service_pb2 as oip
 from inference import open_inference_service_pb2_grpc
+from link import Link
 from running import PATIENT, ServerProcess
-from slowlink import SlowLink
 from waiting import PATIENCE, until
 from wire import tensor, toy_images
 
@@ -49,7 +48,7 @@ def begin(server: ServerProcess, channel: grpc.Channel, calls: int = 1) -> list[
 def held(server: ServerProcess) -> Iterator[tuple[Any, threading.Event]]:
     """A long call whose answer is on its way until the event is set: a server that stops waits for that."""
     with (
-        SlowLink(server.address, math.inf) as link,
+        Link(server.address) as link,
         grpc.insecure_channel(link.address, options=NO_RETRIES) as channel,
     ):
         # Connected, and no more.
@@ -234,7 +233,7 @@ def encode_request(images: int) -> pb.EncodeRequest:
 def test_a_large_answer_on_a_slow_link_arrives_although_the_server_stops(toy_models: Path) -> None:
     with (
         ServerProcess(toy_models, "--max-images", "1000000", *PATIENT) as server,
-        SlowLink(server.address, 8e6) as link,
+        Link(server.address, 8e6) as link,
         grpc.insecure_channel(link.address, options=[*NO_RETRIES, ("grpc.max_receive_message_length", -1)]) as channel,
     ):
         stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
@@ -252,7 +251,7 @@ def test_a_caller_on_a_slow_link_that_goes_on_sending_hears_where_its_stream_end
     over, replies = threading.Event(), []
     with (
         ServerProcess(toy_models, *PATIENT) as server,
-        SlowLink(server.address, 5e5) as link,
+        Link(server.address, 5e5) as link,
         grpc.insecure_channel(link.address, options=NO_RETRIES) as channel,
     ):
         call = inference_service_pb2_grpc.InferenceServiceStub(channel).EncodeStream(messages(), timeout=600)

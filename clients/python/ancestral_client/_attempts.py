@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 
-from ancestral_client import _checks, errors, tracing
+from ancestral_client import _arguments, errors, tracing
 
 # What broke may be whole at once, or after a restart of some seconds; crowds are spread by the jitter.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
@@ -44,7 +44,7 @@ class Attempts:
     """
 
     def __init__(self, server: Server, timeout: float, now: Callable[[], float], *, rolling: bool = False) -> None:
-        limit = _checks.timeout_of(timeout)
+        limit = _arguments.timeout_of(timeout)
         self._server = server
         self._timeout = math.inf if limit is None else limit
         self._rolling = rolling
@@ -60,7 +60,7 @@ class Attempts:
         self._any_answer = False
         remaining = self._timeout if self._rolling else max(self._ends - self._now(), 1e-3)
         metadata = (("x-request-id", self._request_id), *tracing.headers(), *self._server.credentials())
-        return {"timeout": _checks.timeout_of(remaining), "metadata": metadata}
+        return {"timeout": _arguments.timeout_of(remaining), "metadata": metadata}
 
     def answered(self) -> None:
         """Something came: what fails from now on fails anew."""

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ancestral_client import _checks
+from ancestral_client import _arrays
 from ancestral_client.errors import RoleNotSupported
 from ancestral_client.results import Limits, Model
 
@@ -42,15 +42,15 @@ class Batches:
         timeout: float | None,
         scale: float | None = None,
     ) -> NDArray[np.uint8]:
-        """`images` as [N,H,W,C] uint8; `scale` as in `_checks.image_array`."""
-        fit = _checks.picture_batch if _checks.are_pictures(images) else _checks.image_batch
-        return await self._fit(field, _checks.image_array(field, images, scale), fit, model, version, timeout)
+        """`images` as [N,H,W,C] uint8; `scale` as in `_arrays.image_array`."""
+        fit = _arrays.picture_batch if _arrays.are_pictures(images) else _arrays.image_batch
+        return await self._fit(field, _arrays.image_array(field, images, scale), fit, model, version, timeout)
 
     async def mask(
         self, field: str, mask: ArrayLike, model: str, version: int, timeout: float | None
     ) -> NDArray[np.bool_]:
         """`mask` as [N,H,W,C] bool."""
-        return await self._fit(field, _checks.mask_array(field, mask), _checks.mask_batch, model, version, timeout)
+        return await self._fit(field, _arrays.mask_array(field, mask), _arrays.mask_batch, model, version, timeout)
 
     async def check_role(self, role: str, model: str, version: int, timeout: float | None) -> None:
         """RoleNotSupported if a model whose shape was asked for cannot do that: before the images are sent."""
@@ -86,5 +86,5 @@ class Batches:
         self._models[model, version] = found
         batch = fit(array, shape)
         if batch is None:
-            raise _checks.wrong_shape(field, array, shape, model)
+            raise _arrays.wrong_shape(field, array, shape, model)
         return batch

@@ -16,12 +16,12 @@ from google.protobuf.message import Message
 from numpy.typing import ArrayLike, NDArray
 
 from ancestral.v1 import model_service_pb2 as models_pb
-from ancestral_client import _checks, _rpcs, _wire
+from ancestral_client import _arguments, _arrays, _rpcs, _wire
 from ancestral_client._access import Access, Entry
+from ancestral_client._arguments import Compression, Priority
 from ancestral_client._attempts import Attempts, Server
 from ancestral_client._batches import Batches
 from ancestral_client._channel import Way
-from ancestral_client._checks import Compression, Priority
 from ancestral_client._hedging import Hedging
 from ancestral_client._joining import Joining
 from ancestral_client._progress import Progress, told
@@ -74,18 +74,18 @@ class Calls:
     """The calls of a client over its transport: those about models, and what those of the roles are made of."""
 
     def __init__(self, settings: Settings, transport: Callable[[Way, Entry], Transport]) -> None:
-        _checks.timeout_of(settings.timeout)
-        self.most_bytes = _checks.message_bytes_of(settings.max_message_bytes)
-        address = _checks.address_of(settings.address)
+        _arguments.timeout_of(settings.timeout)
+        self.most_bytes = _arguments.message_bytes_of(settings.max_message_bytes)
+        address = _arguments.address_of(settings.address)
         entry = Entry(settings.access, address)
-        self._server = Server(address, _checks.retry_seconds_of(settings.retry_seconds), entry.metadata)
-        self.requests = Requests(self.most_bytes, _checks.priority_of(settings.priority))
+        self._server = Server(address, _arguments.retry_seconds_of(settings.retry_seconds), entry.metadata)
+        self.requests = Requests(self.most_bytes, _arguments.priority_of(settings.priority))
         # Who sends a stream does not wait for each of its answers.
-        self.bulk_requests = Requests(self.most_bytes, _checks.priority_of(settings.bulk_priority))
+        self.bulk_requests = Requests(self.most_bytes, _arguments.priority_of(settings.bulk_priority))
         self.timeout = settings.timeout
         self.batches = Batches(lambda name, version, timeout: self.model(name, version, timeout=timeout))
-        self._hedging = Hedging(_checks.hedge_seconds_of(settings.hedge_seconds))
-        proxy, compression = _checks.proxy_of(settings.proxy), _checks.compression_of(settings.compression)
+        self._hedging = Hedging(_arguments.hedge_seconds_of(settings.hedge_seconds))
+        proxy, compression = _arguments.proxy_of(settings.proxy), _arguments.compression_of(settings.compression)
         self.transport = transport(Way(address, self.most_bytes, proxy, compression), entry)
 
     async def close(self) -> None:
@@ -109,7 +109,9 @@ class Calls:
 
     async def model(self, name: str, version: int = 0, *, timeout: float | None = None) -> Model:
         """What one model is and can do; NotFound where there is none of that name, or not that version."""
-        request = models_pb.GetModelRequest(name=_checks.name_of("name", name), version=_checks.version_of(version))
+        request = models_pb.GetModelRequest(
+            name=_arguments.name_of("name", name), version=_arguments.version_of(version)
+        )
         return _wire.model((await self.ask(_rpcs.GET_MODEL, request, self.attempts(timeout))).model)
 
     async def load(self, name: str, version: int = 0, *, timeout: float | None = None) -> Model:
@@ -117,7 +119,9 @@ class Calls:
 
         Returns when it serves; a BundleRefused leaves what served before in place.
         """
-        request = models_pb.LoadModelRequest(name=_checks.name_of("name", name), version=_checks.version_of(version))
+        request = models_pb.LoadModelRequest(
+            name=_arguments.name_of("name", name), version=_arguments.version_of(version)
+        )
         return _wire.model((await self.ask(_rpcs.LOAD_MODEL, request, self.attempts(timeout))).model)
 
     async def unload(self, name: str, version: int = 0, *, timeout: float | None = None) -> None:
@@ -125,17 +129,19 @@ class Calls:
 
         NotFound where there is none of that name, or not that version.
         """
-        request = models_pb.UnloadModelRequest(name=_checks.name_of("name", name), version=_checks.version_of(version))
+        request = models_pb.UnloadModelRequest(
+            name=_arguments.name_of("name", name), version=_arguments.version_of(version)
+        )
         await self.ask(_rpcs.UNLOAD_MODEL, request, self.attempts(timeout))
 
     def fit(self, model: str, scale: float | None, version: int, timeout: float | None) -> _Fit:
-        return _Fit(self.batches, _checks.name_of("model", model), _checks.version_of(version), scale, timeout)
+        return _Fit(self.batches, _arguments.name_of("model", model), _arguments.version_of(version), scale, timeout)
 
     async def whole(
         self, role: Role[_Result], fit: _Fit, images: Images, timeout: float | None, progress: Progress
     ) -> _Result:
         """The answer for all images, in as many calls or messages as it takes."""
-        _checks.progress_of(progress)
+        _arguments.progress_of(progress)
         if isinstance(images, Iterator | AsyncIterable):
             return await self._joined(role, self._source(images, role.message_size, fit), timeout, progress)
         batch = await fit(images)
@@ -166,8 +172,8 @@ class Calls:
         """How many images one call takes, as far as that is known."""
         limits = self.batches.limits(fit.model, fit.version)
         if limits is None:
-            return _checks.most_in_message(batch, self.most_bytes)
-        return min(_checks.most_in_message(batch, min(self.most_bytes, limits.max_message_bytes)), limits.max_images)
+            return _arrays.most_in_message(batch, self.most_bytes)
+        return min(_arrays.most_in_message(batch, min(self.most_bytes, limits.max_message_bytes)), limits.max_images)
 
     async def _joined(
         self,
@@ -216,7 +222,7 @@ class Calls:
     def bulk(
         self, role: StreamedRole[_Result], fit: _Fit, images: Images, message_size: int, timeout: float | None
     ) -> BulkAnswers[_Result]:
-        source = self._source(images, _checks.count_of("message_size", message_size), fit)
+        source = self._source(images, _arguments.count_of("message_size", message_size), fit)
         return BulkAnswers(self.transport, source, role, self.attempts(timeout, rolling=True))
 
     def _source(self, images: Images, message_size: int, fit: _Fit) -> Source:

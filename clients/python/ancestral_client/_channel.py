@@ -9,7 +9,7 @@ import grpc
 
 from ancestral_client import _address
 from ancestral_client._access import Entry
-from ancestral_client._checks import Compression
+from ancestral_client._arguments import Compression
 
 MAX_MESSAGE_BYTES = 64 * 2**20
 """Largest message both ways: the server's default. gRPC's own 4 MiB is 5,000 images of 28x28."""
@@ -27,7 +27,7 @@ _COMPRESSIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """Where a channel leads, and how; values that `_checks` has passed."""
+    """Where a channel leads, and how; values that `_arguments` has passed."""
 
     address: str
     max_message_bytes: int = MAX_MESSAGE_BYTES

@@ -9,7 +9,7 @@ from typing import Literal
 
 from numpy.typing import ArrayLike
 
-from ancestral_client import _checks, paths
+from ancestral_client import _arguments, paths
 from ancestral_client._calls import Calls
 from ancestral_client._progress import Progress
 from ancestral_client._roles.decode import decode
@@ -33,7 +33,7 @@ async def reconstruct(
     `timeout` is that of each of the two calls; `progress` tells of each image when it is decoded.
     RoleNotSupported where the model does not both encode and decode.
     """
-    _checks.progress_of(progress)
+    _arguments.progress_of(progress)
     posterior = await encode(calls, model, images, scale=scale, version=version, timeout=timeout)
     return await decode(
         calls, model, posterior.mean, progress=progress, version=posterior.info.version, timeout=timeout
@@ -57,7 +57,7 @@ async def interpolate(
     The latents of a normal prior lie near a sphere; "spherical" stays at the ends' distance from 0, "linear" cuts
     through the inside. `timeout` is that of each of the three calls. Errors as of `reconstruct`.
     """
-    steps, curve = _checks.steps_of(steps), paths.curve(path)
+    steps, curve = _arguments.steps_of(steps), paths.curve(path)
     begin = await _one_latent(calls, "first", model, first, scale, version, timeout)
     end = await _one_latent(calls, "last", model, last, scale, begin.info.version, timeout)
     between = curve(begin.mean[0], end.mean[0], steps)
@@ -81,7 +81,7 @@ async def traverse(
     `dimension` is 0 to Z - 1; the others stay as `encode` has them. `span` is in standard deviations of the prior.
     Errors as of `reconstruct`.
     """
-    steps, span = _checks.steps_of(steps), _checks.span_of(span)
+    steps, span = _arguments.steps_of(steps), _arguments.span_of(span)
     posterior = await _one_latent(calls, "image", model, image, scale, version, timeout)
     along = paths.along(posterior.mean[0], dimension, steps, span)
     return await decode(calls, model, along, version=posterior.info.version, timeout=timeout)
@@ -102,8 +102,8 @@ async def manifold(
     dimension grows to the right, the second downwards; all others are 0.
     RoleNotSupported where the model does not decode.
     """
-    steps = _checks.steps_of(steps, most=100)  # of each row and each column
-    found = await calls.model(_checks.name_of("model", model), version, timeout=timeout)
+    steps = _arguments.steps_of(steps, most=100)  # of each row and each column
+    found = await calls.model(_arguments.name_of("model", model), version, timeout=timeout)
     plane = paths.plane(found.latent_size, dimensions, steps)
     return await decode(calls, model, plane, version=found.version, timeout=timeout)
 
@@ -112,7 +112,7 @@ async def _one_latent(
     calls: Calls, field: str, model: str, image: ArrayLike, scale: float | None, version: int, timeout: float | None
 ) -> Encoding:
     """The encoding of one image; InvalidArgument, about `field`, if there are more."""
-    name, number = _checks.name_of("model", model), _checks.version_of(version)
+    name, number = _arguments.name_of("model", model), _arguments.version_of(version)
     batch = await calls.batches.images(field, image, name, number, timeout, scale)
     if len(batch) != 1:
         raise invalid(field, f"has {len(batch)} images; must be one")

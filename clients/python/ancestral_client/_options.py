@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ancestral_client import _checks, fitting
+from ancestral_client import _arguments, fitting
 from ancestral_client._reaching import complete_model
 
 # Seconds: what `Client` has by default, too.
@@ -38,7 +38,7 @@ Resize = Annotated[
 
 
 def _scale(given: float | None) -> float | None:
-    return None if given is None else _checks.scale_of(given, "--scale")
+    return None if given is None else _arguments.scale_of(given, "--scale")
 
 
 Scale = Annotated[
@@ -66,10 +66,11 @@ Seed = Annotated[int | None, typer.Option(help="The same seed gives the same ima
 Temperature = Annotated[float | None, typer.Option(help="0: the most likely values; 1, the default: the model itself.")]
 Label = Annotated[int | None, typer.Option(help="Class to draw from, of a class-conditional model.")]
 Priority = Annotated[
-    _checks.Priority, typer.Option(help="batch: take what interactive calls leave over, and wait for it; for bulk.")
+    _arguments.Priority, typer.Option(help="batch: take what interactive calls leave over, and wait for it; for bulk.")
 ]
 BulkPriority = Annotated[
-    _checks.Priority, typer.Option(help="interactive: do not stand back behind other calls, as bulk does by default.")
+    _arguments.Priority,
+    typer.Option(help="interactive: do not stand back behind other calls, as bulk does by default."),
 ]
 Labels = Annotated[
     str | None,

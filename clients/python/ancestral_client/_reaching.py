@@ -12,7 +12,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
-from ancestral_client import _access, _checks, errors
+from ancestral_client import _access, _arguments, errors
 from ancestral_client.client import AsyncClient, Client
 from ancestral_client.results import Model
 
@@ -70,8 +70,8 @@ def client(
     context: typer.Context,
     address: str | None,
     timeout: float,
-    priority: _checks.Priority = "interactive",
-    bulk_priority: _checks.Priority = "batch",
+    priority: _arguments.Priority = "interactive",
+    bulk_priority: _arguments.Priority = "batch",
     retry_seconds: float = 30.0,
 ) -> Client:
     return _made(
@@ -92,7 +92,7 @@ def async_client(context: typer.Context, address: str | None, timeout: float, re
 def _made(kind: type[_Client], context: typer.Context, address: str | None, **options: Any) -> _Client:
     """A client with these options and those of CONNECTING, whose faults are told by the names they have here."""
     name, address = context.obj if address is None else ("--address", address)
-    address = _checks.address_of(address, name)
+    address = _arguments.address_of(address, name)
     given = context.meta.get(__name__, {})
     try:
         return kind(address, **options, **given)

@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ancestral.v1 import priority_pb2, tensor_pb2
-from ancestral_client import _checks, _wire
+from ancestral_client import _arguments, _arrays, _wire
 
 
 class Requests:
@@ -20,14 +20,14 @@ class Requests:
     def head(self, model: str, version: int) -> dict[str, Any]:
         """The fields that every request has, by name."""
         return {
-            "model": _checks.name_of("model", model),
-            "version": _checks.version_of(version),
+            "model": _arguments.name_of("model", model),
+            "version": _arguments.version_of(version),
             "priority": self._priority,
         }
 
     def tensor(self, field: str, batch: NDArray[Any]) -> tensor_pb2.Tensor:
         """The tensor of a batch; InvalidArgument, about `field`, where it is too large for a message."""
-        _checks.fits_message(field, batch, self._max_message_bytes)
+        _arrays.fits_message(field, batch, self._max_message_bytes)
         return _wire.pack(batch)
 
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import typer
 
-from ancestral_client import _checks, _load, errors
+from ancestral_client import _arguments, _load, errors
 from ancestral_client import _reaching as reaching
 from ancestral_client._options import TIMEOUT, Address, AsJson, ModelName, Priority, Timeout, Version
 from ancestral_client._progress import told
@@ -75,7 +75,7 @@ def bench(
     if rate is not None:
         _within("rate", rate, 0.01, _MOST_RATE)
     _within("concurrency", concurrency, 1, _MOST_CONCURRENCY)
-    _checks.count_of("images", images)
+    _arguments.count_of("images", images)
     for path in (csv, plot):
         if path is not None:
             check_writable(path)
@@ -85,7 +85,7 @@ def bench(
         found = reaching.served(client, model, version)
         settings = client.__getstate__() | {"retry_seconds": 0}
     asked = _asked(found, call)
-    random = np.random.default_rng(_checks.seed_of("seed", seed))
+    random = np.random.default_rng(_arguments.seed_of("seed", seed))
     patience = timeout if math.isfinite(timeout) else _MOST_SECONDS
     load = asyncio.run(_run(settings, found, asked, images, seconds, patience, rate, concurrency, random))
     report, calls = _load.report(load.calls, seconds, warm_up), load.calls

@@ -13,7 +13,7 @@ import grpc
 from google.rpc import status_pb2
 from numpy.typing import ArrayLike, NDArray
 
-from ancestral_client import _checks, errors
+from ancestral_client import _arrays, errors
 from ancestral_client._attempts import Attempts
 from ancestral_client._rpcs import Rpc
 from ancestral_client._streams import AsyncStream, Stream
@@ -84,7 +84,7 @@ class Source:
         if self._parts is not None:
             return
         images, size = self._given, self._size
-        if _checks.is_array(images):
+        if _arrays.is_array(images):
             whole, self.fit = await self.fit(images), as_it_is
             self._parts = (whole[start : start + size] for start in range(0, len(whole), size))
         elif self._awaits and isinstance(images, AsyncIterable):

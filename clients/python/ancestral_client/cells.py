@@ -53,7 +53,8 @@ def image_of(cell: Cell, fit: Fit) -> tuple[NDArray[np.uint8], bool]:
 def _image_of(cell: Cell, fit: Fit) -> tuple[NDArray[np.uint8], bool]:
     pixels = math.prod(fit.shape)
     if isinstance(cell, np.ndarray):
-        return fit.image(cell.reshape(fit.shape) if cell.shape == (pixels,) else cell), False
+        numbers = cell.reshape(fit.shape) if cell.shape == (pixels,) else cell
+        return fit.image(numbers), fit.loses_colours(numbers)
     content = content_of(cell)
     if len(content) == pixels and not isinstance(cell, Path):
         raw = np.frombuffer(content, np.uint8).reshape(fit.shape)
@@ -70,10 +71,8 @@ def _decoded(content: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     """A picture's file as grey [H',W'] or RGB [H',W',3]."""
     try:
         with Image.open(BytesIO(content)) as image:
-            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise BadCell(f"has more than {Image.MAX_IMAGE_PIXELS} pixels")
             return pictures.pixels(image)
-    except (BadCell, pictures.UnclearPicture) as error:
+    except pictures.UnclearPicture as error:
         raise BadCell(str(error)) from None
     except UnidentifiedImageError:
         raise BadCell(

@@ -14,10 +14,10 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
-from ancestral_client import _channel, _checks, _composed
+from ancestral_client import _arguments, _channel, _composed
 from ancestral_client._access import Access
+from ancestral_client._arguments import Compression, Priority
 from ancestral_client._calls import Calls, Settings
-from ancestral_client._checks import Compression, Priority
 from ancestral_client._roles import classify as _classify
 from ancestral_client._roles import decode as _decode
 from ancestral_client._roles import encode as _encode
@@ -61,7 +61,7 @@ class _Configured:
         token_file: str | PathLike[str] | None = None,
         transport: Callable[..., Transport] | None = None,
     ) -> None:
-        _checks.transport_of(transport)
+        _arguments.transport_of(transport)
         access = Access(tls, tls_ca, tls_cert, tls_key, tls_name, token, token_file)
         self._settings = Settings(
             address=address,

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ancestral.terminal import console
 from ancestral.text import shown
-from ancestral_client import _checks, _diagnosis
+from ancestral_client import _arguments, _diagnosis
 from ancestral_client import _reaching as reaching
 from ancestral_client._access import Access
 from ancestral_client._diagnosis import Asked
@@ -45,7 +45,7 @@ def doctor(
         settings["address"],
         timeout=timeout,
         model=model,
-        version=_checks.version_of(version),
+        version=_arguments.version_of(version),
         access=Access(**{each.name: settings[each.name] for each in fields(Access)}),
     )
     findings = _diagnosis.diagnose(asked)

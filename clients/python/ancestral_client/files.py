@@ -29,6 +29,8 @@ _ARRAYS = (".npy", ".npz")  # any other file is a picture, or by its first bytes
 # An array in an archive that would fill the memory, and is packed as only one of nearly equal values is.
 _BOMB_BYTES, _BOMB_RATIO = 2**30, 100
 
+IMAGE_ARRAYS = ("images", "image", "x", "data", "arr_0")
+"""What images are called in a file of several arrays; an earlier name wins, as in a training."""
 _ENCRYPTED = 1  # of a zip entry's flags
 
 
@@ -63,7 +65,7 @@ def read_images(path: Path) -> NDArray[np.uint8]:
     return array
 
 
-def read_array_or_picture(path: Path, names: tuple[str, ...] = ("images", "image", "x")) -> tuple[NDArray[Any], bool]:
+def read_array_or_picture(path: Path, names: tuple[str, ...] = IMAGE_ARRAYS) -> tuple[NDArray[Any], bool]:
     """As `read_images`, and whether it is a picture. An array may be of any numbers, and have one of these names."""
     with _reading(path):
         if is_array(path):
@@ -81,9 +83,9 @@ def decoded(name: str, content: bytes) -> NDArray[np.uint8]:
 
 def read_image(path: Path, fit: Fit) -> tuple[NDArray[np.uint8], bool]:
     """The one image of a file, as the model's [H,W,C], and whether it lost its colours. FileProblem if it is none."""
-    levels, is_picture = read_array_or_picture(path, ("given", "image", "images"))
+    levels, is_picture = read_array_or_picture(path, ("given", "image", *IMAGE_ARRAYS))
     with _fitting(path):
-        return fit.picture(levels) if is_picture else (fit.image(levels), False)
+        return fit.picture(levels) if is_picture else (fit.image(levels), fit.loses_colours(levels))
 
 
 def read_mask(path: Path, fit: Fit) -> NDArray[np.bool_]:
@@ -133,7 +135,6 @@ def _told(name: object, expected: str = "a .npy, a .npz or a picture") -> Iterat
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     except FileProblem:
         raise
@@ -143,9 +144,6 @@ def _told(name: object, expected: str = "a .npy, a .npz or a picture") -> Iterat
         raise FileProblem(f"{name}: {error}") from None
     except UnidentifiedImageError:
         raise FileProblem(f"{name}: not {expected}") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        limit = Image.MAX_IMAGE_PIXELS
-        raise FileProblem(f"{name}: has more than {limit} pixels; nothing that large is a picture here") from None
     except Exception as error:
         raise FileProblem(f"{name}: cannot be read: {reason(error)}") from error
 
@@ -157,8 +155,12 @@ def _picture(path: Path) -> NDArray[np.uint8]:
 
 
 def _brightness(path: Path) -> NDArray[np.uint8]:
-    """A picture as grey [H,W]."""
-    return pictures.with_channels(_picture(path), 1)
+    """A mask's picture as grey [H,W]. FileProblem where it is transparent: the white ground would keep pixels."""
+    with Image.open(path) as image:
+        levels = pictures.pixels(image)
+        if pictures.is_transparent(image):
+            raise FileProblem(f"{path}: has transparent pixels; flatten it: white keeps a pixel, black has it drawn")
+    return pictures.with_channels(levels, 1)
 
 
 def _stored(path: Path, names: tuple[str, ...]) -> NDArray[Any]:

@@ -171,7 +171,7 @@ def _fitted(item: Item, fit: Fit) -> tuple[NDArray[np.uint8], bool]:
     levels, is_picture = item.load()
     try:
         if not is_picture:
-            return fit.images(levels), False
+            return fit.images(levels), fit.loses_colours(levels)
         image, lost = fit.picture(levels)
     except Misfit as error:
         raise FileProblem(f"{item.name}: {error}") from None

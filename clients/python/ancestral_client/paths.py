@@ -12,7 +12,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from ancestral_client import _checks
+from ancestral_client import _arguments
 from ancestral_client.errors import invalid
 
 Latents = NDArray[np.float32]
@@ -52,7 +52,7 @@ def curve(path: str) -> Curve:
 def along(latent: Latents, dimension: int, steps: int, span: float) -> Latents:
     """A latent [Z] with one of its dimensions going from -`span` to `span`."""
     way = np.tile(latent, (steps, 1)).astype(np.float32)
-    way[:, _checks.dimension_of("dimension", dimension, len(latent))] = np.linspace(-span, span, steps)
+    way[:, _arguments.dimension_of("dimension", dimension, len(latent))] = np.linspace(-span, span, steps)
     return way
 
 
@@ -63,7 +63,7 @@ def plane(size: int, dimensions: tuple[int, int], steps: int) -> Latents:
     two = isinstance(dimensions, tuple | list) and len(dimensions) == 2
     if not two or dimensions[0] == dimensions[1]:
         raise invalid("dimensions", f"is {dimensions!r}; must be two different ones, 0 to {size - 1}")
-    across, down = (_checks.dimension_of("dimensions", dimension, size) for dimension in dimensions)
+    across, down = (_arguments.dimension_of("dimensions", dimension, size) for dimension in dimensions)
     quantiles = [NormalDist().inv_cdf((step + 0.5) / steps) for step in range(steps)]
     found = np.zeros((steps, steps, size), np.float32)
     found[..., across] = np.asarray(quantiles)[np.newaxis, :]

@@ -1,17 +1,32 @@
-"""What the pixels of a picture mean: 8 bits, grey or RGB, where that is obvious; otherwise what to do about it.
+"""Pictures as levels, and levels as pictures: their channels, their size, many in a grid.
 
-clients/python/docs/pictures.md has the table of what is taken and what is refused. Shapes: H rows, W columns.
+What a picture's pixels mean says `ancestral.pictures`, by which a training reads its pictures too, and
+clients/python/docs/pictures.md has it as a table. Shapes: H rows, W columns.
 """
 
 from __future__ import annotations
 
 import math
-import struct
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
+
+from ancestral.pictures import UnclearPicture, is_transparent, pixels
+
+__all__ = [
+    "CHANNELS",
+    "GREY",
+    "UnclearPicture",
+    "grid",
+    "in_colour",
+    "is_transparent",
+    "picture",
+    "pixels",
+    "resized",
+    "with_channels",
+]
 
 GREY = 128
 """What is not there."""
@@ -19,39 +34,6 @@ CHANNELS = (1, 3)
 """Of images that make a picture."""
 _GAP = 1  # pixels between tiles, before they are enlarged
 _TILE = 64  # small images are enlarged to about this many pixels, so that 8x8 digits can be seen
-_GREY = ("1", "L", "LA", "La")
-# Cameras add previews, editors add layers; the picture itself is the first of them.
-_ONE_PICTURE = ("MPO", "PSD")
-_WHITE_IS_ZERO = 0  # of TIFF's tag PhotometricInterpretation, 262
-_PHOTOMETRIC = 262
-# As numpy has them: each undoes what a camera that was turned did to the rows and columns of its picture.
-_TURNED: dict[int, Any] = {
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.swapaxes(0, 1),
-    6: lambda pixels: pixels.swapaxes(0, 1)[:, ::-1],
-    7: lambda pixels: pixels.swapaxes(0, 1)[::-1, ::-1],
-    8: lambda pixels: pixels.swapaxes(0, 1)[::-1],
-}
-
-
-class UnclearPicture(ValueError):
-    """A picture whose pixels may mean several things; the message says how to make it one that means one thing."""
-
-
-def pixels(image: Image.Image) -> NDArray[np.uint8]:
-    """A picture as it is looked at: grey [H,W] or RGB [H,W,3], 0 to 255. UnclearPicture where that is not obvious."""
-    if getattr(image, "is_animated", False) and image.format not in _ONE_PICTURE:
-        raise UnclearPicture("holds several pictures; save the one that is meant by itself")
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        levels = _sixteen_bits(image)
-    elif image.mode in ("I", "F"):
-        levels = _numbers(image)
-    else:
-        levels = _eight_bits(image)
-    turn = _TURNED.get(_orientation(image))
-    return np.ascontiguousarray(levels if turn is None else turn(levels))
 
 
 def in_colour(levels: NDArray[np.uint8]) -> bool:
@@ -84,57 +66,6 @@ def resized(
     else:
         scaled = shown.resize(wanted, Image.Resampling.LANCZOS)
     return np.asarray(scaled)
-
-
-def _orientation(image: Image.Image) -> int:
-    """How the camera was held, 1 to 8; 1 where nothing, or nothing readable, says so."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, OSError, struct.error):
-        return 1
-
-
-def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
-    cut = any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
-    if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
-        raise UnclearPicture("has transparent pixels; flatten it on a background of the right colour first")
-    levels = np.asarray(image.convert("L" if image.mode in _GREY else "RGB"))
-    if cut and not levels.any():  # Pillow keeps the high byte of 48-bit colours
-        raise UnclearPicture("holds 16-bit values of at most 255, so it is black; save it with 8 bits if 255 is white")
-    return levels
-
-
-def _sixteen_bits(image: Image.Image) -> NDArray[np.uint8]:
-    """The high byte, as Pillow has it of colours."""
-    if "transparency" in image.info:
-        raise UnclearPicture("has 16 bits and a transparent grey; save it with 8 bits and without transparency")
-    _refuse_white_is_zero(image)
-    bits = 12 if any("I;12" in str(tile.args) for tile in getattr(image, "tile", ())) else 16
-    values = np.asarray(image)
-    if 0 < values.max() <= 255:
-        raise UnclearPicture(
-            f"holds {bits}-bit values of at most {values.max()}, so it is black; save it with 8 bits if 255 is white"
-        )
-    return (values >> (bits - 8)).astype(np.uint8)
-
-
-def _numbers(image: Image.Image) -> NDArray[np.uint8]:
-    """The values of a picture of 32-bit numbers, if they can only be levels of 0 to 255."""
-    _refuse_white_is_zero(image)
-    values = np.asarray(image)
-    low, high = values.min(), values.max()
-    # A scale of 0 to 1 is as usual as that of 0 to 255.
-    if not (low >= 0 and high <= 255 and (values == np.rint(values)).all() and (high > 1 or high == 0)):
-        raise UnclearPicture(
-            f"holds 32-bit {'integers' if image.mode == 'I' else 'floats'} from {low:g} to {high:g}; "
-            "scale them to 0..255, round, and save with 8 bits"
-        )
-    return values.astype(np.uint8)
-
-
-def _refuse_white_is_zero(image: Image.Image) -> None:
-    if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # which Pillow heeds of 8 bits only
-        raise UnclearPicture("is a TIFF whose 0 is white; save it as PNG, or with 8 bits")
 
 
 def grid(images: NDArray[np.uint8], columns: int | None = None) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ancestral_client import _checks
+from ancestral_client import _arguments
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -60,7 +60,7 @@ class _Pictures:
         """All images in one picture of Pillow: in rows of `columns`, by default about a square; small ones enlarged."""
         from ancestral_client import pictures
 
-        most = None if columns is None else _checks.count_of("columns", columns)
+        most = None if columns is None else _arguments.count_of("columns", columns)
         return pictures.picture(pictures.grid(self.images, most))
 
     def save(self, path: str | os.PathLike[str]) -> None:

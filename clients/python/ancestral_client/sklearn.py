@@ -18,7 +18,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Outlier
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, check_non_negative, validate_data
 
-from ancestral_client import _checks
+from ancestral_client import _arrays
 from ancestral_client.client import Client
 
 Output = Literal["mean", "moments", "features"]
@@ -69,7 +69,7 @@ class _OfModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         check_non_negative(X, type(self).__name__)
         whole = X.dtype.kind in "fiu" and self.scale is None and (np.rint(X) == X).all()
         # Levels that a data frame or a loader has made floats of are still levels.
-        levels = _checks.image_array("X", X, 1.0 if whole else self.scale)
+        levels = _arrays.image_array("X", X, 1.0 if whole else self.scale)
         return levels.reshape(-1, *self.image_shape_)
 
     def _fitted_images(self, X: ArrayLike) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""One picture file as an array of bytes, whatever its kind: palettes, transparency, 16 bits, CMYK, EXIF orientation."""
+"""One picture file as a picture of 8 bits, and that as an array of a size and colour."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ancestral.pictures import UnclearPicture, pixels
 from ancestral.text import one_line
 from ancestral_exporter.errors import DataError
 
@@ -20,56 +21,19 @@ Resize = Literal["crop", "fit", "stretch"]
 def decode(content: bytes, name: str) -> Image.Image:
     """A picture as people see it, mode L or RGB. Raises DataError that names the picture.
 
-    Orientation is that of EXIF; transparent parts show a white ground; palettes and CMYK become RGB; 16 bits become 8.
+    `ancestral.pictures` says what its pixels mean, here and where a client reads one for the trained model.
     """
     try:
         with warnings.catch_warnings():
             # Pillow warns of pictures above 89 million pixels, and refuses those above twice as many; and it warns of
             # damage that hinders nobody from seeing the picture, as of EXIF.
             warnings.simplefilter("ignore")
-            return _seen(Image.open(io.BytesIO(content)), name)
-    except DataError:
-        raise
+            with Image.open(io.BytesIO(content)) as picture:
+                return Image.fromarray(pixels(picture))
+    except UnclearPicture as error:
+        raise DataError(f"{name}: {error}") from None
     except Exception as error:  # hostile files may raise anything in Pillow, wherever it looks at them
         raise DataError(f"{name}: is no picture that can be read ({_told(error)})") from error
-
-
-def _seen(picture: Image.Image, name: str) -> Image.Image:
-    frames = getattr(picture, "n_frames", 1)
-    # Phones write further views of the same picture behind it: small ones, or how far away things are.
-    if frames > 1 and picture.format != "MPO":
-        raise DataError(f"{name}: has {frames} frames; which one is meant is not known")
-    picture.load()
-    turned = ImageOps.exif_transpose(picture)
-    if turned.mode.startswith("I"):
-        turned = _eight_bits(turned, name, _bits(picture))
-    if turned.mode == "F":
-        raise DataError(f"{name}: has floating-point intensities, whose range is not known; save it with 8 bits")
-    if turned.has_transparency_data:
-        turned = turned.convert("RGBA")
-        ground = Image.new("RGBA", turned.size, "white")
-        turned = Image.alpha_composite(ground, turned).convert("RGB")
-    return turned if turned.mode in ("L", "RGB") else turned.convert("L" if turned.mode == "1" else "RGB")
-
-
-def _bits(picture: Image.Image) -> int:
-    """How many bits the intensities of a picture of more than 8 have; Pillow reads 12 of them without scaling."""
-    if isinstance(picture, TiffImagePlugin.TiffImageFile):
-        return min(16, *map(int, picture.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,))))
-    return 16
-
-
-def _eight_bits(picture: Image.Image, name: str, bits: int) -> Image.Image:
-    """The upper 8 of so many bits."""
-    values = np.asarray(picture).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise DataError(f"{name}: has intensities {values.min()} to {values.max()}, outside of 16 bits")
-    if bits == 16 and 0 < values.max() <= 255:
-        raise DataError(
-            f"{name}: has intensities of at most {values.max()} in 16 bits or more, so it is black; save it with "
-            "8 bits if 255 is white"
-        )
-    return Image.fromarray(np.rint(values * (255 / (2**bits - 1))).astype(np.uint8))
 
 
 def is_grey(picture: Image.Image) -> bool:

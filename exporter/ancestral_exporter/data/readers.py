@@ -21,8 +21,8 @@ from ancestral_exporter.data.mnist import find_idx, holds_idx, read_idx
 from ancestral_exporter.errors import DataError
 
 _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
-# What an array of images is called in a file of several; MedMNIST and Keras have parts.
-_ARRAY_NAMES = ("images", "x", "data", "arr_0")
+# What an array of images is called in a file of several, the same as for a client; MedMNIST and Keras have parts.
+_ARRAY_NAMES = ("images", "image", "x", "data", "arr_0")
 _LABEL_NAMES = ("labels", "y", "targets", "arr_1")
 _PART_NAMES: dict[Part, tuple[str, ...]] = {
     "train": ("train_images", "x_train"),

@@ -94,8 +94,7 @@ def build(image: ImageShape, net: NetWeights) -> onnx.ModelProto:
             stream = body.add("Gemm", body.add("Relu", sums), block.grow, stream)
         return Pixel(stream, {f"before_{i}": inner[f"inner_{i}"] for i in range(len(net.blocks))}, inner)
 
-    kept = row.paint(len(net.window.before), carried, scanned, pixel)
-    return row.finish({name: row.graph.add("Transpose", value, perm=[1, 0, 2]) for name, value in kept.items()})
+    return row.finish(row.by_image(row.paint(len(net.window.before), carried, scanned, pixel)))
 
 
 def _states(image: ImageShape, net: NetWeights) -> list[bundle_pb2.StateSpec]:
@@ -109,6 +108,4 @@ def _from_above(row: RowGraph, net: NetWeights, i: int) -> str:
     block = net.blocks[i]
     window = row.windows(row.states[f"inner_{i}"], net.size, _TAPS)
     sums = row.timed(row.graph.add("Gemm", window, block.above, block.bias), net.size)
-    if row.label is None or block.label is None:
-        return sums
-    return row.graph.add("Add", sums, row.graph.add("Gather", block.label, row.label))
+    return row.with_label(sums, block.label)

@@ -115,10 +115,8 @@ class _Rows:
             for half, name in enumerate(("signal", "switch")):
                 link = g.add("Gemm", timed[vertical], weights[half], biases[half])
                 shape = g.add("Concat", np.array([width]), self.row.batch, np.array([-1]), axis=0)
-                link = g.add("Reshape", link, shape)
-                if self.row.label is not None:
-                    link = g.add("Add", link, g.add("Gather", self._label_vectors(layer)[half], self.row.label))
-                links[f"link_{name}_{i}"] = link
+                part = slice(half * net.channels, (half + 1) * net.channels)
+                links[f"link_{name}_{i}"] = self.row.with_label(g.add("Reshape", link, shape), layer.label, part)
         return links
 
     def _pixel(self, body: GraphBuilder) -> Pixel:

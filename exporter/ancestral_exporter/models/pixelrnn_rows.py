@@ -20,7 +20,7 @@ from ancestral.v1 import bundle_pb2
 from ancestral_exporter.models import row_graph
 from ancestral_exporter.models.base import ImageShape
 from ancestral_exporter.models.graph_builder import FLOAT, GraphBuilder
-from ancestral_exporter.models.pixelrnn_weights import DirectionWeights, NetWeights
+from ancestral_exporter.models.pixelrnn_weights import NetWeights
 from ancestral_exporter.models.recurrence_graph import lstm_step, lstm_step_of_sums
 from ancestral_exporter.models.row_graph import Pixel, RowGraph
 
@@ -66,8 +66,7 @@ class _Rows:
             carried |= {} if layer.backward else {f"before_{i}": net.channels}
         kept = self.row.paint(len(net.window.before), carried, scanned, self._pixel)
         given = [kept.pop(f"given_{i}") for i, layer in enumerate(net.layers) if layer.backward]
-        by_image = {name: self.graph.add("Transpose", value, perm=[1, 0, 2]) for name, value in kept.items()}
-        return self.row.finish(by_image | self._backward(given))
+        return self.row.finish(self.row.by_image(kept) | self._backward(given))
 
     def _from_above(self, i: int) -> dict[str, tuple[str, int]]:
         """What layer i's pixels take from the row above, [W,B,...], and channels, by name.
@@ -81,15 +80,9 @@ class _Rows:
         for name, part in (("switches", slice(0, 3 * size)), ("candidate", slice(3 * size, 4 * size))):
             sums = g.add("Gemm", window, direction.above[:, part], direction.bias[part])
             channels = part.stop - part.start
-            found[f"{name}_{i}"] = self._add_label(self.row.timed(sums, channels), direction, part), channels
+            found[f"{name}_{i}"] = self.row.with_label(self.row.timed(sums, channels), direction.label, part), channels
         other = self.row.states[f"backward_{i}" if layer.backward else f"cell_{i}"]
         return found | {f"other_{i}": (self.row.timed(other, size), size)}
-
-    def _add_label(self, sums: str, direction: DirectionWeights, part: slice) -> str:
-        """Add a label's vector to sums [W,B,...] of some of a direction's gates."""
-        if self.row.label is None or direction.label is None:
-            return sums
-        return self.graph.add("Add", sums, self.graph.add("Gather", direction.label[:, part], self.row.label))
 
     def _pixel(self, body: GraphBuilder) -> Pixel:
         """The window and all layers at one pixel.
@@ -146,7 +139,7 @@ class _Rows:
             total = g.add("Gemm", above, direction.above, direction.bias)
             total = g.add("Gemm", g.reshape(value, -1, net.channels), direction.inputs, total)
             shape = g.add("Concat", np.array([width]), batch, np.array([4 * size]), axis=0)
-            scanned.append(self._add_label(g.add("Reshape", total, shape), direction, slice(None)))
+            scanned.append(self.row.with_label(g.add("Reshape", total, shape), direction.label))
             step = body.input(f"sums_{i}", FLOAT, ["batch", 4 * size])
             totals.append(body.add("Gemm", by_layer[len(totals)], direction.beside, step))
         together = body.reshape(body.add("Concat", *totals, axis=1), -1, count, 4 * size)

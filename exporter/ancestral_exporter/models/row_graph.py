@@ -174,6 +174,16 @@ class RowGraph:
         g = self.graph
         return g.add("Transpose", g.reshape(values, -1, self.image.width, channels), perm=[1, 0, 2])
 
+    def by_image(self, values: Mapping[str, str]) -> dict[str, str]:
+        """[W,B,channels] -> [B,W,channels], as states have it: what `paint` gives, by name."""
+        return {name: self.graph.add("Transpose", value, perm=[1, 0, 2]) for name, value in values.items()}
+
+    def with_label(self, sums: str, vectors: Array | None, part: slice = slice(None)) -> str:
+        """Sums [W,B,channels] plus the label's vector, of `vectors` [classes,...] that `part`; as they are for None."""
+        if self.label is None or vectors is None:
+            return sums
+        return self.graph.add("Add", sums, self.graph.add("Gather", vectors[:, part], self.label))
+
     def zeros(self, *shape: int) -> str:
         """[B, *shape] of zeros."""
         g = self.graph

@@ -66,8 +66,8 @@ class Catalog:
         # What is, by name and version; a version that has left it drains in `_leaving` and is found by no call.
         self.versions: dict[Key, ModelVersion] = {}
         self._leaving: dict[Key, dict[ModelVersion, asyncio.Task[None]]] = {}
-        # Those that serve; what `find` reads, which is empty once the server stops; and what is shown to whoever asks
-        # which there are: all, those that drain as well, unless another of that version has taken over.
+        # The shelf of versions that serve; the one that `find` reads, empty once the server stops; and the one that is
+        # shown to whoever asks which versions there are: all, draining ones too, unless another has taken their place.
         self._serving = Shelf()
         self._open = self._serving
         self._shown = Shelf()
@@ -212,7 +212,7 @@ class Catalog:
                     del self._asked[key]
                     running = await self.take_in(key)
                     break
-            # It may have read what was there before.
+            # The load that runs may have read what was there before.
             await asyncio.wait({running})
         return await running
 

@@ -80,7 +80,7 @@ class ModelVersion:
     problem: str = ""
     # The file that it was refused for, relative to its folder; empty if none is to blame.
     problem_file: str = ""
-    # That may be otherwise in a while although no file changes: a shortage, a disk that does not answer.
+    # The problem may pass although no file changes: a shortage, a disk that does not answer.
     passing: bool = False
     # Somebody asked to have it unloaded.
     unloaded: bool = False

@@ -234,7 +234,7 @@ class OneShotScheduler:
         self._most = self.memory.most(now)
         if not self._fixed:
             while self._most > self._sizes[0] and self.costs.seconds(self._most) > self._longest:
-                # It is not run, so it would be thought too long for ever.
+                # A size that is not run would be thought too long for ever.
                 self.costs.decay(now, self._most)
                 self._most = max(size for size in self._sizes if size < self._most)
         return self._most

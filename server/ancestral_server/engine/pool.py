@@ -37,7 +37,7 @@ class Seat:
     """One of the turns of a lane that may be taken at the same time; in the pool's hands, under its lock."""
 
     turn: Callable[[], Wait | None]
-    # It stands in line or has a worker.
+    # The turn stands in line or has a worker.
     busy: bool = False
     # Something came while a worker had it.
     woken: bool = False

@@ -57,9 +57,9 @@ class Answers(Generic[J]):
 
     finished: list[J] = field(default_factory=list)
     failed: list[tuple[J, ServerError]] = field(default_factory=list)
-    # Their callers had left.
+    # Jobs whose callers had left.
     cancelled: list[J] = field(default_factory=list)
-    # They have new events in their feed.
+    # Jobs with new events in their feeds.
     told: list[J] = field(default_factory=list)
 
     def __bool__(self) -> bool:

@@ -28,7 +28,7 @@ class PaintedRow:
     jobs: Array
     index: Array
     rows: Array
-    # These jobs, each once; and those among them of which this is the first row.
+    # The jobs of these rows, each once; and the jobs among them of which one is the first row.
     holders: Sequence[RasterJob]
     begun: Sequence[RasterJob]
     # Seconds of the clock of whoever has begun it.
@@ -59,7 +59,7 @@ class Slots:
         self._program = program
         self._canvas = program.painting(room)
         self.jobs: Array = np.full(room, None, object)
-        # Which sample of its job, and the next row to paint.
+        # Of each slot, which sample of its job it paints, and the next row of that.
         self.index = np.zeros(room, np.int64)
         self.row = np.zeros(room, np.int64)
         self._images = np.zeros((room, *shape), np.uint8)

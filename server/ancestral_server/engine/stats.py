@@ -58,7 +58,7 @@ class LaneStats:
         begun: Sequence[RasterJob] = ()
         if isinstance(step, RowStep):
             if step.painted is None:
-                # It has only begun a row, which ends with a later step.
+                # The step has only begun a row, which ends with a later one.
                 return
             begun = step.painted.begun
         with self._lock:

@@ -12,7 +12,7 @@ from ancestral_server.metrics.quality import QualityMetrics
 
 BATCH_BUCKETS = tuple(float(2**n) for n in range(13))
 
-# Those of rpc/status and what gRPC itself ends a call with. Others would be counted, and shown from then on.
+# The codes of rpc/status and what gRPC itself ends a call with. Another would be shown from its first call on.
 GRPC_CODES = (
     "OK",
     "Canceled",

@@ -111,7 +111,7 @@ class Collector:
         last.start()
         last.join(min(seconds, FLUSH_SECONDS))
         if last.is_alive():
-            # It is waiting to try again.
+            # The flush is waiting to try again.
             self._exporter.shutdown()
 
 

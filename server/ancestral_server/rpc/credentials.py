@@ -33,7 +33,7 @@ class Tls:
         self._credentials: Any = grpc.dynamic_ssl_server_credentials(
             _configuration(certificates),
             self._renewed,
-            # That there is an authority does not change while the server runs: only which.
+            # Certificates may be exchanged while the server runs; whether callers need one stays.
             require_client_authentication=certificates.client_ca is not None,
         )
 

@@ -189,8 +189,8 @@ async def _failed(call: Call, error: BaseException, context: Context) -> None:
         log.error("call failed", method=call.method.path, request_id=call.request_id, exc_info=error)
         error = Internal(f"{type(error).__name__}: {error}")
     code, message, trailers = status(error, call.request_id)
-    # It knows the frames that it passed, one of them the job, this its future, and that the error: they would keep each
-    # other, and the images, until garbage is collected.
+    # An error knows the frames that it passed; one of them knows the job, the job its future, and the future the error:
+    # they would keep each other, and the images, until garbage is collected.
     error.__traceback__ = None
     _tell_failed(call, End(code, seconds, message, error))
     await expiry.end(context)

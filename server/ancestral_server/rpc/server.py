@@ -106,7 +106,7 @@ class GrpcServer:
         self._draining = Draining()
         self._refusals = RefusalLog()
         lines = CallLog(self._refusals, settings.log_ratio) if settings.log_calls else FailureLog(self._refusals)
-        # Those that come with it first: what they know of a call the log tells.
+        # The recorders that are given come first: the log tells what they know of a call.
         told = [*recorders, CallMetrics(metrics), lines]
         recorder = Recorders(told if door is None else [*told, CallerAccounts()], some)
         ours: Any = CallInterceptor(recorder, arrivals, self._draining, door)

@@ -128,7 +128,7 @@ def _of_job(watch: Watch, times: JobTimes, ended: float) -> Iterator[Stage]:
         # Runs that are not told of singly.
         yield Stage("run", at, times.finished)
     elif not times.finished and times.waits:
-        # It was given up while it waited, or waited on.
+        # The job was given up while it waited, or waited on.
         yield Stage("queue", at, over)
 
 

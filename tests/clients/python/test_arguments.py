@@ -18,7 +18,7 @@ from PIL import Image
 from sklearn.base import clone
 from sklearn.preprocessing import FunctionTransformer
 
-from ancestral_client import AncestralError, Client, InvalidArgument, Overloaded, Unavailable, _checks
+from ancestral_client import AncestralError, Client, InvalidArgument, Overloaded, Unavailable, _arguments, _arrays
 from running import ServerProcess
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 4, 3, 1), dtype=np.uint8)
@@ -219,20 +219,34 @@ def test_what_stands_for_a_whole_number_is_taken(client: Client, seven: Any) -> 
     assert found.seed == found.first_index == 7
 
 
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_outside_the_wire_are_refused(seed: int) -> None:
+    with pytest.raises(InvalidArgument, match="draw_seed: is"):
+        _arguments.seed_of("draw_seed", seed)
+
+
+def test_timeouts() -> None:
+    assert _arguments.timeout_of(2) == 2.0
+    assert _arguments.timeout_of(math.inf) is None
+    for wrong in (0, -1, math.nan):
+        with pytest.raises(InvalidArgument, match="timeout: is"):
+            _arguments.timeout_of(wrong)
+
+
 def test_limits_of_whole_numbers() -> None:
-    assert _checks.seed_of("seed", 2**63 - 1) == 2**63 - 1
-    assert _checks.seed_of("seed", np.uint64(2**63 - 1)) == 2**63 - 1
-    assert _checks.seed_of("seed", float(2**53)) == 2**53
-    assert _checks.seed_of("seed", np.float32(2**24)) == 2**24
-    assert _checks.seed_of("seed", True) == _checks.seed_of("seed", np.True_) == 1
+    assert _arguments.seed_of("seed", 2**63 - 1) == 2**63 - 1
+    assert _arguments.seed_of("seed", np.uint64(2**63 - 1)) == 2**63 - 1
+    assert _arguments.seed_of("seed", float(2**53)) == 2**53
+    assert _arguments.seed_of("seed", np.float32(2**24)) == 2**24
+    assert _arguments.seed_of("seed", True) == _arguments.seed_of("seed", np.True_) == 1
     with pytest.raises(InvalidArgument, match=r"seed: is 9007199254740994.0, a float that may have been rounded"):
-        _checks.seed_of("seed", float(2**53 + 2))
+        _arguments.seed_of("seed", float(2**53 + 2))
     with pytest.raises(InvalidArgument, match=r"count: is 2.7, no whole number; must be at least 1"):
-        _checks.count_of("count", 2.7)
+        _arguments.count_of("count", 2.7)
     with pytest.raises(
         InvalidArgument, match=r"timeout: is '5', which is no number but a str; must be above 0 seconds"
     ):
-        _checks.timeout_of("5")
+        _arguments.timeout_of("5")
 
 
 @pytest.mark.parametrize(
@@ -310,19 +324,23 @@ def test_images_come_in_many_forms(client: Client, make: Callable[[], Any]) -> N
 def test_palettes_of_pictures_are_not_taken_for_grey() -> None:
     image: Any = Image.frombytes("P", (3, 4), (255 - IMAGES[0]).tobytes())
     image.putpalette([255 - index for index in range(256) for _ in range(3)])
-    assert np.array_equal(_checks.image_array("images", [image])[0, ..., :1], IMAGES[0])
+    assert np.array_equal(_arrays.image_array("images", [image])[0, ..., :1], IMAGES[0])
     image.info["transparency"] = int(255 - IMAGES[0, 0, 0, 0])
-    with pytest.raises(InvalidArgument, match=r"^images: is a picture that has transparent pixels; flatten it"):
-        _checks.image_array("images", image)
+    assert _arrays.image_array("images", image)[0, 0].tolist() == [255, 255, 255], (
+        "the ground is white, as in a training"
+    )
+    float_picture: Any = Image.fromarray(IMAGES[0, ..., 0].astype(np.float32) / 2)
+    with pytest.raises(InvalidArgument, match=r"^images: is a picture that holds 32-bit floats from .*; scale them"):
+        _arrays.image_array("images", float_picture)
 
 
 def test_tensors_are_taken_off_their_graph() -> None:
     latents = torch.ones(2, 2, requires_grad=True) * 2
     expected = np.full((2, 2), 2, np.float32)
     for given in (latents, [latents[0], latents[1]], [list(row) for row in latents]):
-        assert np.array_equal(_checks.latent_batch(given), expected)
-    assert _checks.labels_of(torch.tensor([1, 2])) == [1, 2]
-    assert _checks.temperature_of(torch.tensor(0.5, requires_grad=True)) == 0.5
+        assert np.array_equal(_arrays.latent_batch(given), expected)
+    assert _arrays.labels_of(torch.tensor([1, 2])) == [1, 2]
+    assert _arguments.temperature_of(torch.tensor(0.5, requires_grad=True)) == 0.5
 
 
 def encode(images: np.ndarray, client: Client) -> np.ndarray:

@@ -60,7 +60,7 @@ def test_an_array_may_lack_axes_and_holds_one_image(tmp_path: Path, shape: tuple
     [
         ((6, 4), "is 6×4, toy takes 4×6; --resize crop, fit or stretch makes it so"),
         ((2, 4, 6, 1), "holds 2 images, one is wanted"),
-        ((4, 6, 3), "has shape [4, 6, 3]; toy takes [N,4,6,1], [4,6,1], [N,4,6], [4,6]"),
+        ((1, 4, 6, 2), "has shape [1, 4, 6, 2]; toy takes [N,4,6,1], [4,6,1], [N,4,6], [4,6]"),
         ((5, 6, 4, 1), "holds images of 6×4, toy takes 4×6; --resize crop, fit or stretch makes it so"),
         ((24,), "has shape [24]; toy takes [N,4,6,1], [4,6,1], [N,4,6], [4,6]"),
         ((), "has shape []; toy takes [N,4,6,1], [4,6,1], [N,4,6], [4,6]"),

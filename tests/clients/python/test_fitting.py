@@ -43,9 +43,8 @@ def test_arrays_of_another_size_are_resized_as_pictures_are(
 @pytest.mark.parametrize(
     ("fit", "shape", "said"),
     [
-        (GREY, (480, 640, 3), r"has shape \[480, 640, 3\]; grey takes"),  # one in colour, not 480
-        (GREY, (5, 9, 7, 3), "has shape"),
-        (COLOUR, (9, 7), "has shape"),
+        (GREY, (5, 9, 7, 2), r"has shape \[5, 9, 7, 2\]; grey takes"),
+        (COLOUR, (5, 9, 7, 4), "has shape"),
         (COLOUR, (3, 9, 7), r"its channels stand first \(CHW\)"),
         (COLOUR, (5, 3, 9, 7), r"its channels stand first \(CHW\)"),
         (GREY, (5, 1, 9, 7), r"its channels stand first \(CHW\)"),
@@ -57,6 +56,29 @@ def test_what_is_no_image_is_not_made_one_by_resizing(fit: Fit, shape: tuple[int
     for how in (None, "stretch"):
         with pytest.raises(Misfit, match=said):
             Fit(fit.model, fit.shape, how).images(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("fit", "shape", "count"),
+    [
+        (GREY, (9, 7, 3), 1),  # one in colour, not 9 that are 3 pixels wide
+        (GREY, (5, 9, 7, 3), 5),
+        (GREY, (5, 9, 3, 3), 5),
+        (COLOUR, (5, 9, 7), 5),
+        (COLOUR, (5, 9, 7, 1), 5),
+        (COLOUR, (9, 7), 1),
+    ],
+)
+def test_arrays_get_the_channels_of_the_model_as_pictures_do(fit: Fit, shape: tuple[int, ...], count: int) -> None:
+    array = levels(*shape)
+    resizing = Fit(fit.model, fit.shape, "crop")
+    found = resizing.images(array)
+    assert found.shape == (count, *fit.shape)
+    one_by_one = array.reshape(count, *shape[-3:]) if fit is GREY else array.reshape(count, 9, 7)
+    for image, made in zip(one_by_one, found, strict=True):
+        np.testing.assert_array_equal(resizing.picture(image)[0], made)
+    assert resizing.loses_colours(array) == (fit is GREY)
+    assert not resizing.loses_colours(np.full_like(array, 9)), "grey in three channels has none to lose"
 
 
 def test_numbers_become_levels_where_a_scale_is_given() -> None:

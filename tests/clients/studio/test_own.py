@@ -33,6 +33,7 @@ def png(array: NDArray[np.uint8]) -> bytes:
         (GREY, (4, 4, 1), "mine.png: 8×8 pixels, scaled to 4×4"),
         (COLOUR[:6], (4, 4, 1), "mine.png: its colours are grey now; 8×6 pixels, its middle, scaled to 4×4"),
         (GREY[:1, :1], (5, 6, 3), "mine.png: 1×1 pixels, its middle, scaled to 6×5"),
+        (np.full((8, 8, 4), 100, np.uint8), (8, 8, 1), "mine.png: taken as it is"),
     ],
 )
 def test_a_picture_becomes_an_image_of_the_models_size(array: NDArray[np.uint8], shape: Shape, told: str) -> None:
@@ -48,9 +49,9 @@ def test_a_picture_becomes_an_image_of_the_models_size(array: NDArray[np.uint8],
         (b"", "mine.png: not a picture"),
         (b"Dear model", "mine.png: not a picture"),
         (png(GREY)[:45], "mine.png: cannot be read"),
-        (png(np.full((8, 8, 4), 100, np.uint8)), "mine.png: has transparent pixels"),
+        (png(GREY.astype(np.uint16)), "mine.png: holds 16-bit values of at most 63, so it is black"),
     ],
-    ids=["empty", "text", "cut", "transparent"],
+    ids=["empty", "text", "cut", "dark"],
 )
 def test_what_is_no_picture_is_told(content: bytes, problem: str) -> None:
     with pytest.raises(FileProblem, match=problem):

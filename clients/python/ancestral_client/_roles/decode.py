@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ancestral.v1 import inference_service_pb2 as pb
-from ancestral_client import _checks, _wire
+from ancestral_client import _arguments, _arrays, _wire
 from ancestral_client._calls import Calls
 from ancestral_client._progress import Progress
 from ancestral_client._rpcs import Rpc
@@ -37,9 +37,9 @@ async def decode(
     squared; InvalidArgument where the model's decoder is no distribution. More latents than one call takes are
     decoded in several. `progress` as in `encode`.
     """
-    variance = _checks.flag_of("include_variance", include_variance)
-    name, number = _checks.name_of("model", model), _checks.version_of(version)
-    batch = _checks.latent_batch(latents)
+    variance = _arguments.flag_of("include_variance", include_variance)
+    name, number = _arguments.name_of("model", model), _arguments.version_of(version)
+    batch = _arrays.latent_batch(latents)
 
     def request(part: NDArray[np.float32], first: int) -> pb.DecodeRequest:
         return pb.DecodeRequest(
@@ -50,7 +50,7 @@ async def decode(
 
     role = Role("decode", _DECODE, request, _result)
     pixel_bytes = 9 if variance else 1  # a byte, and two floats
-    _checks.progress_of(progress)
+    _arguments.progress_of(progress)
     most = await _most_decoded(calls, name, number, batch, pixel_bytes, timeout)
     size = min(most, MESSAGE_SIZE) if progress else most
     return await calls.answered(role, batch, most, size, timeout, progress)

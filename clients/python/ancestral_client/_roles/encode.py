@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ancestral.v1 import inference_service_pb2 as pb
-from ancestral_client import _checks, _wire
+from ancestral_client import _arguments, _wire
 from ancestral_client._calls import Calls, Images
 from ancestral_client._progress import Progress
 from ancestral_client._requests import Requests
@@ -78,15 +78,15 @@ def _encoding(
     requests: Requests, model: str, draw_seed: int | None, first_index: int, version: int
 ) -> StreamedRole[Encoding]:
     # Here, so that what is wrong with it is told of the call and not of each message.
-    draw_seed = None if draw_seed is None else _checks.seed_of("draw_seed", draw_seed)
-    begin = _checks.first_index_of(first_index)
+    draw_seed = None if draw_seed is None else _arguments.seed_of("draw_seed", draw_seed)
+    begin = _arguments.first_index_of(first_index)
 
     def request(batch: NDArray[np.uint8], first: int) -> pb.EncodeRequest:
         return pb.EncodeRequest(
             **requests.head(model, version),
             images=requests.tensor("images", batch),
             draw_seed=draw_seed,
-            first_index=_checks.first_index_of(begin + first),
+            first_index=_arguments.first_index_of(begin + first),
         )
 
     return StreamedRole("encode", _ENCODE, request, _result, _ENCODE_STREAM, pb.EncodeStreamRequest)

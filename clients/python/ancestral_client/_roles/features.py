@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ancestral.v1 import inference_service_pb2 as pb
-from ancestral_client import _checks, _wire
+from ancestral_client import _arguments, _arrays, _wire
 from ancestral_client._calls import Calls, Images
 from ancestral_client._progress import Progress
 from ancestral_client._requests import of_part
@@ -37,8 +37,8 @@ async def features(
     `labels` are the images' classes, [N] or one for all. `scale`, `progress`, and more images than one call takes,
     as in `encode`. RoleNotSupported where the model shows no layer.
     """
-    classes = _checks.labels_of(labels)
-    include_map = _checks.flag_of("include_map", include_map)
+    classes = _arrays.labels_of(labels)
+    include_map = _arguments.flag_of("include_map", include_map)
 
     def request(batch: NDArray[np.uint8], first: int) -> pb.ExtractFeaturesRequest:
         return pb.ExtractFeaturesRequest(

@@ -11,7 +11,7 @@ from collections.abc import Awaitable
 from numpy.typing import ArrayLike
 
 from ancestral.v1 import inference_service_pb2 as pb
-from ancestral_client import _checks, _wire
+from ancestral_client import _arguments, _wire
 from ancestral_client._calls import Calls
 from ancestral_client._requests import Requests
 from ancestral_client._rpcs import Rpc
@@ -95,7 +95,7 @@ def sample_stream(
         label=label,
         version=version,
     )
-    request = pb.SampleStreamRequest(sample=sample, progress=_checks.flag_of("progress", progress))
+    request = pb.SampleStreamRequest(sample=sample, progress=_arguments.flag_of("progress", progress))
 
     def fitted(sample: pb.SampleRequest) -> Awaitable[None]:
         return _complete(calls, sample, given, known, timeout)
@@ -122,7 +122,7 @@ async def complete(
     `given` is one image, completed in `n` ways, or [N,H,W,C], each completed once. Otherwise as `sample`, errors
     among it.
     """
-    name, number = _checks.name_of("model", model), _checks.version_of(version)
+    name, number = _arguments.name_of("model", model), _arguments.version_of(version)
     given = await calls.batches.images("given", given, name, number, timeout)
     return await sample(
         calls,
@@ -153,12 +153,12 @@ def _request(
     """But for images to complete, which only the model's shape can fit."""
     return pb.SampleRequest(
         **requests.head(model, version),
-        count=_checks.count_of("count", n),
+        count=_arguments.count_of("count", n),
         # Drawn here and not by the server, so that a call that is tried again asks for the same images.
-        seed=secrets.randbits(63) if seed is None else _checks.seed_of("seed", seed),
-        first_index=_checks.first_index_of(first_index),
-        temperature=None if temperature is None else _checks.temperature_of(temperature),
-        label=None if label is None else _checks.label_of("label", label),
+        seed=secrets.randbits(63) if seed is None else _arguments.seed_of("seed", seed),
+        first_index=_arguments.first_index_of(first_index),
+        temperature=None if temperature is None else _arguments.temperature_of(temperature),
+        label=None if label is None else _arguments.label_of("label", label),
     )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ancestral.v1 import bundle_pb2
 from ancestral.v1 import inference_service_pb2 as pb
-from ancestral_client import _checks, _wire
+from ancestral_client import _arguments, _arrays, _wire
 from ancestral_client._calls import Calls, Images
 from ancestral_client._progress import Progress
 from ancestral_client._requests import Requests, of_part
@@ -84,9 +84,9 @@ def _scoring(
     labels: ArrayLike | None,
     version: int,
 ) -> StreamedRole[Scores]:
-    draws = _checks.count_of("draws", draws)
-    classes, seed = _checks.labels_of(labels), _checks.seed_of("seed", seed)
-    begin = _checks.first_index_of(first_index)
+    draws = _arguments.count_of("draws", draws)
+    classes, seed = _arrays.labels_of(labels), _arguments.seed_of("seed", seed)
+    begin = _arguments.first_index_of(first_index)
 
     def request(batch: NDArray[np.uint8], first: int) -> pb.ScoreRequest:
         return pb.ScoreRequest(
@@ -94,7 +94,7 @@ def _scoring(
             images=requests.tensor("images", batch),
             seed=seed,
             labels=of_part(classes, first, len(batch)),
-            first_index=_checks.first_index_of(begin + first),
+            first_index=_arguments.first_index_of(begin + first),
             draws=draws,
         )
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ancestral.text import shown
-from ancestral_client import _checks, errors
+from ancestral_client import _arguments, errors
 from ancestral_client import _reaching as reaching
 from ancestral_client._options import AsJson, BulkPriority, Resize, Scale, Version
 from ancestral_client.replacing import FileProblem
@@ -121,10 +121,10 @@ def bulk(
     if local is not None and address:
         raise errors.invalid("--local", "asks a server of its own, and --address another one; give one of them")
     if workers is not None:
-        _checks.count_of("--workers", workers)
-    _checks.count_of("--part-rows", part_rows)
-    _checks.count_of("--draws", draws)
-    _checks.timeout_of(timeout)
+        _arguments.count_of("--workers", workers)
+    _arguments.count_of("--part-rows", part_rows)
+    _arguments.count_of("--draws", draws)
+    _arguments.timeout_of(timeout)
     if not wait >= 0:
         raise errors.invalid("--wait", f"is {wait:g}; must be at least 0 seconds")
     _need("pyarrow")
@@ -154,7 +154,7 @@ def bulk(
         asked = Asked(
             role=role,
             model=name or plan.only_model(places, role),
-            version=_checks.version_of(version),
+            version=_arguments.version_of(version),
             input=os.path.abspath(path),
             column=column,
             keep_images=keep_images,

@@ -58,7 +58,7 @@ class TensorCall(NamedTuple):
     draws: int
 
 
-# Has a lane do something, in whichever manner: a job of it is submitted, or done.
+# How a lane is given a job: it is submitted, or waited for until it is done.
 Asking: TypeAlias = "Callable[[Lane[Any], Any], Awaitable[object]]"
 
 

@@ -18,7 +18,6 @@ from ancestral_client import files
 from ancestral_client.bulk_jobs.sources.source import Chunk, Part, Reader, fingerprint, stamp
 from ancestral_client.replacing import FileProblem, reason
 
-_ARRAY_NAMES = ("images", "image", "x")
 # What is kept of it.
 _NUMBERED = pa.schema([pa.field("row", pa.int64())])
 
@@ -71,7 +70,7 @@ def _array_name(path: Path, first: int, i: int) -> str:
 def _array(path: Path) -> Any:
     """The array in a file; that of a .npy is mapped into memory."""
     if path.suffix.lower() == ".npz":
-        return files.read_array(path, _ARRAY_NAMES)
+        return files.read_array(path, files.IMAGE_ARRAYS)
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

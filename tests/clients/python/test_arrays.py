@@ -1,3 +1,5 @@
+"""The checks of arrays, and the axes that callers may leave out."""
+
 from __future__ import annotations
 
 import math
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ancestral_client import InvalidArgument, _checks
+from ancestral_client import InvalidArgument, _arrays
 
 
 @pytest.mark.parametrize(
@@ -29,7 +31,7 @@ def test_images_get_the_axis_they_lack(
     given_shape: tuple[int, ...], model_shape: tuple[int, int, int], expected: tuple[int, ...]
 ) -> None:
     array = np.arange(math.prod(given_shape), dtype=np.uint32).astype(np.uint8).reshape(given_shape)
-    batch = _checks.image_batch(array, model_shape)
+    batch = _arrays.image_batch(array, model_shape)
     assert batch is not None
     assert batch.shape == expected
     assert batch.tobytes() == array.tobytes()
@@ -37,7 +39,7 @@ def test_images_get_the_axis_they_lack(
 
 @pytest.mark.parametrize("shape", [(8,), (7, 8), (5, 8, 7), (5, 8, 8, 3), (1, 5, 8, 8, 1), (8, 8, 3)])
 def test_images_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
-    assert _checks.image_batch(np.zeros(shape, np.uint8), (8, 8, 1)) is None
+    assert _arrays.image_batch(np.zeros(shape, np.uint8), (8, 8, 1)) is None
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_images_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
 )
 def test_masks_get_the_axes_they_lack(shape: tuple[int, ...], expected: int) -> None:
     mask = np.random.default_rng(0).random(shape) < 0.5
-    batch = _checks.mask_batch(mask, (4, 6, 3))
+    batch = _arrays.mask_batch(mask, (4, 6, 3))
     assert batch is not None
     assert batch.shape == (expected, 4, 6, 3)
     whole = mask if shape[-1] in (1, 3) else mask[..., np.newaxis]
@@ -63,21 +65,21 @@ def test_masks_get_the_axes_they_lack(shape: tuple[int, ...], expected: int) -> 
 
 @pytest.mark.parametrize("shape", [(4,), (6, 4), (5, 6, 4), (4, 6, 2), (1, 5, 4, 6, 3), ()])
 def test_masks_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
-    assert _checks.mask_batch(np.zeros(shape, bool), (4, 6, 3)) is None
+    assert _arrays.mask_batch(np.zeros(shape, bool), (4, 6, 3)) is None
 
 
 @pytest.mark.parametrize("mask", [np.full((8, 8), 255, np.uint8), np.ones((8, 8)), [[0, 1]]], ids=["u8", "f8", "list"])
 def test_a_mask_must_be_bool(mask: Any) -> None:
     with pytest.raises(InvalidArgument, match="known: must be bool, True for the pixels to keep, not") as caught:
-        _checks.mask_array("known", mask)
+        _arrays.mask_array("known", mask)
     assert caught.value.violations[0].field == "known"
 
 
 def test_labels_are_one_number_or_one_for_each_image() -> None:
-    assert _checks.labels_of(3) == [3]
-    assert _checks.labels_of(np.uint8(3)) == [3]
-    assert _checks.labels_of([0, 2, 1]) == [0, 2, 1]
-    assert _checks.labels_of(np.array([4], np.int64)) == [4]
+    assert _arrays.labels_of(3) == [3]
+    assert _arrays.labels_of(np.uint8(3)) == [3]
+    assert _arrays.labels_of([0, 2, 1]) == [0, 2, 1]
+    assert _arrays.labels_of(np.array([4], np.int64)) == [4]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,7 @@ def test_labels_are_one_number_or_one_for_each_image() -> None:
 )
 def test_wrong_labels_are_refused(labels: Any, said: str) -> None:
     with pytest.raises(InvalidArgument, match=f"labels: .*{said}"):
-        _checks.labels_of(labels)
+        _arrays.labels_of(labels)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_wrong_labels_are_refused(labels: Any, said: str) -> None:
 )
 def test_what_makes_no_images_is_told_with_the_remedy(images: Any, scale: float | None, said: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        _checks.image_array("images", images, scale)
+        _arrays.image_array("images", images, scale)
     assert said in str(caught.value)
 
 
@@ -136,25 +138,25 @@ def test_pictures_get_the_channels_of_the_model() -> None:
         (alike[0], (4, 6, 1), grey[:1, ..., np.newaxis]),
         (grey, (4, 6, 1), grey[..., np.newaxis]),
     ):
-        found = _checks.picture_batch(array, shape)
+        found = _arrays.picture_batch(array, shape)
         assert found is not None
         np.testing.assert_array_equal(found, expected)
-    assert _checks.picture_batch(grey, (6, 4, 1)) is None
+    assert _arrays.picture_batch(grey, (6, 4, 1)) is None
     red = alike * np.array([1, 0, 0], np.uint8)
     with pytest.warns(UserWarning, match="a picture in colour is read as grey"):
-        _checks.picture_batch(red, (4, 6, 1))
+        _arrays.picture_batch(red, (4, 6, 1))
 
 
 def test_the_error_for_a_wrong_shape_names_what_is_accepted() -> None:
-    grey = _checks.wrong_shape("images", np.zeros((2, 7, 7), np.uint8), (8, 8, 1), "digits-vae")
+    grey = _arrays.wrong_shape("images", np.zeros((2, 7, 7), np.uint8), (8, 8, 1), "digits-vae")
     assert str(grey) == (
         "images: has shape [2, 7, 7]; digits-vae takes [N,8,8,1], [8,8,1], [N,8,8], [8,8]; "
         "ancestral_client.pictures.resized brings an image to another size"
     )
     assert grey.violations[0].field == "images"
-    colour = _checks.wrong_shape("images", np.zeros((2, 7, 7), np.uint8), (8, 8, 3), "m")
+    colour = _arrays.wrong_shape("images", np.zeros((2, 7, 7), np.uint8), (8, 8, 3), "m")
     assert str(colour).endswith("m takes [N,8,8,3], [8,8,3]")
-    mask = _checks.wrong_shape("known", np.zeros((2, 7), bool), (8, 8, 3), "m")
+    mask = _arrays.wrong_shape("known", np.zeros((2, 7), bool), (8, 8, 3), "m")
     assert str(mask) == "known: has shape [2, 7]; m takes [N,8,8,3], [8,8,3], [N,8,8], [8,8]"
 
 
@@ -170,13 +172,13 @@ def test_the_error_for_a_wrong_shape_names_what_is_accepted() -> None:
 )
 def test_what_is_no_8_bit_image_is_refused(images: Any, said: str) -> None:
     with pytest.raises(InvalidArgument, match=said):
-        _checks.image_array("images", images)
+        _arrays.image_array("images", images)
 
 
 def test_latents_of_any_real_dtype_are_taken() -> None:
-    assert _checks.latent_batch([1.0, 2.0]).shape == (1, 2)
-    assert _checks.latent_batch(np.ones((3, 2), np.float64)).dtype == np.float32
-    assert _checks.latent_batch(np.ones((3, 2), np.int32)).shape == (3, 2)
+    assert _arrays.latent_batch([1.0, 2.0]).shape == (1, 2)
+    assert _arrays.latent_batch(np.ones((3, 2), np.float64)).dtype == np.float32
+    assert _arrays.latent_batch(np.ones((3, 2), np.int32)).shape == (3, 2)
 
 
 @pytest.mark.parametrize(
@@ -192,21 +194,7 @@ def test_latents_of_any_real_dtype_are_taken() -> None:
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 def test_wrong_latents_are_refused(latents: Any, said: str) -> None:
     with pytest.raises(InvalidArgument, match=said):
-        _checks.latent_batch(latents)
-
-
-@pytest.mark.parametrize("seed", [-1, 2**63])
-def test_seeds_outside_the_wire_are_refused(seed: int) -> None:
-    with pytest.raises(InvalidArgument, match="draw_seed: is"):
-        _checks.seed_of("draw_seed", seed)
-
-
-def test_timeouts() -> None:
-    assert _checks.timeout_of(2) == 2.0
-    assert _checks.timeout_of(math.inf) is None
-    for wrong in (0, -1, math.nan):
-        with pytest.raises(InvalidArgument, match="timeout: is"):
-            _checks.timeout_of(wrong)
+        _arrays.latent_batch(latents)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +209,7 @@ def test_timeouts() -> None:
     ],
 )
 def test_scaled_images_are_levels(images: Any, scale: float, levels: list[list[int]]) -> None:
-    found = _checks.image_array("images", images, scale)
+    found = _arrays.image_array("images", images, scale)
     assert found.dtype == np.uint8
     assert found.tolist() == levels
 
@@ -240,7 +228,7 @@ def test_scaled_images_are_levels(images: Any, scale: float, levels: list[list[i
 )
 def test_what_no_scale_makes_levels_of_is_refused(images: Any, scale: float | None, problem: str) -> None:
     with pytest.raises(InvalidArgument, match=problem):
-        _checks.image_array("images", images, scale)
+        _arrays.image_array("images", images, scale)
 
 
 @pytest.mark.parametrize(
@@ -259,11 +247,11 @@ def test_channels_that_stand_first_are_called_so(
     shape: tuple[int, ...], model: tuple[int, int, int], hinted: bool
 ) -> None:
     array = np.zeros(shape, np.uint8)
-    assert _checks.image_batch(array, model) is None
-    told = str(_checks.wrong_shape("images", array, model, "m"))
+    assert _arrays.image_batch(array, model) is None
+    told = str(_arrays.wrong_shape("images", array, model, "m"))
     assert ("channels stand first (CHW): move them last with numpy.moveaxis(images, -3, -1)" in told) == hinted
     moved = np.moveaxis(array, -3, -1)
-    assert not hinted or _checks.images_of_any_size(moved, model[2]) is not None
+    assert not hinted or _arrays.images_of_any_size(moved, model[2]) is not None
 
 
 class Exported:
@@ -281,5 +269,5 @@ class Exported:
 
 def test_arrays_that_only_speak_dlpack_are_taken() -> None:
     array = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    assert _checks.is_array(Exported(array))
-    assert _checks.image_array("images", cast(Any, Exported(array))).tolist() == array.tolist()
+    assert _arrays.is_array(Exported(array))
+    assert _arrays.image_array("images", cast(Any, Exported(array))).tolist() == array.tolist()
