@@ -270,7 +270,7 @@ def test_numbers_may_lie_far_from_each_other_and_the_svm_tells_classes_all_the_s
     random = np.random.default_rng(1)
     labels = np.arange(400) % 4
     numbers = (random.normal(size=(400, 6)) + 1.5 * np.eye(6)[labels]).astype(np.float32)
-    offsets = np.float32([0, 100, -100, 10, 50, 0])
+    offsets = np.array([0, 100, -100, 10, 50, 0], np.float32)
     train, test = slice(200), slice(200, 400)
     wrong = [
         1 - probes._svm_accuracy(given[train], labels[train], given[test], labels[test])
