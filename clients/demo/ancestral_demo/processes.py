@@ -52,8 +52,8 @@ def has_any_bundle(models: Path) -> bool:
 
 
 def sampling_model(models: Path, zoo: Path | None = None) -> str | None:
-    """A model that can be asked for samples: of the zoo, which a newcomer should see first, else a default one, else
-    any in the folder, that of the best likelihood in each case; None where none can.
+    """A model that can be asked for samples without a class: of the zoo, which a newcomer should see first, else a
+    default one, else any in the folder, that of the best likelihood in each case; None where none can.
     """
     own = _manifests(models)
     # As the server has it: a name in the folder hides that of the zoo.
@@ -77,7 +77,8 @@ def _manifests(models: Path) -> list[bundle_pb2.Bundle]:
 
 
 def _samples(manifest: bundle_pb2.Bundle) -> bool:
-    return any(role.name == "sample" for role in manifest.roles)
+    label = bundle_pb2.MEANING_LABEL
+    return any(role.name == "sample" and all(i.meaning != label for i in role.inputs) for role in manifest.roles)
 
 
 def _bits_per_dim(manifest: bundle_pb2.Bundle) -> float:

@@ -75,6 +75,11 @@ def test_the_model_that_can_be_asked_for_samples(tmp_path: Path) -> None:
     assert sampling_model(models, zoo) == "mnist-large"
     put(models, "mnist-large", "encode")  # hides the one in the zoo
     assert sampling_model(models, zoo) == "mnist-small"
+    put(zoo, "mnist-of-a-class", "sample", bits=0.05)
+    manifest = json.loads((zoo / "mnist-of-a-class" / "1" / "bundle.json").read_text())
+    manifest["roles"][0]["inputs"] = [{"name": "label", "meaning": "MEANING_LABEL"}]
+    (zoo / "mnist-of-a-class" / "1" / "bundle.json").write_text(json.dumps(manifest))
+    assert sampling_model(models, zoo) == "mnist-small"
     assert sampling_model(models, tmp_path / "nowhere") == sampling_model(models) == "digits-pixelcnn"
 
 
