@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +14,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ancestral.terminal import console
-from ancestral.text import one_line, short, shown, shown_lines
+from ancestral.text import short, shown
+from ancestral_exporter.complaints import complaining
 from ancestral_exporter.errors import ExporterError, UsageError
 from ancestral_exporter.files import check_place, write_whole
 from ancestral_exporter.foreign.commands import app as import_app
@@ -356,40 +356,11 @@ def result_table(recipe: Recipe, made: Made) -> Table:
 
 def main() -> None:
     """Entry point: exit code 0, 1 for an error (one line on stderr), 2 for wrong usage, 130 for Ctrl-C."""
-    try:
+    with complaining("ancestral-exporter"):
         app()
-    except UsageError as error:
-        _complain(error)
-        sys.exit(2)
-    except ExporterError as error:
-        _complain(error)
-        sys.exit(getattr(error, "exit_code", 1))
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except (MemoryError, RuntimeError) as error:
-        if not _lacks_memory(error):
-            raise
-        _complain(f"there is not enough memory for this: {one_line(error)}; try a smaller net, batch or image size")
-        sys.exit(1)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        _complain(f"{error.filename}: {error.strerror}")
-        sys.exit(1)
 
 
 def _given(context: typer.Context, name: str) -> bool:
     """Whether a parameter was typed, and is not its default."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
-
-
-def _lacks_memory(error: Exception) -> bool:
-    """Whether Python, or torch on a CPU or a GPU, was refused memory."""
-    return isinstance(error, MemoryError) or any(
-        words in str(error) for words in ("can't allocate memory", "not enough memory", "out of memory")
-    )
-
-
-def _complain(error: object) -> None:
-    print(shown_lines(f"ancestral-exporter: {error}"), file=sys.stderr)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from ancestral.bundle.manifest import MANIFEST
 from ancestral.v1 import bundle_pb2
-from ancestral_exporter.bundle.manifest import read_manifest
+from ancestral_exporter.bundle.manifest import read_manifest, settings_of
 from ancestral_exporter.card import CARD
 from ancestral_exporter.errors import UsageError
 from ancestral_exporter.plots import SAMPLES
@@ -30,31 +32,70 @@ bundles that do not say it.
 
 
 @dataclass(frozen=True)
+class Probed:
+    """Of `served.probes.Probe` what the page tells."""
+
+    classifier: str
+    encoding: str
+    labelled: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Of `served.samples.Classes` what the page tells."""
+
+    images: int
+    sure: float
+    test_sure: float
+    test_accuracy: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Of what `evaluate --json` writes what the page tells."""
+
+    bundle: str
+    version: int
+    part: str
+    probes: tuple[Probed, ...] = ()
+    classes: Judged | None = None
+
+
+_EVALUATED = TypeAdapter(Evaluated)
+
+
+@dataclass(frozen=True)
 class Result:
     """A bundle's folder and manifest, and the settings of the recipe that it was trained by.
 
-    evaluated: the folder of what `evaluate` found out about it, None where there is none.
+    evaluation: what `evaluate` found out about it; evaluated: the folder where that lies; None where nothing was.
     """
 
     folder: Path
     manifest: bundle_pb2.Bundle
     settings: Mapping[str, Any]
+    evaluation: Evaluated | None = None
     evaluated: Path | None = None
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """`[data]` of the recipe."""
+        data = self.settings.get("data", {})
+        # Bundles of before 0.2 have no more than the name.
+        return data if isinstance(data, dict) else {"source": data}
 
     @property
     def source(self) -> str:
         """The name of the data, as recipes have it."""
-        data = self.settings.get("data", "")
-        # Bundles of before 0.2 have no more than the name.
-        return str(data.get("source", "") if isinstance(data, dict) else data)
+        return str(self.data.get("source", ""))
 
-    @property
-    def evaluation(self) -> Mapping[str, Any]:
-        """What `evaluate --json` wrote; nothing where it did not."""
-        if self.evaluated is None:
-            return {}
-        found: dict[str, Any] = json.loads((self.evaluated / EVALUATION).read_text(encoding="utf-8"))
-        return found
+    def references(self) -> Iterator[tuple[str, float]]:
+        """Published figures in bits/dim, by their texts."""
+        found = self.settings.get("references")
+        for reference in found if isinstance(found, list) else ():
+            if isinstance(reference, dict) and (bits := _number(reference.get("bits_per_dim"))) is not None:
+                yield str(reference.get("text", "")), bits
 
     def test_metric(self, *names: str) -> bundle_pb2.Metric | None:
         """The first metric of the test images, by one of these names, or by any."""
@@ -69,7 +110,7 @@ def find_results(folders: Sequence[Path], evaluated: Path | None = None) -> list
     Raises UsageError for a folder with neither, and for an evaluation that cannot be read. A bundle that was never
     tested is left out.
     """
-    evaluations = dict(_evaluations(evaluated)) if evaluated else {}
+    evaluations = {(each.bundle, each.version): (each, where) for each, where in _evaluations(evaluated)}
     found = []
     for folder in folders:
         bundles = [folder] if (folder / MANIFEST).exists() else list(_latest(folder))
@@ -77,25 +118,36 @@ def find_results(folders: Sequence[Path], evaluated: Path | None = None) -> list
             raise UsageError(f"{folder}: is neither a bundle nor a folder of models (MODEL/VERSION/{MANIFEST})")
         for path in bundles:
             manifest = read_manifest(path)
-            settings = json.loads(manifest.provenance.get("settings", "{}"))
-            result = Result(path, manifest, settings, evaluations.get((manifest.name, manifest.version)))
+            found_out, where = evaluations.get((manifest.name, manifest.version), (None, None))
+            result = Result(path, manifest, settings_of(manifest), found_out, where)
             if result.test_metric():
                 found.append(result)
     return sorted(found, key=lambda result: (result.source, result.manifest.name))
 
 
-def _evaluations(evaluated: Path) -> Iterator[tuple[tuple[str, int], Path]]:
-    """Name and version of every bundle that was evaluated on test images, and the folder of what was found."""
+def _evaluations(evaluated: Path | None) -> Iterator[tuple[Evaluated, Path]]:
+    """What was found out about bundles on test images, and the folder of each."""
+    if evaluated is None:
+        return
     if not evaluated.is_dir():
         raise UsageError(f"{evaluated}: there is no such folder of evaluations")
     for path in sorted(evaluated.glob(f"*/{EVALUATION}")):
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            name, version, part = found["bundle"], found["version"], found["part"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{path}: is not what `ancestral-exporter evaluate --json` writes ({error!r})") from error
-        if part == "test":
-            yield (name, version), path.parent
+            found = _EVALUATED.validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise UsageError(
+                f"{path}: is not what `ancestral-exporter evaluate --json` writes ({_reason(error)}); write it anew"
+            ) from error
+        if found.part == "test":
+            yield found, path.parent
+
+
+def _reason(error: OSError | ValidationError) -> str:
+    """In a few words."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    problem = error.errors()[0]
+    return ": ".join(part for part in (".".join(map(str, problem["loc"])), problem["msg"]) if part)
 
 
 def _latest(folder: Path) -> Iterator[Path]:
@@ -130,38 +182,46 @@ def _row(result: Result, home: Path) -> str:
     elif (other := result.test_metric()) is not None:
         how = f"no likelihood; {other.name.replace('_', ' ')} {other.value:.4g} {other.unit}".rstrip()
     if (error := result.test_metric("error")) is not None:
-        labelled = result.settings.get("data", {}).get("labelled")
-        how += f"; classifies {error.value:.2%} wrong" + (f" after {labelled:,} labels" if labelled else "")
+        labelled = result.data.get("labelled")
+        how += f"; classifies {error.value:.2%} wrong"
+        how += f" after {labelled:,} labels" if isinstance(labelled, int) else ""
     name = result.manifest.name
-    seconds = about.get("training_seconds")
+    seconds = _number(about.get("training_seconds"))
     cells = [
         f"[{name}]({link})" if (link := _link(result.folder / CARD, home)) else name,
         f"{bits.value:.4f}" if bits else "",
         f"{nats.value:.2f}" if nats else "",
         how,
         f"{int(about['parameters']):,}" if about.get("parameters", "").isdecimal() else "",
-        f"{float(seconds) / 60:.1f} min" if seconds else "",
+        f"{seconds / 60:.1f} min" if seconds else "",
         about.get("machine") or about.get("device", ""),
     ]
     return f"| {' | '.join(cells)} |"
 
 
 def _published(results: Sequence[Result]) -> Iterator[str]:
-    references = (reference for result in results for reference in result.settings.get("references") or ())
-    figures = {reference["text"]: float(reference["bits_per_dim"]) for reference in references}
+    figures = {text: bits for result in results for text, bits in result.references()}
     for text, bits in sorted(figures.items(), key=lambda entry: entry[1]):
         yield f"| {text} | {bits:.4g} | | | | | |"
+
+
+def _number(value: object) -> float | None:
+    """Of a provenance, which anybody may have written."""
+    try:
+        number = float(value) if isinstance(value, int | float | str) else math.nan
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _few_labels(results: Sequence[Result]) -> Iterator[str]:
     """A table of what classifiers that know few labels make of the encodings of each bundle."""
     for result in results:
-        evaluation = result.evaluation
         rows: dict[tuple[str, str], dict[int, float]] = {}
-        for entry in evaluation.get("probes", ()):
-            if entry["classifier"] in (LINEAR, SVM, SPREADING):
-                errors = rows.setdefault((entry["classifier"], entry["encoding"]), {})
-                errors[entry["labelled"]] = 1 - entry["accuracy"]
+        for entry in result.evaluation.probes if result.evaluation else ():
+            if entry.classifier in (LINEAR, SVM, SPREADING):
+                errors = rows.setdefault((entry.classifier, entry.encoding), {})
+                errors[entry.labelled] = 1 - entry.accuracy
         if not rows:
             continue
         counts = sorted({count for errors in rows.values() for count in errors})
@@ -170,13 +230,18 @@ def _few_labels(results: Sequence[Result]) -> Iterator[str]:
         yield f"| {' | '.join(['', *(f'{count:,} labels' for count in counts)])} |"
         yield f"|---|{'---:|' * len(counts)}"
         for (classifier, encoding), errors in sorted(rows.items(), key=lambda row: row[0][0]):
-            yield f"| {' | '.join([f'{classifier}, {encoding}', *(f'{errors[count]:.2%}' for count in counts)])} |"
+            cells = (f"{errors[count]:.2%}" if count in errors else "" for count in counts)
+            yield f"| {' | '.join([f'{classifier}, {encoding}', *cells])} |"
         yield ""
 
 
 def _judged(results: Sequence[Result]) -> Iterator[str]:
     """A table of the samples that a classifier is sure of."""
-    judged = [(result.manifest.name, classes) for result in results if (classes := result.evaluation.get("classes"))]
+    judged = [
+        (result.manifest.name, result.evaluation.classes)
+        for result in results
+        if result.evaluation is not None and result.evaluation.classes is not None
+    ]
     if not judged:
         return
     yield f"How many samples, not picked, a classifier is sure of (p > {SURE}), and how many test images:"
@@ -184,8 +249,8 @@ def _judged(results: Sequence[Result]) -> Iterator[str]:
     yield "| | samples | sure of | of test images | it gets right of these |"
     yield "|---|---:|---:|---:|---:|"
     for name, classes in judged:
-        shares = (f"{classes[key]:.1%}" for key in ("sure", "test_sure", "test_accuracy"))
-        yield f"| {' | '.join([name, str(classes['images']), *shares])} |"
+        shares = (f"{share:.1%}" for share in (classes.sure, classes.test_sure, classes.test_accuracy))
+        yield f"| {' | '.join([name, str(classes.images), *shares])} |"
     yield ""
 
 

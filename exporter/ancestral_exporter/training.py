@@ -276,7 +276,8 @@ def fit(recipe: Recipe, data: ImageData, work: Path, options: Options, announce:
                 with rounding(exact=False):
                     trainer.fit(module, ckpt_path=checkpoint if resumed else None)
         except (SystemExit, KeyboardInterrupt) as stop:  # Lightning turns Ctrl-C and SIGTERM into SystemExit
-            raise Interrupted("interrupted; the same command continues where it was") from stop
+            where = "continues where it was" if checkpoint.exists() else "begins anew, since no epoch was saved"
+            raise Interrupted(f"interrupted; the same command {where}") from stop
     # From the file, as with several devices the training ran in processes of their own.
     state = saved_state(checkpoint)
     if state["diverged"] >= 0 or not state["best_weights"]:

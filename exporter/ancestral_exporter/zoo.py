@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import signal
-import sys
-import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,19 +17,22 @@ from annotated_types import Gt
 from ancestral.bundle.manifest import MANIFEST
 from ancestral.terminal import console
 from ancestral.v1 import bundle_pb2
-from ancestral_exporter.bundle.manifest import read_manifest
+from ancestral_exporter.bundle import check_home
+from ancestral_exporter.bundle.manifest import read_manifest, settings_of
 from ancestral_exporter.bundle.promote import promote_bundle
 from ancestral_exporter.checkpoints import CHECKPOINT, finished
+from ancestral_exporter.complaints import complaining, words
 from ancestral_exporter.errors import ExporterError, UsageError
 from ancestral_exporter.make import WORK, make
 from ancestral_exporter.models import families
 from ancestral_exporter.models.base import Positive
 from ancestral_exporter.progress import Announcer
-from ancestral_exporter.recipes import Recipe, data_from, find, from_settings, section
+from ancestral_exporter.recipes import Recipe, data_from, find, from_settings, read_toml, section
 from ancestral_exporter.training import Interrupted, Options
 
 LIST = "zoo.toml"
-
+# Of one call: a year. A timer ends with the numbers that a machine has for time, and nobody waits for longer.
+_MOST_MINUTES = 365 * 24 * 60
 
 # What an entry may say of a training beside its epochs.
 _OF_SCHEDULE = ("batch_size", "learning_rate", "validate_every_epochs")
@@ -71,17 +71,18 @@ class Entry:
 def wanted(zoo: Path) -> list[Entry]:
     """The entries of ZOO/zoo.toml, the most wanted first. Raises UsageError that names the entry's key and value."""
     path = zoo / LIST
-    try:
-        bundles = tomllib.loads(path.read_text(encoding="utf-8"))["bundle"]
-        return [section(entry, Entry, str(path), "[[bundle]]") for entry in bundles]
-    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
-        raise UsageError(f"{path}: {error}") from error
+    table = read_toml(path, str(path))
+    bundles = table.pop("bundle", None)
+    if not isinstance(bundles, list) or table:
+        others = f", not {', '.join(table)}" if table else ""
+        raise UsageError(f"{path}: must hold a table [[bundle]] for each recipe{others}")
+    return [section(entry, Entry, str(path), "[[bundle]]") for entry in bundles]
 
 
 def trained(folder: Path, recipe: Recipe) -> Path | None:
     """The bundle in a folder of models that serves for this recipe, by `_serves`; else None."""
     for manifest in sorted((folder / recipe.name).glob(f"*/{MANIFEST}")):
-        if _serves(json.loads(read_manifest(manifest.parent).provenance.get("settings", "{}")), recipe):
+        if _serves(settings_of(read_manifest(manifest.parent)), recipe):
             return manifest.parent
     return None
 
@@ -102,10 +103,11 @@ def _serves(before: dict[str, Any], recipe: Recipe) -> bool:
     kind = recipe.model_type.settings_type
     try:
         model, data = section(before.get("model", {}), kind, "a bundle", "[model]"), data_from(before)
-    except UsageError:
+        epochs = int(before["schedule"]["epochs"])
+    except (UsageError, KeyError, TypeError, ValueError):
         return False
-    enough = before.get("schedule", {}).get("epochs", 0) >= recipe.schedule.epochs
-    return enough and (before.get("family"), model, data) == (recipe.family, recipe.model, recipe.data)
+    same = (before.get("family"), model, data) == (recipe.family, recipe.model, recipe.data)
+    return same and epochs >= recipe.schedule.epochs
 
 
 def figure(manifest: bundle_pb2.Bundle) -> float:
@@ -123,39 +125,73 @@ def better(bundle: Path, zoo: Path) -> bool:
 
 
 def admit(bundle: Path, zoo: Path) -> Path:
-    """Copy a bundle into the zoo as the next version of its name; the versions before it go."""
+    """Copy a bundle into the zoo as the next version of its name; the versions before it go, and nothing else."""
     path = promote_bundle(bundle, zoo).path
-    for other in path.parent.iterdir():
-        if other != path:
-            shutil.rmtree(other)
+    for manifest in path.parent.glob(f"*/{MANIFEST}"):
+        if manifest.parent != path:
+            shutil.rmtree(manifest.parent)
     return path
 
 
-def train_zoo(zoo: Path, models: Path, data: Path, names: Sequence[str], say: Announcer) -> None:
-    """Train the entries one after the other. Raises Interrupted when it is stopped: the same call goes on there."""
-    gpu = torch.cuda.is_available()
-    entries = [entry for entry in wanted(zoo) if not names or entry.recipe in names]
-    if unknown := set(names) - {entry.recipe for entry in entries}:
-        raise UsageError(f"{zoo / LIST}: has no {', '.join(sorted(unknown))}")
+@dataclass(frozen=True)
+class Work:
+    """What is wanted of an entry: a bundle that serves for this recipe; options, where this machine can train one."""
+
+    recipe: Recipe
+    options: Options | None
+
+
+def work_of(entries: Sequence[Entry], *, gpu: bool) -> list[Work]:
+    """What the entries want, read before the first of them takes its hours. Raises UsageError for a wrong recipe."""
+    found = []
     for entry in entries:
         chosen = entry.chosen(gpu=gpu)
         # What a GPU is needed for may have been trained elsewhere, by whatever epochs.
-        recipe = chosen[0] if chosen else find(entry.recipe, ["schedule.epochs=1"])
-        if trained(zoo, recipe):
-            say.say(f"{recipe.name} is there")
-            continue
-        bundle = trained(models, recipe)
-        if bundle is None:
-            todo = fitted(models, recipe) or chosen
-            if todo is None:
-                say.say(f"{recipe.name} waits for a GPU")
-                continue
-            recipe, options = todo
-            bundle = make(recipe, models, data, options, Announcer(say.console, recipe.name)).path
-        if better(bundle, zoo):
-            say.say(f"{recipe.name} becomes {admit(bundle, zoo)}")
-        else:
-            say.say(f"{recipe.name}: what the zoo has is as good, and stays")
+        found.append(Work(*chosen) if chosen else Work(find(entry.recipe, ["schedule.epochs=1"]), None))
+    return found
+
+
+def train_zoo(zoo: Path, models: Path, data: Path, names: Sequence[str], say: Announcer) -> list[str]:
+    """Train the entries one after the other. One that fails is told of and keeps none of the others waiting; the names
+    of those that failed. Raises UsageError for a wrong list, and Interrupted when it is stopped: the same call goes on
+    there.
+    """
+    entries = [entry for entry in wanted(zoo) if not names or entry.recipe in names]
+    if unknown := set(names) - {entry.recipe for entry in entries}:
+        raise UsageError(f"{zoo / LIST}: has no {', '.join(sorted(unknown))}")
+    failed = []
+    for work in work_of(entries, gpu=torch.cuda.is_available()):
+        try:
+            say.say(f"{work.recipe.name}{_done(work, zoo, models, data, say)}")
+        except Interrupted:
+            raise
+        except Exception as error:
+            # Another's lock, a loss that is no number, a full disk: what is wanted less may succeed.
+            if (why := words(error)) is None:
+                raise
+            say.say(why)
+            failed.append(work.recipe.name)
+    return failed
+
+
+def _done(work: Work, zoo: Path, models: Path, data: Path, say: Announcer) -> str:
+    """Have the zoo hold what an entry wants, if that can be done here; how it ended."""
+    recipe, options = work.recipe, work.options
+    if trained(zoo, recipe):
+        return " is there"
+    bundle = trained(models, recipe)
+    if bundle is None and (there := fitted(models, recipe)):
+        recipe, options = there
+    if bundle is None and options is None:
+        return " waits for a GPU"
+    # That the zoo cannot be written is known before a training, not after it.
+    check_home(zoo / recipe.name)
+    if bundle is None:
+        assert options is not None
+        bundle = make(recipe, models, data, options, Announcer(say.console, recipe.name)).path
+    if not better(bundle, zoo):
+        return ": what the zoo has is as good, and stays"
+    return f" becomes {admit(bundle, zoo)}"
 
 
 @contextmanager
@@ -181,15 +217,20 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="stop then; the next call goes on from the last whole epoch")
     parser.add_argument("recipes", nargs="*", help="only these of zoo.toml")
     options = parser.parse_args()
-    if options.minutes is not None and not options.minutes > 0:
-        parser.error(f"--minutes must be above 0, not {options.minutes:g}")
-    try:
-        with at_most(options.minutes):
-            train_zoo(options.zoo, options.models, options.data, options.recipes, Announcer(console(), "zoo"))
-    except (Interrupted, KeyboardInterrupt):
-        sys.exit("zoo: stopped; the same command goes on where it was")
-    except ExporterError as error:
-        sys.exit(f"zoo: {error}")
+    if options.minutes is not None and not 0 < options.minutes <= _MOST_MINUTES:
+        parser.error(f"--minutes must be above 0, and at most {_MOST_MINUTES} (a year), not {options.minutes:g}")
+    with complaining("zoo"):
+        try:
+            with at_most(options.minutes):
+                failed = train_zoo(
+                    options.zoo, options.models, options.data, options.recipes, Announcer(console(), "zoo")
+                )
+        except Interrupted as stop:
+            raise ExporterError(f"stopped: {stop}") from None
+        except KeyboardInterrupt:
+            raise ExporterError("stopped; the same command goes on where it was") from None
+        if failed:
+            raise ExporterError(f"not trained: {', '.join(failed)}; the same command tries again")
 
 
 if __name__ == "__main__":

@@ -77,7 +77,22 @@ def test_what_was_evaluated_stands_there_with_its_pictures(trained_vae: TrainedV
         assert plain == results_page(find_results([trained_vae.models]), tmp_path)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"bundle": "digits-vae"}', "\x00"])
+_WHOSE = '"bundle": "digits-vae", "version": 1, "part": "test"'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"bundle": "digits-vae"}',
+        "\x00",
+        '{"bundle": [], "version": 1, "part": "test"}',
+        f'{{{_WHOSE}, "probes": 3}}',
+        f'{{{_WHOSE}, "probes": [{{"classifier": "SVM"}}]}}',
+        f'{{{_WHOSE}, "classes": {{"images": "many"}}}}',
+    ],
+)
 def test_an_evaluation_that_is_none_is_named(trained_vae: TrainedVae, tmp_path: Path, content: str) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "evaluation.json").write_text(content)
@@ -87,6 +102,34 @@ def test_an_evaluation_that_is_none_is_named(trained_vae: TrainedVae, tmp_path: 
         find_results([trained_vae.models], tmp_path)
     with pytest.raises(UsageError, match=r"nowhere: there is no such folder of evaluations"):
         find_results([trained_vae.models], tmp_path / "nowhere")
+
+
+def test_what_is_missing_of_an_evaluation_leaves_its_cell_empty(trained_vae: TrainedVae, tmp_path: Path) -> None:
+    """As are cells of a bundle whose account of its training is nonsense."""
+    shutil.copytree(trained_vae.models, tmp_path / "models")
+    (tmp_path / "evaluated" / "one").mkdir(parents=True)
+    probes = [
+        {"encoding": encoding, "classifier": "SVM", "labelled": count, "accuracy": 0.75}
+        for encoding, count in (("features", 50), ("features", 100), ("raw pixels", 100))
+    ]
+    found = {"bundle": "digits-vae", "version": 1, "part": "test", "probes": probes}
+    (tmp_path / "evaluated" / "one" / "evaluation.json").write_text(json.dumps(found))
+    path = tmp_path / "models" / "digits-vae" / "1" / "bundle.json"
+    manifest = json.loads(path.read_text())
+    manifest["provenance"]["training_seconds"] = "long"
+    for settings in (
+        '{"data": "digits", "references": [3, {"text": "a"}, {"text": "b", "bits_per_dim": "c"}]}',
+        '{"data": "digits", "references": 3}',
+        "nonsense",
+    ):
+        manifest["provenance"]["settings"] = settings
+        path.write_text(json.dumps(manifest))
+        results = find_results([tmp_path / "models"], tmp_path / "evaluated")
+        assert [result.source for result in results] == ["" if settings == "nonsense" else "digits"]
+        found_rows = rows(results_page(results, tmp_path))
+        assert found_rows["SVM, features"] == ["25.00%", "25.00%"]
+        assert found_rows["SVM, raw pixels"] == ["", "25.00%"]
+        assert found_rows["[digits-vae](models/digits-vae/1/CARD.md)"][4] == ""
 
 
 def test_how_often_a_classifier_errs_is_said(trained_vae: TrainedVae, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import sys
@@ -21,7 +22,6 @@ from ancestral_exporter.bundle.manifest import read_manifest
 from ancestral_exporter.bundle.write import write_manifest
 from ancestral_exporter.checkpoints import CHECKPOINT
 from ancestral_exporter.data import load
-from ancestral_exporter.errors import UsageError
 from ancestral_exporter.make import WORK
 from ancestral_exporter.progress import Announcer
 from ancestral_exporter.recipes import find
@@ -125,11 +125,14 @@ def test_a_better_one_replaces_what_is_there_and_a_worse_one_does_not(
         assert [path.name for path in (own / "digits-vae").iterdir()] == [left]
 
 
-def test_a_training_ends_when_its_time_is_up_and_goes_on_later(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_ends_when_its_time_is_up_and_goes_on_later(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     # Hours of work in a second: no machine is so fast.
     (own / zoo.LIST).write_text('[[bundle]]\nrecipe = "digits-vae"\ncores = { epochs = 10_000 }\n')
-    with pytest.raises(SystemExit, match="stopped; the same command goes on where it was"):
+    with pytest.raises(SystemExit):
         train(own, monkeypatch, "--minutes", "0.02")
+    assert "zoo: stopped" in capsys.readouterr().err
     assert not (own / "digits-vae").exists()
 
 
@@ -155,13 +158,74 @@ def test_a_bundle_from_before_a_setting_was_there_has_its_default(trained_vae: T
     assert zoo.trained(tmp_path, recipe) is None
 
 
-def test_bad_lists_are_named(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SystemExit, match="has no mnist-vae"):
-        train(own, monkeypatch, "mnist-vae")
-    for wrong in ("epochs = 3", 'gpu = { precision = "bf16" }', "cores = { epoch = 3 }", "cores = { epochs = 0 }"):
-        (own / zoo.LIST).write_text(f'[[bundle]]\nrecipe = "digits-vae"\n{wrong}\n')
-        with pytest.raises(UsageError, match=r"zoo.toml: \[\[bundle\]\] .*epoch"):
-            zoo.wanted(own)
+def refused(own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    """The last line of a call that fails."""
+    with pytest.raises(SystemExit) as end:
+        train(own, monkeypatch, *more)
+    assert end.value.code
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_bad_lists_are_named_before_anything_is_trained(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "has no mnist-vae" in refused(own, monkeypatch, capsys, "mnist-vae")
+    first = '[[bundle]]\nrecipe = "digits-vae"\ncores = { epochs = 2 }\n'
+    for wrong, why in (
+        ('[[bundle]]\nrecipe = "digits-vea"', "did you mean 'digits-vae'"),
+        ('[[bundle]]\nrecipe = "digits-vae"\nepochs = 3', r"[[bundle]] has no key 'epochs'"),
+        ('[[bundle]]\nrecipe = "digits-vae"\ngpu = { precision = "bf16" }', "[[bundle]] needs gpu.epochs"),
+        ('[[bundle]]\nrecipe = "digits-vae"\ncores = { epoch = 3 }', "epochs"),
+        ('[[bundle]]\nrecipe = "digits-vae"\ncores = { epochs = 0 }', "cores.epochs = 0"),
+        ('[[bundel]]\nrecipe = "digits-vae"', "must hold a table [[bundle]] for each recipe, not bundel"),
+        ("[", "is not TOML"),
+    ):
+        (own / zoo.LIST).write_text(first + wrong)
+        assert why in refused(own, monkeypatch, capsys)
+    for content in (b"", b"bundle = 3", b"[bundle]\nrecipe = 3"):
+        (own / zoo.LIST).write_bytes(content)
+        assert "must hold a table [[bundle]] for each recipe" in refused(own, monkeypatch, capsys)
+    (own / zoo.LIST).write_bytes(b"\xff")
+    assert "cannot be read" in refused(own, monkeypatch, capsys)
+    for minutes in ("0", "-1", "nan", "inf", "1e30"):
+        assert f"not {float(minutes):g}" in refused(own, monkeypatch, capsys, "--minutes", minutes)
+    assert not (own / "digits-vae").exists()
+
+
+def test_an_entry_that_fails_keeps_none_of_the_others_waiting(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first wants data that are not there, the second another process trains, the third's place is a file."""
+    wanted = ("mnist-vae", "digits-vae-2d", "digits-gan", "digits-vae")
+    (own / zoo.LIST).write_text(
+        "".join(f'[[bundle]]\nrecipe = "{name}"\ncores = {{ epochs = 2 }}\n' for name in wanted)
+    )
+    (own / "digits-gan").touch()
+    work = own.parent / "models" / WORK
+    work.mkdir(exist_ok=True)
+    with (work / "digits-vae-2d.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        last = refused(own, monkeypatch, capsys)
+    assert last == "zoo: not trained: mnist-vae, digits-vae-2d, digits-gan; the same command tries again"
+    assert (own / "digits-vae" / "1" / "bundle.json").exists()
+
+
+def test_what_lies_beside_the_versions_of_a_model_stays(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And a bundle whose account of its training is nonsense is one of no recipe."""
+    old = own / "digits-vae" / "1"
+    shutil.copytree(own.parent / "models" / "digits-vae" / "1", old)
+    (own / "digits-vae" / "NOTES.md").write_text("mine")
+    manifest = read_manifest(old)
+    for metric in manifest.metrics:
+        metric.value += 0.1
+    for settings in ("{", "[1]", '{"model": 3}', '{"schedule": 3}', '{"schedule": {"epochs": "many"}}'):
+        manifest.provenance["settings"] = settings
+        write_manifest(old, manifest)
+        assert zoo.trained(own, find("digits-vae")) is None
+    train(own, monkeypatch)
+    assert sorted(path.name for path in (own / "digits-vae").iterdir()) == ["2", "NOTES.md"]
 
 
 def test_what_only_a_gpu_trains_waits_for_one_or_comes_from_there(

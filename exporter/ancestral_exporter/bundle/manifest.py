@@ -1,8 +1,10 @@
-"""Reads the manifest of a bundle that somebody names."""
+"""Reads the manifest of a bundle that somebody names, and what it says of its training."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from ancestral.bundle.manifest import MANIFEST, NoManifest, parse
 from ancestral.v1 import bundle_pb2
@@ -22,3 +24,14 @@ def read_manifest(folder: Path) -> bundle_pb2.Bundle:
     except NoManifest as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"{folder}: is not a bundle, since its {MANIFEST} {reason}") from error
+
+
+def settings_of(manifest: bundle_pb2.Bundle) -> dict[str, Any]:
+    """The settings of the recipe that a bundle was trained by; nothing where it has none, or none that can be read:
+    a provenance is text, which anybody may have written.
+    """
+    try:
+        found = json.loads(manifest.provenance.get("settings", "{}"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

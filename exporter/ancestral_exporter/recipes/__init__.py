@@ -5,7 +5,7 @@ reading    from a name, a file and `--set` to a checked recipe
 """
 
 from ancestral_exporter.recipes.idle import refuse_idle
-from ancestral_exporter.recipes.reading import Summary, data_from, find, from_settings, section, shipped
+from ancestral_exporter.recipes.reading import Summary, data_from, find, from_settings, read_toml, section, shipped
 from ancestral_exporter.recipes.recipe import Recipe, Reference, Schedule
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "data_from",
     "find",
     "from_settings",
+    "read_toml",
     "refuse_idle",
     "section",
     "shipped",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ancestral.bundle import rules
 from ancestral.text import shown
-from ancestral_exporter.bundle.manifest import read_manifest
+from ancestral_exporter.bundle.manifest import read_manifest, settings_of
 from ancestral_exporter.data import own
 from ancestral_exporter.data.readers import Source
 from ancestral_exporter.data.settings import DataSettings
@@ -216,7 +216,7 @@ def _encoder(bundle: Path) -> _Begun:
     sizes, image = encoder_sizes(bundle), manifest.image
     if image.channels not in (1, 3):
         raise UsageError(f"{bundle}: its images have {image.channels} channels; those of a folder have 1 or 3")
-    before = json.loads(manifest.provenance.get("settings", "{}")).get("data")
+    before = settings_of(manifest).get("data")
     return _Begun(
         DataSettings(
             "images",

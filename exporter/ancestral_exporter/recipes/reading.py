@@ -62,7 +62,7 @@ def find(name: str, settings: Iterable[str] = ()) -> Recipe:
                 f"is a file that ends in {SUFFIX})"
             )
         path, title = Path(str(resources.files(__package__))) / f"{name}{SUFFIX}", name
-    table = _read(path, title)
+    table = read_toml(path, title)
     for setting in settings:
         _set(table, setting)
     return _recipe(table, title, path)
@@ -88,7 +88,8 @@ def _bundled(settings: Mapping[str, Any]) -> str:
     return f"the bundle's recipe {settings.get('name')}"
 
 
-def _read(path: Path, title: str) -> dict[str, Any]:
+def read_toml(path: Path, title: str) -> dict[str, Any]:
+    """The table of a file. Raises UsageError that begins with the title."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a mark at the begin
     except FileNotFoundError:

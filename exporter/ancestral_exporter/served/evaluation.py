@@ -6,7 +6,6 @@ Letters: N images, H, W, C image axes, Z latent dimensions, D numbers of an imag
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from ancestral.v1 import bundle_pb2
 from ancestral_exporter import data
 from ancestral_exporter.bundle.export import graph_roles
 from ancestral_exporter.bundle.feeds import Subjects, make_feeds, original_answers
+from ancestral_exporter.bundle.manifest import settings_of
 from ancestral_exporter.bundle.runtime import Array
 from ancestral_exporter.errors import DataError, ExporterError, UsageError
 from ancestral_exporter.models.base import ImageShape
@@ -315,7 +315,7 @@ def evaluate_bundle(
 
 def _dataset(folder: Path, manifest: bundle_pb2.Bundle, image: ImageShape, path: Path | None) -> data.Dataset:
     """The images of the bundle's recipe; of `path` where it has no recipe, or one whose data are included."""
-    settings = _settings(manifest)
+    settings = settings_of(manifest)
     chosen = data.DataSettings("images", levels=image.levels)
     if settings:
         trained_on = data_from(settings)
@@ -336,15 +336,6 @@ def _dataset(folder: Path, manifest: bundle_pb2.Bundle, image: ImageShape, path:
 
 def _shape(image: ImageShape) -> str:
     return f"{image.height}×{image.width}×{image.channels} of {image.levels} levels"
-
-
-def _settings(manifest: bundle_pb2.Bundle) -> dict[str, Any]:
-    """Of the recipe that the bundle was trained by; nothing for a bundle that was not."""
-    try:
-        found = json.loads(manifest.provenance.get("settings", "{}"))
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _parts(folder: Path, manifest: bundle_pb2.Bundle, images: data.Dataset, part: Measured, most: int) -> _Parts:
@@ -377,7 +368,7 @@ def _untrained(manifest: bundle_pb2.Bundle, served: Served) -> Callable[[Array],
 
     Raises ExporterError where there is no recipe, or one that cannot be built here.
     """
-    settings = _settings(manifest)
+    settings = settings_of(manifest)
     if not settings:
         raise UsageError("the bundle has no recipe to build one by")
     with torch.random.fork_rng(devices=[]):
