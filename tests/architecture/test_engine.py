@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import abc
 import ast
+import functools
+import importlib
+import inspect
+import pkgutil
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+
+from ancestral_server import engine
 
 ENGINE = Path(__file__).parents[2] / "server/ancestral_server/engine"
 # What decides must not know when it is asked, nor by whom.
@@ -13,17 +23,88 @@ _RUNS = ("runners", "pool", "lane", "endpoint")
 _THREADS_AND_CLOCKS = {"asyncio", "threading", "time", "concurrent"}
 
 
-def classes() -> dict[str, ast.ClassDef]:
-    return {
-        node.name: node
-        for path in ENGINE.glob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.ClassDef)
-    }
+def modules() -> list[ModuleType]:
+    names = (info.name for info in pkgutil.walk_packages(engine.__path__, f"{engine.__name__}."))
+    return [importlib.import_module(name) for name in names]
 
 
-def name_of(node: ast.expr) -> str:
-    """The last name of a base or a decorator, without its parameters."""
+def classes_of(module: ModuleType) -> list[type]:
+    return [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == module.__name__]
+
+
+def function_of(value: object) -> object:
+    """What runs where a class has this: the function in a property, a class method and their kin."""
+    for name in ("fget", "func", "__func__"):
+        value = getattr(value, name, value)
+    return inspect.unwrap(value) if callable(value) else value
+
+
+def works(value: object) -> bool:
+    """Whether this is something that somebody wrote to be called, and that does something."""
+    function = function_of(value)
+    if not callable(function) or isinstance(function, type) or getattr(value, "__isabstractmethod__", False):
+        return False
+    code = getattr(function, "__code__", None)
+    return code is None or code.co_filename != "<string>"  # which is where dataclasses write theirs
+
+
+def replaced(kind: type) -> Iterator[str]:
+    """The working methods of classes below that a class replaces, in whichever way."""
+    for base in kind.__mro__[1:]:
+        ours = base.__module__ not in sys.stdlib_module_names and not getattr(base, "_is_protocol", False)
+        for name, value in vars(base).items() if ours else ():
+            if name in vars(kind) and works(value) and name not in ("__init_subclass__", "__class_getitem__"):
+                yield f"{kind.__name__}.{name} replaces that of {base.__name__}"
+
+
+def test_no_class_replaces_a_working_method_of_another() -> None:
+    found = [kind for module in modules() for kind in classes_of(module)]
+    assert len(found) > 30
+    assert [text for kind in found for text in replaced(kind)] == []
+
+
+def test_the_check_sees_a_method_that_is_replaced() -> None:
+    class Base(abc.ABC):
+        def method(self) -> int:
+            return 1
+
+        @property
+        def value(self) -> int:
+            return 1
+
+        @staticmethod
+        def helper() -> int:
+            return 1
+
+        @abc.abstractmethod
+        def left_open(self) -> int: ...
+
+    class Between(Base):
+        pass
+
+    class Kind(Between):
+        method = lambda self: 2  # noqa: E731
+        value = 2  # type: ignore[assignment]
+        helper = functools.partial(int, 2)  # type: ignore[assignment]
+
+        def left_open(self) -> int:
+            return 2
+
+    @dataclass
+    class Fields:
+        one: int
+
+    @dataclass
+    class More(Fields):
+        two: int
+
+    names = [text.partition(" ")[0] for text in replaced(Kind)]
+    assert names == ["Kind.method", "Kind.value", "Kind.helper"]
+    assert list(replaced(More)) == []
+
+
+def name_of(node: ast.AST) -> str:
+    """The last name of an expression, without its parameters."""
     if isinstance(node, ast.Subscript):
         return name_of(node.value)
     if isinstance(node, ast.Call):
@@ -31,55 +112,50 @@ def name_of(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
-def methods(node: ast.ClassDef) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return (each for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef))
+def says_nothing(annotation: ast.expr | None) -> bool:
+    """Whether a type leaves open what it is, wholly or in a part of it."""
+    if annotation is None or name_of(annotation) == "object":
+        return True
+    for node in ast.walk(annotation):
+        if name_of(node) == "Any":
+            return True
+        text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if text and says_nothing(ast.parse(node.value, mode="eval").body):
+            return True
+    return False
 
 
-def is_abstract(method: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    return "abstractmethod" in map(name_of, method.decorator_list)
-
-
-def overridden(known: dict[str, ast.ClassDef], node: ast.ClassDef) -> Iterator[str]:
-    """The working methods of classes below that a class replaces."""
-    bases = [name_of(base) for base in node.bases]
-    while bases:
-        base = known.get(bases.pop())
-        if base is None or "Protocol" in map(name_of, base.bases):
+def vague(tree: ast.AST) -> Iterator[str]:
+    """What constructors take without saying what it is: arguments, and fields of dataclasses."""
+    for kind in ast.walk(tree):
+        if not isinstance(kind, ast.ClassDef):
             continue
-        bases += map(name_of, base.bases)
-        working = {method.name for method in methods(base) if not is_abstract(method)}
-        for method in methods(node):
-            if method.name in working:
-                yield f"{node.name}.{method.name} replaces that of {base.name}"
-
-
-def test_no_class_replaces_a_working_method_of_another() -> None:
-    known = classes()
-    assert [text for node in known.values() for text in overridden(known, node)] == []
-
-
-def test_the_check_sees_a_method_that_is_replaced() -> None:
-    tree = ast.parse(
-        "class A:\n def f(self): ...\n @abstractmethod\n def g(self): ...\n"
-        "class B(A): ...\nclass C(B):\n def f(self): ...\n def g(self): ..."
-    )
-    known = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    assert list(overridden(known, known["C"])) == ["C.f replaces that of A"]
+        fields = "dataclass" in map(name_of, kind.decorator_list) or "NamedTuple" in map(name_of, kind.bases)
+        for node in kind.body:
+            field = fields and isinstance(node, ast.AnnAssign) and name_of(node.annotation) != "ClassVar"
+            if field and says_nothing(node.annotation):
+                yield f"{kind.name}: {name_of(node.target)}"
+            if not isinstance(node, ast.FunctionDef) or node.name not in ("__init__", "__new__"):
+                continue
+            arguments = node.args
+            yield from (f"{kind.name}: *{each.arg}" for each in (arguments.vararg, arguments.kwarg) if each)
+            for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)[1:]:
+                if says_nothing(argument.annotation):
+                    yield f"{kind.name}: {argument.arg}"
 
 
 def test_every_constructor_says_what_it_takes() -> None:
-    vague = []
-    for name, node in classes().items():
-        for method in methods(node):
-            if method.name != "__init__":
-                continue
-            arguments = method.args
-            vague += [f"{name}: *{argument.arg}" for argument in (arguments.vararg, arguments.kwarg) if argument]
-            for argument in (*arguments.posonlyargs, *arguments.args[1:], *arguments.kwonlyargs):
-                kind = argument.annotation
-                if kind is None or name_of(kind) in ("Any", "object"):
-                    vague.append(f"{name}: {argument.arg}")
-    assert vague == []
+    assert [text for path in ENGINE.rglob("*.py") for text in vague(ast.parse(path.read_text()))] == []
+
+
+def test_the_check_sees_what_a_constructor_does_not_say() -> None:
+    tree = ast.parse(
+        "class A:\n"
+        " def __init__(self, a, b: Any, c: 'Any', d: list[Any], /, e: Any | None, *f: int, g: object, **h: int): ...\n"
+        "@dataclass(frozen=True)\nclass B:\n a: dict[str, typing.Any]\n b: int\n c: ClassVar[Any] = 1\n"
+        "class C:\n def __init__(self, a: int, b: Callable[[], object]): ...\n"
+    )
+    assert sorted(vague(tree)) == ["A: *f", "A: *h", "A: a", "A: b", "A: c", "A: d", "A: e", "A: g", "B: a"]
 
 
 def test_what_decides_knows_no_thread_no_clock_and_no_event_loop() -> None:

@@ -17,12 +17,13 @@ import structlog
 
 from ancestral_server.engine.job import Job
 from ancestral_server.engine.runners import Runner
-from ancestral_server.engine.scheduler import IDLE, Answers, Clock, Scheduler, Wait
+from ancestral_server.engine.scheduler import IDLE, Answers, Clock, Scheduler, Step, Wait
 from ancestral_server.engine.stats import LaneStats
 from ancestral_server.engine.supervisor import Supervisor
 from ancestral_server.errors import Infeasible, Internal, OutOfMemory, Overloaded, ServerError, Unavailable
 
 J = TypeVar("J", bound=Job)
+S = TypeVar("S", bound=Step)
 
 log = structlog.get_logger()
 
@@ -40,7 +41,7 @@ class Lane(Generic[J]):
     def __init__(
         self,
         name: str,
-        scheduler: Scheduler[J, Any],
+        scheduler: Scheduler[J, S],
         runner: Runner,
         *,
         probe: Callable[[], None],
@@ -49,7 +50,8 @@ class Lane(Generic[J]):
         clock: Clock = time.monotonic,
     ) -> None:
         self.name = name
-        self.scheduler = scheduler
+        # Whatever its steps are: the lane hands them back to it.
+        self.scheduler: Scheduler[J, Any] = scheduler
         self.stats = stats
         # Told of the lane, by whoever has a turn of it, when `healthy` changes.
         self.on_health: Callable[[], None] = lambda: None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 # A job of thousands of images takes more runs; the first of them show how it goes.
 MOST_RUNS = 32
@@ -22,14 +22,14 @@ class Run(NamedTuple):
     size: int
     requests: int
     # The owners of those of them that are watched.
-    company: Sequence[Any]
+    company: Sequence[Hashable]
 
 
 @dataclass(slots=True, eq=False)
 class Watch:
     """Holds nothing of the job. owner: tells the others in a run whose rows these are; must not hold the watch."""
 
-    owner: Any
+    owner: Hashable
     runs: list[Run] = field(default_factory=list)
 
     def ran(self, run: Run) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -81,7 +81,7 @@ class Stage(NamedTuple):
     ended: float
     attributes: Mapping[str, int] = MappingProxyType({})
     # The span of a batch links to those of its calls.
-    company: Sequence[SpanContext] = ()
+    company: Sequence[Hashable] = ()
 
 
 def stages(jobs: Mapping[Watch, JobTimes], began: float, ended: float, *, left_out: int = 0) -> Iterator[Stage]:
@@ -211,7 +211,7 @@ class Tracing(SomeCalls):
         traced: CallTrace = call.trace
         ended = call.began + end.seconds
         for stage in stages(traced.jobs, call.began, ended, left_out=traced.left_out):
-            linked = {each.span_id: each for each in stage.company}.values() if stage.company else ()
+            linked = {each.span_id: each for each in stage.company if isinstance(each, SpanContext)}.values()
             self._collector.add(
                 stage.name,
                 self._collector.below(traced.span),

@@ -46,7 +46,7 @@ from simulation import CANCELLED, Simulation, batches, doubled, images, sampler,
 J = TypeVar("J", bound=Job)
 SEATS = 2
 POISON = 13
-# 300 × 50 steps.
+# 150 × 50 steps of each of the two machines.
 SETTINGS = settings(
     max_examples=150, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
@@ -69,8 +69,8 @@ class Promises(RuleBasedStateMachine, Generic[J]):
         self.steps: dict[int, Any] = {}
         # Whether a row has ever not fitted by itself.
         self.starved_of_memory = False
-        # Turns of interactive jobs in succession while a batch job waited.
-        self.passed_over = 0
+        # By class: turns in succession that were all another's while one of its jobs waited.
+        self.passed_over = dict.fromkeys(Priority, 0)
 
     # ---- what happens
 
@@ -256,17 +256,19 @@ class Batches(Promises[OneShotJob]):
 
     @invariant()
     def no_class_starves(self) -> None:
-        """Runs are taken from the queue by turns; see `JobQueue.order`."""
-        assert self.passed_over <= PASSES + 1
+        """Runs are taken from the queue by turns, see `JobQueue.order`; interactive jobs wait for one turn at most."""
+        assert self.passed_over[Priority.BATCH] <= PASSES + 1
+        assert self.passed_over[Priority.INTERACTIVE] <= 1
 
     def check_turns(self, before: dict[int, int], gone: set[int]) -> None:
         super().check_turns(before, gone)
         taken = [job for job in self.jobs if job.taken > before[id(job)]]
         if not taken:
             return
-        waited = bool(self.lane.scheduler.queue.classes[Priority.BATCH])
-        alone = all(job.priority is Priority.INTERACTIVE for job in taken)
-        self.passed_over = self.passed_over + 1 if alone and waited else 0
+        for priority in Priority:
+            waited = bool(self.lane.scheduler.queue.classes[priority])
+            served = any(job.priority is priority for job in taken)
+            self.passed_over[priority] = self.passed_over[priority] + 1 if waited and not served else 0
 
     def jobs_of(self, step: Any) -> list[OneShotJob]:
         return [piece.job for piece in step.pieces]
