@@ -258,10 +258,10 @@ class RasterScheduler:
         """Place this seat's share of the waiting samples, one per request in turn."""
         most = min(slots.capacity, share(self.queue.total_rows + self.used, self.seats, 0))
         taken = slots.staying
-        while taken < most and (job := self._whose_turn(taken)):
+        while taken < most and slots.places and (job := self._whose_turn(taken)):
             # A job that waits alone has all the turns, up to the slots that are kept for others.
             alone = len(self.queue) == 1 and taken < self._open_slots
-            count = min(job.waiting, min(most, self._open_slots) - taken) if alone else 1
+            count = min(job.waiting, min(most, self._open_slots) - taken, slots.places) if alone else 1
             try:
                 self._begin(job, count, slots, now)
             except Exception as error:  # noqa: BLE001 - whatever it is, others must not wait behind this job for ever

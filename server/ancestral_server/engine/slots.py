@@ -94,6 +94,13 @@ class Slots:
             ending[: len(self.painting)] |= self.painting.rows == self._program.image_shape[0] - 1
         return self.used - int(np.count_nonzero(ending))
 
+    @property
+    def places(self) -> int:
+        """How many samples can be placed: none where runs have failed while a row was painted, and those who left since
+        then are still in their slots, as their successors are.
+        """
+        return len(self.jobs) - self.used
+
     def place(self, job: RasterJob, first: int, count: int) -> None:
         """Begin samples `first` to `first + count - 1` of a job, in the next slots."""
         new = slice(self.used, self.used + count)

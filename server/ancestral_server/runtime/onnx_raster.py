@@ -92,6 +92,8 @@ class OnnxPainting:
 
     def reorder(self, order: Sequence[int]) -> None:
         self._history.reorder(order)
+        # One that was not placed yet may come before others that were.
+        self._samples = max(self._samples, len(order))
         for array in self._inputs.values():
             array[: len(order)] = array[order]
 

@@ -56,6 +56,21 @@ def test_no_row_goes_by_between_two_that_have_all_the_slots(easel: Easel) -> Non
     assert easel.placed == [0, 1, 1, 1, 1]
 
 
+def test_whoever_finds_no_place_beside_those_who_failed_waits_for_the_row_to_end(easel: Easel) -> None:
+    """Runs that fail while a row is painted leave their samples in the slots until it ends."""
+    lane = sampler(easel, slots=4)
+    lane.submit(samples(4))
+    lane.turn()
+    for seed in range(4):
+        lane.submit(samples(3, seed=seed))
+        lane.end(lane.begin(), error=RuntimeError("out of paint"))
+    job = lane.submit(samples(3, seed=9))
+    lane.work()
+    assert lane.outcome(job) is None
+    assert right(job)
+    assert used(lane) == 0
+
+
 def test_a_stream_hears_of_each_row_and_image_once_and_in_order(easel: Easel) -> None:
     lane = sampler(easel)
     job, other = samples(2), samples(3, seed=2)

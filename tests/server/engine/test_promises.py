@@ -106,8 +106,10 @@ class Promises(RuleBasedStateMachine, Generic[J]):
 
     @precondition(lambda self: self.steps)
     @rule(which=st.integers(0, SEATS - 1))
-    def a_run_does_not_fit(self, which: int) -> None:
-        seat = sorted(self.steps)[which % len(self.steps)]
+    def some_run_does_not_fit(self, which: int) -> None:
+        self.a_run_does_not_fit(sorted(self.steps)[which % len(self.steps)])
+
+    def a_run_does_not_fit(self, seat: int) -> None:
         step = self.steps.pop(seat)
         self.starved_of_memory = True
         self.lane.end(step, seat, error=OutOfMemory("out of memory: the fake is full"))
@@ -192,10 +194,10 @@ class Promises(RuleBasedStateMachine, Generic[J]):
         assert all(job.answered for job in self.jobs), "somebody waits for ever"
 
     def close(self) -> None:
-        """The lane closes when its runs have ended."""
+        """The lane closes when its runs have ended, with rows left that are to be run again."""
         error: ServerError = Unavailable("toy", "toy is being shut down")
         for seat in list(self.steps):
-            self.lane.end(self.steps.pop(seat), seat)
+            self.a_run_does_not_fit(seat)
         self.lane.abandon(error)
         assert all(job.answered for job in self.jobs)
         assert not self.lane.scheduler.queue

@@ -274,6 +274,17 @@ def test_only_the_guilty_request_hears_of_a_failed_row(painter: Painter) -> None
     assert used(lane) == 0
 
 
+def test_who_comes_while_a_failed_row_is_tried_in_parts_takes_no_row_from_others(painter: Painter) -> None:
+    """The newcomer's sample has not been placed yet when it is put before one that has painted a row."""
+    lane = sampler(painter)
+    first, guilty, halved = (lane.submit(samples(n, seed=seed)) for seed, n in ((3, 1), (2, 1), (0, 2)))
+    painter.poison = guilty.seed
+    lane.work()
+    assert isinstance(lane.outcome(guilty), Internal)
+    assert right(first)
+    assert right(halved)
+
+
 def test_a_row_that_loses_samples_gives_nobody_the_pixels_of_others(
     painter: Painter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
