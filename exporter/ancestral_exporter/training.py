@@ -283,7 +283,8 @@ def fit(recipe: Recipe, data: ImageData, work: Path, options: Options, announce:
     if state["diverged"] >= 0 or not state["best_weights"]:
         how = f"{recipe.name}: the training diverged: its loss is not a number from step {state['diverged']} on"
         if not state["best_weights"]:
-            raise ExporterError(f"{how}; try a lower --set schedule.learning_rate or another --seed")
+            rate = "matrix_learning_rate" if recipe.schedule.matrix_learning_rate else "learning_rate"
+            raise ExporterError(f"{how}; try a lower --set schedule.{rate} or another --seed")
         announce.say(f"{how}; keeping the weights of epoch {state['best_epoch']}, the best before")
     model = module.model.cpu()
     model.load_state_dict(state["best_weights"])

@@ -84,8 +84,8 @@ def test_the_check_sees_a_method_that_is_replaced() -> None:
 
     class Kind(Between):
         method = lambda self: 2  # noqa: E731
-        value = 2  # type: ignore[assignment]
-        helper = functools.partial(int, 2)  # type: ignore[assignment]
+        value = 2
+        helper = functools.partial(int, 2)
 
         def left_open(self) -> int:
             return 2
@@ -119,8 +119,8 @@ def says_nothing(annotation: ast.expr | None) -> bool:
     for node in ast.walk(annotation):
         if name_of(node) == "Any":
             return True
-        text = isinstance(node, ast.Constant) and isinstance(node.value, str)
-        if text and says_nothing(ast.parse(node.value, mode="eval").body):
+        text = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(text, str) and says_nothing(ast.parse(text, mode="eval").body):
             return True
     return False
 
@@ -132,9 +132,9 @@ def vague(tree: ast.AST) -> Iterator[str]:
             continue
         fields = "dataclass" in map(name_of, kind.decorator_list) or "NamedTuple" in map(name_of, kind.bases)
         for node in kind.body:
-            field = fields and isinstance(node, ast.AnnAssign) and name_of(node.annotation) != "ClassVar"
-            if field and says_nothing(node.annotation):
-                yield f"{kind.name}: {name_of(node.target)}"
+            field = node if fields and isinstance(node, ast.AnnAssign) else None
+            if field and name_of(field.annotation) != "ClassVar" and says_nothing(field.annotation):
+                yield f"{kind.name}: {name_of(field.target)}"
             if not isinstance(node, ast.FunctionDef) or node.name not in ("__init__", "__new__"):
                 continue
             arguments = node.args

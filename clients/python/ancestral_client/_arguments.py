@@ -56,7 +56,7 @@ def label_of(field: str, label: object) -> int:
 
 def count_of(field: str, n: object) -> int:
     """A number of images or draws for the wire; only the server knows how many it allows."""
-    return _whole(field, n, 1, _MAX_INT32, "at least 1")
+    return _whole(field, n, 1, _MAX_INT32, "at least 1, and fit into 32 bits")
 
 
 def first_index_of(first_index: object) -> int:
@@ -66,7 +66,8 @@ def first_index_of(first_index: object) -> int:
 
 def version_of(version: object) -> int:
     """A version for the wire."""
-    return _whole("version", version, 0, _MAX_INT64, "at least 1, or 0 for the highest that is served")
+    allowed = "at least 1, or 0 for the highest that is served, and fit into 64 bits"
+    return _whole("version", version, 0, _MAX_INT64, allowed)
 
 
 def seed_of(name: str, seed: object) -> int:

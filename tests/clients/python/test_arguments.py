@@ -243,6 +243,10 @@ def test_limits_of_whole_numbers() -> None:
         _arguments.seed_of("seed", float(2**53 + 2))
     with pytest.raises(InvalidArgument, match=r"count: is 2.7, no whole number; must be at least 1"):
         _arguments.count_of("count", 2.7)
+    with pytest.raises(InvalidArgument, match=r"draws: is 2147483648; must be at least 1, and fit into 32 bits"):
+        _arguments.count_of("draws", 2**31)
+    with pytest.raises(InvalidArgument, match=r"version: is 9223372036854775808; must .* and fit into 64 bits"):
+        _arguments.version_of(2**63)
     with pytest.raises(
         InvalidArgument, match=r"timeout: is '5', which is no number but a str; must be above 0 seconds"
     ):
