@@ -2,7 +2,8 @@
 
 Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks") moves a matrix along its averaged
 gradient with all singular values made equal, so that directions which gradients seldom point in are learnt as fast as
-the others. A convolution counts as the matrix of its outputs by its window.
+the others. A convolution counts as the matrix of its outputs by its window, a transposed one as that of its inputs by its
+window.
 
 torch.optim.Muon takes no convolutions, and computes in bfloat16, which processors without it are slow at.
 """
@@ -16,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Fewer rows or columns leave nothing to make equal: biases, windows over an image's few channels, the last layers.
+# Fewer rows or columns leave nothing to make equal: small windows over an image's few channels, the last layers.
 _SMALLEST_SIDE = 16
 # The paper's. _STEPS times x becomes x·(a + b·x² + c·x⁴), which takes singular values from (0,1] to about 0.7 to 1.2.
 _MOMENTUM = 0.95
 _COEFFICIENTS = 3.4445, -4.7750, 2.0315
 _STEPS = 5
 _TINY = 1e-7
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 class Muon(torch.optim.AdamW):
@@ -84,15 +86,27 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 def matrices_of(model: nn.Module) -> list[nn.Parameter]:
-    """What Muon is made for: parameters of many rows and columns; but no embeddings, whose rows are on their own."""
+    """What Muon is made for: the weights of dense layers and convolutions with many rows and columns.
+
+    Other parameters may have the shape of a matrix and be none: a bias of each pixel, embeddings (whose rows are on
+    their own, also where a layer shares them).
+    """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    return [
-        parameter
-        for parameter in model.parameters()
-        if parameter.ndim > 1
-        and min(parameter.shape[0], parameter[0].numel()) >= _SMALLEST_SIDE
-        and id(parameter) not in embeddings
-    ]
+    found: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            outputs = module.out_features
+        elif isinstance(module, _CONVOLUTIONS):
+            outputs = module.out_channels
+        else:
+            continue
+        weight = dict(module.named_parameters(recurse=False)).get("weight")  # none where torch computes it from others
+        if weight is None or id(weight) in embeddings:
+            continue
+        # A transposed convolution's weight has its inputs in front.
+        if min(outputs, weight.shape[0], weight[0].numel()) >= _SMALLEST_SIDE:
+            found[id(weight)] = weight
+    return [*found.values()]
 
 
 def _by_shape(matrices: list[Tensor]) -> Iterator[list[Tensor]]:
