@@ -2,7 +2,7 @@
 
 Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks") moves a matrix along its averaged
 gradient with all singular values made equal, so that directions which gradients seldom point in are learnt as fast as
-the others. A convolution counts as the matrix of its outputs by its window; a transposed one has its inputs in their place.
+the others. A convolution counts as the matrix of its outputs by its window, a transposed one as that of its inputs.
 
 torch.optim.Muon takes no convolutions, and computes in bfloat16, which processors without it are slow at.
 """
