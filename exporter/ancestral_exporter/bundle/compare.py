@@ -17,7 +17,10 @@ from ancestral_exporter.bundle.runtime import RUN_FAILURES, Array, run_role
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Floats: |a - b| <= value (unit + |b|), see `rules.unit`. Integers: so large a part of the values may differ."""
+    """Floats: |a - b| <= value (unit + |b|), see `rules.unit`. Integers: so large a part of the values may differ.
+
+    Unless that part is 0, as many as `rules.roundings` may, however few values there are.
+    """
 
     value: float
     pixels: float
@@ -53,18 +56,22 @@ def compare(
         if a.shape != b.shape or a.dtype != b.dtype:
             report.add(name, False, f"is {a.dtype} {list(a.shape)}, wanted {b.dtype} {list(b.shape)}")
             continue
-        report.add(name, *difference(a[~excused], b[~excused], tolerance, rules.unit(spec.meaning)))
+        report.add(name, *difference(a[~excused], b[~excused], tolerance, rules.unit(spec.meaning), rules.roundings(spec.meaning)))
 
 
-def difference(got: Array, wanted: Array, tolerance: Tolerance, unit: float = 1) -> tuple[bool, str]:
+def difference(
+    got: Array, wanted: Array, tolerance: Tolerance, unit: float = 1, roundings: int = 0
+) -> tuple[bool, str]:
     """Whether two arrays of one shape are close enough, and a sentence about it. NaN is never close.
 
-    unit: see `rules.unit`.
+    unit, roundings: see `rules`.
     """
     if not np.issubdtype(wanted.dtype, np.floating):
-        share = float((got != wanted).mean()) if got.size else 0.0
+        differing = int(np.count_nonzero(got != wanted))
+        share = differing / max(1, got.size)
         allowed = f", at most {tolerance.pixels:.3%}" if tolerance.pixels else ""
-        return share <= tolerance.pixels, f"{share:.3%} of the values differ{allowed}"
+        close = share <= tolerance.pixels or (tolerance.pixels > 0 and differing <= roundings)
+        return close, f"{share:.3%} of the values differ{allowed}"
     distance = np.abs(got.astype(np.float64) - wanted)
     close = distance <= tolerance.value * (unit + np.abs(wanted))
     worst = float(np.max(distance, initial=0))

@@ -74,6 +74,14 @@ def unit(meaning: bundle_pb2.Meaning.ValueType) -> float:
     return _UNITS.get(meaning, 1.0)
 
 
+def roundings(meaning: bundle_pb2.Meaning.ValueType) -> int:
+    """Of an output's values, how many may differ by a rounding even where golden.pixel_tolerance is less than one.
+
+    A byte of an image lies at a threshold in small batches as in large ones. Of rows `ties` tells which values do.
+    """
+    return 1 if meaning == bundle_pb2.MEANING_IMAGE else 0
+
+
 def least_schema(manifest: bundle_pb2.Bundle) -> int:
     """The oldest schema that has all that a manifest uses: a server that knows it reads the manifest rightly."""
     return 1 if next(_newer_than_schema_1(manifest), None) is None else 2

@@ -245,3 +245,22 @@ def test_differences() -> None:
     assert not difference(np.array([1, np.nan, 1], np.float32), ones, Tolerance(1, 0))[0]
     assert not difference(ones.astype(np.uint8), np.array([1, 1, 2], np.uint8), Tolerance(1, 0.3))[0]
     assert difference(ones.astype(np.uint8), np.array([1, 1, 2], np.uint8), Tolerance(1, 0.34))[0]
+
+
+@pytest.mark.parametrize(
+    ("meaning", "wrong", "pixels", "ok"),
+    [
+        pytest.param(bundle_pb2.MEANING_IMAGE, 1, 0.002, True, id="one of 448 is a rounding"),
+        pytest.param(bundle_pb2.MEANING_IMAGE, 2, 0.002, False, id="two are not"),
+        pytest.param(bundle_pb2.MEANING_IMAGE, 1, 0.0, False, id="none where none may differ"),
+        pytest.param(bundle_pb2.MEANING_ROW, 1, 0.002, False, id="of rows the ties tell"),
+        pytest.param(bundle_pb2.MEANING_LABEL, 1, 0.002, False, id="a class is not rounded"),
+    ],
+)
+def test_a_byte_of_an_image_may_lie_at_a_threshold_in_few_images_too(
+    meaning: bundle_pb2.Meaning.ValueType, wrong: int, pixels: float, ok: bool
+) -> None:
+    wanted = np.full((7, 8, 8, 1), 127, np.uint8)
+    got = wanted.copy()
+    got.reshape(-1)[:wrong] = 126
+    assert difference(got, wanted, Tolerance(1e-4, pixels), roundings=rules.roundings(meaning))[0] is ok
