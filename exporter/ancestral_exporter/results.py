@@ -16,6 +16,7 @@ from ancestral_exporter.bundle.manifest import read_manifest, settings_of
 from ancestral_exporter.card import CARD
 from ancestral_exporter.errors import UsageError
 from ancestral_exporter.plots import SAMPLES
+from ancestral_exporter.recipes import find, shipped
 from ancestral_exporter.served.pictures import MANIFOLD, RECONSTRUCTIONS, TRAVERSALS
 from ancestral_exporter.served.probes import LINEAR, SPREADING, SVM
 from ancestral_exporter.served.samples import SURE
@@ -165,8 +166,9 @@ def results_page(results: Sequence[Result], home: Path) -> str:
         lines += [f"## {source or 'unknown data'}", ""]
         lines += ["| | bits/dim | nats | | parameters | trained for | on |", "|---|---:|---:|---|---:|---:|---|"]
         lines += [_row(result, home) for result in of_source]
-        lines += _published(of_source)
+        lines += _published(of_source, source)
         lines += ["", *_few_labels(of_source), *_judged(of_source), *_pictures(of_source, home)]
+    lines += _without_bundle(results)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -199,10 +201,22 @@ def _row(result: Result, home: Path) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _published(results: Sequence[Result]) -> Iterator[str]:
+def _published(results: Sequence[Result], source: str) -> Iterator[str]:
+    """Rows of the figures that the bundles' recipes name, and today's recipes of the same data."""
     figures = {text: bits for result in results for text, bits in result.references()}
+    for recipe in (find(summary.name) for summary in shipped() if summary.source == source):
+        figures |= {reference.text: reference.bits_per_dim for reference in recipe.references}
     for text, bits in sorted(figures.items(), key=lambda entry: entry[1]):
-        yield f"| {text} | {bits:.4g} | | | | | |"
+        yield f"| {text} | {bits:.4f} | | | | | |"
+
+
+def _without_bundle(results: Sequence[Result]) -> Iterator[str]:
+    """The shipped recipes that the page has no figures of: bundles may have other names than their recipes."""
+    trained = {result.settings.get("name") for result in results}
+    if names := [f"`{summary.name}`" for summary in shipped() if summary.name not in trained]:
+        yield "## Recipes without a bundle here"
+        yield ""
+        yield f"{', '.join(names)}."
 
 
 def _number(value: object) -> float | None:

@@ -56,7 +56,10 @@ def compare(
         if a.shape != b.shape or a.dtype != b.dtype:
             report.add(name, False, f"is {a.dtype} {list(a.shape)}, wanted {b.dtype} {list(b.shape)}")
             continue
-        report.add(name, *difference(a[~excused], b[~excused], tolerance, rules.unit(spec.meaning), rules.roundings(spec.meaning)))
+        report.add(
+            name,
+            *difference(a[~excused], b[~excused], tolerance, rules.unit(spec.meaning), rules.roundings(spec.meaning)),
+        )
 
 
 def difference(
