@@ -704,7 +704,9 @@ class Golden(_message.Message):
     MEANING_PIXEL_MEAN, which is in units of bytes, 255; of MEANING_PIXEL_VARIANCE 255 squared.
     """
     pixel_tolerance: _builtins.float
-    """Largest accepted fraction of differing uint8 values, at least 0 and below 1, for rounding at a threshold."""
+    """Largest accepted fraction of differing uint8 values, at least 0 and below 1, for rounding at a threshold. Unless it is
+    0, one value of MEANING_IMAGE may differ however few there are.
+    """
     def __init__(
         self,
         *,
