@@ -109,7 +109,7 @@ train-zoo: $(INSTALLED) ## Train what the zoo lacks, on a GPU where there is one
 	@$(BIN)/python -m ancestral_exporter.zoo --zoo exporter/zoo --models $(MODELS) --data $(DATA) $(ARGS)
 
 results: $(INSTALLED) ## Write exporter/RESULTS.md from the bundles of the zoo and of models/, and what lies in exporter/evaluated
-	@$(BIN)/ancestral-exporter results exporter/zoo $(if $(wildcard $(MODELS)/*/*/bundle.json),$(MODELS)) --evaluated exporter/evaluated --out exporter/RESULTS.md
+	@$(BIN)/ancestral-exporter results exporter/zoo exporter/evaluated $(if $(wildcard $(MODELS)/*/*/bundle.json),$(MODELS)) --evaluated exporter/evaluated --out exporter/RESULTS.md
 
 perf-analyzer: $(INSTALLED) ## Fetch NVIDIA's perf_analyzer into .tools/bin, to measure this server and others alike
 	@.ci/perf-analyzer
