@@ -52,7 +52,7 @@ def test_a_byte_of_an_image_may_lie_at_a_threshold(
         judge(golden, program, {bundle_pb2.MEANING_IMAGE: images}, got, {bundle_pb2.MEANING_IMAGE: recorded})
 
     if refused:
-        with pytest.raises(BundleError, match="golden replay differs: same: .* of its values"):
+        with pytest.raises(BundleError, match=r"golden replay differs: same: .* of its values"):
             judged()
     else:
         judged()
