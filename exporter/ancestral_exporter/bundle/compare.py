@@ -73,8 +73,8 @@ def difference(
         differing = int(np.count_nonzero(got != wanted))
         share = differing / max(1, got.size)
         allowed = f", at most {tolerance.pixels:.3%}" if tolerance.pixels else ""
-        close = share <= tolerance.pixels or (tolerance.pixels > 0 and differing <= roundings)
-        return close, f"{share:.3%} of the values differ{allowed}"
+        few = share <= tolerance.pixels or (tolerance.pixels > 0 and differing <= roundings)
+        return few, f"{share:.3%} of the values differ{allowed}"
     distance = np.abs(got.astype(np.float64) - wanted)
     close = distance <= tolerance.value * (unit + np.abs(wanted))
     worst = float(np.max(distance, initial=0))
