@@ -107,22 +107,32 @@ class Result:
 def find_results(folders: Sequence[Path], evaluated: Path | None = None) -> list[Result]:
     """The bundles in these folders: each a bundle, or a folder of models, of which the latest version counts.
 
+    A model that lies in several folders counts once, by its latest version; where that is the same, in the first one.
+
     evaluated: a folder that has NAME/evaluation.json, and pictures beside it, of some of them.
     Raises UsageError for a folder with neither, and for an evaluation that cannot be read. A bundle that was never
     tested is left out.
     """
     evaluations = {(each.bundle, each.version): (each, where) for each, where in _evaluations(evaluated)}
-    found = []
+    bundles = [folder for folder in folders if (folder / MANIFEST).exists()]
+    latest: dict[str, Path] = {}
     for folder in folders:
-        bundles = [folder] if (folder / MANIFEST).exists() else list(_latest(folder))
-        if not bundles:
+        if folder in bundles:
+            continue
+        models = list(_latest(folder))
+        if not models:
             raise UsageError(f"{folder}: is neither a bundle nor a folder of models (MODEL/VERSION/{MANIFEST})")
-        for path in bundles:
-            manifest = read_manifest(path)
-            found_out, where = evaluations.get((manifest.name, manifest.version), (None, None))
-            result = Result(path, manifest, settings_of(manifest), found_out, where)
-            if result.test_metric():
-                found.append(result)
+        for path in models:
+            known = latest.setdefault(path.parent.name, path)
+            if int(path.name) > int(known.name):
+                latest[path.parent.name] = path
+    found = []
+    for path in (*bundles, *latest.values()):
+        manifest = read_manifest(path)
+        found_out, where = evaluations.get((manifest.name, manifest.version), (None, None))
+        result = Result(path, manifest, settings_of(manifest), found_out, where)
+        if result.test_metric():
+            found.append(result)
     return sorted(found, key=lambda result: (result.source, result.manifest.name))
 
 

@@ -159,6 +159,12 @@ def test_of_a_model_the_latest_version_counts_and_what_was_never_tested_does_not
     for version in ("2", "10"):
         shutil.copytree(trained_vae.models / "digits-vae" / "1", home / version)
     assert [result.folder for result in find_results([tmp_path, untrained_models])] == [home / "10"]
+    # In several folders too; of equal versions the first one; a bundle that is named counts as it is.
+    assert [result.folder for result in find_results([trained_vae.models, tmp_path])] == [home / "10"]
+    other = tmp_path / "other" / "digits-vae"
+    shutil.copytree(home / "10", other / "10")
+    assert [result.folder for result in find_results([other.parent, tmp_path])] == [other / "10"]
+    assert [result.folder for result in find_results([home / "2", home / "10"])] == [home / "2", home / "10"]
 
 
 def test_a_folder_without_bundles_is_named(tmp_path: Path) -> None:
